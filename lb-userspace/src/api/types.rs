@@ -1,0 +1,264 @@
+//! Bodies of requests and answers. Numbers are exact; times are in seconds unless a name says otherwise.
+//!
+//! | method and path | body | answer |
+//! |---|---|---|
+//! | GET `/v1/status` | | [`Status`] |
+//! | GET `/v1/services` | | `Vec<`[`ServiceView`]`>` |
+//! | POST `/v1/services` | [`ServiceAdd`] | [`Done`] |
+//! | GET, PATCH, DELETE `/v1/services/{name}` | PATCH: [`ServiceEdit`] | [`ServiceView`] or [`Done`] |
+//! | POST `/v1/services/{name}/backends` | [`BackendAdd`] | [`Done`] |
+//! | PATCH, DELETE `/v1/services/{name}/backends/{address:port}` | PATCH: [`BackendEdit`] | [`Done`] |
+//! | POST `…/backends/{address:port}/drain`, `…/undrain` | | [`Done`] |
+//! | GET, DELETE `/v1/conns` | query: [`ConnFilter`] | [`ConnList`] or [`Done`] |
+//! | GET `/v1/stats` | | [`Stats`] |
+//! | GET `/v1/config` | | the running state as a configuration file, text/yaml |
+//! | POST `/v1/reload` | query: [`ReloadOptions`] | [`Reloaded`] |
+//! | POST `/v1/detach` | | [`Done`]; the agent ends |
+//!
+//! Names and keys in a path are percent-encoded. Every failure is an [`ApiError`] with an HTTP status:
+//! 400 bad input, 404 no such thing, 409 already there or in the way, 500 the kernel refused.
+
+use serde::{Deserialize, Serialize};
+
+use crate::model::{BackendKey, Endpoint, Scheduler, ServiceName};
+
+/// A change was made. `warnings` are for the operator, one sentence each.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Done {
+    pub warnings: Vec<String>,
+}
+
+/// Why a request failed, and what to do about it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("{message}{}", hint.as_deref().map(|h| format!("\n{h}")).unwrap_or_default())]
+pub struct ApiError {
+    pub message: String,
+    /// What would be right, for example the nearest existing name.
+    pub hint: Option<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServiceAdd {
+    /// Default: the endpoint's text.
+    pub name: Option<ServiceName>,
+    pub endpoint: Endpoint,
+    pub scheduler: Scheduler,
+}
+
+/// Fields left out stay as they are.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServiceEdit {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scheduler: Option<Scheduler>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BackendAdd {
+    pub key: BackendKey,
+    /// 0..=65535
+    pub weight: u16,
+    pub upper_threshold: u32,
+    pub lower_threshold: u32,
+}
+
+/// Fields left out stay as they are.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BackendEdit {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weight: Option<u16>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub upper_threshold: Option<u32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lower_threshold: Option<u32>,
+}
+
+/// A service with its backends, as it stands.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServiceView {
+    pub name: ServiceName,
+    pub endpoint: Endpoint,
+    pub scheduler: Scheduler,
+    pub counters: Counters,
+    pub backends: Vec<BackendView>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BackendView {
+    pub key: BackendKey,
+    /// The configured weight.
+    pub weight: u16,
+    pub upper_threshold: u32,
+    pub lower_threshold: u32,
+    pub state: BackendState,
+    /// Why, where `state` alone does not say it (for example which gateway is in the way).
+    pub detail: Option<String>,
+    /// MAC address of the real server, `aa:bb:cc:dd:ee:ff`.
+    pub mac: Option<String>,
+    /// The interface its packets leave by.
+    pub interface: Option<String>,
+    /// Connections as IPVS counts them.
+    pub active: u64,
+    pub inactive: u64,
+    pub counters: Counters,
+}
+
+/// Whether a backend gets new connections, and if not why not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum BackendState {
+    /// Gets new connections.
+    Up,
+    /// Drained by an operator.
+    Drained,
+    /// Weight 0.
+    Quiesced,
+    /// At its upper threshold.
+    Overloaded,
+    /// Its MAC address is not known (yet).
+    Unresolved,
+}
+
+/// Since the counters were created; they survive the agent. DR sees only the client's direction.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counters {
+    /// New connections.
+    pub connections: u64,
+    pub packets: u64,
+    /// IP total length, as IPVS counts.
+    pub bytes: u64,
+}
+
+/// Filters are ANDed; an empty filter means every connection.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConnFilter {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service: Option<ServiceName>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backend: Option<BackendKey>,
+    /// Client address or prefix, `10.0.0.0/8`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client: Option<String>,
+    /// `ESTABLISHED`, `SYN_RECV`, ... as `ipvsadm -Lc` prints them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub state: Option<String>,
+    /// At most so many entries are listed; `ConnList::total` still counts all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit: Option<usize>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConnList {
+    /// Connections that match, listed or not.
+    pub total: u64,
+    pub conns: Vec<ConnView>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConnView {
+    pub protocol: crate::model::Protocol,
+    /// ADDRESS:PORT
+    pub client: std::net::SocketAddr,
+    pub virtual_address: std::net::SocketAddr,
+    pub service: ServiceName,
+    pub backend: BackendKey,
+    /// `ESTABLISHED`, `SYN_RECV`, ...
+    pub state: String,
+    /// Seconds until the entry expires.
+    pub expires: u32,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stats {
+    /// CLOCK_MONOTONIC when read, in nanoseconds: two readings give a rate.
+    pub monotonic_ns: u64,
+    pub total: Counters,
+    pub services: Vec<ServiceStats>,
+    /// Every verdict and drop reason with its packet count, in a fixed order, zeros included.
+    pub verdicts: Vec<VerdictCount>,
+    pub flows: Vec<TableStats>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServiceStats {
+    pub name: ServiceName,
+    pub endpoint: Endpoint,
+    pub counters: Counters,
+    pub backends: Vec<BackendStats>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BackendStats {
+    pub key: BackendKey,
+    pub counters: Counters,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VerdictCount {
+    /// For example `forwarded`, `passed-not-a-vip`, `dropped-no-backend`.
+    pub name: String,
+    /// One line for people.
+    pub meaning: String,
+    pub packets: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TableStats {
+    /// `ipv4` or `wide`.
+    pub table: String,
+    /// Entries that are live now.
+    pub used: u64,
+    /// Rated capacity, entries.
+    pub rated: u64,
+    pub memory_bytes: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    pub version: String,
+    pub instance: String,
+    pub pid: u32,
+    /// Seconds since the agent started.
+    pub uptime: u64,
+    pub config_file: String,
+    pub bpf_pin_dir: String,
+    pub schema_version: u32,
+    pub interfaces: Vec<InterfaceView>,
+    pub services: usize,
+    pub backends: usize,
+    pub unresolved_backends: usize,
+    /// CLI changes that the configuration file does not have, one sentence each.
+    pub overlay: Vec<String>,
+    pub warnings: Vec<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InterfaceView {
+    /// As configured, for example `eth0.100`.
+    pub name: String,
+    /// Where the program really is, for example `eth0`.
+    pub attached_to: String,
+    pub ifindex: u32,
+    /// 802.1Q tag, 0 for none.
+    pub vlan: u16,
+    /// `native` or `generic`.
+    pub mode: String,
+    pub program_id: u32,
+    pub mac: String,
+    pub mtu: u32,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReloadOptions {
+    /// Keep every CLI change that the file contradicts or does not name.
+    #[serde(default)]
+    pub keep_runtime: bool,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reloaded {
+    /// What changed, one sentence each.
+    pub changes: Vec<String>,
+    /// CLI changes that the file overruled, one sentence each.
+    pub discarded: Vec<String>,
+    pub warnings: Vec<String>,
+}

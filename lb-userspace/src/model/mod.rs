@@ -1,0 +1,14 @@
+//! What is wanted: interfaces, services and backends, valid by construction.
+//!
+//! PURE. The configuration file, the overlay of CLI changes, health checks and (later) VRRP all end
+//! up as one [`Model`]; `plan` turns it into map operations. Words are LVS's: a *service* is IPVS's
+//! virtual server, a *backend* its real server.
+
+mod name;
+mod types;
+
+pub use name::{NameError, ServiceName};
+pub use types::{
+    AttachMode, Backend, BackendKey, Endpoint, FlowSizes, InterfaceSpec, Limits, Model, OffloadPolicy,
+    Protocol, Scheduler, Service, Timeouts, VipPlacement,
+};

@@ -1,0 +1,263 @@
+//! The types of the desired state.
+
+use std::{
+    fmt,
+    net::{IpAddr, SocketAddr},
+    str::FromStr,
+};
+
+use serde::{Deserialize, Serialize};
+
+use super::ServiceName;
+
+/// Everything the agent keeps the kernel equal to.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Model {
+    pub interfaces: Vec<InterfaceSpec>,
+    pub vips: VipPlacement,
+    pub flows: FlowSizes,
+    pub limits: Limits,
+    pub timeouts: Timeouts,
+    /// In file order, then in the order of their adding. Names and endpoints are unique.
+    pub services: Vec<Service>,
+}
+
+/// One interface to attach to, as the operator names it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InterfaceSpec {
+    /// `eth0`, `bond0`, or a VLAN device such as `eth0.100`, which resolves to its parent plus tag.
+    pub name: String,
+    pub mode: AttachMode,
+    /// What to do about rx VLAN offload, LRO and hardware GRO that are in the way.
+    pub offloads: OffloadPolicy,
+}
+
+/// How the program is attached.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AttachMode {
+    /// Native, falling back to generic with a warning.
+    #[default]
+    Auto,
+    /// In the driver, or not at all.
+    Native,
+    /// In the stack (SKB mode): works on every device, several times slower.
+    Generic,
+}
+
+/// What the agent may do about NIC offloads that hide tags or merge frames before XDP.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OffloadPolicy {
+    /// Warn, change nothing.
+    #[default]
+    Check,
+    /// Switch them off, and back on at `lb detach`.
+    Set,
+}
+
+/// Whether the agent adds the services' addresses to an interface.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VipPlacement {
+    /// The interface that gets each VIP as /32 or /128; `None`: the operator does it.
+    pub add_to: Option<String>,
+}
+
+/// Rated capacities of the flow tables, in entries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FlowSizes {
+    /// IPv4 flows of exact-port services.
+    pub ipv4: u32,
+    /// IPv6 flows and flows of port-0 services.
+    pub wide: u32,
+}
+
+impl Default for FlowSizes {
+    fn default() -> Self {
+        Self { ipv4: 1 << 20, wide: 1 << 18 }
+    }
+}
+
+/// How many of each there may be: array sizes, fixed at load.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Limits {
+    /// 1..=65534
+    pub services: u32,
+    /// 1..=262144
+    pub destinations: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { services: 4096, destinations: 16384 }
+    }
+}
+
+/// Idle timeouts of connection states, in seconds; the defaults are IPVS's
+/// (`net/netfilter/ipvs/ip_vs_proto_tcp.c`, `ip_vs_proto_udp.c`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Timeouts {
+    /// ESTABLISHED (`ipvsadm --set` first figure).
+    pub tcp: u32,
+    /// FIN_WAIT (`ipvsadm --set` second figure).
+    pub tcp_fin: u32,
+    /// SYN_RECV.
+    pub tcp_syn: u32,
+    /// CLOSE.
+    pub tcp_close: u32,
+    /// UDP (`ipvsadm --set` third figure).
+    pub udp: u32,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self { tcp: 900, tcp_fin: 120, tcp_syn: 60, tcp_close: 10, udp: 300 }
+    }
+}
+
+/// One virtual server.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Service {
+    pub name: ServiceName,
+    pub endpoint: Endpoint,
+    pub scheduler: Scheduler,
+    /// In the scheduler's walk order (file order; a hot-added backend goes to the head, as in IPVS).
+    /// Keys are unique, and all are of the endpoint's address family.
+    pub backends: Vec<Backend>,
+}
+
+/// Where clients connect: VIP, port (0: every port of the address), protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Endpoint {
+    pub address: IpAddr,
+    pub port: u16,
+    pub protocol: Protocol,
+}
+
+/// Transport protocol of a service.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Protocol {
+    #[default]
+    Tcp,
+    Udp,
+}
+
+/// Which backend a new connection gets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Scheduler {
+    /// Round robin.
+    Rr,
+    /// Weighted round robin, interleaved by weight level as IPVS does it.
+    Wrr,
+}
+
+/// A backend's identity within its service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct BackendKey {
+    pub address: IpAddr,
+    /// Equal to the service's port: Direct Routing cannot translate ports.
+    pub port: u16,
+}
+
+/// One real server of a service.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Backend {
+    pub key: BackendKey,
+    /// 0..=65535; 0 takes no new connections (quiesced), as in IPVS.
+    pub weight: u16,
+    /// Connections (active + inactive) at which the backend gets no new ones; 0: no limit.
+    pub upper_threshold: u32,
+    /// Connections below which it gets new ones again; 0: three quarters of the upper one.
+    pub lower_threshold: u32,
+    /// Drained by an operator: weight counts as 0 until undrained, the configured weight is kept.
+    pub drained: bool,
+}
+
+impl Backend {
+    /// The weight that the scheduler sees.
+    pub fn effective_weight(&self) -> u16 {
+        if self.drained { 0 } else { self.weight }
+    }
+}
+
+impl Model {
+    pub fn service(&self, name: &ServiceName) -> Option<&Service> {
+        self.services.iter().find(|s| s.name == *name)
+    }
+
+    pub fn service_mut(&mut self, name: &ServiceName) -> Option<&mut Service> {
+        self.services.iter_mut().find(|s| s.name == *name)
+    }
+}
+
+impl Service {
+    pub fn backend(&self, key: BackendKey) -> Option<&Backend> {
+        self.backends.iter().find(|b| b.key == key)
+    }
+
+    pub fn backend_mut(&mut self, key: BackendKey) -> Option<&mut Backend> {
+        self.backends.iter_mut().find(|b| b.key == key)
+    }
+}
+
+impl Endpoint {
+    /// The name of a service that was given none.
+    pub fn default_name(&self) -> ServiceName {
+        ServiceName::new(self.to_string()).expect("an endpoint prints as a valid name")
+    }
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.protocol, SocketAddr::new(self.address, self.port))
+    }
+}
+
+impl fmt::Display for BackendKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&SocketAddr::new(self.address, self.port).to_string())
+    }
+}
+
+impl FromStr for BackendKey {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        let address: SocketAddr =
+            text.parse().map_err(|_| format!("{text:?} is not ADDRESS:PORT (IPv6 as [ADDRESS]:PORT)"))?;
+        Ok(Self { address: address.ip(), port: address.port() })
+    }
+}
+
+impl TryFrom<String> for BackendKey {
+    type Error = String;
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
+impl From<BackendKey> for String {
+    fn from(key: BackendKey) -> Self {
+        key.to_string()
+    }
+}
+
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+        })
+    }
+}
+
+impl fmt::Display for Scheduler {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Rr => "rr",
+            Self::Wrr => "wrr",
+        })
+    }
+}
