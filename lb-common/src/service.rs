@@ -1,4 +1,54 @@
 //! The pinned record of a service.
 
+use crate::tcp::State;
+
 /// Longest service name, in bytes.
 pub const NAME_LEN: usize = 63;
+
+/// Map value of `SERVICES`, by service id. Id 0 does not exist.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Service {
+    /// See [`crate::generation::Published`]: one aligned word, replaced atomically.
+    pub generation: u64,
+    /// See [`flag`]; 0 means the id is not in use.
+    pub flags: u32,
+    pub pad: u32,
+    /// Idle timeouts by state, in ticks.
+    pub timeouts: [u32; State::COUNT],
+    /// The service's name, zero-padded.
+    pub name: [u8; NAME_LEN + 1],
+}
+
+const _: () = assert!(size_of::<Service>() == 144);
+
+pub mod flag {
+    pub const USED: u32 = 1;
+}
+
+/// Map value of `ROTATIONS`, by service id: what the kernel keeps of a service between packets.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Rotation {
+    /// Position of the next new connection; counts on across generations, taken modulo the period.
+    pub position: u64,
+    /// Tick until which packets of unknown flows are placed by hash, because a connection had to be
+    /// placed so when its buckets were full; bit 32 is set when there was any.
+    pub hashed_until: u64,
+}
+
+const _: () = assert!(size_of::<Rotation>() == 16);
+
+impl Rotation {
+    /// `hashed_until` for hash placement until `tick`.
+    #[inline(always)]
+    pub const fn until(tick: crate::tick::Tick) -> u64 {
+        1 << 32 | tick.0 as u64
+    }
+
+    /// Whether packets of unknown flows are placed by hash now.
+    #[inline(always)]
+    pub const fn places_by_hash(hashed_until: u64, now: crate::tick::Tick) -> bool {
+        hashed_until >> 32 != 0 && !crate::tick::Tick(hashed_until as u32).is_past(now)
+    }
+}

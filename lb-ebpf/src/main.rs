@@ -1,1 +1,87 @@
-fn main() {}
+//! The XDP program of `lb`: the way of a packet through the decisions of `lb-common`.
+//!
+//! parse → endpoint → flow (→ schedule) → forward → count; one file per step.
+#![no_std]
+#![no_main]
+#![allow(internal_features, reason = "BPF has 64-bit compare-and-swap only as compiler intrinsics")]
+#![feature(core_intrinsics)]
+
+mod clock;
+mod count;
+mod endpoint;
+mod flow;
+mod forward;
+mod maps;
+mod packet;
+mod schedule;
+mod time_exceeded;
+mod word;
+
+use aya_ebpf::{
+    bindings::xdp_action::{XDP_DROP, XDP_PASS, XDP_REDIRECT, XDP_TX},
+    macros::xdp,
+    programs::XdpContext,
+};
+use lb_common::verdict::Verdict;
+
+/// For interfaces whose frames fit in a page.
+#[xdp]
+pub fn lb(ctx: XdpContext) -> u32 {
+    director(&ctx)
+}
+
+/// The same for jumbo frames, which reach XDP as fragments.
+#[xdp(frags)]
+pub fn lb_frags(ctx: XdpContext) -> u32 {
+    director(&ctx)
+}
+
+/// Tells the agent what the flow table's clock says (run through BPF_PROG_TEST_RUN only).
+#[xdp]
+pub fn clock(_ctx: XdpContext) -> u32 {
+    clock::publish();
+    XDP_PASS
+}
+
+#[inline(always)]
+fn director(ctx: &XdpContext) -> u32 {
+    let verdict = match balance(ctx) {
+        Ok(verdict) | Err(verdict) => verdict,
+    };
+    count::verdict(verdict);
+    action(verdict)
+}
+
+/// The way of a packet. Both arms are ways out; `Err` is for those that end it early.
+#[inline(always)]
+fn balance(ctx: &XdpContext) -> Result<Verdict, Verdict> {
+    let packet = packet::parse(ctx)?;
+    let endpoints = endpoint::find(&packet)?;
+    let flow = flow::find_or_open(&packet, &endpoints)?;
+    forward::forward(ctx, &packet, &flow)
+}
+
+#[inline(always)]
+fn action(verdict: Verdict) -> u32 {
+    match verdict {
+        Verdict::ForwardedTx | Verdict::AnsweredTtl => XDP_TX,
+        Verdict::ForwardedRedirect => XDP_REDIRECT,
+        Verdict::PassedLocalBackend
+        | Verdict::PassedNotForUs
+        | Verdict::PassedNotIp
+        | Verdict::PassedMalformed
+        | Verdict::PassedNoService => XDP_PASS,
+        _ => XDP_DROP,
+    }
+}
+
+#[cfg(not(test))]
+#[panic_handler]
+fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
+    // Never reached: nothing here can panic, and the verifier would refuse an endless loop.
+    loop {}
+}
+
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

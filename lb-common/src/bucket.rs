@@ -1,0 +1,171 @@
+//! The flow table's buckets and the protocol by which CPUs and the agent share a slot.
+//!
+//! A bucket has four slots; a flow has two candidate buckets. A slot has a *tag* (for IPv4 the whole
+//! key, otherwise a keyed fingerprint of the key beside it) and a *value* word, which is its lock:
+//!
+//! * to **own** a slot is to have changed its value from what was seen to [`Value::LOCKED`] by
+//!   compare-and-swap. Only the owner writes the tag and the key, and only the owner ends the lock,
+//!   with one store of the value: a flow, or [`Value::FREE`];
+//! * a **claim** owns a free, expired, closing or half-open slot, writes key and tag, then the value.
+//!   What the compare-and-swap replaced is what has to be uncounted: exactly one party gets it;
+//! * an **expiry** owns an expired slot, clears the tag, then frees it;
+//! * a **reader** reads tag, value, tag again; a locked value or a changed tag is a miss, and the flow
+//!   is placed elsewhere;
+//! * everybody else changes a value by compare-and-swap from what they read, so a lock is never
+//!   overwritten and an evicted flow's destination never reaches its successor.
+//!
+//! This relies on x86's order of loads and stores (BPF v3 has no load-acquire); the agent refuses to
+//! start elsewhere. Left over: one flow in both of its buckets, if two CPUs place it in the same
+//! instant; the first in lookup order wins and the other expires.
+
+use crate::{tick::Tick, value::Value};
+
+/// Slots in a bucket.
+pub const SLOTS: usize = 4;
+
+/// One shared 64-bit word: kernel memory, an atomic, or a model checker's.
+pub trait Word {
+    fn load(&self) -> u64;
+    /// Only for the owner of a slot.
+    fn store(&self, new: u64);
+    /// Compare-and-swap; whether it took place.
+    fn cas(&self, seen: u64, new: u64) -> bool;
+}
+
+/// What a bucket of either table offers to the code below.
+pub trait Bucket {
+    type Key: Copy;
+    type Word: Word;
+    fn tag(&self, slot: usize) -> &Self::Word;
+    fn value(&self, slot: usize) -> &Self::Word;
+    /// The tag of `key`; never 0.
+    fn tag_of(key: &Self::Key) -> u64;
+    /// Whether the slot's full key is `key`, given that the tag is.
+    fn holds(&self, slot: usize, key: &Self::Key) -> bool;
+    /// Writes what the tag does not say of `key`. Owner only.
+    fn write_key(&self, slot: usize, key: &Self::Key);
+}
+
+/// A flow that a reader found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hit {
+    pub slot: usize,
+    /// As read; may have expired.
+    pub value: Value,
+}
+
+/// Looks `key` up in one bucket.
+#[inline(always)]
+pub fn find<B: Bucket>(bucket: &B, key: &B::Key) -> Option<Hit> {
+    let tag = B::tag_of(key);
+    let mut slot = 0;
+    while slot < SLOTS {
+        if bucket.tag(slot).load() == tag {
+            let value = Value(bucket.value(slot).load());
+            if value.is_flow() && bucket.holds(slot, key) && bucket.tag(slot).load() == tag {
+                return Some(Hit { slot, value });
+            }
+        }
+        slot += 1;
+    }
+    None
+}
+
+/// How readily a slot is given to a new flow; 0: not at all.
+#[inline(always)]
+fn yields(value: Value, now: Tick) -> u32 {
+    if value.is_free() {
+        4
+    } else if value.is_locked() {
+        0
+    } else if value.expiry().is_past(now) {
+        3
+    } else if value.state().is_closing() {
+        2
+    } else if value.state().is_half_open() {
+        1
+    } else {
+        0
+    }
+}
+
+/// The slot of a bucket that yields first, what it holds, and how readily (see [`yields`]).
+#[derive(Clone, Copy)]
+pub struct Candidate {
+    slot: usize,
+    seen: Value,
+    readiness: u32,
+}
+
+impl Candidate {
+    /// Whether this one is to be preferred to `other`.
+    #[inline(always)]
+    pub fn beats(&self, other: &Self) -> bool {
+        self.readiness > other.readiness
+    }
+}
+
+/// Chooses the slot of `bucket` for a new flow.
+#[inline(always)]
+pub fn candidate<B: Bucket>(bucket: &B, now: Tick) -> Candidate {
+    let mut best = Candidate { slot: 0, seen: Value::LOCKED, readiness: 0 };
+    let mut slot = 0;
+    while slot < SLOTS {
+        let seen = Value(bucket.value(slot).load());
+        let readiness = yields(seen, now);
+        if readiness > best.readiness {
+            best = Candidate { slot, seen, readiness };
+        }
+        slot += 1;
+    }
+    best
+}
+
+/// What became of a claim.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Claim {
+    /// Stored; the value that had to go (to be uncounted if it is a flow).
+    Stored(Value),
+    /// Nothing in the bucket yields: it is full of live flows.
+    Full,
+    /// Another CPU was quicker.
+    Lost,
+}
+
+/// Puts a flow into the chosen slot.
+#[inline(always)]
+pub fn claim<B: Bucket>(bucket: &B, candidate: Candidate, key: &B::Key, value: Value) -> Claim {
+    if candidate.readiness == 0 {
+        return Claim::Full;
+    }
+    let slot = candidate.slot & (SLOTS - 1);
+    if !bucket.value(slot).cas(candidate.seen.0, Value::LOCKED.0) {
+        return Claim::Lost;
+    }
+    bucket.tag(slot).store(0);
+    bucket.write_key(slot, key);
+    bucket.tag(slot).store(B::tag_of(key));
+    bucket.value(slot).store(value.0);
+    Claim::Stored(candidate.seen)
+}
+
+/// Frees the slot if its flow has expired; the value to uncount.
+#[inline(always)]
+pub fn expire<B: Bucket>(bucket: &B, slot: usize, now: Tick, lock: Value) -> Option<Value> {
+    let seen = Value(bucket.value(slot).load());
+    if !seen.is_flow() || !seen.expiry().is_past(now) {
+        return None;
+    }
+    remove(bucket, slot, seen, lock)
+}
+
+/// Frees the slot if it still holds `seen`; the value to uncount.
+#[inline(always)]
+pub fn remove<B: Bucket>(bucket: &B, slot: usize, seen: Value, lock: Value) -> Option<Value> {
+    if !bucket.value(slot).cas(seen.0, lock.0) {
+        return None;
+    }
+    bucket.tag(slot).store(0);
+    bucket.value(slot).store(Value::FREE.0);
+    Some(seen)
+}

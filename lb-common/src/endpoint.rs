@@ -1,0 +1,99 @@
+//! Where clients connect, as the first look-up of a packet finds it.
+
+/// Key of `ENDPOINTS4`: address, port and protocol as they stand in the packet, in one word.
+#[inline(always)]
+pub const fn key4(address: u32, port: u16, protocol: u8) -> u64 {
+    (address as u64) << 32 | (port as u64) << 16 | protocol as u64
+}
+
+/// Key of `ENDPOINTS6`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Key6 {
+    /// Words of the address as loaded from the packet.
+    pub address: [u64; 2],
+    /// Network order as loaded.
+    pub port: u16,
+    pub protocol: u8,
+    pub pad: [u8; 5],
+}
+
+const _: () = assert!(size_of::<Key6>() == 24);
+
+impl Key6 {
+    #[inline(always)]
+    pub const fn new(address: [u64; 2], port: u16, protocol: u8) -> Self {
+        Self { address, port, protocol, pad: [0; 5] }
+    }
+}
+
+/// Value of both maps, one word: `id 16 | service 16 | flags 16`.
+///
+/// Besides one entry for each endpoint there is one for each address that has any, under port 0 and
+/// protocol 0, whose flags say which protocols: what a fragment without ports is judged by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(transparent)]
+pub struct Endpoint(pub u64);
+
+/// Endpoint id that is never given out.
+pub const RESERVED_ID: u16 = u16::MAX;
+
+pub mod flag {
+    /// The endpoint takes new connections. Without it: a tombstone of a deleted service, which only
+    /// serves the flows that are left.
+    pub const OPEN: u16 = 1;
+    /// A port-0 endpoint: serves every port of its address.
+    pub const WILDCARD: u16 = 2;
+    /// Of an address entry: it has a TCP / UDP endpoint.
+    pub const HAS_TCP: u16 = 4;
+    pub const HAS_UDP: u16 = 8;
+}
+
+impl Endpoint {
+    pub const fn new(id: u16, service: u16, flags: u16) -> Self {
+        Self(id as u64 | (service as u64) << 16 | (flags as u64) << 32)
+    }
+
+    #[inline(always)]
+    pub const fn id(self) -> u16 {
+        self.0 as u16
+    }
+
+    #[inline(always)]
+    pub const fn service(self) -> u16 {
+        (self.0 >> 16) as u16
+    }
+
+    #[inline(always)]
+    pub const fn flags(self) -> u16 {
+        (self.0 >> 32) as u16
+    }
+
+    #[inline(always)]
+    pub const fn has(self, flag: u16) -> bool {
+        self.flags() & flag != 0
+    }
+}
+
+/// The cheap check before the hash map: two bits for each 16-bit hash of an address,
+/// "some endpoint may be here" and "some port-0 endpoint may be here".
+pub mod filter {
+    /// 64-bit words in the filter.
+    pub const WORDS: u32 = 1 << 11;
+    pub const ANY: u64 = 1;
+    pub const WILDCARD: u64 = 2;
+
+    /// The address as two words: an IPv4 address is `[address, 0]`.
+    #[inline(always)]
+    const fn hash(address: [u64; 2]) -> u32 {
+        let x = address[0] ^ address[1].rotate_left(31);
+        (x ^ x >> 32).wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_shr(48) as u32
+    }
+
+    /// Which word, and how far its two bits are shifted.
+    #[inline(always)]
+    pub const fn position(address: [u64; 2]) -> (u32, u32) {
+        let hash = hash(address);
+        (hash >> 5, (hash & 31) * 2)
+    }
+}

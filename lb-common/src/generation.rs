@@ -1,0 +1,237 @@
+//! A service compiled for the scheduler: an immutable region of the `ARENA` array.
+//!
+//! Region, in 64-bit words: a [`Header`] (two words), the *levels* of wrr, the members, the slot
+//! table (two destinations a word). Publishing a region is one store of a [`Published`] word.
+//! The cursor stands outside (position of the next new connection), so that the rotation goes on.
+
+/// `offset 32 | length 16 | number 16`: which words of the arena are the service's generation.
+/// Length 0: the service has none and serves nobody.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(transparent)]
+pub struct Published(pub u64);
+
+impl Published {
+    pub const fn new(offset: u32, length: u16, number: u16) -> Self {
+        Self(offset as u64 | (length as u64) << 32 | (number as u64) << 48)
+    }
+
+    #[inline(always)]
+    pub const fn offset(self) -> u32 {
+        self.0 as u32
+    }
+
+    #[inline(always)]
+    pub const fn length(self) -> u16 {
+        (self.0 >> 32) as u16
+    }
+
+    pub const fn number(self) -> u16 {
+        (self.0 >> 48) as u16
+    }
+}
+
+/// Most backends a service may have.
+pub const MAX_MEMBERS: u32 = 1024;
+/// Most entries of a slot table; a longer rotation is computed from its levels.
+pub const MAX_TABLE: u32 = 1 << 16;
+/// Words before the levels.
+pub const HEADER_WORDS: u32 = 2;
+
+/// First two words of a region.
+///
+/// Word 0: `period 32 | levels 16 | members 16`; word 1: `table length 32 | scheduler 8 | 0 24`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Header {
+    /// New connections until the rotation repeats; 0: no member is eligible.
+    pub period: u32,
+    pub levels: u16,
+    pub members: u16,
+    /// Entries of the slot table: equal to `period`, or 0 when the rotation is computed.
+    pub table: u32,
+    pub scheduler: u8,
+}
+
+/// Values of [`Header::scheduler`].
+pub mod scheduler {
+    pub const RR: u8 = 1;
+    pub const WRR: u8 = 2;
+}
+
+impl Header {
+    pub const fn words(self) -> [u64; 2] {
+        [
+            self.period as u64 | (self.levels as u64) << 32 | (self.members as u64) << 48,
+            self.table as u64 | (self.scheduler as u64) << 32,
+        ]
+    }
+
+    #[inline(always)]
+    pub const fn from_words(words: [u64; 2]) -> Self {
+        Self {
+            period: words[0] as u32,
+            levels: (words[0] >> 32) as u16,
+            members: (words[0] >> 48) as u16,
+            table: words[1] as u32,
+            scheduler: (words[1] >> 32) as u8,
+        }
+    }
+
+    /// Word index of the first level, member and table word, relative to the region.
+    #[inline(always)]
+    pub const fn levels_at(&self) -> u32 {
+        HEADER_WORDS
+    }
+
+    #[inline(always)]
+    pub const fn members_at(&self) -> u32 {
+        HEADER_WORDS + self.levels as u32
+    }
+
+    #[inline(always)]
+    pub const fn table_at(&self) -> u32 {
+        self.members_at() + self.members as u32
+    }
+
+    /// Words of the whole region.
+    pub const fn length(&self) -> u32 {
+        self.table_at() + self.table.div_ceil(2)
+    }
+}
+
+/// One member in walk order: `destination 32 | weight 16`. Weight 0 takes no new connections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(transparent)]
+pub struct Member(pub u64);
+
+impl Member {
+    pub const fn new(dest: u32, weight: u16) -> Self {
+        Self(dest as u64 | (weight as u64) << 32)
+    }
+
+    #[inline(always)]
+    pub const fn dest(self) -> u32 {
+        self.0 as u32
+    }
+
+    #[inline(always)]
+    pub const fn weight(self) -> u16 {
+        (self.0 >> 32) as u16
+    }
+}
+
+/// A run of wrr's weight levels that serve the same members: `first position 32 | lowest weight
+/// served 16 | members served 16`. Positions from `first` on go round the members whose weight is at
+/// least `threshold`, in walk order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(transparent)]
+pub struct Level(pub u64);
+
+impl Level {
+    pub const fn new(first: u32, threshold: u16, members: u16) -> Self {
+        Self(first as u64 | (threshold as u64) << 32 | (members as u64) << 48)
+    }
+
+    #[inline(always)]
+    pub const fn first(self) -> u32 {
+        self.0 as u32
+    }
+
+    #[inline(always)]
+    pub const fn threshold(self) -> u16 {
+        (self.0 >> 32) as u16
+    }
+
+    #[inline(always)]
+    pub const fn members(self) -> u16 {
+        (self.0 >> 48) as u16
+    }
+}
+
+/// Reads words of the arena: the kernel's map, or a slice.
+pub trait Arena {
+    fn word(&self, index: u32) -> Option<u64>;
+}
+
+/// The destination at a position of the rotation, out of the slot table.
+#[inline(always)]
+pub fn from_table<A: Arena>(arena: &A, region: u32, header: &Header, position: u32) -> Option<u32> {
+    let pair = arena.word(region + header.table_at() + position / 2)?;
+    Some(if position & 1 == 0 { pair as u32 } else { (pair >> 32) as u32 })
+}
+
+/// A search for the destination at a position of a rotation too long for a table, one arena word
+/// per [`Search::step`], so that the kernel can bound and verify it (`bpf_loop`).
+#[derive(Clone, Copy, Debug)]
+pub struct Search {
+    position: u32,
+    level: Level,
+    /// Members still to be passed by; the one found when it is 0.
+    skip: u32,
+    levels: u32,
+    members: u32,
+    index: u32,
+    /// The answer.
+    pub found: Option<u32>,
+}
+
+impl Search {
+    pub const fn new(header: &Header, position: u32) -> Self {
+        Self {
+            position,
+            level: Level(0),
+            skip: 0,
+            levels: header.levels as u32,
+            members: header.members as u32,
+            index: 0,
+            found: None,
+        }
+    }
+
+    /// Whether there is nothing more to look at.
+    #[inline(always)]
+    pub const fn is_over(&self) -> bool {
+        self.found.is_some() || self.index >= self.levels + self.members
+    }
+
+    /// The word of the region, after its header, that the next step looks at.
+    #[inline(always)]
+    pub const fn index(&self) -> u32 {
+        self.index
+    }
+
+    #[inline(always)]
+    pub fn step(&mut self, word: u64) {
+        if self.index < self.levels {
+            let level = Level(word);
+            // Levels ascend by position: the last that begins at or before it is the one.
+            if level.first() <= self.position {
+                self.level = level;
+                let round = self.position - level.first();
+                self.skip = if level.members() == 0 { 0 } else { round % level.members() as u32 };
+            }
+        } else {
+            let member = Member(word);
+            if member.weight() != 0 && member.weight() >= self.level.threshold() {
+                if self.skip == 0 {
+                    self.found = Some(member.dest());
+                } else {
+                    self.skip -= 1;
+                }
+            }
+        }
+        self.index += 1;
+    }
+}
+
+/// The destination at `position` (of a period) of the rotation: what the kernel serves.
+pub fn at<A: Arena>(arena: &A, region: u32, header: &Header, position: u32) -> Option<u32> {
+    if header.table != 0 {
+        return from_table(arena, region, header, position);
+    }
+    let mut search = Search::new(header, position);
+    while !search.is_over() {
+        let word = arena.word(region + HEADER_WORDS + search.index())?;
+        search.step(word);
+    }
+    search.found
+}

@@ -1,0 +1,104 @@
+//! What became of a packet: each way out of the program has one entry, counted per CPU.
+
+macro_rules! verdicts {
+    ($($variant:ident $name:literal $meaning:literal,)*) => {
+        /// Index into `VERDICTS`.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        #[repr(u32)]
+        pub enum Verdict { $($variant,)* }
+
+        impl Verdict {
+            /// All of them, in the order of their indices.
+            pub const ALL: &'static [Verdict] = &[$(Verdict::$variant,)*];
+
+            /// The name in `lb stats`: `forwarded-…`, `passed-…`, `answered-…` or `dropped-…`.
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$variant => $name,)* }
+            }
+
+            /// One line for people.
+            pub const fn meaning(self) -> &'static str {
+                match self { $(Self::$variant => $meaning,)* }
+            }
+        }
+    };
+}
+
+verdicts! {
+    ForwardedTx "forwarded-tx"
+        "sent to a backend, out of the interface it came in by",
+    ForwardedRedirect "forwarded-redirect"
+        "sent to a backend behind another interface",
+    PassedLocalBackend "passed-local-backend"
+        "given to the director's own stack, which is the backend",
+    PassedNotForUs "passed-not-for-us"
+        "the frame is addressed to another host's MAC, or has a VLAN tag that no interface of ours has",
+    PassedNotIp "passed-not-ip"
+        "neither IPv4 nor IPv6 with TCP or UDP",
+    PassedMalformed "passed-malformed"
+        "a header is cut off or its lengths contradict each other",
+    PassedNoService "passed-no-service"
+        "no service has this address, port and protocol",
+    AnsweredTtl "answered-ttl"
+        "the TTL or hop limit ran out here: time exceeded was sent to the client",
+    DroppedTtl "dropped-ttl"
+        "the TTL ran out here and no answer was sent: over the rate limit, or no source address",
+    DroppedFragment "dropped-fragment"
+        "a fragment of a packet to a service",
+    DroppedNoFlow "dropped-no-flow"
+        "belongs to no known connection and does not open one",
+    DroppedNoBackend "dropped-no-backend"
+        "a new connection, but no backend is up",
+    DroppedBackendRemoved "dropped-backend-removed"
+        "a connection whose backend was removed",
+    DroppedUnresolved "dropped-unresolved"
+        "the backend's MAC address is not known",
+    DroppedNoRoom "dropped-no-room"
+        "no room in the frame for the VLAN tag or the ICMP header it needs",
+    DroppedRedirect "dropped-redirect"
+        "the other interface is not in the device map",
+}
+
+/// How many verdicts there are.
+pub const COUNT: u32 = Verdict::ALL.len() as u32;
+
+/// Events that are counted beside the verdicts, in the same array after them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Event {
+    /// A new flow took the slot of a closing or half-open one.
+    Evicted,
+    /// Both buckets were full of live flows: the connection was placed by hash, without an entry.
+    PlacedByHash,
+    /// An expired flow was cleared by the data path.
+    Expired,
+}
+
+impl Event {
+    pub const ALL: &'static [Event] = &[Event::Evicted, Event::PlacedByHash, Event::Expired];
+
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Evicted => "event-evicted",
+            Self::PlacedByHash => "event-placed-by-hash",
+            Self::Expired => "event-expired",
+        }
+    }
+
+    pub const fn meaning(self) -> &'static str {
+        match self {
+            Self::Evicted => "closing or half-open connections that gave their entry to a new one",
+            Self::PlacedByHash => "new connections placed by hash because both buckets were full",
+            Self::Expired => "expired connections cleared by the data path itself",
+        }
+    }
+
+    /// Index into `VERDICTS`.
+    #[inline(always)]
+    pub const fn index(self) -> u32 {
+        COUNT + self as u32
+    }
+}
+
+/// Entries of `VERDICTS`.
+pub const SLOTS: u32 = COUNT + Event::ALL.len() as u32;

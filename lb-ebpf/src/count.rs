@@ -1,0 +1,108 @@
+//! Counting, per CPU: who was served, and what became of each packet.
+
+use lb_common::{
+    counters::{ConnCounts, Counters, is_overloaded},
+    dest::Dest,
+    tcp::State,
+    value::Value,
+    verdict::{Event, Verdict},
+};
+
+use crate::{
+    maps::{CONNS, DEST_COUNTERS, DESTS, SERVICE_COUNTERS, VERDICTS},
+    word::fetch_add,
+};
+
+#[inline(always)]
+pub fn verdict(verdict: Verdict) {
+    bump(verdict as u32);
+}
+
+#[inline(always)]
+pub fn event(event: Event) {
+    bump(event.index());
+}
+
+#[inline(always)]
+fn bump(index: u32) {
+    if let Some(count) = VERDICTS.get_ptr_mut(index) {
+        // SAFETY: this CPU's own copy.
+        unsafe { *count += 1 }
+    }
+}
+
+/// A packet of `bytes` (IP total length) went to `dest`; `opened` if it made a new connection.
+#[inline(always)]
+pub fn served(service: u32, dest: u32, bytes: u32, opened: bool) {
+    add(SERVICE_COUNTERS.get_ptr_mut(service), bytes, opened);
+    add(DEST_COUNTERS.get_ptr_mut(dest), bytes, opened);
+}
+
+#[inline(always)]
+fn add(counters: Option<*mut Counters>, bytes: u32, opened: bool) {
+    if let Some(counters) = counters {
+        // SAFETY: this CPU's own copy.
+        unsafe {
+            (*counters).packets += 1;
+            (*counters).bytes += bytes as u64;
+            if opened {
+                (*counters).connections += 1;
+            }
+        }
+    }
+}
+
+/// A flow was stored.
+#[inline(always)]
+pub fn opened(value: Value) {
+    change(value.dest(), None, Some(value.state()));
+}
+
+/// A flow's slot was freed or given away.
+#[inline(always)]
+pub fn ended(value: Value) {
+    change(value.dest(), Some(value.state()), None);
+}
+
+/// A flow went from one state to another.
+#[inline(always)]
+pub fn moved(dest: u32, from: State, to: State) {
+    if from.is_active() != to.is_active() {
+        change(dest, Some(from), Some(to));
+    }
+}
+
+/// Moves one connection of `dest` between the counts.
+#[inline(never)]
+fn change(dest: u32, from: Option<State>, to: Option<State>) {
+    let Some(counts) = CONNS.get_ptr_mut(dest) else { return };
+    for (state, by) in [(from, u64::MAX), (to, 1)] {
+        if let Some(state) = state {
+            // SAFETY: a pointer into the map's value, valid for the program's run.
+            let word = unsafe {
+                if state.is_active() { &raw mut (*counts).active } else { &raw mut (*counts).inactive }
+            };
+            fetch_add(word, by);
+        }
+    }
+    if let Some(dest) = DESTS.get(dest) {
+        overload(counts, dest);
+    }
+}
+
+/// Keeps the overload mark of a destination with thresholds.
+#[inline(always)]
+fn overload(counts: *mut ConnCounts, dest: &Dest) {
+    if dest.upper == 0 {
+        return;
+    }
+    // SAFETY: as in `change`; a mark that races with another CPU's is corrected by the next change.
+    unsafe {
+        let total = (*counts).active + (*counts).inactive;
+        let was = (*counts).overloaded != 0;
+        let is = is_overloaded(total, dest.upper, dest.lower, was);
+        if is != was {
+            (*counts).overloaded = is as u64;
+        }
+    }
+}

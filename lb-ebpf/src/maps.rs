@@ -1,0 +1,96 @@
+//! Every map and every constant of the program. Sizes here are defaults; the agent sets them at load.
+
+use aya_ebpf::{
+    Global,
+    btf_maps::{Array, DevMap, HashMap, PerCpuArray},
+    macros::btf_map,
+};
+use lb_common::{
+    counters::{ConnCounts, Counters},
+    dest::Dest,
+    endpoint::{self, Key6},
+    flow::{NarrowBucket, WideBucket},
+    host::Host,
+    link::{self, Link},
+    service::{Rotation, Service},
+    verdict,
+};
+
+use crate::{clock::Reading, time_exceeded::Allowance, word::KernelWord};
+
+/// `BPF_F_MMAPABLE` (`include/uapi/linux/bpf.h`): the agent reads and writes the array through a
+/// mapping, and its values are page-aligned, so that a bucket is whole cache lines.
+const MMAPABLE: usize = 1 << 10;
+/// `BPF_F_NO_PREALLOC`.
+const NO_PREALLOC: usize = 1;
+
+// What stays the same while a program is loaded. The agent sets all of them.
+
+/// Index in `LINKS` of the interface that this program is attached to.
+#[unsafe(no_mangle)]
+pub static INGRESS: Global<u32> = Global::new(0);
+/// See [`lb_common::flow::Secret`].
+#[unsafe(no_mangle)]
+pub static SECRET_A: Global<u64> = Global::new(1);
+#[unsafe(no_mangle)]
+pub static SECRET_B: Global<u64> = Global::new(1);
+/// Buckets of each flow table, less one.
+#[unsafe(no_mangle)]
+pub static FLOWS4_MASK: Global<u32> = Global::new(0);
+#[unsafe(no_mangle)]
+pub static FLOWSW_MASK: Global<u32> = Global::new(0);
+/// See [`lb_common::tick::shift`].
+#[unsafe(no_mangle)]
+pub static TICK_SHIFT: Global<u32> = Global::new(5);
+/// Ticks by which an expiry must move to be worth a write to shared memory (1 s).
+#[unsafe(no_mangle)]
+pub static REFRESH: Global<u32> = Global::new(8);
+
+// Configuration: written by the agent's reconcile step alone.
+
+#[btf_map]
+pub static FILTER: Array<u64, { endpoint::filter::WORDS as usize }> = Array::new();
+#[btf_map]
+pub static ENDPOINTS4: HashMap<u64, u64, 8192, NO_PREALLOC> = HashMap::new();
+#[btf_map]
+pub static ENDPOINTS6: HashMap<Key6, u64, 8192, NO_PREALLOC> = HashMap::new();
+#[btf_map]
+pub static SERVICES: Array<Service, 4096> = Array::new();
+#[btf_map]
+pub static ARENA: Array<u64, 65536, MMAPABLE> = Array::new();
+#[btf_map]
+pub static DESTS: Array<Dest, 16384> = Array::new();
+#[btf_map]
+pub static HOSTS: Array<Host, 16384> = Array::new();
+#[btf_map]
+pub static LINKS: Array<Link, { link::MAX_LINKS as usize }> = Array::new();
+#[btf_map]
+pub static TAGS: HashMap<u64, u8, 4096, NO_PREALLOC> = HashMap::new();
+#[btf_map]
+pub static MACS: HashMap<u64, u8, 256, NO_PREALLOC> = HashMap::new();
+#[btf_map]
+pub static DEVICES: DevMap<{ link::MAX_LINKS as usize }> = DevMap::new();
+
+// State: written by the kernel; the agent's sweeper frees flow slots and heals counts.
+
+#[btf_map]
+pub static FLOWS4: Array<NarrowBucket<KernelWord>, 65536, MMAPABLE> = Array::new();
+#[btf_map]
+pub static FLOWSW: Array<WideBucket<KernelWord>, 16384, MMAPABLE> = Array::new();
+#[btf_map]
+pub static ROTATIONS: Array<Rotation, 4096, MMAPABLE> = Array::new();
+#[btf_map]
+pub static CONNS: Array<ConnCounts, 16384, MMAPABLE> = Array::new();
+#[btf_map]
+pub static SERVICE_COUNTERS: PerCpuArray<Counters, 4096> = PerCpuArray::new();
+#[btf_map]
+pub static DEST_COUNTERS: PerCpuArray<Counters, 16384> = PerCpuArray::new();
+#[btf_map]
+pub static VERDICTS: PerCpuArray<u64, { verdict::SLOTS as usize }> = PerCpuArray::new();
+/// Where this CPU's share of the sweeping stands.
+#[btf_map]
+pub static SWEEP: PerCpuArray<u32, 2> = PerCpuArray::new();
+#[btf_map]
+pub static ALLOWANCE: PerCpuArray<Allowance, 1> = PerCpuArray::new();
+#[btf_map]
+pub static CLOCK: Array<Reading, 1> = Array::new();

@@ -1,0 +1,287 @@
+//! Step 1: what a frame says, in one form for IPv4 and IPv6.
+//!
+//! Every read is bounded by `data_end`; nothing here trusts a length in the packet.
+
+use aya_ebpf::{helpers::bpf_xdp_get_buff_len, programs::XdpContext};
+use lb_common::{
+    link::{self, MAC_MASK},
+    protocol,
+    verdict::Verdict,
+    vlan::{Tags, VID_MASK},
+};
+
+use crate::maps::{INGRESS, LINKS, MACS, TAGS};
+
+/// What the later steps need to know.
+pub struct Packet {
+    /// Offset of the IP header in the frame, bytes: 14, 18 or 22.
+    pub l3: usize,
+    /// Bytes of an IPv4 header; 40 for IPv6.
+    pub header_len: usize,
+    pub tags: Tags,
+    /// Priority and DEI bits of the outer tag, kept when the tag is rewritten.
+    pub priority: u16,
+    pub is_ipv6: bool,
+    pub fragment: Fragment,
+    pub protocol: u8,
+    pub ttl: u8,
+    /// TCP flags; 0 for UDP.
+    pub flags: u8,
+    /// Addresses as loaded; an IPv4 address is `[address, 0]`.
+    pub source: [u64; 2],
+    pub dest: [u64; 2],
+    /// Ports as loaded (network order).
+    pub source_port: u16,
+    pub dest_port: u16,
+    /// IP total length.
+    pub bytes: u32,
+}
+
+/// Where a packet stands in a fragmented datagram.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Fragment {
+    Whole,
+    /// The first: it has the transport header.
+    First,
+    Later,
+}
+
+/// Bytes of an Ethernet header without tags.
+pub const ETH_LEN: usize = 14;
+/// Bytes of an 802.1Q tag.
+pub const TAG_LEN: usize = 4;
+
+// EtherTypes as loaded on a little-endian machine (IEEE 802 numbers).
+pub const ETH_P_IP: u16 = 0x0800u16.to_be();
+pub const ETH_P_IPV6: u16 = 0x86ddu16.to_be();
+pub const ETH_P_8021Q: u16 = 0x8100u16.to_be();
+pub const ETH_P_8021AD: u16 = 0x88a8u16.to_be();
+
+/// IPv6 extension headers that are walked through (RFC 8200 section 4).
+const MAX_EXTENSIONS: u32 = 6;
+/// Bytes of extension headers that are walked through.
+const MAX_EXTENSION_BYTES: usize = 512;
+
+/// A bounded pointer into the frame. Reads through it may be misaligned: the packet is 2-byte
+/// aligned at best, which BPF on x86 does not mind; an unaligned read in Rust's sense would become
+/// one load per byte.
+#[inline(always)]
+pub fn at<T>(ctx: &XdpContext, offset: usize) -> Option<*mut T> {
+    let start = ctx.data() + offset;
+    if start + size_of::<T>() > ctx.data_end() { None } else { Some(start as *mut T) }
+}
+
+/// A bounded read.
+#[inline(always)]
+pub fn read<T: Copy>(ctx: &XdpContext, offset: usize) -> Result<T, Verdict> {
+    match at::<T>(ctx, offset) {
+        // SAFETY: `at` checked the bounds; T is plain integers, and see there for alignment.
+        Some(pointer) => Ok(unsafe { *pointer }),
+        None => Err(Verdict::PassedMalformed),
+    }
+}
+
+/// Reads the headers of a frame that is addressed to us.
+#[inline(always)]
+pub fn parse(ctx: &XdpContext) -> Result<Packet, Verdict> {
+    let ethernet: [u16; 7] = read(ctx, 0)?;
+    let mut ethertype = ethernet[6];
+    let mut l3 = ETH_LEN;
+    let (mut tags, mut priority) = (Tags::NONE, 0);
+    if is_tag(ethertype) {
+        let [tci, next]: [u16; 2] = read(ctx, l3)?;
+        let tci = u16::from_be(tci);
+        (tags, priority) = (Tags::new(tci & VID_MASK, 0), tci & !VID_MASK);
+        ethertype = next;
+        l3 += TAG_LEN;
+        if is_tag(ethertype) {
+            let [tci, next]: [u16; 2] = read(ctx, l3)?;
+            tags = Tags::new(tags.outer(), u16::from_be(tci) & VID_MASK);
+            ethertype = next;
+            l3 += TAG_LEN;
+        }
+    }
+    if ethertype != ETH_P_IP && ethertype != ETH_P_IPV6 {
+        return Err(Verdict::PassedNotIp);
+    }
+    let mac = ethernet[0] as u64 | (ethernet[1] as u64) << 16 | (ethernet[2] as u64) << 32;
+    if !is_for_us(mac, tags, l3) {
+        return Err(Verdict::PassedNotForUs);
+    }
+    let mut packet = if ethertype == ETH_P_IP { ipv4(ctx, l3) } else { ipv6(ctx, l3) }?;
+    (packet.tags, packet.priority) = (tags, priority);
+    Ok(packet)
+}
+
+#[inline(always)]
+fn is_tag(ethertype: u16) -> bool {
+    ethertype == ETH_P_8021Q || ethertype == ETH_P_8021AD
+}
+
+/// Whether the frame is for this director: promiscuous mode and flooding switches deliver others'.
+#[inline(always)]
+fn is_for_us(mac: u64, tags: Tags, l3: usize) -> bool {
+    let ingress = INGRESS.load();
+    let Some(link) = LINKS.get(ingress) else { return false };
+    if link.mac & MAC_MASK != mac {
+        // A VLAN device or a virtual router may have a MAC of its own.
+        // SAFETY: presence is all that is asked.
+        let known = unsafe { MACS.get(mac | (ingress as u64) << 48) };
+        if known.is_none() {
+            return false;
+        }
+    }
+    if l3 == ETH_LEN {
+        return link.mac & link::flag::UNTAGGED != 0;
+    }
+    // SAFETY: presence is all that is asked.
+    unsafe { TAGS.get(link::tag_key(ingress as u16, tags)) }.is_some()
+}
+
+#[inline(always)]
+fn ipv4(ctx: &XdpContext, l3: usize) -> Result<Packet, Verdict> {
+    let header: [u32; 5] = read(ctx, l3)?;
+    let first = header[0];
+    let header_len = ((first & 0x0f) << 2) as usize;
+    let bytes = u16::from_be((first >> 16) as u16) as u32;
+    if first & 0xf0 != 0x40 || header_len < 20 {
+        return Err(Verdict::PassedMalformed);
+    }
+    let protocol = (header[2] >> 8) as u8;
+    // Flags and fragment offset: more-fragments 0x2000, offset 0x1fff (RFC 791 section 3.1).
+    let fragmentation = u16::from_be((header[1] >> 16) as u16);
+    let mut packet = Packet {
+        l3,
+        header_len,
+        tags: Tags::NONE,
+        priority: 0,
+        is_ipv6: false,
+        fragment: place(fragmentation & 0x1fff, fragmentation & 0x2000),
+        protocol,
+        ttl: header[2] as u8,
+        flags: 0,
+        source: [header[3] as u64, 0],
+        dest: [header[4] as u64, 0],
+        source_port: 0,
+        dest_port: 0,
+        bytes,
+    };
+    transport(ctx, &mut packet, l3 + header_len, header_len as u32)?;
+    Ok(packet)
+}
+
+#[inline(always)]
+fn ipv6(ctx: &XdpContext, l3: usize) -> Result<Packet, Verdict> {
+    let header: [u32; 10] = read(ctx, l3)?;
+    if header[0] & 0xf0 != 0x60 {
+        return Err(Verdict::PassedMalformed);
+    }
+    let word = |i: usize| header[i] as u64 | (header[i + 1] as u64) << 32;
+    let payload = u16::from_be(header[1] as u16) as u32;
+    let mut packet = Packet {
+        l3,
+        header_len: 40,
+        tags: Tags::NONE,
+        priority: 0,
+        is_ipv6: true,
+        fragment: Fragment::Whole,
+        protocol: (header[1] >> 16) as u8,
+        ttl: (header[1] >> 24) as u8,
+        flags: 0,
+        source: [word(2), word(4)],
+        dest: [word(6), word(8)],
+        source_port: 0,
+        dest_port: 0,
+        bytes: 40 + payload,
+    };
+    let extensions = extensions(ctx, &mut packet, l3 + 40)?;
+    transport(ctx, &mut packet, l3 + 40 + extensions, 40 + extensions as u32)?;
+    Ok(packet)
+}
+
+/// Walks the extension headers; their length. The protocol behind them, and whether there is a
+/// fragment header among them, goes into the packet.
+#[inline(always)]
+fn extensions(ctx: &XdpContext, packet: &mut Packet, start: usize) -> Result<usize, Verdict> {
+    // IANA protocol numbers.
+    const HOP_BY_HOP: u8 = 0;
+    const ROUTING: u8 = 43;
+    const FRAGMENT: u8 = 44;
+    const DEST_OPTIONS: u8 = 60;
+    let mut length = 0usize;
+    for _ in 0..MAX_EXTENSIONS {
+        match packet.protocol {
+            HOP_BY_HOP | ROUTING | DEST_OPTIONS => {
+                let [next, units]: [u8; 2] = read(ctx, start + length)?;
+                packet.protocol = next;
+                length += (units as usize + 1) * 8;
+            }
+            FRAGMENT => {
+                let [first, _id]: [u32; 2] = read(ctx, start + length)?;
+                let fragmentation = u16::from_be((first >> 16) as u16);
+                packet.protocol = first as u8;
+                packet.fragment = place(fragmentation >> 3, fragmentation & 1);
+                length += 8;
+                if packet.fragment == Fragment::Later {
+                    break;
+                }
+            }
+            _ => break,
+        }
+        if length > MAX_EXTENSION_BYTES {
+            return Err(Verdict::PassedMalformed);
+        }
+    }
+    Ok(length)
+}
+
+#[inline(always)]
+fn place(offset: u16, more: u16) -> Fragment {
+    if offset != 0 {
+        Fragment::Later
+    } else if more != 0 {
+        Fragment::First
+    } else {
+        Fragment::Whole
+    }
+}
+
+/// Ports and flags; checks that the lengths leave room for the transport header.
+#[inline(always)]
+fn transport(ctx: &XdpContext, packet: &mut Packet, l4: usize, before: u32) -> Result<(), Verdict> {
+    if packet.protocol != protocol::TCP && packet.protocol != protocol::UDP {
+        return Err(Verdict::PassedNotIp);
+    }
+    if packet.fragment != Fragment::Later {
+        let needed = if packet.protocol == protocol::TCP {
+            let header: [u32; 5] = read(ctx, l4)?;
+            ports(packet, header[0]);
+            packet.flags = (header[3] >> 8) as u8;
+            20
+        } else {
+            let header: [u32; 2] = read(ctx, l4)?;
+            ports(packet, header[0]);
+            8
+        };
+        if packet.bytes < before + needed {
+            return Err(Verdict::PassedMalformed);
+        }
+    }
+    let linear = (ctx.data_end() - ctx.data()) as u64;
+    let end = packet.l3 as u64 + packet.bytes as u64;
+    if end > linear {
+        // A jumbo frame's tail is not in the linear part.
+        // SAFETY: the helper only reads the context.
+        let whole = unsafe { bpf_xdp_get_buff_len(ctx.ctx) };
+        if end > whole {
+            return Err(Verdict::PassedMalformed);
+        }
+    }
+    Ok(())
+}
+
+#[inline(always)]
+fn ports(packet: &mut Packet, word: u32) {
+    packet.source_port = word as u16;
+    packet.dest_port = (word >> 16) as u16;
+}

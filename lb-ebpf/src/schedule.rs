@@ -1,0 +1,106 @@
+//! Step 4: which destination a new connection gets, out of the service's published generation.
+
+use core::{ffi::c_void, ptr};
+
+use aya_ebpf::helpers::bpf_loop;
+use lb_common::generation::{Arena, HEADER_WORDS, Header, MAX_MEMBERS, Published, Search, from_table};
+
+use crate::{
+    maps::{ARENA, CONNS, ROTATIONS, SERVICES},
+    word::fetch_add,
+};
+
+/// Turns of the rotation that overloaded destinations may take before the service counts as full.
+const TRIES: u32 = 32;
+
+/// The next destination of the service's rotation; 0 if there is none that takes connections.
+#[inline(never)]
+pub fn next(service: u32) -> u32 {
+    let Some((region, header)) = generation(service) else { return 0 };
+    let Some(rotation) = ROTATIONS.get_ptr_mut(service) else { return 0 };
+    for _ in 0..TRIES {
+        // SAFETY: only the address of a word of the map's value is taken.
+        let position = fetch_add(unsafe { &raw mut (*rotation).position }, 1);
+        let dest = at(region, &header, (position % header.period as u64) as u32);
+        if dest != 0 && !is_overloaded(dest) {
+            return dest;
+        }
+    }
+    0
+}
+
+/// The destination that a flow without an entry gets as long as the generation stands.
+#[inline(never)]
+pub fn by_hash(service: u32, hash: u64) -> u32 {
+    let Some((region, header)) = generation(service) else { return 0 };
+    at(region, &header, ((hash >> 16) as u32) % header.period)
+}
+
+struct Words;
+
+impl Arena for Words {
+    #[inline(always)]
+    fn word(&self, index: u32) -> Option<u64> {
+        ARENA.get(index).copied()
+    }
+}
+
+/// Where the service's generation stands; none if it serves nobody.
+#[inline(always)]
+fn generation(service: u32) -> Option<(u32, Header)> {
+    let record = SERVICES.get(service)?;
+    // SAFETY: one aligned word, which the agent replaces whole.
+    let published = Published(unsafe { ptr::read_volatile(&raw const record.generation) });
+    if published.length() == 0 {
+        return None;
+    }
+    let region = published.offset();
+    let header = Header::from_words([Words.word(region)?, Words.word(region + 1)?]);
+    if header.period == 0 { None } else { Some((region, header)) }
+}
+
+#[inline(always)]
+fn at(region: u32, header: &Header, position: u32) -> u32 {
+    if header.table != 0 {
+        return from_table(&Words, region, header, position).unwrap_or(0);
+    }
+    computed(region, header, position)
+}
+
+/// A rotation too long for a table: a walk over its levels and members.
+#[inline(never)]
+fn computed(region: u32, header: &Header, position: u32) -> u32 {
+    let mut walk = Walk { words: region + HEADER_WORDS, search: Search::new(header, position) };
+    // SAFETY: the callback gets the pointer back and nothing else uses it meanwhile.
+    unsafe {
+        bpf_loop(2 * MAX_MEMBERS, step as *mut c_void, (&raw mut walk).cast(), 0);
+    }
+    walk.search.found.unwrap_or(0)
+}
+
+struct Walk {
+    words: u32,
+    search: Search,
+}
+
+extern "C" fn step(_: u32, walk: *mut c_void) -> i64 {
+    const GO_ON: i64 = 0;
+    const STOP: i64 = 1;
+    // SAFETY: `computed` passed a `Walk`.
+    let walk = unsafe { &mut *walk.cast::<Walk>() };
+    if walk.search.is_over() {
+        return STOP;
+    }
+    match Words.word(walk.words + walk.search.index()) {
+        Some(word) => {
+            walk.search.step(word);
+            GO_ON
+        }
+        None => STOP,
+    }
+}
+
+#[inline(always)]
+fn is_overloaded(dest: u32) -> bool {
+    CONNS.get(dest).is_some_and(|counts| counts.overloaded != 0)
+}

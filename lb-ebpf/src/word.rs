@@ -1,0 +1,48 @@
+//! 64-bit words that CPUs and the agent share.
+
+use core::{
+    cell::UnsafeCell,
+    intrinsics::{AtomicOrdering, atomic_cxchg, atomic_xadd},
+    ptr::{read_volatile, write_volatile},
+};
+
+use lb_common::bucket::Word;
+
+/// A word of map memory. Plain loads and stores are volatile: on x86, the only architecture that the
+/// agent starts on, the hardware keeps their order.
+#[repr(transparent)]
+pub struct KernelWord(UnsafeCell<u64>);
+
+impl Word for KernelWord {
+    #[inline(always)]
+    fn load(&self) -> u64 {
+        // SAFETY: the reference is to map memory, valid and aligned for the program's run.
+        unsafe { read_volatile(self.0.get()) }
+    }
+
+    #[inline(always)]
+    fn store(&self, new: u64) {
+        // SAFETY: as above; other CPUs read and write it only as whole words.
+        unsafe { write_volatile(self.0.get(), new) }
+    }
+
+    #[inline(always)]
+    fn cas(&self, seen: u64, new: u64) -> bool {
+        // SAFETY: as above.
+        unsafe {
+            atomic_cxchg::<u64, { AtomicOrdering::SeqCst }, { AtomicOrdering::SeqCst }>(
+                self.0.get(),
+                seen,
+                new,
+            )
+            .1
+        }
+    }
+}
+
+/// Adds to a shared counter and returns what it was before.
+#[inline(always)]
+pub fn fetch_add(word: *mut u64, by: u64) -> u64 {
+    // SAFETY: callers pass a pointer to an aligned word of a map's value.
+    unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::SeqCst }>(word, by) }
+}
