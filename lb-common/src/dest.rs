@@ -32,4 +32,6 @@ pub mod flag {
     /// The destination was removed: its flows get nothing more, the id waits for them to end.
     pub const RETIRED: u16 = 2;
     pub const IPV6: u16 = 4;
+    /// Its service was deleted: its flows go on, the id waits for them to end.
+    pub const ORPHANED: u16 = 8;
 }

@@ -1,6 +1,6 @@
 //! A service compiled for the scheduler: an immutable region of the `ARENA` array.
 //!
-//! Region, in 64-bit words: a [`Header`] (two words), the *levels* of wrr, the members, the slot
+//! Region, in 64-bit words: a [`Header`] (three words), the *levels* of wrr, the members, the slot
 //! table (two destinations a word). Publishing a region is one store of a [`Published`] word.
 //! The cursor stands outside (position of the next new connection), so that the rotation goes on.
 
@@ -35,11 +35,12 @@ pub const MAX_MEMBERS: u32 = 1024;
 /// Most entries of a slot table; a longer rotation is computed from its levels.
 pub const MAX_TABLE: u32 = 1 << 16;
 /// Words before the levels.
-pub const HEADER_WORDS: u32 = 2;
+pub const HEADER_WORDS: u32 = 3;
 
-/// First two words of a region.
+/// First words of a region.
 ///
-/// Word 0: `period 32 | levels 16 | members 16`; word 1: `table length 32 | scheduler 8 | 0 24`.
+/// Word 0: `period 32 | levels 16 | members 16`; word 1: `table length 32 | scheduler 8 | 0 24`;
+/// word 2: see [`Start`], the agent's own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Header {
     /// New connections until the rotation repeats; 0: no member is eligible.
@@ -55,6 +56,26 @@ pub struct Header {
 pub mod scheduler {
     pub const RR: u8 = 1;
     pub const WRR: u8 = 2;
+}
+
+/// Third word of a region: where the rotation stood when it was published, `position's low bits 32 |
+/// destination served last 32` (0: none). It tells "none served since" from "one round served".
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(transparent)]
+pub struct Start(pub u64);
+
+impl Start {
+    pub const fn new(position: u64, last: u32) -> Self {
+        Self(position & 0xffff_ffff | (last as u64) << 32)
+    }
+
+    pub const fn is_at(self, position: u64) -> bool {
+        self.0 as u32 == position as u32
+    }
+
+    pub const fn last(self) -> u32 {
+        (self.0 >> 32) as u32
+    }
 }
 
 impl Header {

@@ -6,6 +6,7 @@ use std::{
     str::FromStr,
 };
 
+use lb_common::tcp::State;
 use serde::{Deserialize, Serialize};
 
 use super::ServiceName;
@@ -112,6 +113,20 @@ pub struct Timeouts {
 impl Default for Timeouts {
     fn default() -> Self {
         Self { tcp: 900, tcp_fin: 120, tcp_syn: 60, tcp_close: 10, udp: 300 }
+    }
+}
+
+impl Timeouts {
+    /// Of a connection state, in seconds.
+    pub fn of(&self, state: State) -> u32 {
+        match state {
+            State::ESTABLISHED => self.tcp,
+            State::FIN_WAIT => self.tcp_fin,
+            State::SYN_RECV => self.tcp_syn,
+            State::CLOSE => self.tcp_close,
+            State::UDP => self.udp,
+            other => other.default_timeout(),
+        }
     }
 }
 

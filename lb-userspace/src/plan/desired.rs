@@ -1,0 +1,48 @@
+//! What the kernel should hold: the model, and what the network says about its backends.
+
+use std::{collections::BTreeMap, net::IpAddr};
+
+use lb_common::vlan::Tags;
+
+use crate::model::{Service, Timeouts};
+
+/// Input of [`super::plan`].
+#[derive(Clone, Debug, Default)]
+pub struct Desired {
+    pub services: Vec<Service>,
+    pub timeouts: Timeouts,
+    /// CONFIG_HZ of the running kernel: timeouts are turned into ticks with it.
+    pub hz: u32,
+    pub links: Vec<LinkSpec>,
+    /// By backend address; one that is missing counts as unresolved.
+    pub hosts: BTreeMap<IpAddr, HostRoute>,
+}
+
+/// One of the director's interfaces that packets come in or leave by.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LinkSpec {
+    /// The device that has the program: a VLAN device's parent.
+    pub name: String,
+    pub ifindex: u32,
+    pub mac: [u8; 6],
+    /// Sources for ICMP errors.
+    pub ipv4: Option<std::net::Ipv4Addr>,
+    pub ipv6: Option<std::net::Ipv6Addr>,
+    /// Frames without a tag are ours.
+    pub untagged: bool,
+    /// Tags of frames that are ours.
+    pub tags: Vec<Tags>,
+    /// Further MACs that are ours (a VLAN device's own, a virtual router's).
+    pub macs: Vec<[u8; 6]>,
+}
+
+/// How a real server is reached.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum HostRoute {
+    /// Its address is the director's own.
+    Local,
+    /// One hop away.
+    Neighbour { mac: [u8; 6], link: String, tags: Tags, mtu: u16 },
+    /// Not known (yet), or not one hop away.
+    Unresolved,
+}

@@ -1,0 +1,20 @@
+//! From what is wanted to map operations. PURE.
+//!
+//! `plan(desired, snapshot)` compares what should be with what the kernel holds and lists, in the
+//! order in which they must happen, the operations that make them equal; planning again after they
+//! were applied gives none. A restarted agent has no memory but the kernel's: all ids live there.
+
+mod compile;
+mod desired;
+mod ids;
+mod op;
+mod region;
+mod rotation;
+mod snapshot;
+mod steps;
+
+pub use compile::{CompileError, compile};
+pub use desired::{Desired, HostRoute, LinkSpec};
+pub use op::Op;
+pub use snapshot::{Census, EndpointKey, Snapshot};
+pub use steps::{PlanError, plan, reclaim};
