@@ -17,6 +17,7 @@ pub mod flow;
 pub mod generation;
 pub mod host;
 pub mod link;
+pub mod meta;
 pub mod service;
 pub mod tcp;
 pub mod tick;

@@ -1,6 +1,9 @@
-//! Lets aya copy the records to and from the kernel.
+//! The agent's side: lets aya copy the records to and from the kernel, and runs the slot protocol on
+//! mapped memory.
 
-use crate::{counters, dest, endpoint, host, link, service, tick};
+use core::sync::atomic::{AtomicU64, Ordering};
+
+use crate::{bucket::Word, counters, dest, endpoint, host, link, meta, service, tick};
 
 macro_rules! pod {
     ($($record:ty),* $(,)?) => {
@@ -19,7 +22,22 @@ pod!(
     endpoint::Key6,
     host::Host,
     link::Link,
+    meta::Meta,
     service::Rotation,
     service::Service,
     tick::Reading,
 );
+
+impl Word for AtomicU64 {
+    fn load(&self) -> u64 {
+        AtomicU64::load(self, Ordering::Acquire)
+    }
+
+    fn store(&self, new: u64) {
+        AtomicU64::store(self, new, Ordering::Release);
+    }
+
+    fn cas(&self, seen: u64, new: u64) -> bool {
+        self.compare_exchange(seen, new, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+    }
+}

@@ -49,21 +49,21 @@ pub static REFRESH: Global<u32> = Global::new(8);
 // Configuration: written by the agent's reconcile step alone.
 
 #[btf_map]
-pub static FILTER: Array<u64, { endpoint::filter::WORDS as usize }> = Array::new();
+pub static FILTER: Array<u64, { endpoint::filter::WORDS as usize }, MMAPABLE> = Array::new();
 #[btf_map]
 pub static ENDPOINTS4: HashMap<u64, u64, 8192, NO_PREALLOC> = HashMap::new();
 #[btf_map]
 pub static ENDPOINTS6: HashMap<Key6, u64, 8192, NO_PREALLOC> = HashMap::new();
 #[btf_map]
-pub static SERVICES: Array<Service, 4096> = Array::new();
+pub static SERVICES: Array<Service, 4096, MMAPABLE> = Array::new();
 #[btf_map]
 pub static ARENA: Array<u64, 65536, MMAPABLE> = Array::new();
 #[btf_map]
-pub static DESTS: Array<Dest, 16384> = Array::new();
+pub static DESTS: Array<Dest, 16384, MMAPABLE> = Array::new();
 #[btf_map]
-pub static HOSTS: Array<Host, 16384> = Array::new();
+pub static HOSTS: Array<Host, 16384, MMAPABLE> = Array::new();
 #[btf_map]
-pub static LINKS: Array<Link, { link::MAX_LINKS as usize }> = Array::new();
+pub static LINKS: Array<Link, { link::MAX_LINKS as usize }, MMAPABLE> = Array::new();
 #[btf_map]
 pub static TAGS: HashMap<u64, u8, 4096, NO_PREALLOC> = HashMap::new();
 #[btf_map]
@@ -93,4 +93,4 @@ pub static SWEEP: PerCpuArray<u32, 2> = PerCpuArray::new();
 #[btf_map]
 pub static ALLOWANCE: PerCpuArray<Allowance, 1> = PerCpuArray::new();
 #[btf_map]
-pub static CLOCK: Array<Reading, 1> = Array::new();
+pub static CLOCK: Array<Reading, 1, MMAPABLE> = Array::new();

@@ -6,5 +6,7 @@
 //! * ROOT: the agent and the command line.
 
 pub mod api;
+pub mod clock;
+pub mod dataplane;
 pub mod model;
 pub mod plan;

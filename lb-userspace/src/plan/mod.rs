@@ -16,5 +16,5 @@ mod steps;
 pub use compile::{CompileError, compile};
 pub use desired::{Desired, HostRoute, LinkSpec};
 pub use op::Op;
-pub use snapshot::{Census, EndpointKey, Snapshot};
-pub use steps::{PlanError, plan, reclaim};
+pub use snapshot::{Census, EndpointKey, MapSizes, Snapshot, address_words, name_of};
+pub use steps::{PlanError, dest_address, plan, reclaim};

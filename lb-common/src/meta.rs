@@ -1,0 +1,43 @@
+//! What must outlive every program and agent: the tables' secret, their clock and their sizes.
+
+use crate::flow::Secret;
+
+/// Value of the `meta` map, pinned beside (not below) the schema's directory, so that an agent of
+/// another version can say what it found.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Meta {
+    /// [`crate::SCHEMA_VERSION`] of the maps.
+    pub schema: u32,
+    /// CONFIG_HZ when the tables were made; ticks are in it.
+    pub hz: u32,
+    pub secret_a: u64,
+    pub secret_b: u64,
+    /// Buckets of the flow tables, powers of two.
+    pub narrow_buckets: u32,
+    pub wide_buckets: u32,
+    /// Entries of `SERVICES`, `DESTS` (and what belongs to them) and `ARENA`.
+    pub services: u32,
+    pub dests: u32,
+    pub arena: u32,
+    pub pad: u32,
+}
+
+const _: () = assert!(size_of::<Meta>() == 48);
+
+impl Meta {
+    pub const fn secret(&self) -> Secret {
+        Secret { a: self.secret_a, b: self.secret_b }
+    }
+
+    /// Ticks in one second.
+    pub const fn tick_rate(&self) -> u32 {
+        crate::tick::ticks(1, self.hz)
+    }
+}
+
+/// Buckets for a rated capacity of `flows`: four slots a bucket, a quarter of them used.
+pub const fn buckets(flows: u32) -> u32 {
+    let flows = if flows < 16 { 16 } else { flows };
+    flows.next_power_of_two()
+}

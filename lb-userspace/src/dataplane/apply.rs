@@ -1,0 +1,148 @@
+//! Carries out a plan: the only writer of the configuration maps.
+
+use std::{net::IpAddr, sync::atomic::Ordering};
+
+use anyhow::{Context, Result, ensure};
+use aya::maps::{MapError, PerCpuArray, PerCpuValues};
+use lb_common::{
+    counters::{ConnCounts, Counters},
+    dest::Dest,
+    endpoint::{Endpoint, Key6, key4},
+    host::Host,
+    link::Link,
+    service::{NAME_LEN, Rotation, Service},
+    tcp::State,
+};
+
+use super::{maps::Maps, pins::grace_period, snapshot::protocol_number};
+use crate::plan::{EndpointKey, Op, address_words};
+
+const NO_DEST: Dest = Dest {
+    host: 0,
+    service: 0,
+    flags: 0,
+    upper: 0,
+    lower: 0,
+    address: [0; 16],
+    port: [0; 2],
+    weight: 0,
+    pad: 0,
+};
+const NO_HOST: Host = Host { route: 0, path: 0, address: [0; 16], flags: 0, pad: 0 };
+const NO_LINK: Link = Link { mac: 0, ifindex: 0, ipv4: [0; 4], ipv6: [0; 16], name: [0; 16] };
+const NO_SERVICE: Service =
+    Service { generation: 0, flags: 0, pad: 0, timeouts: [0; State::COUNT], name: [0; NAME_LEN + 1] };
+
+impl Maps {
+    /// Does all of it, in order, and waits until no CPU works on what was replaced.
+    pub fn apply(&mut self, ops: &[Op]) -> Result<()> {
+        for op in ops {
+            self.apply_one(op).with_context(|| format!("applying {op:?}"))?;
+        }
+        if !ops.is_empty() {
+            grace_period()?;
+        }
+        Ok(())
+    }
+
+    fn apply_one(&mut self, op: &Op) -> Result<()> {
+        match op {
+            Op::SetLink { index, link } => {
+                self.devices
+                    .set(u32::from(*index), link.ifindex, None, 0)
+                    .with_context(|| format!("interface {} cannot be a redirect target", link.ifindex))?;
+                ensure!(self.links.set(u32::from(*index), link), "LINKS is too small");
+            }
+            Op::DeleteLink { index } => {
+                // Links are few: the device map keeps its entry until the index is given out again.
+                self.links.set(u32::from(*index), &NO_LINK);
+            }
+            Op::AddTag(key) => self.tags.insert(key, 1, 0)?,
+            Op::DeleteTag(key) => gone_already(self.tags.remove(key))?,
+            Op::AddMac(key) => self.macs.insert(key, 1, 0)?,
+            Op::DeleteMac(key) => gone_already(self.macs.remove(key))?,
+            Op::SetHost { index, host } => ensure!(self.hosts.set(*index, host), "HOSTS is too small"),
+            Op::DeleteHost { index } => {
+                self.hosts.set(*index, &NO_HOST);
+            }
+            Op::SetDest { id, dest, fresh } => {
+                if *fresh {
+                    self.conns.set(*id, &ConnCounts::default());
+                    zero(&mut self.dest_counters, *id)?;
+                }
+                ensure!(self.dests.set(*id, dest), "DESTS is too small");
+            }
+            Op::DeleteDest { id } => {
+                self.dests.set(*id, &NO_DEST);
+            }
+            Op::SetService { id, service, fresh } => {
+                if *fresh {
+                    self.services.set(u32::from(*id), &NO_SERVICE);
+                    self.rotations.set(u32::from(*id), &Rotation::default());
+                    zero(&mut self.service_counters, u32::from(*id))?;
+                }
+                // The generation is word 0, and published by itself.
+                ensure!(self.services.set_from(u32::from(*id), service, 1), "SERVICES is too small");
+            }
+            Op::DeleteService { id } => {
+                self.services.set(u32::from(*id), &NO_SERVICE);
+            }
+            Op::WriteRegion { offset, words } => {
+                for (index, word) in (*offset..).zip(words) {
+                    ensure!(self.arena.set(index, word), "ARENA is too small");
+                }
+            }
+            Op::Publish { service, published } => {
+                let words = self.services.words(u32::from(*service)).context("SERVICES is too small")?;
+                words[0].store(published.0, Ordering::Release);
+            }
+            Op::Rotate { service, by } => {
+                let words = self.rotations.words(u32::from(*service)).context("ROTATIONS is too small")?;
+                words[0].fetch_add(*by, Ordering::AcqRel);
+            }
+            Op::SetEndpoint { key, endpoint } => self.set_endpoint(key, *endpoint)?,
+            Op::DeleteEndpoint { key } => self.delete_endpoint(key)?,
+            Op::SetFilter { word, bits } => ensure!(self.filter.set(*word, bits), "FILTER is too small"),
+        }
+        Ok(())
+    }
+
+    fn set_endpoint(&mut self, key: &EndpointKey, endpoint: Endpoint) -> Result<()> {
+        match key.address {
+            IpAddr::V4(_) => self.endpoints4.insert(to_key4(key), endpoint.0, 0)?,
+            IpAddr::V6(_) => self.endpoints6.insert(to_key6(key), endpoint.0, 0)?,
+        }
+        Ok(())
+    }
+
+    fn delete_endpoint(&mut self, key: &EndpointKey) -> Result<()> {
+        match key.address {
+            IpAddr::V4(_) => gone_already(self.endpoints4.remove(&to_key4(key))),
+            IpAddr::V6(_) => gone_already(self.endpoints6.remove(&to_key6(key))),
+        }
+    }
+}
+
+/// Removing what is not there is done.
+fn gone_already(result: Result<(), MapError>) -> Result<()> {
+    match result {
+        Err(MapError::SyscallError(error)) if error.io_error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        Err(MapError::KeyNotFound) => Ok(()),
+        other => Ok(other?),
+    }
+}
+
+fn zero(counters: &mut PerCpuArray<aya::maps::MapData, Counters>, index: u32) -> Result<()> {
+    let cpus = aya::util::nr_cpus().map_err(|(_, error)| error)?;
+    counters.set(index, PerCpuValues::try_from(vec![Counters::default(); cpus])?, 0)?;
+    Ok(())
+}
+
+fn to_key4(key: &EndpointKey) -> u64 {
+    let address = address_words(key.address)[0] as u32;
+    key4(address, key.port.to_be(), protocol_number(key.protocol))
+}
+
+fn to_key6(key: &EndpointKey) -> Key6 {
+    Key6::new(address_words(key.address), key.port.to_be(), protocol_number(key.protocol))
+}

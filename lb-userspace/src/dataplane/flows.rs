@@ -1,0 +1,210 @@
+//! Walking the flow tables through their mappings: listing, flushing, and the sweeper.
+
+use std::{
+    collections::BTreeMap,
+    sync::atomic::{AtomicU64, Ordering},
+};
+
+use lb_common::{
+    bucket::{Bucket, SLOTS, Word, expire, remove},
+    counters::is_overloaded,
+    flow::{NarrowKey, WideKey},
+    tick::Tick,
+    value::Value,
+};
+
+use super::maps::Maps;
+use crate::plan::Census;
+
+/// One live entry of either table.
+#[derive(Clone, Copy, Debug)]
+pub struct FlowEntry {
+    /// Bytes of the client's address, IPv4 in the first four.
+    pub client: [u8; 16],
+    pub client_port: u16,
+    /// What was connected to; 0 where the endpoint says it.
+    pub port: u16,
+    pub endpoint: u16,
+    pub value: Value,
+    place: Place,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Place {
+    wide: bool,
+    bucket: u32,
+    slot: usize,
+}
+
+/// What a round of the sweeper found.
+#[derive(Debug, Default)]
+pub struct Sweep {
+    pub census: Census,
+    /// Entries freed because they had expired.
+    pub expired: u64,
+    pub narrow_live: u64,
+    pub wide_live: u64,
+    /// Live connections by destination: active, inactive.
+    counts: BTreeMap<u32, (u64, u64)>,
+    /// Differences to the kernel's counts that the next round must confirm.
+    drift: BTreeMap<u32, (i64, i64)>,
+}
+
+impl Maps {
+    /// Every live flow.
+    pub fn flows(&self, now: Tick, mut each: impl FnMut(FlowEntry)) {
+        for bucket in 0..self.narrow.entries() {
+            let Some(slots) = self.narrow.bucket(bucket) else { continue };
+            for slot in 0..SLOTS {
+                let (Some(value), tag) = (live(slots, slot, now), slots.tag(slot).load(Ordering::Acquire))
+                else {
+                    continue;
+                };
+                let (source, port, endpoint) = NarrowKey(tag).parts();
+                let mut client = [0; 16];
+                client[..4].copy_from_slice(&source.to_ne_bytes());
+                let place = Place { wide: false, bucket, slot };
+                let client_port = u16::from_be(port);
+                each(FlowEntry { client, client_port, port: 0, endpoint, value, place });
+            }
+        }
+        for bucket in 0..self.wide.entries() {
+            let Some(slots) = self.wide.bucket(bucket) else { continue };
+            for slot in 0..SLOTS {
+                let Some(value) = live(slots, slot, now) else { continue };
+                let word = |i: usize| slots.keys[slot][i].load(Ordering::Acquire);
+                let words = [word(0), word(1), word(2)];
+                let (client_port, port, endpoint) = WideKey::ports(&words);
+                let mut client = [0; 16];
+                client[..8].copy_from_slice(&words[0].to_ne_bytes());
+                client[8..].copy_from_slice(&words[1].to_ne_bytes());
+                let place = Place { wide: true, bucket, slot };
+                let (client_port, port) = (u16::from_be(client_port), u16::from_be(port));
+                each(FlowEntry { client, client_port, port, endpoint, value, place });
+            }
+        }
+    }
+
+    /// Removes a listed flow, if it has not changed since. Whether it did.
+    pub fn flush(&self, entry: &FlowEntry) -> bool {
+        let Place { wide, bucket, slot } = entry.place;
+        let removed = if wide {
+            self.wide.bucket(bucket).and_then(|b| remove(b, slot, entry.value, Value::LOCKED_BY_AGENT))
+        } else {
+            self.narrow.bucket(bucket).and_then(|b| remove(b, slot, entry.value, Value::LOCKED_BY_AGENT))
+        };
+        if let Some(value) = removed {
+            self.uncount(value);
+        }
+        removed.is_some()
+    }
+
+    /// One round over both tables: frees what has expired, counts what lives, and heals the kernel's
+    /// counts where two rounds saw the same difference.
+    pub fn sweep(&self, now: Tick, previous: &Sweep) -> Sweep {
+        let mut sweep = Sweep::default();
+        for index in 0..self.narrow.entries() {
+            if let Some(bucket) = self.narrow.bucket(index) {
+                sweep.narrow_live += self.sweep_bucket(bucket, now, &mut sweep, |slot| {
+                    NarrowKey(bucket.tag(slot).load(Ordering::Acquire)).parts().2
+                });
+            }
+        }
+        for index in 0..self.wide.entries() {
+            if let Some(bucket) = self.wide.bucket(index) {
+                sweep.wide_live += self.sweep_bucket(bucket, now, &mut sweep, |slot| {
+                    WideKey::ports(&[0, 0, bucket.keys[slot][2].load(Ordering::Acquire)]).2
+                });
+            }
+        }
+        self.heal(&mut sweep, previous);
+        sweep
+    }
+
+    fn sweep_bucket<B: Bucket<Word = AtomicU64>>(
+        &self,
+        bucket: &B,
+        now: Tick,
+        sweep: &mut Sweep,
+        endpoint: impl Fn(usize) -> u16,
+    ) -> u64 {
+        let mut found = 0;
+        for slot in 0..SLOTS {
+            if Value(Word::load(bucket.value(slot))).is_free() {
+                continue;
+            }
+            if let Some(value) = expire(bucket, slot, now, Value::LOCKED_BY_AGENT) {
+                self.uncount(value);
+                sweep.expired += 1;
+            } else if let Some(value) = live(bucket, slot, now) {
+                found += 1;
+                sweep.census.endpoints.insert(endpoint(slot));
+                sweep.census.dests.insert(value.dest());
+                let (active, inactive) = sweep.counts.entry(value.dest()).or_default();
+                *(if value.state().is_active() { active } else { inactive }) += 1;
+            }
+        }
+        found
+    }
+
+    /// Counts heal by adding a difference, never by storing an absolute.
+    fn heal(&self, sweep: &mut Sweep, previous: &Sweep) {
+        let ids = previous.drift.keys().chain(previous.counts.keys()).chain(sweep.counts.keys()).copied();
+        for id in ids.collect::<std::collections::BTreeSet<u32>>() {
+            let Some(kernel) = self.conns.get(id) else { continue };
+            let (active, inactive) = sweep.counts.get(&id).copied().unwrap_or_default();
+            let drift =
+                (active.wrapping_sub(kernel.active) as i64, inactive.wrapping_sub(kernel.inactive) as i64);
+            if drift == (0, 0) {
+                continue;
+            }
+            if previous.drift.get(&id) == Some(&drift) {
+                if let Some(words) = self.conns.words(id) {
+                    words[0].fetch_add(drift.0 as u64, Ordering::AcqRel);
+                    words[1].fetch_add(drift.1 as u64, Ordering::AcqRel);
+                    tracing::debug!(destination = id, ?drift, "healed connection counts");
+                }
+            } else {
+                sweep.drift.insert(id, drift);
+            }
+        }
+    }
+
+    fn uncount(&self, value: Value) {
+        let Some(words) = self.conns.words(value.dest()) else { return };
+        let word = if value.state().is_active() { &words[0] } else { &words[1] };
+        word.fetch_sub(1, Ordering::AcqRel);
+        let Some(dest) = self.dests.get(value.dest()).filter(|dest| dest.upper != 0) else { return };
+        let total = words[0].load(Ordering::Acquire).wrapping_add(words[1].load(Ordering::Acquire));
+        let was = words[2].load(Ordering::Acquire) != 0;
+        let is = is_overloaded(total, dest.upper, dest.lower, was);
+        if is != was {
+            words[2].store(u64::from(is), Ordering::Release);
+        }
+    }
+
+    /// Frees the slots that an agent was freeing when it died. Only under the instance's lock.
+    pub(super) fn free_abandoned_slots(&self) {
+        let free = |value: &AtomicU64, tag: &AtomicU64| {
+            if value.load(Ordering::Acquire) == Value::LOCKED_BY_AGENT.0 {
+                tag.store(0, Ordering::Release);
+                value.store(Value::FREE.0, Ordering::Release);
+            }
+        };
+        for index in 0..self.narrow.entries() {
+            if let Some(bucket) = self.narrow.bucket(index) {
+                (0..SLOTS).for_each(|slot| free(bucket.value(slot), bucket.tag(slot)));
+            }
+        }
+        for index in 0..self.wide.entries() {
+            if let Some(bucket) = self.wide.bucket(index) {
+                (0..SLOTS).for_each(|slot| free(bucket.value(slot), bucket.tag(slot)));
+            }
+        }
+    }
+}
+
+fn live<B: Bucket>(bucket: &B, slot: usize, now: Tick) -> Option<Value> {
+    let value = Value(bucket.value(slot).load());
+    (value.is_flow() && !value.expiry().is_past(now)).then_some(value)
+}

@@ -1,0 +1,83 @@
+//! Handles to all pinned maps of an instance.
+
+use anyhow::{Context, Result};
+use aya::maps::{DevMap, HashMap, Map, MapData, PerCpuArray};
+use lb_common::{
+    counters::{ConnCounts, Counters},
+    dest::Dest,
+    endpoint::Key6,
+    flow::{NarrowBucket, WideBucket},
+    host::Host,
+    link::Link,
+    service::{Rotation, Service},
+    tick::Reading,
+};
+
+use super::{layout::Layout, mapped::Mapped};
+
+/// Open maps. Configuration is written by [`Maps::apply`] alone, flow slots are freed by
+/// [`Maps::sweep`] alone.
+pub struct Maps {
+    pub(super) filter: Mapped<u64>,
+    pub(super) endpoints4: HashMap<MapData, u64, u64>,
+    pub(super) endpoints6: HashMap<MapData, Key6, u64>,
+    pub(super) services: Mapped<Service>,
+    pub(super) arena: Mapped<u64>,
+    pub(super) dests: Mapped<Dest>,
+    pub(super) hosts: Mapped<Host>,
+    pub(super) links: Mapped<Link>,
+    pub(super) tags: HashMap<MapData, u64, u8>,
+    pub(super) macs: HashMap<MapData, u64, u8>,
+    pub(super) devices: DevMap<MapData>,
+    pub(super) narrow: Mapped<NarrowBucket<u64>>,
+    pub(super) wide: Mapped<WideBucket<u64>>,
+    pub(super) rotations: Mapped<Rotation>,
+    pub(super) conns: Mapped<ConnCounts>,
+    pub(super) service_counters: PerCpuArray<MapData, Counters>,
+    pub(super) dest_counters: PerCpuArray<MapData, Counters>,
+    pub(super) verdicts: PerCpuArray<MapData, u64>,
+    pub(super) clock: Mapped<Reading>,
+}
+
+impl Maps {
+    pub fn open(layout: &Layout) -> Result<Self> {
+        Ok(Self {
+            filter: mapped(layout, "FILTER")?,
+            endpoints4: typed(layout, "ENDPOINTS4")?,
+            endpoints6: typed(layout, "ENDPOINTS6")?,
+            services: mapped(layout, "SERVICES")?,
+            arena: mapped(layout, "ARENA")?,
+            dests: mapped(layout, "DESTS")?,
+            hosts: mapped(layout, "HOSTS")?,
+            links: mapped(layout, "LINKS")?,
+            tags: typed(layout, "TAGS")?,
+            macs: typed(layout, "MACS")?,
+            devices: typed(layout, "DEVICES")?,
+            narrow: mapped(layout, "FLOWS4")?,
+            wide: mapped(layout, "FLOWSW")?,
+            rotations: mapped(layout, "ROTATIONS")?,
+            conns: mapped(layout, "CONNS")?,
+            service_counters: typed(layout, "SERVICE_COUNTERS")?,
+            dest_counters: typed(layout, "DEST_COUNTERS")?,
+            verdicts: typed(layout, "VERDICTS")?,
+            clock: mapped(layout, "CLOCK")?,
+        })
+    }
+}
+
+fn open(layout: &Layout, name: &str) -> Result<MapData> {
+    let path = layout.map(name);
+    MapData::from_pin(&path).with_context(|| format!("opening the pinned map {}", path.display()))
+}
+
+fn mapped<T>(layout: &Layout, name: &str) -> Result<Mapped<T>> {
+    Mapped::open(&open(layout, name)?).with_context(|| format!("mapping {name}"))
+}
+
+fn typed<T>(layout: &Layout, name: &str) -> Result<T>
+where
+    T: TryFrom<Map, Error = aya::maps::MapError>,
+{
+    let map = Map::from_map_data(open(layout, name)?).with_context(|| format!("map {name}"))?;
+    T::try_from(map).with_context(|| format!("the pinned map {name} is of another kind"))
+}

@@ -1,0 +1,195 @@
+//! An instance's pins: made, adopted, checked, taken down.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, Result, bail};
+use aya::maps::{Array, Map, MapData, MapInfo};
+use lb_common::{SCHEMA_VERSION, flow::Secret, meta::Meta, meta::buckets};
+use rustix::mount::MountFlags;
+
+use super::{Object, layout::Layout, maps::Maps};
+use crate::model::{FlowSizes, Limits};
+
+/// Words of the arena: room for 28 of the longest rotation tables beside 16 backends for each of
+/// 4,096 services.
+const ARENA_WORDS: u32 = 1 << 20;
+
+/// Why the pins cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum PinError {
+    #[error(
+        "{path} holds pins of schema version {found}, and this lb is of version {SCHEMA_VERSION}: \
+         `lb detach` (of either version) takes them down, with all connections"
+    )]
+    OtherSchema { path: PathBuf, found: u32 },
+    #[error("{path} holds other pins than this lb makes ({what}): `lb detach` takes them down")]
+    Damaged { path: PathBuf, what: String },
+}
+
+/// What of an earlier agent's was found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Adopted {
+    /// Nothing: the tables are new.
+    Fresh,
+    /// Its tables, with their connections and counters.
+    Tables,
+}
+
+/// The instance's maps, open, and what is fixed about them.
+pub struct Pins {
+    pub layout: Layout,
+    pub meta: Meta,
+    pub maps: Maps,
+    pub adopted: Adopted,
+}
+
+impl Pins {
+    /// Adopts the pins of an earlier agent, or makes new ones of the wanted sizes. The caller holds
+    /// the instance's lock.
+    pub fn open(layout: Layout, hz: u32, flows: FlowSizes, limits: Limits) -> Result<Self> {
+        mount_bpffs(layout.bpffs())?;
+        fs::create_dir_all(layout.maps()).with_context(|| format!("making {}", layout.maps().display()))?;
+        let (meta, adopted) = match read_meta(&layout)? {
+            Some(meta) => (meta, Adopted::Tables),
+            None => (new_meta(hz, flows, limits)?, Adopted::Fresh),
+        };
+        if adopted == Adopted::Tables {
+            check_sizes(&layout, &meta)?;
+        }
+        drop(Object::open(&layout, &meta, 0)?);
+        let maps = Maps::open(&layout)?;
+        if adopted == Adopted::Fresh {
+            // Last, so that a meta pin means complete maps.
+            write_meta(&layout, &meta)?;
+        } else {
+            maps.free_abandoned_slots();
+        }
+        Ok(Self { layout, meta, maps, adopted })
+    }
+}
+
+fn new_meta(hz: u32, flows: FlowSizes, limits: Limits) -> Result<Meta> {
+    let mut random = [0u8; 16];
+    rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty())
+        .context("getting random bytes for the hash secret")?;
+    let word = |bytes: &[u8]| bytes.iter().fold(0u64, |word, byte| word << 8 | u64::from(*byte));
+    let secret = Secret::from_random(word(&random[..8]), word(&random[8..]));
+    Ok(Meta {
+        schema: SCHEMA_VERSION,
+        hz,
+        secret_a: secret.a,
+        secret_b: secret.b,
+        narrow_buckets: buckets(flows.ipv4),
+        wide_buckets: buckets(flows.wide),
+        // Id 0 does not exist.
+        services: limits.services + 1,
+        dests: limits.destinations + 1,
+        arena: ARENA_WORDS,
+        pad: 0,
+    })
+}
+
+fn read_meta(layout: &Layout) -> Result<Option<Meta>> {
+    let path = layout.meta();
+    if !path.exists() {
+        return Ok(None);
+    }
+    let damaged = |what: String| PinError::Damaged { path: layout.dir(), what };
+    let info = MapInfo::from_pin(&path).map_err(|error| damaged(error.to_string()))?;
+    if info.value_size() as usize != size_of::<Meta>() {
+        bail!(damaged(format!("meta of {} bytes", info.value_size())));
+    }
+    let map = Map::from_map_data(MapData::from_pin(&path)?)?;
+    let meta: Meta = Array::<_, Meta>::try_from(map)?.get(&0, 0)?;
+    if meta.schema != SCHEMA_VERSION {
+        bail!(PinError::OtherSchema { path: layout.dir(), found: meta.schema });
+    }
+    Ok(Some(meta))
+}
+
+fn write_meta(layout: &Layout, meta: &Meta) -> Result<()> {
+    let mut map = Array::<MapData, Meta>::create(1, 0).context("making the meta map")?;
+    map.set(0, meta, 0)?;
+    map.pin(layout.meta()).context("pinning the meta map")
+}
+
+/// aya opens a pin under whatever sizes are asked for; a difference would make the program read
+/// beyond what it believes to be there.
+fn check_sizes(layout: &Layout, meta: &Meta) -> Result<()> {
+    let expected = [
+        ("FLOWS4", meta.narrow_buckets),
+        ("FLOWSW", meta.wide_buckets),
+        ("SERVICES", meta.services),
+        ("DESTS", meta.dests),
+        ("ARENA", meta.arena),
+    ];
+    for (name, entries) in expected {
+        let path = layout.map(name);
+        let damaged = |what: String| PinError::Damaged { path: path.clone(), what };
+        let info = MapInfo::from_pin(&path).map_err(|error| damaged(error.to_string()))?;
+        if info.max_entries() != entries {
+            bail!(damaged(format!("{} entries where meta says {entries}", info.max_entries())));
+        }
+    }
+    Ok(())
+}
+
+/// Mounts bpffs if it is not there.
+fn mount_bpffs(path: &Path) -> Result<()> {
+    /// `BPF_FS_MAGIC` (`include/uapi/linux/magic.h`).
+    const BPF_FS_MAGIC: i64 = 0xcafe_4a11;
+    if let Ok(stat) = rustix::fs::statfs(path)
+        && i64::from(stat.f_type) & 0xffff_ffff == BPF_FS_MAGIC
+    {
+        return Ok(());
+    }
+    fs::create_dir_all(path).with_context(|| format!("making {}", path.display()))?;
+    rustix::mount::mount(
+        "bpf",
+        path,
+        "bpf",
+        MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC,
+        None,
+    )
+    .with_context(|| format!("mounting bpffs on {}", path.display()))?;
+    tracing::info!(path = %path.display(), "mounted bpffs");
+    Ok(())
+}
+
+/// Takes everything of the instance down: links (with them the programs), maps, directories.
+/// Whether there was anything.
+pub fn detach(layout: &Layout) -> io::Result<bool> {
+    let dir = layout.dir();
+    if !dir.exists() {
+        return Ok(false);
+    }
+    // Links first, so that no packet meets half a configuration.
+    for entry in fs::read_dir(&dir)? {
+        let entry = entry?;
+        if entry.file_name().to_string_lossy().starts_with("link_") {
+            fs::remove_file(entry.path())?;
+        }
+    }
+    fs::remove_dir_all(&dir)?;
+    if let Some(parent) = dir.parent() {
+        // Of the last instance.
+        let _ = fs::remove_dir(parent);
+    }
+    Ok(true)
+}
+
+/// Returns when no CPU runs a program that may still use what was replaced before the call.
+pub fn grace_period() -> Result<()> {
+    use rustix::thread::{MembarrierCommand, membarrier};
+    // MEMBARRIER_CMD_GLOBAL is a synchronize_rcu() (kernel/sched/membarrier.c), and XDP programs
+    // run inside an RCU read-side section. It is refused on nohz_full machines.
+    if membarrier(MembarrierCommand::Global).is_err() {
+        // A scheduling clock tick on every CPU ends every section that had begun; a NAPI poll is
+        // bounded by two jiffies (`netdev_budget_usecs`).
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+    Ok(())
+}

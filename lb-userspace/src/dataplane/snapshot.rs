@@ -1,0 +1,120 @@
+//! Reads the configuration maps into the planner's picture of them.
+
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    sync::atomic::Ordering,
+};
+
+use anyhow::{Context, Result};
+use aya::Pod;
+use lb_common::{
+    dest,
+    endpoint::{Endpoint, Key6},
+    generation::Published,
+    host, protocol, service,
+};
+
+use super::{mapped::Mapped, maps::Maps};
+use crate::{
+    model::Protocol,
+    plan::{EndpointKey, MapSizes, Snapshot},
+};
+
+impl Maps {
+    /// What the kernel holds now.
+    pub fn snapshot(&self) -> Result<Snapshot> {
+        let mut snapshot = Snapshot {
+            dests: used(&self.dests, |dest| dest.flags & dest::flag::USED != 0),
+            hosts: used(&self.hosts, |host| host.flags & host::flag::USED != 0),
+            services: used(&self.services, |service| service.flags & service::flag::USED != 0),
+            links: used(&self.links, |link| link.ifindex != 0),
+            filter: used(&self.filter, |bits| *bits != 0),
+            limits: MapSizes {
+                services: self.services.entries(),
+                dests: self.dests.entries(),
+                arena: self.arena.entries(),
+            },
+            ..Snapshot::default()
+        };
+        for (id, service) in &snapshot.services {
+            let published = Published(service.generation);
+            snapshot.regions.insert(*id, self.region(published));
+            let position = self.rotations.get(u32::from(*id)).map_or(0, |rotation| rotation.position);
+            snapshot.rotations.insert(*id, position);
+        }
+        self.read_endpoints(&mut snapshot)?;
+        for key in self.tags.keys() {
+            snapshot.tags.insert(key.context("reading TAGS")?);
+        }
+        for key in self.macs.keys() {
+            snapshot.macs.insert(key.context("reading MACS")?);
+        }
+        Ok(snapshot)
+    }
+
+    fn region(&self, published: Published) -> Vec<u64> {
+        let words = published.offset()..published.offset() + u32::from(published.length());
+        words.filter_map(|index| Some(self.arena.words(index)?[0].load(Ordering::Acquire))).collect()
+    }
+
+    fn read_endpoints(&self, snapshot: &mut Snapshot) -> Result<()> {
+        for entry in self.endpoints4.iter() {
+            let (key, endpoint) = entry.context("reading ENDPOINTS4")?;
+            snapshot.endpoints.insert(from_key4(key), Endpoint(endpoint));
+        }
+        for entry in self.endpoints6.iter() {
+            let (key, endpoint) = entry.context("reading ENDPOINTS6")?;
+            snapshot.endpoints.insert(from_key6(&key), Endpoint(endpoint));
+        }
+        Ok(())
+    }
+}
+
+/// The entries of an array that are in use, by index.
+fn used<K: Ord + TryFrom<u32>, T: Pod>(
+    array: &Mapped<T>,
+    is_used: impl Fn(&T) -> bool,
+) -> std::collections::BTreeMap<K, T> {
+    (0..array.entries())
+        .filter_map(|index| {
+            let value = array.get(index).filter(&is_used)?;
+            Some((K::try_from(index).ok()?, value))
+        })
+        .collect()
+}
+
+fn protocol_of(number: u8) -> Option<Protocol> {
+    match number {
+        protocol::TCP => Some(Protocol::Tcp),
+        protocol::UDP => Some(Protocol::Udp),
+        _ => None,
+    }
+}
+
+/// IANA number; 0 for the entry of an address.
+pub(super) fn protocol_number(protocol: Option<Protocol>) -> u8 {
+    match protocol {
+        Some(Protocol::Tcp) => protocol::TCP,
+        Some(Protocol::Udp) => protocol::UDP,
+        None => 0,
+    }
+}
+
+fn from_key4(key: u64) -> EndpointKey {
+    EndpointKey {
+        address: IpAddr::V4(Ipv4Addr::from(((key >> 32) as u32).to_ne_bytes())),
+        port: u16::from_be((key >> 16) as u16),
+        protocol: protocol_of(key as u8),
+    }
+}
+
+fn from_key6(key: &Key6) -> EndpointKey {
+    let mut bytes = [0; 16];
+    bytes[..8].copy_from_slice(&key.address[0].to_ne_bytes());
+    bytes[8..].copy_from_slice(&key.address[1].to_ne_bytes());
+    EndpointKey {
+        address: IpAddr::V6(Ipv6Addr::from(bytes)),
+        port: u16::from_be(key.port),
+        protocol: protocol_of(key.protocol),
+    }
+}
