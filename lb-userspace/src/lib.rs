@@ -6,4 +6,6 @@
 //! * ROOT: the agent and the command line.
 
 pub mod api;
+pub mod cli;
+pub mod log;
 pub mod model;
