@@ -83,7 +83,8 @@ fn answer(request: Request, reading: &mut u64) {
         Request::ServiceAdd { add, reply } => {
             let taken = services().iter().any(|s| Some(&s.name) == add.name.as_ref());
             drop(reply.send(if taken {
-                Err(Failure::conflict("service mysql exists already").hint("change it with `lb service edit`"))
+                Err(Failure::conflict("service mysql exists already")
+                    .hint("change it with `lb service edit`"))
             } else {
                 done()
             }))

@@ -26,8 +26,9 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
             rejected(rejection, "a request body of this API is a few hundred bytes of JSON")
         })?;
         let body = serde_json::from_slice(&bytes).map_err(|error| {
-            Failure::bad_input(format!("the request body is not what this route takes: {error}"))
-                .hint("the fields of each body are listed in the API reference, and `lb --help` has the same words")
+            Failure::bad_input(format!("the request body is not what this route takes: {error}")).hint(
+                "the fields of each body are listed in the API reference, and `lb --help` has the same words",
+            )
         })?;
         Ok(Self(body))
     }

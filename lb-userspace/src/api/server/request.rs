@@ -18,25 +18,78 @@ pub type Reply<T> = oneshot::Sender<Result<T, Failure>>;
 /// One request of the control API, one variant per route.
 #[derive(Debug)]
 pub enum Request {
-    BackendAdd { service: ServiceName, add: BackendAdd, reply: Reply<Done> },
-    BackendDelete { service: ServiceName, key: BackendKey, reply: Reply<Done> },
-    BackendDrain { service: ServiceName, key: BackendKey, reply: Reply<Done> },
-    BackendEdit { service: ServiceName, key: BackendKey, edit: BackendEdit, reply: Reply<Done> },
-    BackendUndrain { service: ServiceName, key: BackendKey, reply: Reply<Done> },
+    BackendAdd {
+        service: ServiceName,
+        add: BackendAdd,
+        reply: Reply<Done>,
+    },
+    BackendDelete {
+        service: ServiceName,
+        key: BackendKey,
+        reply: Reply<Done>,
+    },
+    BackendDrain {
+        service: ServiceName,
+        key: BackendKey,
+        reply: Reply<Done>,
+    },
+    BackendEdit {
+        service: ServiceName,
+        key: BackendKey,
+        edit: BackendEdit,
+        reply: Reply<Done>,
+    },
+    BackendUndrain {
+        service: ServiceName,
+        key: BackendKey,
+        reply: Reply<Done>,
+    },
     /// The running state as the text of a configuration file.
-    Config { reply: Reply<String> },
-    Conns { filter: ConnFilter, reply: Reply<ConnList> },
-    ConnsFlush { filter: ConnFilter, reply: Reply<Done> },
+    Config {
+        reply: Reply<String>,
+    },
+    Conns {
+        filter: ConnFilter,
+        reply: Reply<ConnList>,
+    },
+    ConnsFlush {
+        filter: ConnFilter,
+        reply: Reply<Done>,
+    },
     /// The agent answers first and ends then.
-    Detach { reply: Reply<Done> },
-    Reload { options: ReloadOptions, reply: Reply<Reloaded> },
-    Service { name: ServiceName, reply: Reply<ServiceView> },
-    ServiceAdd { add: ServiceAdd, reply: Reply<Done> },
-    ServiceDelete { name: ServiceName, reply: Reply<Done> },
-    ServiceEdit { name: ServiceName, edit: ServiceEdit, reply: Reply<Done> },
-    Services { reply: Reply<Vec<ServiceView>> },
-    Stats { reply: Reply<Stats> },
-    Status { reply: Reply<Status> },
+    Detach {
+        reply: Reply<Done>,
+    },
+    Reload {
+        options: ReloadOptions,
+        reply: Reply<Reloaded>,
+    },
+    Service {
+        name: ServiceName,
+        reply: Reply<ServiceView>,
+    },
+    ServiceAdd {
+        add: ServiceAdd,
+        reply: Reply<Done>,
+    },
+    ServiceDelete {
+        name: ServiceName,
+        reply: Reply<Done>,
+    },
+    ServiceEdit {
+        name: ServiceName,
+        edit: ServiceEdit,
+        reply: Reply<Done>,
+    },
+    Services {
+        reply: Reply<Vec<ServiceView>>,
+    },
+    Stats {
+        reply: Reply<Stats>,
+    },
+    Status {
+        reply: Reply<Status>,
+    },
 }
 
 /// A refusal: an HTTP status and the body that explains it.

@@ -14,8 +14,8 @@ use super::{
 };
 use crate::{
     api::types::{
-        BackendAdd, BackendEdit, ConnFilter, ConnList, Done, ReloadOptions, Reloaded, ServiceAdd, ServiceEdit,
-        ServiceView, Stats, Status,
+        BackendAdd, BackendEdit, ConnFilter, ConnList, Done, ReloadOptions, Reloaded, ServiceAdd,
+        ServiceEdit, ServiceView, Stats, Status,
     },
     model::{BackendKey, ServiceName},
 };
@@ -110,7 +110,10 @@ async fn conns(State(agent): Agent, Checked(Query(filter)): Checked<Query<ConnFi
     agent.ask(|reply| Request::Conns { filter, reply }).await.map(Json)
 }
 
-async fn conns_flush(State(agent): Agent, Checked(Query(filter)): Checked<Query<ConnFilter>>) -> Answer<Done> {
+async fn conns_flush(
+    State(agent): Agent,
+    Checked(Query(filter)): Checked<Query<ConnFilter>>,
+) -> Answer<Done> {
     agent.ask(|reply| Request::ConnsFlush { filter, reply }).await.map(Json)
 }
 

@@ -95,11 +95,7 @@ async fn refuse_if_served(path: &Path) -> Result<(), BindError> {
             io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound => Ok(()),
             // The queue of connections is full.
             io::ErrorKind::WouldBlock => Err(BindError::InUse { path: path.to_owned(), pid: None }),
-            _ => Err(BindError::Io {
-                path: path.to_owned(),
-                what: "ask whether an agent serves it",
-                error,
-            }),
+            _ => Err(BindError::Io { path: path.to_owned(), what: "ask whether an agent serves it", error }),
         },
         Err(_) => Err(BindError::InUse { path: path.to_owned(), pid: None }),
     }

@@ -15,9 +15,7 @@ use crate::{
     api::{
         client::{Client, ClientError},
         fake::{self, FakeAgent, name},
-        types::{
-            ApiError, BackendAdd, BackendEdit, ConnFilter, ReloadOptions, ServiceAdd, ServiceEdit,
-        },
+        types::{ApiError, BackendAdd, BackendEdit, ConnFilter, ReloadOptions, ServiceAdd, ServiceEdit},
     },
     model::{BackendKey, Scheduler},
 };
@@ -121,7 +119,10 @@ async fn raw(agent: &FakeAgent, request: &str) -> (u16, ApiError) {
 async fn whatever_is_wrong_comes_back_as_json_with_a_hint() {
     let agent = FakeAgent::start().await;
     let request = |line: &str, body: &str| {
-        format!("{line} HTTP/1.1\r\nHost: lb\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}", body.len())
+        format!(
+            "{line} HTTP/1.1\r\nHost: lb\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        )
     };
     let large = "x".repeat(65 << 10);
     for (line, body, status, says) in [
@@ -211,6 +212,6 @@ async fn a_live_agents_socket_is_refused_and_a_stale_one_replaced() {
 async fn half_a_request_does_not_keep_the_server_alive() {
     let agent = FakeAgent::start().await;
     let mut half = UnixStream::connect(agent.socket()).await.unwrap();
-    half.write_all(b"GET /v1/sta").await.unwrap();
+    half.write_all(b"POST /v1/services HTTP/1.1\r\nHost: lb\r\nContent-Length: 9\r\n\r\n{").await.unwrap();
     tokio::time::timeout(Duration::from_secs(20), agent.stop()).await.expect("serve ends").unwrap();
 }
