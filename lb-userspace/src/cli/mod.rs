@@ -34,7 +34,10 @@ use self::{
     args::{Cli, Command},
     exit::CliError,
 };
-use crate::{api::client::Client, log};
+use crate::{
+    api::client::Client,
+    log::{self, LogError, LogFormat},
+};
 
 pub use self::{
     args::{Paths, RunArgs},
@@ -84,8 +87,7 @@ fn dispatch(cli: Cli, output: &mut Output<'_>) -> Result<(), CliError> {
     let Cli { global, command } = cli;
     match command {
         Command::Run(run) => {
-            log::init(global.log.as_deref().unwrap_or("info"), run.log_format)
-                .map_err(anyhow::Error::from)?;
+            log_to_stderr(global.log.as_deref().unwrap_or("info"), run.log_format)?;
             return Ok(wiring::run_agent(global.paths(&run.place), run)?);
         }
         Command::CheckConfig { file } => return agent::check_config(&file, output),
@@ -93,9 +95,7 @@ fn dispatch(cli: Cli, output: &mut Output<'_>) -> Result<(), CliError> {
         Command::Man { directory } => return pages::man(directory.as_deref(), output),
         _ => {}
     }
-    log::init(global.log.as_deref().unwrap_or("warn"), log::LogFormat::Auto)
-        .or_else(|error| if matches!(error, log::LogError::Twice) { Ok(()) } else { Err(error) })
-        .map_err(anyhow::Error::from)?;
+    log_to_stderr(global.log.as_deref().unwrap_or("warn"), LogFormat::Auto)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let client = Client::new(global.socket());
@@ -120,4 +120,12 @@ fn dispatch(cli: Cli, output: &mut Output<'_>) -> Result<(), CliError> {
             }
         }
     })
+}
+
+fn log_to_stderr(filter: &str, format: LogFormat) -> Result<(), CliError> {
+    match log::init(filter, format) {
+        // Several command lines in one process, as in tests, share the first one's log.
+        Ok(()) | Err(LogError::Twice) => Ok(()),
+        Err(error) => Err(CliError::Local { exit: Exit::Usage, message: error.to_string() }),
+    }
 }

@@ -173,6 +173,7 @@ async fn failures_have_their_codes_and_one_paragraph() {
             "service mysql exists already; change it with `lb service edit`",
         ),
         (agent.socket(), "conn list --backend 10.0.0.1", Exit::Usage, "--backend 10.0.0.1 needs its port"),
+        (agent.socket(), "status --log lb=loud", Exit::Usage, "log filter \"lb=loud\""),
         (agent.socket(), "check-config /no/such/file", Exit::Failure, "cannot read /no/such/file"),
     ] {
         let ran = run(socket, line).await;
