@@ -212,12 +212,7 @@ async fn a_live_agents_socket_is_refused_and_a_stale_one_replaced() {
 async fn half_a_request_does_not_keep_the_server_alive() {
     let agent = FakeAgent::start().await;
     let mut half = UnixStream::connect(agent.socket()).await.unwrap();
-    let head = "POST /v1/services HTTP/1.1
-Host: lb
-Expect: 100-continue
-Content-Length: 9
-
-";
+    let head = "POST /v1/services HTTP/1.1\r\nHost: lb\r\nExpect: 100-continue\r\nContent-Length: 9\r\n\r\n";
     half.write_all(head.as_bytes()).await.unwrap();
     // "100 Continue" comes when the handler waits for the body, which it will not get.
     let mut interim = [0; 12];
