@@ -1,12 +1,15 @@
 //! `lb`: an XDP Direct-Routing load balancer, the user-space half.
 //!
 //! Three rings, imports point inward only:
-//! * PURE: [`model`] - no tokio, no aya, no sockets, no clock;
-//! * IO: sockets, netlink, BPF, HTTP;
-//! * ROOT: the agent and the command line.
+//! * PURE: [`model`], [`config`], [`overlay`] (its journal apart), [`plan`], [`api::types`] - no tokio, no aya,
+//!   no sockets, no clock;
+//! * IO: [`dataplane`], [`api`], [`clock`], [`log`] - BPF, HTTP, the time;
+//! * ROOT: the agent and [`cli`].
 
 pub mod api;
+pub mod cli;
 pub mod clock;
 pub mod dataplane;
+pub mod log;
 pub mod model;
 pub mod plan;

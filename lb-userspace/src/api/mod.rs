@@ -1,5 +1,9 @@
 //! The control API: HTTP + JSON on the agent's unix socket.
 //!
-//! [`types`] is the contract (PURE), shared by the server in the agent and the client in the CLI.
+//! [`types`] is the contract (PURE), shared by [`server`] in the agent and [`client`] in the CLI.
 
+pub mod client;
+#[cfg(test)]
+pub(crate) mod fake;
+pub mod server;
 pub mod types;

@@ -38,6 +38,7 @@ pub struct ApiError {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct ServiceAdd {
     /// Default: the endpoint's text.
     pub name: Option<ServiceName>,
@@ -47,12 +48,14 @@ pub struct ServiceAdd {
 
 /// Fields left out stay as they are.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct ServiceEdit {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scheduler: Option<Scheduler>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct BackendAdd {
     pub key: BackendKey,
     /// 0..=65535
@@ -63,6 +66,7 @@ pub struct BackendAdd {
 
 /// Fields left out stay as they are.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct BackendEdit {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub weight: Option<u16>,
@@ -130,6 +134,7 @@ pub struct Counters {
 
 /// Filters are ANDed; an empty filter means every connection.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct ConnFilter {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub service: Option<ServiceName>,
@@ -248,6 +253,7 @@ pub struct InterfaceView {
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct ReloadOptions {
     /// Keep every CLI change that the file contradicts or does not name.
     #[serde(default)]

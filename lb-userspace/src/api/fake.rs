@@ -1,0 +1,259 @@
+//! An agent for tests: answers from fixed data and remembers what it was asked.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex},
+};
+
+use tokio::{sync::oneshot, task::JoinHandle};
+
+use super::{
+    server::{AgentHandle, Failure, Request, bind, serve},
+    types::{
+        BackendState, BackendView, ConnList, ConnView, Counters, Done, InterfaceView, Reloaded, ServiceStats,
+        ServiceView, Stats, Status, TableStats, VerdictCount,
+    },
+};
+use crate::{
+    api::types::BackendStats,
+    model::{Endpoint, Protocol, Scheduler, ServiceName},
+};
+
+/// A served socket in a temporary directory.
+pub(crate) struct FakeAgent {
+    pub(crate) directory: tempfile::TempDir,
+    pub(crate) asked: Arc<Mutex<Vec<String>>>,
+    stop: Option<oneshot::Sender<()>>,
+    server: JoinHandle<std::io::Result<()>>,
+}
+
+impl FakeAgent {
+    pub(crate) async fn start() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let listener = bind(&directory.path().join("lb.sock"), None).await.unwrap();
+        let (handle, mut requests) = AgentHandle::channel();
+        let asked = Arc::new(Mutex::new(Vec::new()));
+        let log = asked.clone();
+        tokio::spawn(async move {
+            let mut reading = 0;
+            while let Some(request) = requests.recv().await {
+                log.lock().unwrap().push(without_reply(&request));
+                answer(request, &mut reading);
+            }
+        });
+        let (stop, stopped) = oneshot::channel();
+        let server = tokio::spawn(serve(listener, handle, async {
+            let _ = stopped.await;
+        }));
+        Self { directory, asked, stop: Some(stop), server }
+    }
+
+    pub(crate) fn socket(&self) -> PathBuf {
+        socket_in(self.directory.path())
+    }
+
+    /// The last request, as its `Debug` text without the reply channel.
+    pub(crate) fn last(&self) -> String {
+        self.asked.lock().unwrap().last().cloned().unwrap_or_default()
+    }
+
+    pub(crate) async fn stop(mut self) -> std::io::Result<()> {
+        let _ = self.stop.take().unwrap().send(());
+        self.server.await.unwrap()
+    }
+}
+
+fn socket_in(directory: &Path) -> PathBuf {
+    directory.join("lb.sock")
+}
+
+fn without_reply(request: &Request) -> String {
+    let text = format!("{request:?}");
+    let end = text.find(", reply").or_else(|| text.find(" { reply")).unwrap_or(text.len());
+    text[..end].to_owned()
+}
+
+fn answer(request: Request, reading: &mut u64) {
+    let done = || Ok(Done::default());
+    let warned = || Ok(Done { warnings: vec!["the MAC address is not known yet".to_owned()] });
+    match request {
+        Request::Status { reply } => drop(reply.send(Ok(status()))),
+        Request::Services { reply } => drop(reply.send(Ok(services()))),
+        Request::Service { name, reply } => drop(reply.send(find(&name))),
+        Request::ServiceAdd { add, reply } => {
+            let taken = services().iter().any(|s| Some(&s.name) == add.name.as_ref());
+            drop(reply.send(if taken {
+                Err(Failure::conflict("service mysql exists already")
+                    .hint("change it with `lb service edit`"))
+            } else {
+                done()
+            }))
+        }
+        Request::ServiceEdit { name, reply, .. } | Request::ServiceDelete { name, reply } => {
+            drop(reply.send(find(&name).map(|_| Done::default())))
+        }
+        Request::BackendAdd { reply, .. } => drop(reply.send(warned())),
+        Request::BackendEdit { reply, .. }
+        | Request::BackendDelete { reply, .. }
+        | Request::BackendDrain { reply, .. }
+        | Request::BackendUndrain { reply, .. }
+        | Request::ConnsFlush { reply, .. }
+        | Request::Detach { reply } => drop(reply.send(done())),
+        Request::Config { reply } => drop(reply.send(Ok("services: []\n".to_owned()))),
+        Request::Conns { reply, .. } => drop(reply.send(Ok(conns()))),
+        Request::Reload { reply, .. } => drop(reply.send(Ok(Reloaded {
+            changes: vec!["service mysql: scheduler rr -> wrr".to_owned()],
+            discarded: vec!["backend 10.0.0.9:3306 of mysql".to_owned()],
+            warnings: vec![],
+        }))),
+        Request::Stats { reply } => {
+            *reading += 1;
+            drop(reply.send(Ok(stats(*reading))))
+        }
+    }
+}
+
+fn find(name: &ServiceName) -> Result<ServiceView, Failure> {
+    services().into_iter().find(|s| s.name == *name).ok_or_else(|| {
+        Failure::not_found(format!("there is no service {name}")).hint("the nearest name is mysql")
+    })
+}
+
+pub(crate) fn name(text: &str) -> ServiceName {
+    ServiceName::new(text).unwrap()
+}
+
+fn counters(connections: u64, packets: u64, bytes: u64) -> Counters {
+    Counters { connections, packets, bytes }
+}
+
+fn backend(key: &str, state: BackendState) -> BackendView {
+    let resolved = state != BackendState::Unresolved;
+    BackendView {
+        key: key.parse().unwrap(),
+        weight: 1,
+        upper_threshold: 0,
+        lower_threshold: 0,
+        state,
+        detail: (!resolved).then(|| "no answer to ARP on eth1".to_owned()),
+        mac: resolved.then(|| "02:00:00:00:00:0a".to_owned()),
+        interface: resolved.then(|| "eth1".to_owned()),
+        active: 3,
+        inactive: 1,
+        counters: counters(1_234_567, 98_765_432, 123_456_789_012),
+    }
+}
+
+/// One IPv4 service with a name, one IPv6 service called after its endpoint.
+pub(crate) fn services() -> Vec<ServiceView> {
+    let v6 = Endpoint { address: "2001:db8::53".parse().unwrap(), port: 53, protocol: Protocol::Udp };
+    vec![
+        ServiceView {
+            name: name("mysql"),
+            endpoint: Endpoint {
+                address: "172.18.14.100".parse().unwrap(),
+                port: 3306,
+                protocol: Protocol::Tcp,
+            },
+            scheduler: Scheduler::Rr,
+            counters: counters(2_469_134, 197_530_864, 246_913_578_024),
+            backends: vec![
+                backend("172.18.14.11:3306", BackendState::Up),
+                backend("172.18.14.12:3306", BackendState::Drained),
+            ],
+        },
+        ServiceView {
+            name: v6.default_name(),
+            endpoint: v6,
+            scheduler: Scheduler::Wrr,
+            counters: counters(7, 7, 539),
+            backends: vec![backend("[2001:db8::a]:53", BackendState::Unresolved)],
+        },
+    ]
+}
+
+pub(crate) fn conns() -> ConnList {
+    ConnList {
+        total: 2,
+        conns: vec![
+            ConnView {
+                protocol: Protocol::Tcp,
+                client: "10.1.2.3:40000".parse().unwrap(),
+                virtual_address: "172.18.14.100:3306".parse().unwrap(),
+                service: name("mysql"),
+                backend: "172.18.14.11:3306".parse().unwrap(),
+                state: "ESTABLISHED".to_owned(),
+                expires: 899,
+            },
+            ConnView {
+                protocol: Protocol::Udp,
+                client: "[2001:db8::c]:5353".parse().unwrap(),
+                virtual_address: "[2001:db8::53]:53".parse().unwrap(),
+                service: name("udp/[2001:db8::53]:53"),
+                backend: "[2001:db8::a]:53".parse().unwrap(),
+                state: "UDP".to_owned(),
+                expires: 7,
+            },
+        ],
+    }
+}
+
+/// The `n`th reading, two seconds after the one before.
+pub(crate) fn stats(n: u64) -> Stats {
+    let verdict = |name: &str, meaning: &str, packets| VerdictCount {
+        name: name.to_owned(),
+        meaning: meaning.to_owned(),
+        packets,
+    };
+    Stats {
+        monotonic_ns: n * 2_000_000_000,
+        total: counters(100 * n, 4000 * n, 6_000_000 * n),
+        services: vec![ServiceStats {
+            name: name("mysql"),
+            endpoint: services()[0].endpoint,
+            counters: counters(100 * n, 4000 * n, 6_000_000 * n),
+            backends: vec![BackendStats {
+                key: "172.18.14.11:3306".parse().unwrap(),
+                counters: counters(50 * n, 2000 * n, 3_000_000 * n),
+            }],
+        }],
+        verdicts: vec![
+            verdict("forwarded", "sent on to a backend", 4000 * n),
+            verdict("passed-not-a-vip", "not ours, left to the host's stack", 12),
+            verdict("dropped-no-backend", "no backend could take the connection", 0),
+        ],
+        flows: vec![TableStats {
+            table: "ipv4".to_owned(),
+            used: 524_288,
+            rated: 1_048_576,
+            memory_bytes: 64 << 20,
+        }],
+    }
+}
+
+pub(crate) fn status() -> Status {
+    Status {
+        version: "0.1.0".to_owned(),
+        instance: "default".to_owned(),
+        pid: 4242,
+        uptime: 93_784,
+        config_file: "/etc/lb/lb.yaml".to_owned(),
+        bpf_pin_dir: "/sys/fs/bpf/lb/default".to_owned(),
+        schema_version: 1,
+        interfaces: vec![InterfaceView {
+            name: "eth0.100".to_owned(),
+            attached_to: "eth0".to_owned(),
+            ifindex: 2,
+            vlan: 100,
+            mode: "native".to_owned(),
+            program_id: 77,
+            mac: "02:00:00:00:00:01".to_owned(),
+            mtu: 1500,
+        }],
+        services: 2,
+        backends: 3,
+        unresolved_backends: 1,
+        overlay: vec!["backend 172.18.14.12:3306 of mysql is drained".to_owned()],
+        warnings: vec!["eth0: LRO is on; `ethtool -K eth0 lro off`".to_owned()],
+    }
+}

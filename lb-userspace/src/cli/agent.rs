@@ -1,0 +1,123 @@
+//! Commands about the agent as a whole: reload, detach, save, check-config.
+
+use std::{
+    fs,
+    io::{self, Read, Write},
+    path::Path,
+};
+
+use anyhow::Context;
+use clap::Args;
+
+use super::{
+    CliError, Output,
+    args::Paths,
+    number, parse,
+    wiring::{self, ConfigSummary},
+};
+use crate::api::{
+    client::{Client, ClientError},
+    types::{Done, ReloadOptions, Reloaded},
+};
+
+#[derive(Debug, Args)]
+pub(super) struct ReloadArgs {
+    /// Keep every change made by command that the file contradicts or does not name
+    #[arg(long)]
+    pub(super) keep_runtime: bool,
+}
+
+pub(super) async fn reload(
+    args: ReloadArgs,
+    client: &Client,
+    output: &mut Output<'_>,
+) -> Result<(), CliError> {
+    let reloaded = client.reload(&ReloadOptions { keep_runtime: args.keep_runtime }).await?;
+    output.warn(&reloaded.warnings);
+    if output.is_json() {
+        return Ok(output.json(&reloaded, false)?);
+    }
+    let Reloaded { changes, discarded, warnings: _ } = reloaded;
+    if changes.is_empty() {
+        output.line("the running state equals the file already: nothing changed")?;
+    }
+    for change in changes {
+        output.line(format!("changed: {change}"))?;
+    }
+    for entry in discarded {
+        output.line(format!("discarded, the file overrules it: {entry}"))?;
+    }
+    Ok(())
+}
+
+pub(super) async fn detach(client: &Client, paths: &Paths, output: &mut Output<'_>) -> Result<(), CliError> {
+    let done = match client.detach().await {
+        Err(ClientError::NotRunning { .. }) => Done { warnings: wiring::detach_without_agent(paths).await? },
+        answer => answer?,
+    };
+    output.done(&done, || format!("instance {} is detached: nothing is forwarded any more", paths.instance))
+}
+
+pub(super) async fn save(file: &Path, client: &Client, output: &mut Output<'_>) -> Result<(), CliError> {
+    let text = client.config().await?;
+    if parse::is_stdout(file) {
+        return Ok(output.raw(text.as_bytes())?);
+    }
+    replace(file, &text).with_context(|| format!("cannot write {}; it is as it was", file.display()))?;
+    output.note(&format!("the running state is saved in {}", file.display()));
+    Ok(())
+}
+
+pub(super) fn check_config(file: &Path, output: &mut Output<'_>) -> Result<(), CliError> {
+    let (name, text) = if parse::is_stdout(file) {
+        let mut text = String::new();
+        io::stdin().read_to_string(&mut text).context("cannot read stdin")?;
+        ("<stdin>".to_owned(), text)
+    } else {
+        let text = fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
+        (file.display().to_string(), text)
+    };
+    let summary = wiring::check_config(&name, &text)?;
+    output.warn(&summary.warnings);
+    if output.is_json() {
+        return Ok(output.json(&summary, false)?);
+    }
+    let ConfigSummary { services, backends, memory_bytes, warnings: _ } = summary;
+    let memory = number::bytes(memory_bytes);
+    Ok(output
+        .line(format!("{name}: good; {services} services, {backends} backends, {memory} of map memory"))?)
+}
+
+/// Replaces `file` as a whole or not at all, keeping its mode.
+fn replace(file: &Path, text: &str) -> io::Result<()> {
+    // Through a symbolic link the target is what is meant.
+    let file = fs::canonicalize(file).unwrap_or_else(|_| file.to_owned());
+    let name = file.file_name().ok_or(io::ErrorKind::InvalidFilename)?.to_string_lossy();
+    let draft = file.with_file_name(format!(".{name}.{}", std::process::id()));
+    let written = (|| {
+        let mut target = fs::File::create(&draft)?;
+        if let Ok(old) = fs::metadata(&file) {
+            target.set_permissions(old.permissions())?;
+        }
+        target.write_all(text.as_bytes())?;
+        target.sync_all()?;
+        fs::rename(&draft, &file)
+    })();
+    if written.is_err() {
+        let _ = fs::remove_file(&draft); // the first error is the one to report
+    }
+    written
+}
+
+impl Output<'_> {
+    /// A change that was made: the API's body, or its warnings and one line.
+    pub(super) fn done(&mut self, done: &Done, line: impl FnOnce() -> String) -> Result<(), CliError> {
+        self.warn(&done.warnings);
+        if self.is_json() {
+            self.json(done, false)?
+        } else {
+            self.line(line())?
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,172 @@
+//! The top of the command line: global options and the list of commands.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use super::{
+    agent::ReloadArgs, backend::BackendCommand, conn::ConnCommand, exit::EXIT_CODES, parse,
+    realserver::RealserverCommand, service::ServiceCommand, stats::StatsArgs,
+};
+use crate::log::LogFormat;
+
+/// Layer-4 load balancer in XDP, Direct Routing.
+///
+/// `lb run` is the agent of a director. The other commands talk to it over its unix socket, except
+/// `lb realserver`, which prepares a backend, and those that only read files.
+#[derive(Debug, Parser)]
+#[command(name = "lb", version, after_long_help = EXIT_CODES)]
+pub(super) struct Cli {
+    #[command(flatten)]
+    pub(super) global: Global,
+    #[command(subcommand)]
+    pub(super) command: Command,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Global options")]
+pub(super) struct Global {
+    /// Which agent of this host, where there are several (environment: LB_INSTANCE)
+    #[arg(long, global = true, value_name = "NAME", env = "LB_INSTANCE", hide_env = true)]
+    #[arg(default_value = "default", value_parser = parse::instance)]
+    pub(super) instance: String,
+    /// The agent's control socket (environment: LB_SOCKET) [default: /run/lb/INSTANCE.sock]
+    #[arg(long, global = true, value_name = "PATH", env = "LB_SOCKET", hide_env = true)]
+    pub(super) socket: Option<PathBuf>,
+    /// Tables for people or JSON for programs
+    #[arg(long, short, global = true, value_name = "FORMAT", value_enum, default_value_t)]
+    pub(super) output: OutputFormat,
+    /// Colour in tables; auto: on a terminal, unless NO_COLOR is set
+    #[arg(long, global = true, value_name = "WHEN", value_enum, default_value_t)]
+    pub(super) color: ColorChoice,
+    /// What is logged to stderr: error, warn, info, debug, trace, or levels by module such as
+    /// info,lb::agent=debug (environment: LB_LOG) [default: info for run, else warn]
+    #[arg(long, global = true, value_name = "FILTER", env = "LB_LOG", hide_env = true)]
+    pub(super) log: Option<String>,
+}
+
+/// What stdout is for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(super) enum OutputFormat {
+    #[default]
+    Table,
+    Json,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(super) enum ColorChoice {
+    #[default]
+    Auto,
+    Always,
+    Never,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Runs the agent of this director in the foreground
+    ///
+    /// Loads and attaches the XDP program, or adopts what an earlier agent left running, and keeps it
+    /// equal to the configuration until SIGTERM. SIGTERM leaves forwarding up; `lb detach` takes it
+    /// down. SIGHUP reloads.
+    Run(RunArgs),
+    /// Makes the agent read its configuration file again, all of it or, on an error, none
+    Reload(ReloadArgs),
+    /// Takes everything down: program, maps, pins, added VIPs; also when no agent runs
+    Detach(Place),
+    /// Validates a configuration file without touching anything
+    CheckConfig {
+        /// The file, - for stdin
+        file: PathBuf,
+    },
+    /// Shows on one screen how the director is and what needs attention
+    Status {
+        /// Where bpffs is mounted; looked at when no agent answers
+        #[arg(long, value_name = "DIR", default_value = "/sys/fs/bpf")]
+        bpffs: PathBuf,
+    },
+    /// Writes the running state as a configuration file that reproduces it
+    Save {
+        /// Where to, - for stdout
+        #[arg(default_value = "-")]
+        file: PathBuf,
+    },
+    /// Services (IPVS: virtual servers)
+    #[command(subcommand)]
+    Service(ServiceCommand),
+    /// Backends of a service (IPVS: real servers)
+    #[command(subcommand)]
+    Backend(BackendCommand),
+    /// Connections in the flow table
+    #[command(subcommand)]
+    Conn(ConnCommand),
+    /// Counters of services, backends, verdicts and flow tables
+    Stats(StatsArgs),
+    /// Prepares this host as a backend: VIPs on lo, and ARP silent about them
+    #[command(subcommand)]
+    Realserver(RealserverCommand),
+    /// Prints a shell's completion script
+    #[command(after_help = "bash: lb completions bash > /usr/share/bash-completion/completions/lb")]
+    Completions {
+        /// The shell to make it for
+        shell: clap_complete::Shell,
+    },
+    /// Prints the manual page lb(1), or writes a page for every command
+    Man {
+        /// Where to write the pages: one file per command
+        #[arg(value_name = "DIR")]
+        directory: Option<PathBuf>,
+    },
+}
+
+/// `lb run`
+#[derive(Clone, Debug, Args)]
+pub struct RunArgs {
+    /// The configuration file (YAML)
+    #[arg(long, short, value_name = "FILE")]
+    pub config: PathBuf,
+    /// Take an interface over from an XDP program of somebody else
+    #[arg(long)]
+    pub replace: bool,
+    #[command(flatten)]
+    pub place: Place,
+    /// Group whose members may use the control socket [default: only root]
+    #[arg(long, value_name = "GROUP")]
+    pub socket_group: Option<String>,
+    /// How log lines look; auto: journald where stderr is the journal, else text
+    #[arg(long, value_name = "FORMAT", value_enum, default_value_t)]
+    pub log_format: LogFormat,
+}
+
+/// Where an agent keeps things.
+#[derive(Clone, Debug, Args)]
+pub struct Place {
+    /// Directory of the journal of changes made by command
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/lb")]
+    pub state_dir: PathBuf,
+    /// Where bpffs is mounted; the pins are in DIR/lb/INSTANCE
+    #[arg(long, value_name = "DIR", default_value = "/sys/fs/bpf")]
+    pub bpffs: PathBuf,
+}
+
+/// An instance and everything that is named after it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Paths {
+    pub instance: String,
+    /// Control socket.
+    pub socket: PathBuf,
+    /// As given: not yet with the instance in it.
+    pub state_dir: PathBuf,
+    /// The mount point, not the instance's directory below it.
+    pub bpffs: PathBuf,
+}
+
+impl Global {
+    pub(super) fn socket(&self) -> PathBuf {
+        self.socket.clone().unwrap_or_else(|| format!("/run/lb/{}.sock", self.instance).into())
+    }
+
+    pub(super) fn paths(&self, place: &Place) -> Paths {
+        let Place { state_dir, bpffs } = place.clone();
+        Paths { instance: self.instance.clone(), socket: self.socket(), state_dir, bpffs }
+    }
+}

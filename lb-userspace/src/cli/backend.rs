@@ -1,0 +1,236 @@
+//! `lb backend`: IPVS's real servers.
+
+use clap::{Args, Subcommand};
+use comfy_table::{Cell, Table};
+use serde::Serialize;
+
+use super::{
+    CliError, Output, number,
+    output::{Column, Tone, or_dash},
+    parse::{self, BackendArg, ServiceArg},
+    service,
+};
+use crate::{
+    api::{
+        client::Client,
+        types::{BackendAdd, BackendEdit, BackendState, BackendView, Done, ServiceView},
+    },
+    model::{BackendKey, ServiceName},
+};
+
+#[derive(Debug, Subcommand)]
+pub(super) enum BackendCommand {
+    /// Adds a backend to a service: lb backend add mysql 172.18.14.11 -w 3
+    Add(AddArgs),
+    /// Changes a backend's weight or thresholds; connections stay
+    Edit(EditArgs),
+    /// Removes a backend; open connections go on until they end
+    Del(Which),
+    /// Sends a backend no new connections, keeping its weight; open ones go on
+    Drain(Which),
+    /// Ends a drain
+    Undrain(Which),
+    /// Lists the backends of one service or of all
+    List {
+        /// The service: its name, or its endpoint VIP:PORT or PROTOCOL/VIP:PORT
+        #[arg(value_parser = parse::service)]
+        service: Option<ServiceArg>,
+    },
+}
+
+/// A backend of a service.
+#[derive(Debug, Args)]
+pub(super) struct Which {
+    /// The service: its name, or its endpoint VIP:PORT or PROTOCOL/VIP:PORT
+    #[arg(value_parser = parse::service)]
+    pub(super) service: ServiceArg,
+    /// The backend; the port is the service's, so it may be left out
+    #[arg(value_name = "ADDRESS[:PORT]", value_parser = parse::backend)]
+    pub(super) backend: BackendArg,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct AddArgs {
+    #[command(flatten)]
+    pub(super) which: Which,
+    /// Share of new connections, 0 to 65535; 0 gets none
+    #[arg(short, long, value_name = "N", default_value_t = 1)]
+    pub(super) weight: u16,
+    /// Connections at which the backend gets no new ones; 0: no limit
+    #[arg(short = 'x', long, alias = "u-threshold", value_name = "N", default_value_t = 0)]
+    pub(super) upper_threshold: u32,
+    /// Connections below which it gets new ones again; 0: three quarters of the upper threshold
+    #[arg(short = 'y', long, alias = "l-threshold", value_name = "N", default_value_t = 0)]
+    pub(super) lower_threshold: u32,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct EditArgs {
+    #[command(flatten)]
+    pub(super) which: Which,
+    #[command(flatten)]
+    pub(super) change: Change,
+}
+
+/// What is not given stays as it is.
+#[derive(Debug, Args)]
+#[group(required = true, multiple = true)]
+pub(super) struct Change {
+    /// Share of new connections, 0 to 65535; 0 gets none
+    #[arg(short, long, value_name = "N")]
+    pub(super) weight: Option<u16>,
+    /// Connections at which the backend gets no new ones; 0: no limit
+    #[arg(short = 'x', long, alias = "u-threshold", value_name = "N")]
+    pub(super) upper_threshold: Option<u32>,
+    /// Connections below which it gets new ones again; 0: three quarters of the upper threshold
+    #[arg(short = 'y', long, alias = "l-threshold", value_name = "N")]
+    pub(super) lower_threshold: Option<u32>,
+}
+
+pub(super) async fn run(
+    command: BackendCommand,
+    client: &Client,
+    output: &mut Output<'_>,
+) -> Result<(), CliError> {
+    let (done, service, key, what) = match command {
+        BackendCommand::List { service } => return list(service, client, output).await,
+        BackendCommand::Add(AddArgs { which, weight, upper_threshold, lower_threshold }) => {
+            let (service, key) = find(client, &which).await?;
+            let add = BackendAdd { key, weight, upper_threshold, lower_threshold };
+            (client.backend_add(&service, &add).await?, service, key, "added")
+        }
+        BackendCommand::Edit(EditArgs { which, change }) => {
+            let (service, key) = find(client, &which).await?;
+            let Change { weight, upper_threshold, lower_threshold } = change;
+            let edit = BackendEdit { weight, upper_threshold, lower_threshold };
+            (client.backend_edit(&service, key, &edit).await?, service, key, "changed")
+        }
+        BackendCommand::Del(which) => {
+            let (service, key) = find(client, &which).await?;
+            (client.backend_delete(&service, key).await?, service, key, "removed")
+        }
+        BackendCommand::Drain(which) => {
+            let (service, key) = find(client, &which).await?;
+            (client.backend_drain(&service, key).await?, service, key, "drained")
+        }
+        BackendCommand::Undrain(which) => {
+            let (service, key) = find(client, &which).await?;
+            (client.backend_undrain(&service, key).await?, service, key, "undrained")
+        }
+    };
+    say_done(&done, &service, key, what, output)
+}
+
+fn say_done(
+    done: &Done,
+    service: &ServiceName,
+    key: BackendKey,
+    what: &str,
+    output: &mut Output<'_>,
+) -> Result<(), CliError> {
+    output.done(done, || format!("backend {key} of {service} {what}"))
+}
+
+/// The service's name and the backend's key; asks the agent only for what was not typed.
+async fn find(client: &Client, which: &Which) -> Result<(ServiceName, BackendKey), CliError> {
+    let BackendArg { address, port } = which.backend;
+    match port {
+        Some(port) => Ok((service::find_name(client, &which.service).await?, BackendKey { address, port })),
+        None => {
+            let view = service::find(client, &which.service).await?;
+            Ok((view.name, BackendKey { address, port: view.endpoint.port }))
+        }
+    }
+}
+
+/// A backend as `lb backend list --output json` prints it: the API's, with its service's name.
+#[derive(Serialize)]
+struct Listed<'a> {
+    service: &'a ServiceName,
+    #[serde(flatten)]
+    backend: &'a BackendView,
+}
+
+async fn list(service: Option<ServiceArg>, client: &Client, output: &mut Output<'_>) -> Result<(), CliError> {
+    let services = match service {
+        Some(service) => vec![service::find(client, &service).await?],
+        None => client.services().await?,
+    };
+    if output.is_json() {
+        let listed: Vec<Listed<'_>> = services
+            .iter()
+            .flat_map(|s| s.backends.iter().map(|backend| Listed { service: &s.name, backend }))
+            .collect();
+        return Ok(output.json(&listed, false)?);
+    }
+    let table = list_table(&services, output);
+    Ok(output.table(&table)?)
+}
+
+/// One row per backend of each service.
+pub(super) fn list_table(services: &[ServiceView], output: &Output<'_>) -> Table {
+    use Column::{Number, Text};
+    let mut table = output.columns(&[
+        Text("Service"),
+        Text("Backend"),
+        Text("State"),
+        Number("Weight"),
+        Number("ActiveConn"),
+        Number("InActConn"),
+        Number("Conns"),
+        Number("Packets"),
+        Number("Bytes"),
+        Text("MAC"),
+        Text("Interface"),
+        Text("Detail"),
+    ]);
+    for (service, backend) in services.iter().flat_map(|s| s.backends.iter().map(move |b| (s, b))) {
+        table.add_row(vec![
+            Cell::new(&service.name),
+            Cell::new(backend.key),
+            state_cell(backend.state),
+            Cell::new(backend.weight),
+            Cell::new(number::count(backend.active)),
+            Cell::new(number::count(backend.inactive)),
+            Cell::new(number::count(backend.counters.connections)),
+            Cell::new(number::count(backend.counters.packets)),
+            Cell::new(number::bytes(backend.counters.bytes)),
+            Cell::new(or_dash(backend.mac.as_ref())),
+            Cell::new(or_dash(backend.interface.as_ref())),
+            Cell::new(detail(backend)),
+        ]);
+    }
+    table
+}
+
+/// The state's word, as in JSON.
+pub(super) fn state_word(state: BackendState) -> &'static str {
+    match state {
+        BackendState::Up => "up",
+        BackendState::Drained => "drained",
+        BackendState::Quiesced => "quiesced",
+        BackendState::Overloaded => "overloaded",
+        BackendState::Unresolved => "unresolved",
+    }
+}
+
+/// Drained and quiesced are what somebody wanted; the others are not.
+pub(super) fn state_tone(state: BackendState) -> Tone {
+    match state {
+        BackendState::Up => Tone::Good,
+        BackendState::Drained | BackendState::Quiesced => Tone::Notice,
+        BackendState::Overloaded | BackendState::Unresolved => Tone::Bad,
+    }
+}
+
+fn state_cell(state: BackendState) -> Cell {
+    state_tone(state).cell(state_word(state))
+}
+
+/// Why it is as it is, then its thresholds if it has any.
+fn detail(backend: &BackendView) -> String {
+    let thresholds = (backend.upper_threshold > 0)
+        .then(|| format!("thresholds {}/{}", backend.upper_threshold, backend.lower_threshold));
+    let parts: Vec<String> = backend.detail.clone().into_iter().chain(thresholds).collect();
+    parts.join("; ")
+}

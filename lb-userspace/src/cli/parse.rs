@@ -1,0 +1,160 @@
+//! Values on the command line: addresses, names, times.
+
+use std::{net::IpAddr, net::SocketAddr, path::Path, time::Duration};
+
+use crate::model::{Endpoint, Protocol, Scheduler, ServiceName};
+
+/// `VIP:PORT`, IPv6 as `[VIP]:PORT`; port 0 is every port of the address.
+pub(super) fn vip_and_port(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| match text.parse::<IpAddr>() {
+        Ok(IpAddr::V4(_)) => format!("the port is missing: {text}:PORT (port 0 is every port)"),
+        Ok(IpAddr::V6(_)) => format!("the port is missing: [{text}]:PORT (port 0 is every port)"),
+        Err(_) => "not VIP:PORT (IPv6 as [VIP]:PORT)".to_owned(),
+    })
+}
+
+/// A backend as typed; without a port it has its service's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct BackendArg {
+    pub(super) address: IpAddr,
+    pub(super) port: Option<u16>,
+}
+
+/// `ADDRESS` or `ADDRESS:PORT`, IPv6 as `ADDRESS`, `[ADDRESS]` or `[ADDRESS]:PORT`.
+pub(super) fn backend(text: &str) -> Result<BackendArg, String> {
+    if let Ok(socket) = text.parse::<SocketAddr>() {
+        return Ok(BackendArg { address: socket.ip(), port: Some(socket.port()) });
+    }
+    let bare = text.strip_prefix('[').and_then(|t| t.strip_suffix(']')).unwrap_or(text);
+    match bare.parse() {
+        Ok(address) => Ok(BackendArg { address, port: None }),
+        Err(_) => Err("not ADDRESS or ADDRESS:PORT (IPv6 as [ADDRESS]:PORT); a backend is named by its \
+                       address, host names are not looked up"
+            .to_owned()),
+    }
+}
+
+/// A service as typed: its name, or its endpoint with or without protocol.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct ServiceArg {
+    pub(super) name: ServiceName,
+    pub(super) endpoint: Option<(Option<Protocol>, SocketAddr)>,
+}
+
+/// `mysql`, `tcp/172.18.14.100:3306` or `172.18.14.100:3306`.
+pub(super) fn service(text: &str) -> Result<ServiceArg, String> {
+    let name = ServiceName::new(text).map_err(|error| error.to_string())?;
+    let (protocol, address) = match text.split_once('/') {
+        Some(("tcp", rest)) => (Some(Protocol::Tcp), rest),
+        Some(("udp", rest)) => (Some(Protocol::Udp), rest),
+        _ => (None, text),
+    };
+    let endpoint = address.parse().ok().map(|address| (protocol, address));
+    Ok(ServiceArg { name, endpoint })
+}
+
+impl ServiceArg {
+    /// Whether the endpoint that was typed is `endpoint`.
+    pub(super) fn means(&self, endpoint: &Endpoint) -> bool {
+        self.endpoint.is_some_and(|(protocol, address)| {
+            protocol.is_none_or(|p| p == endpoint.protocol)
+                && address == SocketAddr::new(endpoint.address, endpoint.port)
+        })
+    }
+}
+
+/// What `--scheduler` takes.
+pub(super) const SCHEDULERS: [(&str, Scheduler); 2] = [("rr", Scheduler::Rr), ("wrr", Scheduler::Wrr)];
+
+/// Part of paths, so nothing that could leave its directory.
+pub(super) fn instance(text: &str) -> Result<String, String> {
+    const MAX: usize = 32;
+    let good = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+    if text.is_empty() || text.len() > MAX || !text.chars().all(good) {
+        return Err(format!("an instance is 1 to {MAX} letters, digits, - or _"));
+    }
+    Ok(text.to_owned())
+}
+
+/// Seconds, fractions allowed.
+pub(super) fn interval(text: &str) -> Result<Duration, String> {
+    match text.parse::<f64>() {
+        Ok(seconds) if (0.1..=86400.0).contains(&seconds) => Ok(Duration::from_secs_f64(seconds)),
+        _ => Err("an interval is 0.1 to 86400 seconds".to_owned()),
+    }
+}
+
+/// A client address or prefix, checked here so that a slip is a usage error.
+pub(super) fn prefix(text: &str) -> Result<String, String> {
+    let (address, length) = match text.split_once('/') {
+        Some((address, length)) => (address, Some(length)),
+        None => (text, None),
+    };
+    let longest = match address.parse::<IpAddr>() {
+        Ok(IpAddr::V4(_)) => 32,
+        Ok(IpAddr::V6(_)) => 128,
+        Err(_) => return Err("not an address or ADDRESS/LENGTH, for example 10.0.0.0/8".to_owned()),
+    };
+    match length.map(str::parse::<u8>) {
+        None => Ok(text.to_owned()),
+        Some(Ok(length)) if length <= longest => Ok(text.to_owned()),
+        Some(_) => Err(format!("the prefix length is 0 to {longest}")),
+    }
+}
+
+/// `-` is stdout.
+pub(super) fn is_stdout(path: &Path) -> bool {
+    path.as_os_str() == "-"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn endpoints_need_a_port() {
+        assert!(vip_and_port("172.18.14.100:3306").is_ok());
+        assert!(vip_and_port("[2001:db8::1]:0").is_ok());
+        let says = |text| vip_and_port(text).unwrap_err();
+        assert!(says("172.18.14.100").contains("172.18.14.100:PORT"));
+        assert!(says("2001:db8::1").contains("[2001:db8::1]:PORT"));
+        assert!(says("mysql:3306").contains("not VIP:PORT"));
+    }
+
+    #[test]
+    fn backends_may_leave_the_port_out() {
+        let parsed = |text| backend(text).map(|b| (b.address.to_string(), b.port));
+        assert_eq!(parsed("10.0.0.1"), Ok(("10.0.0.1".to_owned(), None)));
+        assert_eq!(parsed("10.0.0.1:80"), Ok(("10.0.0.1".to_owned(), Some(80))));
+        assert_eq!(parsed("fd00::1"), Ok(("fd00::1".to_owned(), None)));
+        assert_eq!(parsed("[fd00::1]"), Ok(("fd00::1".to_owned(), None)));
+        assert_eq!(parsed("[fd00::1]:80"), Ok(("fd00::1".to_owned(), Some(80))));
+        assert!(backend("db1:3306").is_err());
+        assert!(backend("10.0.0.1:65536").is_err());
+    }
+
+    #[test]
+    fn a_service_is_its_name_or_its_endpoint() {
+        let tcp = Endpoint { address: "172.18.14.100".parse().unwrap(), port: 3306, protocol: Protocol::Tcp };
+        let means = |text| service(text).unwrap().means(&tcp);
+        assert!(means("172.18.14.100:3306") && means("tcp/172.18.14.100:3306"));
+        assert!(!means("udp/172.18.14.100:3306") && !means("172.18.14.100:3307") && !means("mysql"));
+        assert!(service("my sql").is_err());
+    }
+
+    #[test]
+    fn instances_stay_in_their_directory() {
+        assert!(instance("lab-2").is_ok());
+        for bad in ["", "..", "a/b", "a.b", &"x".repeat(33)] {
+            assert!(instance(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn prefixes_and_intervals_are_checked() {
+        assert!(prefix("10.0.0.0/8").is_ok() && prefix("fd00::1").is_ok() && prefix("::/0").is_ok());
+        assert!(prefix("10.0.0.0/33").is_err() && prefix("10.0.0/8").is_err() && prefix("fd00::/x").is_err());
+        assert_eq!(interval("0.5"), Ok(Duration::from_millis(500)));
+        assert!(interval("0").is_err() && interval("-1").is_err() && interval("NaN").is_err());
+    }
+}

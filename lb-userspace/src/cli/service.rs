@@ -1,0 +1,234 @@
+//! `lb service`: IPVS's virtual servers.
+
+use std::net::SocketAddr;
+
+use clap::{Args, Subcommand, builder::PossibleValuesParser, builder::TypedValueParser};
+use comfy_table::{Cell, Table};
+
+use super::{
+    CliError, Exit, Output, backend, number,
+    output::{Column, Tone},
+    parse::{self, SCHEDULERS, ServiceArg},
+};
+use crate::{
+    api::{
+        client::Client,
+        types::{BackendState, ServiceAdd, ServiceEdit, ServiceView},
+    },
+    model::{Endpoint, Protocol, Scheduler, ServiceName},
+};
+
+#[derive(Debug, Subcommand)]
+pub(super) enum ServiceCommand {
+    /// Adds a service: lb service add mysql -t 172.18.14.100:3306 -s wrr
+    Add(AddArgs),
+    /// Changes a service; connections stay
+    Edit(EditArgs),
+    /// Removes a service and its backends; open connections go on until they end
+    Del {
+        /// The service: its name, or its endpoint VIP:PORT or PROTOCOL/VIP:PORT
+        #[arg(value_parser = parse::service)]
+        service: ServiceArg,
+    },
+    /// Lists the services
+    List,
+    /// Shows one service with its backends
+    Show {
+        /// The service: its name, or its endpoint VIP:PORT or PROTOCOL/VIP:PORT
+        #[arg(value_parser = parse::service)]
+        service: ServiceArg,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(super) struct AddArgs {
+    /// The service's name [default: its endpoint, PROTOCOL/VIP:PORT]
+    pub(super) name: Option<ServiceName>,
+    /// The same as NAME
+    #[arg(long = "name", value_name = "NAME", conflicts_with = "name")]
+    pub(super) name_option: Option<ServiceName>,
+    #[command(flatten)]
+    pub(super) endpoint: EndpointArgs,
+    /// Which backend a new connection gets
+    #[arg(short, long, value_name = "SCHEDULER", default_value = "rr", value_parser = schedulers())]
+    pub(super) scheduler: Scheduler,
+}
+
+/// Where clients connect.
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+pub(super) struct EndpointArgs {
+    /// A TCP service; IPv6 as [VIP]:PORT, port 0 is every port of the address
+    #[arg(short = 't', long, alias = "tcp-service", value_name = "VIP:PORT")]
+    #[arg(value_parser = parse::vip_and_port)]
+    pub(super) tcp: Option<SocketAddr>,
+    /// A UDP service
+    #[arg(short = 'u', long, alias = "udp-service", value_name = "VIP:PORT")]
+    #[arg(value_parser = parse::vip_and_port)]
+    pub(super) udp: Option<SocketAddr>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct EditArgs {
+    /// The service: its name, or its endpoint VIP:PORT or PROTOCOL/VIP:PORT
+    #[arg(value_parser = parse::service)]
+    pub(super) service: ServiceArg,
+    /// Which backend a new connection gets
+    #[arg(short, long, value_name = "SCHEDULER", value_parser = schedulers())]
+    pub(super) scheduler: Scheduler,
+}
+
+pub(super) async fn run(
+    command: ServiceCommand,
+    client: &Client,
+    output: &mut Output<'_>,
+) -> Result<(), CliError> {
+    match command {
+        ServiceCommand::Add(args) => {
+            let add = args.into_body();
+            let name = add.name.clone().unwrap_or_else(|| add.endpoint.default_name());
+            let done = client.service_add(&add).await?;
+            output.done(&done, || format!("service {name} added"))
+        }
+        ServiceCommand::Edit(EditArgs { service, scheduler }) => {
+            let name = find_name(client, &service).await?;
+            let done = client.service_edit(&name, &ServiceEdit { scheduler: Some(scheduler) }).await?;
+            output.done(&done, || format!("service {name} changed: scheduler {scheduler}"))
+        }
+        ServiceCommand::Del { service } => {
+            let name = find_name(client, &service).await?;
+            let done = client.service_delete(&name).await?;
+            output.done(&done, || format!("service {name} removed"))
+        }
+        ServiceCommand::List => {
+            let services = client.services().await?;
+            if output.is_json() {
+                return Ok(output.json(&services, false)?);
+            }
+            let table = list_table(&services, output);
+            Ok(output.table(&table)?)
+        }
+        ServiceCommand::Show { service } => {
+            let view = find(client, &service).await?;
+            if output.is_json() {
+                return Ok(output.json(&view, false)?);
+            }
+            show(&view, output)
+        }
+    }
+}
+
+/// The service that was typed, by name or by endpoint.
+pub(super) async fn find(client: &Client, arg: &ServiceArg) -> Result<ServiceView, CliError> {
+    if arg.endpoint.is_none() {
+        return Ok(client.service(&arg.name).await?);
+    }
+    let mut services = client.services().await?;
+    let named = services.iter().position(|s| s.name == arg.name);
+    let mut meant = services.iter().enumerate().filter(|(_, s)| arg.means(&s.endpoint)).map(|(i, _)| i);
+    let found = match (named, meant.next(), meant.next()) {
+        (Some(index), ..) | (None, Some(index), None) => index,
+        (None, Some(_), Some(_)) => {
+            let message =
+                format!("{0} is a TCP and a UDP service; write tcp/{0} or udp/{0}, or its name", arg.name);
+            return Err(CliError::Local { exit: Exit::Refused, message });
+        }
+        // For the agent's own refusal, which knows the nearest name.
+        (None, None, _) => return Ok(client.service(&arg.name).await?),
+    };
+    Ok(services.swap_remove(found))
+}
+
+/// Its name only, which needs no question if a name was typed.
+pub(super) async fn find_name(client: &Client, arg: &ServiceArg) -> Result<ServiceName, CliError> {
+    match arg.endpoint {
+        None => Ok(arg.name.clone()),
+        Some(_) => Ok(find(client, arg).await?.name),
+    }
+}
+
+fn schedulers() -> impl TypedValueParser<Value = Scheduler> {
+    PossibleValuesParser::new(SCHEDULERS.map(|(name, _)| name)).try_map(|typed| {
+        let found = SCHEDULERS.into_iter().find(|(name, _)| *name == typed);
+        found.map(|(_, scheduler)| scheduler).ok_or("not a scheduler")
+    })
+}
+
+/// One row per service; `ActiveConn` and `InActConn` are sums over the backends.
+pub(super) fn list_table(services: &[ServiceView], output: &Output<'_>) -> Table {
+    use Column::{Number, Text};
+    let mut table = output.columns(&[
+        Text("Service"),
+        Text("Prot"),
+        Text("LocalAddress:Port"),
+        Text("Scheduler"),
+        Number("Backends"),
+        Number("ActiveConn"),
+        Number("InActConn"),
+        Number("Conns"),
+        Number("Packets"),
+        Number("Bytes"),
+    ]);
+    for service in services {
+        table.add_row(vec![
+            Cell::new(&service.name),
+            Cell::new(service.endpoint.protocol.to_string().to_uppercase()),
+            Cell::new(address(&service.endpoint)),
+            Cell::new(service.scheduler),
+            up_of_all(service),
+            Cell::new(number::count(service.backends.iter().map(|b| b.active).sum())),
+            Cell::new(number::count(service.backends.iter().map(|b| b.inactive).sum())),
+            Cell::new(number::count(service.counters.connections)),
+            Cell::new(number::count(service.counters.packets)),
+            Cell::new(number::bytes(service.counters.bytes)),
+        ]);
+    }
+    table
+}
+
+fn show(view: &ServiceView, output: &mut Output<'_>) -> Result<(), CliError> {
+    let table = list_table(std::slice::from_ref(view), output);
+    output.table(&table)?;
+    output.line("")?;
+    if view.backends.is_empty() {
+        return Ok(output.line(format!(
+            "no backends: clients are refused; add one with `lb backend add {} ADDRESS`",
+            view.name
+        ))?);
+    }
+    let table = backend::list_table(std::slice::from_ref(view), output);
+    Ok(output.table(&table)?)
+}
+
+fn address(endpoint: &Endpoint) -> String {
+    SocketAddr::new(endpoint.address, endpoint.port).to_string()
+}
+
+fn up_of_all(service: &ServiceView) -> Cell {
+    let all = service.backends.len();
+    let up = service.backends.iter().filter(|b| b.state == BackendState::Up).count();
+    let tone = match up {
+        0 => Tone::Bad,
+        up if up < all => Tone::Notice,
+        _ => Tone::Good,
+    };
+    tone.cell(format!("{up}/{all}"))
+}
+
+impl AddArgs {
+    fn into_body(self) -> ServiceAdd {
+        let Self { name, name_option, endpoint, scheduler } = self;
+        ServiceAdd { name: name.or(name_option), endpoint: endpoint.into(), scheduler }
+    }
+}
+
+impl From<EndpointArgs> for Endpoint {
+    fn from(EndpointArgs { tcp, udp }: EndpointArgs) -> Self {
+        let (protocol, address) = match (tcp, udp) {
+            (Some(address), _) => (Protocol::Tcp, address),
+            (None, Some(address)) => (Protocol::Udp, address),
+            (None, None) => unreachable!("clap requires one of the group"),
+        };
+        Self { address: address.ip(), port: address.port(), protocol }
+    }
+}

@@ -1,0 +1,91 @@
+//! docs/cli.md is generated from the definitions; this fails when the committed file is stale.
+
+use std::{env, fs, path::Path};
+
+use clap::CommandFactory;
+
+use crate::cli::{args::Cli, exit::EXIT_CODES};
+
+/// What the definitions do not say.
+const ABOUT_OUTPUT: &str = "\
+## Output
+
+Stdout has the answer and nothing else; warnings (`lb: warning: ...`) and errors (`lb: error: ...`, one
+paragraph that says what to do) go to stderr. A reader that goes away, as in `lb conn list | head`, is no error.
+
+Tables shorten large numbers (`1.23M`, `5.72MiB`) and are coloured on a terminal only, unless `NO_COLOR` is set.
+With `--output json` numbers are exact, and every command prints the body of the control API
+(`curl --unix-socket /run/lb/default.sock http://lb/v1/...` gives the same), except these:
+
+| command | JSON |
+|---|---|
+| `lb backend list` | one array of the backends of all chosen services; each is the API's with a field `service` |
+| `lb stats --rate` | `seconds`, and per second `connections`, `packets`, `bytes` of `total` and of each of `services` and its `backends`; `verdicts` |
+| `lb stats --watch` | one object a line |
+| `lb check-config` | `services`, `backends`, `memory_bytes`, `warnings` |
+| `lb realserver start`, `stop` | `changes` |
+| `lb realserver status` | an array of `what`, `wanted`, `found`, `right` |
+| `lb save` | no JSON: always the configuration file |
+
+## Examples
+
+```sh
+lb service add mysql -t 172.18.14.100:3306 -s wrr   # ipvsadm -A -t 172.18.14.100:3306 -s wrr
+lb backend add mysql 172.18.14.11 -w 3              # ipvsadm -a -t 172.18.14.100:3306 -r 172.18.14.11 -g -w 3
+lb backend drain mysql 172.18.14.11                 # no new connections, the weight is kept
+lb backend list                                     # ipvsadm -Ln
+lb conn list --service mysql                        # ipvsadm -Lnc
+lb stats --rate --watch                             # watch ipvsadm -Ln --rate
+lb service list --output json | jq -r '.[].name'
+lb save /etc/lb/lb.yaml                             # ipvsadm -Sn > ...
+```
+
+";
+
+fn reference() -> String {
+    let options =
+        clap_markdown::MarkdownOptions::new().title("The `lb` command line".to_owned()).show_footer(false);
+    let body = clap_markdown::help_markdown_command_custom(&Cli::command(), &options);
+    let body = body.replace(EXIT_CODES, &format!("```text\n{EXIT_CODES}\n```"));
+    let body = body.replacen("## `lb run`", &format!("{ABOUT_OUTPUT}## `lb run`"), 1);
+    let mut text = String::from(
+        "<!-- Generated from lb-userspace/src/cli by `UPDATE=1 cargo test -p lb-userspace docs`. -->\n\n",
+    );
+    for line in body.lines() {
+        text.push_str(line.trim_end());
+        text.push('\n');
+    }
+    text
+}
+
+#[test]
+fn the_reference_is_current() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/cli.md");
+    let wanted = reference();
+    if env::var_os("UPDATE").is_some() {
+        fs::write(&path, &wanted).unwrap();
+    }
+    let found = fs::read_to_string(&path).unwrap_or_default();
+    assert!(found == wanted, "docs/cli.md is stale: UPDATE=1 cargo test -p lb-userspace docs");
+}
+
+#[test]
+fn every_command_and_option_is_explained() {
+    fn check(command: &clap::Command) {
+        assert!(command.get_about().is_some(), "{} has no help", command.get_name());
+        for argument in command.get_arguments() {
+            assert!(argument.get_help().is_some(), "{} {}", command.get_name(), argument.get_id());
+        }
+        command.get_subcommands().for_each(check);
+    }
+    check(&Cli::command());
+    Cli::command().debug_assert();
+}
+
+#[test]
+fn exit_codes_are_in_the_help_and_the_reference() {
+    let help = Cli::command().render_long_help().to_string();
+    for text in [help, reference()] {
+        assert!(text.contains("3  the agent is not running"), "{text}");
+    }
+}

@@ -1,0 +1,241 @@
+//! Whole command lines against a served socket: requests, stdout, stderr, exit codes.
+
+use std::{
+    ffi::OsString,
+    io::{self, Write},
+    path::{Path, PathBuf},
+};
+
+use crate::{
+    api::{
+        fake::{self, FakeAgent},
+        types::{ConnList, ServiceView, Stats, Status},
+    },
+    cli::{Exit, Output, execute},
+};
+
+struct Ran {
+    exit: Exit,
+    stdout: String,
+    stderr: String,
+}
+
+/// Runs `lb --socket SOCKET LINE` on a thread of its own, as it has a runtime of its own.
+async fn run(socket: PathBuf, line: &str) -> Ran {
+    let line = line.to_owned();
+    tokio::task::spawn_blocking(move || {
+        let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
+        let exit = execute(arguments(&socket, &line), &mut Output::new(&mut stdout, &mut stderr, false));
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        Ran { exit, stdout: text(stdout), stderr: text(stderr) }
+    })
+    .await
+    .unwrap()
+}
+
+fn arguments(socket: &Path, line: &str) -> Vec<OsString> {
+    let mut arguments: Vec<OsString> = vec!["lb".into(), "--socket".into(), socket.into()];
+    arguments.extend(line.split_whitespace().map(OsString::from));
+    arguments
+}
+
+#[tokio::test]
+async fn json_is_the_apis_body_and_nothing_else() {
+    let agent = FakeAgent::start().await;
+    let json = |line: &'static str| {
+        let socket = agent.socket();
+        async move {
+            let ran = run(socket, &format!("{line} --output json")).await;
+            assert_eq!((ran.exit, ran.stderr.as_str()), (Exit::Success, ""), "{line}");
+            ran.stdout
+        }
+    };
+    let services: Vec<ServiceView> = serde_json::from_str(&json("service list").await).unwrap();
+    assert_eq!(services, fake::services());
+    let service: ServiceView = serde_json::from_str(&json("service show mysql").await).unwrap();
+    assert_eq!(service, fake::services()[0]);
+    let status: Status = serde_json::from_str(&json("status").await).unwrap();
+    assert_eq!(status, fake::status());
+    let conns: ConnList = serde_json::from_str(&json("conn list").await).unwrap();
+    assert_eq!(conns, fake::conns());
+    let stats: Stats = serde_json::from_str(&json("stats").await).unwrap();
+    assert_eq!(stats, fake::stats(1));
+    let backends: serde_json::Value = serde_json::from_str(&json("backend list").await).unwrap();
+    assert_eq!(backends[2]["service"], "udp/[2001:db8::53]:53");
+    assert_eq!(backends[2]["key"], "[2001:db8::a]:53");
+    assert_eq!(backends[0]["counters"]["bytes"], 123_456_789_012_u64, "exact");
+    assert_eq!(json("service del mysql").await, "{\n  \"warnings\": []\n}\n");
+}
+
+#[tokio::test]
+async fn watched_statistics_are_one_object_a_line() {
+    let agent = FakeAgent::start().await;
+    let ran = run(agent.socket(), "stats --rate --watch=0.1 --count 2 -o json").await;
+    assert_eq!(ran.exit, Exit::Success, "{}", ran.stderr);
+    let rates: Vec<serde_json::Value> =
+        ran.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(rates.len(), 2);
+    assert_eq!(rates[1]["total"]["packets"], 2000.0);
+}
+
+#[tokio::test]
+async fn requests_say_what_was_typed() {
+    let agent = FakeAgent::start().await;
+    for (line, asked, says) in [
+        (
+            "service add -t 10.9.9.9:80 -s wrr",
+            "ServiceAdd { add: ServiceAdd { name: None, endpoint: Endpoint { address: 10.9.9.9, port: 80, protocol: Tcp }, scheduler: Wrr }",
+            "service tcp/10.9.9.9:80 added",
+        ),
+        (
+            "service edit 172.18.14.100:3306 -s wrr",
+            "ServiceEdit { name: ServiceName(\"mysql\"), edit: ServiceEdit { scheduler: Some(Wrr) }",
+            "service mysql changed: scheduler wrr",
+        ),
+        (
+            "backend edit mysql 172.18.14.11 -w 0",
+            "BackendEdit { service: ServiceName(\"mysql\"), key: BackendKey { address: 172.18.14.11, port: 3306 }, edit: BackendEdit { weight: Some(0), upper_threshold: None, lower_threshold: None }",
+            "backend 172.18.14.11:3306 of mysql changed",
+        ),
+        (
+            "backend drain udp/[2001:db8::53]:53 2001:db8::a",
+            "BackendDrain { service: ServiceName(\"udp/[2001:db8::53]:53\"), key: BackendKey { address: 2001:db8::a, port: 53 }",
+            "backend [2001:db8::a]:53 of udp/[2001:db8::53]:53 drained",
+        ),
+        (
+            "conn flush --service mysql --backend 172.18.14.11 --state close",
+            "ConnsFlush { filter: ConnFilter { service: Some(ServiceName(\"mysql\")), backend: Some(BackendKey { address: 172.18.14.11, port: 3306 }), client: None, state: Some(\"CLOSE\"), limit: None }",
+            "connections flushed",
+        ),
+        ("detach", "Detach", "instance default is detached: nothing is forwarded any more"),
+    ] {
+        let ran = run(agent.socket(), line).await;
+        assert_eq!((ran.exit, ran.stderr.as_str()), (Exit::Success, ""), "{line}");
+        assert_eq!(agent.last(), asked, "{line}");
+        assert_eq!(ran.stdout, format!("{says}\n"), "{line}");
+    }
+}
+
+#[tokio::test]
+async fn warnings_go_to_stderr() {
+    let agent = FakeAgent::start().await;
+    let ran = run(agent.socket(), "backend add mysql 172.18.14.13").await;
+    assert_eq!(ran.exit, Exit::Success);
+    assert_eq!(ran.stdout, "backend 172.18.14.13:3306 of mysql added\n");
+    assert_eq!(ran.stderr, "lb: warning: the MAC address is not known yet\n");
+}
+
+#[tokio::test]
+async fn reload_says_what_changed_and_what_was_lost() {
+    let agent = FakeAgent::start().await;
+    let ran = run(agent.socket(), "reload --keep-runtime").await;
+    assert_eq!(
+        ran.stdout,
+        "changed: service mysql: scheduler rr -> wrr\n\
+         discarded, the file overrules it: backend 10.0.0.9:3306 of mysql\n"
+    );
+    assert_eq!(agent.last(), "Reload { options: ReloadOptions { keep_runtime: true }");
+}
+
+#[tokio::test]
+async fn save_replaces_the_file_as_a_whole() {
+    let agent = FakeAgent::start().await;
+    assert_eq!(run(agent.socket(), "save").await.stdout, "services: []\n");
+    let file = agent.directory.path().join("lb.yaml");
+    std::fs::write(&file, "old").unwrap();
+    let ran = run(agent.socket(), &format!("save {}", file.display())).await;
+    assert_eq!((ran.exit, ran.stdout.as_str()), (Exit::Success, ""));
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), "services: []\n");
+
+    let ran = run(agent.socket(), "save /proc/no/such/place").await;
+    assert_eq!(ran.exit, Exit::Failure);
+    assert!(ran.stderr.starts_with("lb: error: cannot write /proc/no/such/place"), "{}", ran.stderr);
+}
+
+#[tokio::test]
+async fn failures_have_their_codes_and_one_paragraph() {
+    let agent = FakeAgent::start().await;
+    let nobody = agent.directory.path().join("nobody.sock");
+    for (socket, line, exit, says) in [
+        (nobody.clone(), "status", Exit::NotRunning, "the agent is not running (no socket at "),
+        (
+            agent.socket(),
+            "service show msql",
+            Exit::NotFound,
+            "there is no service msql; the nearest name is mysql",
+        ),
+        (agent.socket(), "backend add msql 10.0.0.1", Exit::NotFound, "there is no service msql"),
+        (agent.socket(), "service show 10.9.9.9:80", Exit::NotFound, "there is no service 10.9.9.9:80"),
+        (
+            agent.socket(),
+            "service add mysql -t 1.2.3.4:80",
+            Exit::Refused,
+            "service mysql exists already; change it with `lb service edit`",
+        ),
+        (agent.socket(), "conn list --backend 10.0.0.1", Exit::Usage, "--backend 10.0.0.1 needs its port"),
+        (agent.socket(), "status --log lb=loud", Exit::Usage, "log filter \"lb=loud\""),
+        (agent.socket(), "check-config /no/such/file", Exit::Failure, "cannot read /no/such/file"),
+    ] {
+        let ran = run(socket, line).await;
+        assert_eq!(ran.exit, exit, "{line}: {}", ran.stderr);
+        assert_eq!(ran.stdout, "", "{line}");
+        assert!(ran.stderr.starts_with(&format!("lb: error: {says}")), "{line}: {}", ran.stderr);
+        assert_eq!(ran.stderr.lines().count(), 1, "{line}: {}", ran.stderr);
+    }
+    assert_eq!(run(nobody, "frobnicate").await.exit, Exit::Usage);
+}
+
+#[tokio::test]
+async fn without_an_agent_status_says_whether_packets_still_flow() {
+    let directory = tempfile::tempdir().unwrap();
+    let socket = directory.path().join("nobody.sock");
+    std::fs::create_dir_all(directory.path().join("lb/default")).unwrap();
+    let ran = run(socket, &format!("status --bpffs {}", directory.path().display())).await;
+    assert_eq!(ran.exit, Exit::NotRunning);
+    assert!(ran.stderr.contains("packets are forwarded on the last state"), "{}", ran.stderr);
+}
+
+/// A reader that has gone away, like `head` after its ten lines.
+struct Gone;
+
+impl Write for Gone {
+    fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+        Err(io::ErrorKind::BrokenPipe.into())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn a_reader_that_goes_away_is_no_error() {
+    let agent = FakeAgent::start().await;
+    for line in
+        ["conn list", "stats --watch=0.1", "status", "completions bash", "man", "service list -o json"]
+    {
+        let socket = agent.socket();
+        let (exit, stderr) = tokio::task::spawn_blocking(move || {
+            let mut stderr = Vec::new();
+            let exit = execute(arguments(&socket, line), &mut Output::new(&mut Gone, &mut stderr, false));
+            (exit, stderr)
+        })
+        .await
+        .unwrap();
+        assert_eq!((exit, stderr.as_slice()), (Exit::Success, &b""[..]), "{line}");
+    }
+}
+
+#[tokio::test]
+async fn pages_are_made_for_every_command() {
+    let directory = tempfile::tempdir().unwrap();
+    let socket = directory.path().join("none.sock");
+    let pages = directory.path().join("man");
+    let ran = run(socket.clone(), &format!("man {}", pages.display())).await;
+    assert_eq!((ran.exit, ran.stderr.as_str()), (Exit::Success, ""));
+    for page in ["lb.1", "lb-run.1", "lb-service-add.1", "lb-backend-drain.1", "lb-realserver-status.1"] {
+        assert!(pages.join(page).is_file(), "{page}");
+    }
+    assert!(run(socket.clone(), "man").await.stdout.contains("the agent is not running"));
+    assert!(run(socket, "completions zsh").await.stdout.starts_with("#compdef lb"));
+}
