@@ -9,7 +9,9 @@
 pub mod api;
 pub mod cli;
 pub mod clock;
+pub mod config;
 pub mod dataplane;
 pub mod log;
 pub mod model;
+pub mod overlay;
 pub mod plan;

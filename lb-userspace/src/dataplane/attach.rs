@@ -5,7 +5,7 @@ use std::{fs, io};
 
 use aya::programs::{
     ProgramError, Xdp, XdpMode,
-    links::{FdLink, LinkError, PinnedLink},
+    links::{FdLink, PinnedLink},
     xdp::XdpLink,
 };
 
@@ -128,10 +128,11 @@ fn put(
 }
 
 /// Replaces the program on a pinned link, atomically.
-fn swap(program: &mut Xdp, pin: &std::path::Path) -> Result<(), ProgramError> {
-    let link = PinnedLink::from_pin(pin).map_err(ProgramError::LinkError)?;
-    let link = XdpLink::try_from(FdLink::from(link)).map_err(ProgramError::LinkError)?;
-    program.attach_to_link(link)?;
+fn swap(program: &mut Xdp, pin: &std::path::Path) -> anyhow::Result<()> {
+    let link = XdpLink::try_from(FdLink::from(PinnedLink::from_pin(pin)?))?;
+    let id = program.attach_to_link(link)?;
+    // The pin holds the link; forgetting ours would detach nothing, but must not close it under aya.
+    drop(program.take_link(id)?);
     Ok(())
 }
 
@@ -151,7 +152,6 @@ fn fresh(
 
 fn refused(target: &Target, mode: XdpMode, error: ProgramError) -> AttachError {
     let source = match &error {
-        ProgramError::LinkError(LinkError::SyscallError(call)) => &call.io_error,
         ProgramError::SyscallError(call) => &call.io_error,
         _ => return other(target, &error),
     };

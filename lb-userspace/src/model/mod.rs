@@ -4,7 +4,12 @@
 //! up as one [`Model`]; `plan` turns it into map operations. Words are LVS's: a *service* is IPVS's
 //! virtual server, a *backend* its real server.
 
+#[cfg(test)]
+pub(crate) mod arbitrary;
+pub mod edit;
 mod name;
+pub mod nearest;
+pub mod rules;
 mod types;
 
 pub use name::{NameError, ServiceName};

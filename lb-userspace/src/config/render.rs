@@ -1,0 +1,191 @@
+//! [`Config`] -> the file that says it: `lb save`.
+
+use std::fmt::{Display, Write};
+
+use super::{
+    Config,
+    director::{MODES, OFFLOAD_POLICIES},
+    schema::{self, Key},
+    service::DEFAULT_WEIGHT,
+};
+use crate::model::{AttachMode, Backend, FlowSizes, InterfaceSpec, Limits, OffloadPolicy, Service, Timeouts};
+
+/// Writes a file that [`super::parse`] reads back to exactly `config`.
+///
+/// Values that are the default are left out, except those that say what a service is. `config` must be
+/// valid: nothing is checked here.
+pub fn render(config: &Config) -> String {
+    use schema::file::*;
+    let model = &config.model;
+    let mut out = Out::default();
+    out.line_unless(&INSTANCE, &config.instance, &Config::default().instance);
+    out.interfaces(&model.interfaces);
+    if let Some(interface) = &model.vips.add_to {
+        out.section(&VIPS, |out| out.line(&schema::vips::ADD_TO, interface));
+    }
+    out.section(&FLOWS, |out| out.flows(&model.flows));
+    out.section(&LIMITS, |out| out.limits(&model.limits));
+    out.section(&TIMEOUTS, |out| out.timeouts(&model.timeouts));
+    out.section(&CONTROL, |out| {
+        if let Some(socket) = &config.control.socket {
+            out.line(&schema::control::SOCKET, socket.display());
+        }
+        if let Some(group) = &config.control.group {
+            out.line(&schema::control::GROUP, group);
+        }
+    });
+    out.services(&model.services);
+    out.text
+}
+
+#[derive(Default)]
+struct Out {
+    text: String,
+    indent: usize,
+    /// The next line begins an element of a list.
+    dash: bool,
+}
+
+impl Out {
+    fn raw(&mut self, text: &str) {
+        let width = if self.dash { self.indent - 2 } else { self.indent };
+        let dash = if std::mem::take(&mut self.dash) { "- " } else { "" };
+        // Writing to a String cannot fail.
+        let _ = writeln!(self.text, "{:width$}{dash}{text}", "");
+    }
+
+    fn line(&mut self, key: &Key, value: impl Display) {
+        self.raw(&format!("{}: {}", key.name, quoted(&value.to_string())));
+    }
+
+    fn line_unless<T: Display + PartialEq>(&mut self, key: &Key, value: &T, default: &T) {
+        if value != default {
+            self.line(key, value);
+        }
+    }
+
+    /// `key:` with what `body` writes below it; nothing if that is nothing.
+    fn section(&mut self, key: &Key, body: impl FnOnce(&mut Self)) {
+        let before = self.text.len();
+        self.raw(&format!("{}:", key.name));
+        let empty = self.text.len();
+        self.indent += 2;
+        body(self);
+        self.indent -= 2;
+        if self.text.len() == empty {
+            self.text.truncate(before);
+        }
+    }
+
+    /// `key:` with one list element for each of `items`.
+    fn list<T>(&mut self, key: &Key, items: &[T], mut element: impl FnMut(&mut Self, &T)) {
+        if items.is_empty() {
+            return self.raw(&format!("{}: []", key.name));
+        }
+        self.section(key, |out| {
+            out.indent += 2;
+            for item in items {
+                out.dash = true;
+                element(out, item);
+            }
+            out.indent -= 2;
+        });
+    }
+
+    fn interfaces(&mut self, interfaces: &[InterfaceSpec]) {
+        use schema::interface::*;
+        self.list(&schema::file::INTERFACES, interfaces, |out, spec| {
+            let (mode, offloads) = (AttachMode::default(), OffloadPolicy::default());
+            if (spec.mode, spec.offloads) == (mode, offloads) {
+                return out.raw(&quoted(&spec.name));
+            }
+            out.line(&NAME, &spec.name);
+            out.line_unless(&MODE, &name_of(spec.mode, &MODES), &name_of(mode, &MODES));
+            let policy = |p| name_of(p, &OFFLOAD_POLICIES);
+            out.line_unless(&OFFLOADS, &policy(spec.offloads), &policy(offloads));
+        });
+    }
+
+    fn flows(&mut self, flows: &FlowSizes) {
+        use schema::flows::*;
+        let default = FlowSizes::default();
+        self.line_unless(&IPV4, &binary(flows.ipv4), &binary(default.ipv4));
+        self.line_unless(&WIDE, &binary(flows.wide), &binary(default.wide));
+    }
+
+    fn limits(&mut self, limits: &Limits) {
+        use schema::limits::*;
+        let default = Limits::default();
+        self.line_unless(&SERVICES, &limits.services, &default.services);
+        self.line_unless(&DESTINATIONS, &limits.destinations, &default.destinations);
+    }
+
+    fn timeouts(&mut self, timeouts: &Timeouts) {
+        use schema::timeouts::*;
+        let default = Timeouts::default();
+        self.line_unless(&TCP, &timeouts.tcp, &default.tcp);
+        self.line_unless(&TCP_FIN, &timeouts.tcp_fin, &default.tcp_fin);
+        self.line_unless(&TCP_SYN, &timeouts.tcp_syn, &default.tcp_syn);
+        self.line_unless(&TCP_CLOSE, &timeouts.tcp_close, &default.tcp_close);
+        self.line_unless(&UDP, &timeouts.udp, &default.udp);
+    }
+
+    fn services(&mut self, services: &[Service]) {
+        use schema::service::*;
+        self.list(&schema::file::SERVICES, services, |out, service| {
+            let endpoint = &service.endpoint;
+            out.line_unless(&NAME, &service.name, &endpoint.default_name());
+            out.line(&ADDRESS, endpoint.address);
+            out.line(&PORT, endpoint.port);
+            out.line(&PROTOCOL, endpoint.protocol);
+            // Always: the default is going to change.
+            out.line(&SCHEDULER, service.scheduler);
+            out.list(&BACKENDS, &service.backends, Self::backend);
+        });
+    }
+
+    fn backend(&mut self, backend: &Backend) {
+        use schema::backend::*;
+        self.line(&ADDRESS, backend.key.address);
+        self.line_unless(&WEIGHT, &backend.weight, &DEFAULT_WEIGHT);
+        self.line_unless(&UPPER_THRESHOLD, &backend.upper_threshold, &0);
+        self.line_unless(&LOWER_THRESHOLD, &backend.lower_threshold, &0);
+        self.line_unless(&DRAINED, &backend.drained, &false);
+    }
+}
+
+fn name_of<T: PartialEq>(value: T, words: &[(&'static str, T)]) -> &'static str {
+    words.iter().find(|(_, v)| *v == value).map_or("", |(name, _)| name)
+}
+
+/// `1M`, `256k`, or the plain number.
+fn binary(n: u32) -> String {
+    match n {
+        n if n > 0 && n % (1 << 20) == 0 => format!("{}M", n >> 20),
+        n if n > 0 && n % (1 << 10) == 0 => format!("{}k", n >> 10),
+        n => n.to_string(),
+    }
+}
+
+/// `text` as a YAML scalar: plain where no reader could take it for anything else, else double-quoted
+/// (<https://yaml.org/spec/1.2.2/> section 7.3.1).
+fn quoted(text: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "_./-:".contains(c);
+    let begins_well = text.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '/');
+    let is_null = text.eq_ignore_ascii_case("null");
+    if begins_well && !text.ends_with(':') && !is_null && text.chars().all(plain) {
+        return text.to_owned();
+    }
+    let mut quoted = String::from('"');
+    for c in text.chars() {
+        match c {
+            '"' | '\\' => quoted.extend(['\\', c]),
+            c if c.is_control() || !c.is_ascii() => {
+                let _ = write!(quoted, "\\U{:08x}", u32::from(c));
+            }
+            c => quoted.push(c),
+        }
+    }
+    quoted.push('"');
+    quoted
+}

@@ -1,0 +1,318 @@
+//! Every key of the configuration file, declared once: the reader checks against these tables,
+//! `render` takes the names from them, and docs/config.md is generated from them.
+
+/// One key.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Key {
+    pub name: &'static str,
+    /// Other words people use for it (keepalived's, ipvsadm's).
+    pub also: &'static [&'static str],
+    /// What it takes.
+    pub takes: &'static str,
+    pub absent: Absent,
+    pub doc: &'static str,
+}
+
+/// What holds when a key is left out.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Absent {
+    Required,
+    /// This value, as it would be written.
+    Is(&'static str),
+    /// Something that is not a value, in words.
+    Words(&'static str),
+}
+use Absent::{Is, Required, Words};
+
+/// The keys of one kind of mapping.
+#[derive(Debug)]
+pub(super) struct Section {
+    /// For example `services[].backends[]`; empty for the top of the file.
+    pub path: &'static str,
+    pub doc: &'static str,
+    pub keys: &'static [&'static Key],
+}
+
+impl Section {
+    /// For a sentence: `timeouts`, `services`, "the top level".
+    pub(super) fn title(&self) -> &'static str {
+        if self.path.is_empty() { "the top level" } else { self.path }
+    }
+
+    /// The key that is written `word`.
+    pub(super) fn key(&self, word: &str) -> Option<&'static Key> {
+        self.keys.iter().find(|k| k.name == word || k.also.contains(&word)).copied()
+    }
+}
+
+const fn key(name: &'static str, takes: &'static str, absent: Absent, doc: &'static str) -> Key {
+    Key { name, also: &[], takes, absent, doc }
+}
+
+impl Key {
+    const fn also(self, also: &'static [&'static str]) -> Self {
+        Self { also, ..self }
+    }
+}
+
+/// All sections, in the order of the reference.
+pub(super) static SECTIONS: &[&Section] = &[
+    &file::SECTION,
+    &interface::SECTION,
+    &vips::SECTION,
+    &flows::SECTION,
+    &limits::SECTION,
+    &timeouts::SECTION,
+    &control::SECTION,
+    &service::SECTION,
+    &backend::SECTION,
+];
+
+pub(super) mod file {
+    use super::*;
+    pub static SECTION: Section = Section {
+        path: "",
+        doc: "The top level of the file.",
+        keys: &[&INSTANCE, &INTERFACES, &VIPS, &FLOWS, &LIMITS, &TIMEOUTS, &CONTROL, &SERVICES],
+    };
+    pub static INSTANCE: Key = key(
+        "instance",
+        "1 to 32 letters, digits, `-` and `_`",
+        Is("default"),
+        "Names the pinned BPF objects, the control socket and the state directory. Two directors on one host \
+         need two names.",
+    );
+    pub static INTERFACES: Key = key(
+        "interfaces",
+        "list of `interfaces[]` or of interface names",
+        Required,
+        "Where the director receives and sends, at least one. A plain name is short for `{name: ...}`.",
+    );
+    pub static VIPS: Key =
+        key("vips", "`vips`", Words("none"), "What is done about the services' addresses.");
+    pub static FLOWS: Key =
+        key("flows", "`flows`", Words("the defaults below"), "Rated capacities of the flow tables.");
+    pub static LIMITS: Key = key(
+        "limits",
+        "`limits`",
+        Words("the defaults below"),
+        "How many services and backends there may be.",
+    );
+    pub static TIMEOUTS: Key =
+        key("timeouts", "`timeouts`", Words("the defaults below"), "Idle timeouts of connections.");
+    pub static CONTROL: Key = key(
+        "control",
+        "`control`",
+        Words("the defaults below"),
+        "The socket that the command line talks to.",
+    );
+    pub static SERVICES: Key = key(
+        "services",
+        "list of `services[]`",
+        Words("none"),
+        "The virtual servers. May be empty: services can be added with `lb service add`.",
+    )
+    .also(&["virtual_servers"]);
+}
+
+pub(super) mod interface {
+    use super::*;
+    pub static SECTION: Section = Section {
+        path: "interfaces[]",
+        doc: "One interface to attach to.",
+        keys: &[&NAME, &MODE, &OFFLOADS],
+    };
+    pub static NAME: Key = key(
+        "name",
+        "interface name",
+        Required,
+        "`eth0`, `bond0`, or a VLAN device such as `eth0.100`, which means its parent plus the tag.",
+    )
+    .also(&["interface", "device"]);
+    pub static MODE: Key = key(
+        "mode",
+        "`auto`, `native` or `generic`",
+        Is("auto"),
+        "`native` runs in the driver or not at all; `generic` runs in the stack (any device, several times \
+         slower); `auto` takes native where it can, else generic with a warning.",
+    );
+    pub static OFFLOADS: Key = key(
+        "offloads",
+        "`check` or `set`",
+        Is("check"),
+        "What to do about rx VLAN offload, LRO and hardware GRO that are in the way: `check` warns, `set` \
+         switches them off and `lb detach` restores them.",
+    );
+}
+
+pub(super) mod vips {
+    use super::*;
+    pub static SECTION: Section =
+        Section { path: "vips", doc: "What is done about the services' addresses.", keys: &[&ADD_TO] };
+    pub static ADD_TO: Key = key(
+        "add_to",
+        "interface name",
+        Words("the operator adds them"),
+        "The agent adds every VIP to this interface, as /32 or /128.",
+    );
+}
+
+pub(super) mod flows {
+    use super::*;
+    pub static SECTION: Section = Section {
+        path: "flows",
+        doc: "Rated capacities of the flow tables, in flows (1 to 64M). The memory is allocated at start; \
+              `lb check-config` prints it.",
+        keys: &[&IPV4, &WIDE],
+    };
+    pub static IPV4: Key = key("ipv4", "count", Is("1M"), "IPv4 flows of services with a port.");
+    pub static WIDE: Key =
+        key("wide", "count", Is("256k"), "IPv6 flows, and flows of services with port 0.").also(&["ipv6"]);
+}
+
+pub(super) mod limits {
+    use super::*;
+    pub static SECTION: Section = Section {
+        path: "limits",
+        doc: "How many of each there may be. Sizes of BPF arrays, fixed when the program is loaded.",
+        keys: &[&SERVICES, &DESTINATIONS],
+    };
+    pub static SERVICES: Key = key("services", "count, 1 to 65534", Is("4096"), "Services.");
+    pub static DESTINATIONS: Key =
+        key("destinations", "count, 1 to 262144", Is("16384"), "Backends, all services together.")
+            .also(&["backends"]);
+}
+
+pub(super) mod timeouts {
+    use super::*;
+    pub static SECTION: Section = Section {
+        path: "timeouts",
+        doc: "How long an idle connection is remembered in each state, 1 s to 31 d. The defaults are IPVS's; \
+              `tcp`, `tcp_fin` and `udp` are the three figures of `ipvsadm --set`.",
+        keys: &[&TCP, &TCP_FIN, &TCP_SYN, &TCP_CLOSE, &UDP],
+    };
+    pub static TCP: Key = key("tcp", "duration", Is("900"), "ESTABLISHED.");
+    pub static TCP_FIN: Key = key("tcp_fin", "duration", Is("120"), "FIN_WAIT.").also(&["tcpfin"]);
+    pub static TCP_SYN: Key = key("tcp_syn", "duration", Is("60"), "SYN_RECV.").also(&["tcpsyn"]);
+    pub static TCP_CLOSE: Key = key("tcp_close", "duration", Is("10"), "CLOSE.").also(&["tcpclose"]);
+    pub static UDP: Key = key("udp", "duration", Is("300"), "UDP.");
+}
+
+pub(super) mod control {
+    use super::*;
+    pub static SECTION: Section = Section {
+        path: "control",
+        doc: "The unix socket that the command line talks to.",
+        keys: &[&SOCKET, &GROUP],
+    };
+    pub static SOCKET: Key = key(
+        "socket",
+        "absolute path, at most 107 bytes",
+        Words("`/run/lb/INSTANCE.sock`"),
+        "Where the socket is made. Give the command line the same path with `--socket`.",
+    );
+    pub static GROUP: Key = key(
+        "group",
+        "group name or number",
+        Words("root only"),
+        "This group may use the socket, which then has mode 0660.",
+    );
+}
+
+pub(super) mod service {
+    use super::*;
+    pub static SECTION: Section = Section {
+        path: "services[]",
+        doc: "One virtual server. Names are unique, and so are address, port and protocol together.",
+        keys: &[&NAME, &ADDRESS, &PORT, &PROTOCOL, &SCHEDULER, &PERSISTENCE, &BACKENDS],
+    };
+    pub static NAME: Key = key(
+        "name",
+        "1 to 63 letters, digits and `-_.:/[]`",
+        Words("the endpoint, for example `tcp/172.18.14.100:3306`"),
+        "What the command line calls it.",
+    );
+    pub static ADDRESS: Key = key(
+        "address",
+        "IPv4 or IPv6 address",
+        Required,
+        "The VIP: where clients connect. Write an IPv6 address that begins or ends with a colon in quotes.",
+    )
+    .also(&["vip", "ip", "virtual_address"]);
+    pub static PORT: Key = key(
+        "port",
+        "0 to 65535",
+        Required,
+        "The port that clients connect to; 0 is every port of the address.",
+    );
+    pub static PROTOCOL: Key = key("protocol", "`tcp` or `udp`", Is("tcp"), "The transport protocol.");
+    pub static SCHEDULER: Key = key(
+        "scheduler",
+        "`rr` or `wrr`",
+        Is("wrr"),
+        "Which backend a new connection gets: `rr` round robin, `wrr` weighted round robin, both in IPVS's \
+         order. IPVS's own default, `wlc`, comes with a later version and becomes the default then: write the \
+         scheduler out if it matters to you.",
+    )
+    .also(&["lb_algo", "lvs_sched"]);
+    pub static PERSISTENCE: Key =
+        key("persistence", "0", Is("0"), "Persistence timeout. Only 0, no persistence, is supported as yet.")
+            .also(&["persistence_timeout"]);
+    pub static BACKENDS: Key = key(
+        "backends",
+        "list of `services[].backends[]`",
+        Words("none"),
+        "The real servers, in the order in which the scheduler walks them. A backend that is added while the \
+         agent runs goes to the head, as in IPVS.",
+    )
+    .also(&["real_servers", "destinations"]);
+}
+
+pub(super) mod backend {
+    use super::*;
+    pub static SECTION: Section = Section {
+        path: "services[].backends[]",
+        doc: "One real server. It owns the VIP on its loopback (`lb realserver start VIP`) and stands one L2 hop \
+              away.",
+        keys: &[&ADDRESS, &PORT, &WEIGHT, &UPPER_THRESHOLD, &LOWER_THRESHOLD, &DRAINED],
+    };
+    pub static ADDRESS: Key = key(
+        "address",
+        "IPv4 or IPv6 address",
+        Required,
+        "The real server's own address, of the VIP's family.",
+    )
+    .also(&["ip"]);
+    pub static PORT: Key = key(
+        "port",
+        "the service's port",
+        Words("the service's port"),
+        "May be written, but must equal the service's: Direct Routing cannot translate ports.",
+    );
+    pub static WEIGHT: Key = key(
+        "weight",
+        "0 to 65535",
+        Is("1"),
+        "Share of new connections. 0 takes none and keeps those there are (quiesced).",
+    );
+    pub static UPPER_THRESHOLD: Key = key(
+        "upper_threshold",
+        "count",
+        Is("0"),
+        "At so many connections (active and inactive) it gets no new ones; 0 is no limit.",
+    )
+    .also(&["uthreshold", "u_threshold"]);
+    pub static LOWER_THRESHOLD: Key = key(
+        "lower_threshold",
+        "count, at most upper_threshold",
+        Is("0"),
+        "Below so many connections it gets new ones again; 0 is three quarters of `upper_threshold`.",
+    )
+    .also(&["lthreshold", "l_threshold"]);
+    pub static DRAINED: Key = key(
+        "drained",
+        "`true` or `false`",
+        Is("false"),
+        "Taken out of service by an operator: gets no new connections, as with weight 0, but the weight is kept.",
+    );
+}

@@ -1,0 +1,182 @@
+//! Services and backends.
+
+use std::{collections::HashMap, net::IpAddr};
+
+use super::{
+    error::{Pos, Problems},
+    fields::Fields,
+    schema,
+    tree::Node,
+    values::{Fault, address, boolean, fault, number, word},
+};
+use crate::model::{
+    Backend, BackendKey, Endpoint, Limits, Protocol, Scheduler, Service, ServiceName,
+    rules::{backend_fault, family, same_family, thresholds_ok, vip_fault},
+};
+
+/// What a service has that names none. IPVS's default, wlc, replaces it as soon as it exists here.
+pub(super) const DEFAULT_SCHEDULER: Scheduler = Scheduler::Wrr;
+pub(super) const DEFAULT_WEIGHT: u16 = 1;
+pub(super) const SCHEDULERS: [(&str, Scheduler); 2] = [("rr", Scheduler::Rr), ("wrr", Scheduler::Wrr)];
+pub(super) const PROTOCOLS: [(&str, Protocol); 2] = [("tcp", Protocol::Tcp), ("udp", Protocol::Udp)];
+/// Schedulers that IPVS has beyond [`SCHEDULERS`] (`net/netfilter/ipvs/Kconfig`).
+const NOT_YET: [&str; 12] =
+    ["lc", "wlc", "sed", "nq", "fo", "ovf", "twos", "sh", "mh", "dh", "lblc", "lblcr"];
+
+/// Reads all services and checks them against each other.
+pub(super) fn services(items: &[Node], limits: &Limits, problems: &mut Problems) -> Vec<Service> {
+    let mut services = Vec::new();
+    let mut names: HashMap<ServiceName, Pos> = HashMap::new();
+    let mut endpoints: HashMap<Endpoint, (ServiceName, Pos)> = HashMap::new();
+    let (mut destinations, mut destinations_told) = (0, false);
+    for (at, item) in items.iter().enumerate() {
+        if at == limits.services as usize {
+            let wrong =
+                format!("{} services are more than `limits.services`, {}", items.len(), limits.services);
+            problems.add(item.pos, wrong, "raise `limits.services`, or delete services");
+        }
+        let Some((service, places)) = service(item, problems) else { continue };
+        if let Some((other, first)) = endpoints.get(&service.endpoint) {
+            let wrong =
+                format!("endpoint {} is already served by {other} on line {}", service.endpoint, first.line);
+            problems.add(places.address, wrong, "put the backends of both into one service");
+        } else if let Some(first) = names.get(&service.name) {
+            let wrong = format!("the name {} is taken by the service on line {}", service.name, first.line);
+            problems.add(places.name, wrong, "give each service a name of its own");
+        }
+        destinations += service.backends.len();
+        if destinations > limits.destinations as usize && !destinations_told {
+            destinations_told = true;
+            let wrong = format!("from here on there are more backends than `limits.destinations`, {}", {
+                limits.destinations
+            });
+            problems.add(item.pos, wrong, "raise `limits.destinations`, or delete backends");
+        }
+        names.entry(service.name.clone()).or_insert(places.name);
+        endpoints.entry(service.endpoint).or_insert((service.name.clone(), places.address));
+        services.push(service);
+    }
+    services
+}
+
+/// Where a service's name (or what stands for it) and its address are written.
+struct Places {
+    name: Pos,
+    address: Pos,
+}
+
+fn service(node: &Node, problems: &mut Problems) -> Option<(Service, Places)> {
+    use schema::service::*;
+    let fields = Fields::of(node, &SECTION, problems)?;
+    let name = fields.value(&NAME, problems, |text| {
+        ServiceName::new(text).or_else(|e| fault(e.to_string(), format!("write {}", NAME.takes)))
+    });
+    let vip = fields.required(&ADDRESS, problems, |text| {
+        let vip = address(text)?;
+        match vip_fault(vip) {
+            Some(why) => fault(format!("{vip} cannot be a VIP: it is {why}"), "write a unicast address"),
+            None => Ok(vip),
+        }
+    });
+    let port = fields.required(&PORT, problems, |text| number(text, 0..=u16::MAX));
+    let protocol = fields.value(&PROTOCOL, problems, |text| word(text, "protocol", &PROTOCOLS));
+    let scheduler = fields.value(&SCHEDULER, problems, scheduler);
+    fields.value(&PERSISTENCE, problems, persistence);
+
+    let mut backends: Vec<Backend> = Vec::new();
+    let mut seen: HashMap<BackendKey, Pos> = HashMap::new();
+    for item in fields.list(&BACKENDS, problems) {
+        // Read even when the service itself is broken, so that every problem is told at once.
+        let Some((backend, pos)) = backend(item, vip, port, problems) else {
+            continue;
+        };
+        match seen.get(&backend.key) {
+            Some(first) => {
+                let wrong =
+                    format!("backend {} is given twice, first on line {}", backend.key.address, first.line);
+                problems.add(pos, wrong, "keep one of them");
+            }
+            None => {
+                seen.insert(backend.key, pos);
+                backends.push(backend);
+            }
+        }
+    }
+
+    let endpoint = Endpoint { address: vip?, port: port?, protocol: protocol.unwrap_or_default() };
+    let place = |key| fields.node(key).map_or(fields.pos, |n| n.pos);
+    let places = Places { name: place(&NAME), address: place(&ADDRESS) };
+    let name = name.unwrap_or_else(|| endpoint.default_name());
+    Some((Service { name, endpoint, scheduler: scheduler.unwrap_or(DEFAULT_SCHEDULER), backends }, places))
+}
+
+fn scheduler(text: &str) -> Result<Scheduler, Fault> {
+    if NOT_YET.contains(&text.to_ascii_lowercase().as_str()) {
+        return fault(format!("scheduler `{text}` is not supported yet"), "valid are rr, wrr");
+    }
+    word(text, "scheduler", &SCHEDULERS)
+}
+
+fn persistence(text: &str) -> Result<(), Fault> {
+    match text {
+        "0" | "0s" => Ok(()),
+        _ => fault(
+            format!("persistence ({text}) is not supported yet"),
+            "write 0 or leave the key out; each connection is then scheduled on its own",
+        ),
+    }
+}
+
+/// The backend, and where its address stands. `vip` and `port` are `None` where the service's are wrong.
+fn backend(
+    node: &Node,
+    vip: Option<IpAddr>,
+    port: Option<u16>,
+    problems: &mut Problems,
+) -> Option<(Backend, Pos)> {
+    use schema::backend::*;
+    let fields = Fields::of(node, &SECTION, problems)?;
+    let address = fields.required(&ADDRESS, problems, |text| backend_address(text, vip));
+    fields.value(&PORT, problems, |text| match (number(text, 0..=u16::MAX)?, port) {
+        (own, Some(port)) if own != port => fault(
+            format!("backend port {own} differs from the service's port {port}"),
+            format!("write {port} or leave the key out: Direct Routing cannot translate ports"),
+        ),
+        _ => Ok(()),
+    });
+    let weight = fields.value(&WEIGHT, problems, |t| number(t, 0..=u16::MAX));
+    let upper = fields.value(&UPPER_THRESHOLD, problems, |t| number(t, 0..=u32::MAX));
+    let lower = fields.value(&LOWER_THRESHOLD, problems, |t| number(t, 0..=u32::MAX));
+    let drained = fields.value(&DRAINED, problems, boolean);
+    let upper_is_known = upper.is_some() || fields.node(&UPPER_THRESHOLD).is_none();
+    let (upper, lower) = (upper.unwrap_or(0), lower.unwrap_or(0));
+    if upper_is_known && !thresholds_ok(upper, lower) {
+        let pos = fields.node(&LOWER_THRESHOLD).map_or(fields.pos, |n| n.pos);
+        let wrong = format!("lower_threshold {lower} is above upper_threshold {upper} (IPVS says ERANGE)");
+        let right = "lower it, or raise upper_threshold; 0 means three quarters of upper_threshold";
+        problems.add(pos, wrong, right);
+    }
+    let pos = fields.node(&ADDRESS).map_or(fields.pos, |n| n.pos);
+    let backend = Backend {
+        key: BackendKey { address: address?, port: port? },
+        weight: weight.unwrap_or(DEFAULT_WEIGHT),
+        upper_threshold: upper,
+        lower_threshold: lower,
+        drained: drained.unwrap_or(false),
+    };
+    Some((backend, pos))
+}
+
+fn backend_address(text: &str, vip: Option<IpAddr>) -> Result<IpAddr, Fault> {
+    let own = address(text)?;
+    if let Some(why) = backend_fault(own) {
+        return fault(format!("{own} cannot be a backend's address: it is {why}"), "write a unicast address");
+    }
+    match vip {
+        Some(vip) if !same_family(own, vip) => fault(
+            format!("{own} is {}, but the VIP {vip} is {}", family(own), family(vip)),
+            format!("write the backend's {} address", family(vip)),
+        ),
+        _ => Ok(own),
+    }
+}

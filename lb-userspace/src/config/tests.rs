@@ -1,0 +1,395 @@
+use std::net::IpAddr;
+
+use proptest::{option, prelude::*, sample::select};
+
+use super::{schema::Absent, *};
+use crate::model::*;
+
+const EXAMPLES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/examples");
+
+fn address(text: &str) -> IpAddr {
+    text.parse().expect("an address")
+}
+
+/// The messages, without the file's name.
+fn errors(text: &str) -> Vec<String> {
+    let errors = parse("f.yaml", text).expect_err("the file must be refused").to_string();
+    errors
+        .lines()
+        .map(|l| l.strip_prefix("f.yaml:").expect("the file's name comes first").to_owned())
+        .collect()
+}
+
+/// A file with one service at 192.0.2.1:80 that begins on line 2, and `more` below it.
+fn with_service(more: &str) -> String {
+    format!("interfaces: [eth0]\nservices:\n  - address: 192.0.2.1\n    port: 80\n{more}")
+}
+
+#[test]
+fn the_notes_service_reads_as_the_notes_mean_it() {
+    let text = std::fs::read_to_string(format!("{EXAMPLES}/mysql.yaml")).expect("the example is there");
+    let config = parse("mysql.yaml", &text).expect("valid");
+    let backend = |a: &str| Backend {
+        key: BackendKey { address: address(a), port: 3306 },
+        weight: 1,
+        upper_threshold: 0,
+        lower_threshold: 0,
+        drained: false,
+    };
+    let endpoint = Endpoint { address: address("172.18.14.100"), port: 3306, protocol: Protocol::Tcp };
+    let eth0 =
+        InterfaceSpec { name: "eth0".to_owned(), mode: AttachMode::Auto, offloads: OffloadPolicy::Check };
+    let expected = Model {
+        interfaces: vec![eth0],
+        vips: VipPlacement { add_to: Some("eth0".to_owned()) },
+        services: vec![Service {
+            name: ServiceName::new("mysql-read").expect("valid"),
+            endpoint,
+            scheduler: Scheduler::Rr,
+            backends: vec![backend("172.18.14.71"), backend("172.18.14.72")],
+        }],
+        ..Model::default()
+    };
+    assert_eq!(config, Config { model: expected, ..Config::default() });
+    assert_eq!(config.socket(), PathBuf::from("/run/lb/default.sock"));
+}
+
+#[test]
+fn every_example_is_valid_and_survives_render() {
+    let mut seen = 0;
+    for entry in std::fs::read_dir(EXAMPLES).expect("docs/examples is there") {
+        let path = entry.expect("readable").path();
+        let text = std::fs::read_to_string(&path).expect("readable");
+        let config = parse(&path.display().to_string(), &text).unwrap_or_else(|e| panic!("{e}"));
+        assert_eq!(parse("rendered", &render(&config)), Ok(config));
+        seen += 1;
+    }
+    assert!(seen >= 3, "the examples have gone");
+}
+
+#[test]
+fn the_full_example_shows_every_key() {
+    let text = std::fs::read_to_string(format!("{EXAMPLES}/full.yaml")).expect("the example is there");
+    for key in schema::SECTIONS.iter().flat_map(|s| s.keys) {
+        assert!(text.contains(&format!("{}:", key.name)), "{} is not in full.yaml", key.name);
+    }
+}
+
+#[test]
+fn words_of_one_section_are_unique() {
+    for section in schema::SECTIONS {
+        let mut words: Vec<&str> =
+            section.keys.iter().flat_map(|k| std::iter::once(&k.name).chain(k.also)).copied().collect();
+        let all = words.len();
+        words.sort_unstable();
+        words.dedup();
+        assert_eq!(words.len(), all, "{} has a word twice", section.title());
+    }
+}
+
+/// The defaults in the tables (and so in docs/config.md) are the ones that hold.
+#[test]
+fn documented_defaults_are_the_real_ones() {
+    let written = |section: &schema::Section, indent: &str| -> String {
+        let lines = section.keys.iter().filter_map(|key| match key.absent {
+            Absent::Is(value) => Some(format!("{indent}{}: {value}\n", key.name)),
+            Absent::Required | Absent::Words(_) => None,
+        });
+        lines.collect()
+    };
+    let mut explicit = written(&schema::file::SECTION, "");
+    explicit += &format!("interfaces:\n  - name: eth0\n{}", written(&schema::interface::SECTION, "    "));
+    for section in [&schema::flows::SECTION, &schema::limits::SECTION, &schema::timeouts::SECTION] {
+        explicit += &format!("{}:\n{}", section.path, written(section, "  "));
+    }
+    explicit += "services:\n  - address: 192.0.2.1\n    port: 80\n";
+    explicit += &written(&schema::service::SECTION, "    ");
+    explicit += "    backends:\n      - address: 192.0.2.2\n";
+    explicit += &written(&schema::backend::SECTION, "        ");
+    let implicit = with_service("    backends: [{address: 192.0.2.2}]\n");
+    let config = parse("explicit", &explicit).unwrap_or_else(|e| panic!("{e}\n{explicit}"));
+    assert_eq!(Ok(config), parse("implicit", &implicit));
+    for key in schema::SECTIONS.iter().flat_map(|s| s.keys) {
+        if let Absent::Is(value) = key.absent {
+            assert!(explicit.contains(&format!("{}: {value}\n", key.name)), "{} is not tried", key.name);
+        }
+    }
+}
+
+#[test]
+fn words_of_keepalived_are_understood() {
+    let theirs = "interfaces: [eth0]\nvirtual_servers:\n  - vip: 192.0.2.1\n    port: 80\n    lb_algo: RR\n    \
+                  protocol: TCP\n    persistence_timeout: 0\n    real_servers:\n      - {ip: 192.0.2.2, \
+                  uthreshold: 9, lthreshold: 8}\n";
+    let ours = with_service(
+        "    scheduler: rr\n    backends: [{address: 192.0.2.2, upper_threshold: 9, lower_threshold: 8}]\n",
+    );
+    assert_eq!(parse("theirs", theirs).expect("valid"), parse("ours", &ours).expect("valid"));
+}
+
+#[test]
+fn anchors_and_aliases_work() {
+    let text = "interfaces: [eth0]\nservices:\n  - {address: 192.0.2.1, port: 80, backends: &web [{address: \
+                192.0.2.2}]}\n  - {address: 192.0.2.3, port: 80, backends: *web}\n";
+    let services = parse("f", text).expect("valid").model.services;
+    assert_eq!(services[0].backends, services[1].backends);
+}
+
+#[test]
+fn every_problem_of_a_file_is_told_with_its_place() {
+    let text = "\
+instanse: a
+interfaces:
+  - eth0
+  - {name: eth0, mode: turbo}
+timeouts: {tcp: 15 minutes}
+services:
+  - name: a
+    address: 172.18.14.100
+    port: 3306
+    scheduler: wlc
+    persistence: 50
+    backends:
+      - {address: 172.18.14.71, port: 3307, weight: 70000}
+      - address: fd00::71
+      - address: 172.18.14.72
+        upper_threshold: 5
+        lower_threshold: 6
+      - address: 172.18.14.72
+  - name: b
+    address: 172.18.14.100
+    port: 3306
+  - name: a
+    address: 239.1.1.1
+    port: 99999
+    backends:
+      - {address: nonsense, wieght: 1}
+";
+    let expected = [
+        "1:1: unknown key `instanse` in the top level; did you mean `instance`?",
+        "4:12: interface eth0 is given twice, first on line 3; keep one of them",
+        "4:24: `mode`: unknown mode `turbo`; valid are auto, native, generic",
+        "5:17: `tcp`: `15 minutes` is not a duration; write whole seconds, or a number with s, m, h or d, for \
+         example 900 or 15m",
+        "10:16: `scheduler`: scheduler `wlc` is not supported yet; valid are rr, wrr",
+        "11:18: `persistence`: persistence (50) is not supported yet; write 0 or leave the key out; each \
+         connection is then scheduled on its own",
+        "13:39: `port`: backend port 3307 differs from the service's port 3306; write 3306 or leave the key \
+         out: Direct Routing cannot translate ports",
+        "13:53: `weight`: 70000 is out of range; write a number from 0 to 65535",
+        "14:18: `address`: fd00::71 is IPv6, but the VIP 172.18.14.100 is IPv4; write the backend's IPv4 \
+         address",
+        "17:26: lower_threshold 6 is above upper_threshold 5 (IPVS says ERANGE); lower it, or raise \
+         upper_threshold; 0 means three quarters of upper_threshold",
+        "18:18: backend 172.18.14.72 is given twice, first on line 15; keep one of them",
+        "20:14: endpoint tcp/172.18.14.100:3306 is already served by a on line 8; put the backends of both \
+         into one service",
+        "23:14: `address`: 239.1.1.1 cannot be a VIP: it is a multicast address; write a unicast address",
+        "24:11: `port`: 99999 is out of range; write a number from 0 to 65535",
+        "26:19: `address`: `nonsense` is not an IP address; write an address such as 192.0.2.10 or \
+         2001:db8::10",
+        "26:29: unknown key `wieght` in services[].backends[]; did you mean `weight`?",
+    ];
+    assert_eq!(errors(text), expected);
+}
+
+/// One problem each: the file, and how its message begins.
+#[test]
+fn bad_files_are_refused_where_they_are_bad() {
+    let bad_service = |field: &str| format!("interfaces: [eth0]\nservices:\n  - {{{field}}}\n");
+    let cases = [
+        (String::new(), "1:1: the file is empty; write"),
+        ("# only a comment\n".to_owned(), "1:1: the file is empty; write"),
+        ("- eth0\n".to_owned(), "1:1: the top level must be a mapping, not a list; write"),
+        ("services: []\n".to_owned(), "1:1: the top level has no `interfaces`; add"),
+        ("interfaces: []\n".to_owned(), "1:13: `interfaces` is empty; name"),
+        ("interfaces:\n".to_owned(), "1:1: `interfaces` is empty; name"),
+        ("interfaces: eth0\n".to_owned(), "1:13: `interfaces` must be a list, not a single value; begin"),
+        (
+            "interfaces: [eth0]\ninterfaces: [eth1]\n".to_owned(),
+            "2:1: key `interfaces` is given twice, first on line 1; ",
+        ),
+        ("interfaces: [{mode: auto}]\n".to_owned(), "1:14: interfaces[] has no `name`; add `name: ...`"),
+        ("interfaces: [a/b]\n".to_owned(), "1:14: `name`: \"a/b\" cannot be an interface's name; "),
+        ("interfaces: [eth0]\ninstance: ../x\n".to_owned(), "2:11: `instance`: \"../x\" cannot be"),
+        (
+            "interfaces: [eth0]\nflows: {ipv4: 0}\n".to_owned(),
+            "2:15: `ipv4`: 0 is out of range; write a count from 1 to 67108864",
+        ),
+        ("interfaces: [eth0]\nflows: {ipv4: 65M}\n".to_owned(), "2:15: `ipv4`: 65M is out of range; "),
+        (
+            "interfaces: [eth0]\nflows: {ipv4: 1Mi}\n".to_owned(),
+            "2:15: `ipv4`: `1Mi` is not a count; write a number, optionally with k",
+        ),
+        (
+            "interfaces: [eth0]\nlimits: {services: 65535}\n".to_owned(),
+            "2:20: `services`: 65535 is out of range; ",
+        ),
+        (
+            "interfaces: [eth0]\ntimeouts: {udp: 0}\n".to_owned(),
+            "2:17: `udp`: 0 is out of range; write a duration from 1s to 2678400s",
+        ),
+        (
+            "interfaces: [eth0]\ntimeouts: {udp: [5]}\n".to_owned(),
+            "2:17: `udp` must be a single value, not a list; write duration",
+        ),
+        (
+            "interfaces: [eth0]\ntimeouts: {udp: }\n".to_owned(),
+            "2:12: `udp` must be a single value, not nothing; write duration",
+        ),
+        (
+            "interfaces: [eth0]\ncontrol: {socket: lb.sock}\n".to_owned(),
+            "2:19: `socket`: \"lb.sock\" is not the absolute path",
+        ),
+        (bad_service("port: 80"), "3:5: services[] has no `address`; add"),
+        (bad_service("address: 192.0.2.1"), "3:5: services[] has no `port`; add `port: ...` (0 to 65535)"),
+        (
+            bad_service("address: 127.0.0.1, port: 80"),
+            "3:15: `address`: 127.0.0.1 cannot be a VIP: it is a loopback",
+        ),
+        (
+            bad_service("address: 0.0.0.0, port: 80"),
+            "3:15: `address`: 0.0.0.0 cannot be a VIP: it is the unspecified",
+        ),
+        (
+            bad_service("address: \"ff02::1\", port: 80"),
+            "3:15: `address`: ff02::1 cannot be a VIP: it is a multicast",
+        ),
+        (
+            bad_service("address: 192.0.2.1, port: 80, protocol: sctp"),
+            "3:46: `protocol`: unknown protocol `sctp`; valid are tcp, udp",
+        ),
+        (
+            bad_service("address: 192.0.2.1, port: 80, scheduler: rrr"),
+            "3:47: `scheduler`: unknown scheduler `rrr`; did you mean `rr`? valid are rr, wrr",
+        ),
+        (
+            bad_service("address: 192.0.2.1, port: 80, vip: 192.0.2.2"),
+            "3:36: key `vip` (another word for `address`) is given twice, first on line 3; ",
+        ),
+        (
+            bad_service("address: 192.0.2.1, port: 80, name: a b"),
+            "3:42: `name`: service name \"a b\" has the character ' '",
+        ),
+        (
+            bad_service("address: 192.0.2.1, port: 80, backends: [{address: 0.0.0.0}]"),
+            "3:57: `address`: 0.0.0.0 cannot be a backend's",
+        ),
+        (
+            bad_service(
+                "address: 192.0.2.1, port: 80}\n  - {name: \"tcp/192.0.2.1:80\", address: 192.0.2.2, port: 80",
+            ),
+            "4:12: the name tcp/192.0.2.1:80 is taken by the service on line 3; ",
+        ),
+        (
+            with_service("  - {address: 192.0.2.2, port: 80}\nlimits: {services: 1}\n"),
+            "5:5: 2 services are more than `limits.services`, 1; ",
+        ),
+        (
+            with_service(
+                "    backends: [{address: 192.0.2.2}, {address: 192.0.2.3}]\nlimits: {destinations: 1}\n",
+            ),
+            "3:5: from here on there are more backends than `limits.destinations`, 1; ",
+        ),
+        (
+            "interfaces: [eth0]\n---\ninterfaces: [eth1]\n".to_owned(),
+            "2:1: a second YAML document begins here; ",
+        ),
+        ("interfaces: !secret [eth0]\n".to_owned(), "1:13: tags (`!name`) mean nothing here; "),
+        ("interfaces: &a [*a]\n".to_owned(), "1:17: this alias stands inside of its own anchor; "),
+        ("? [a]\n: b\n".to_owned(), "1:3: a key must be a single word; "),
+        (format!("interfaces: {}\n", "[".repeat(20)), "1:28: lists and mappings are nested too deeply; "),
+        ("interfaces: [eth0\nservices: []\n".to_owned(), "2:9: this is not YAML: "),
+        ("interfaces:\n\t- eth0\n".to_owned(), "2:2: this is not YAML: "),
+        ("interfaces: [\"eth0]\n".to_owned(), "1:14: this is not YAML: "),
+    ];
+    for (text, begin) in cases {
+        let errors = errors(&text);
+        assert_eq!(errors.len(), 1, "{text}{errors:#?}");
+        assert!(errors[0].starts_with(begin), "{text}{}\ninstead of\n{begin}", errors[0]);
+        assert!(errors[0].contains("; "), "no advice: {}", errors[0]);
+    }
+}
+
+#[test]
+fn nested_aliases_do_not_fill_the_memory() {
+    let mut text = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n".to_owned();
+    for n in 1..9 {
+        text += &format!("a{n}: &a{n} [{}]\n", vec![format!("*a{}", n - 1); 10].join(", "));
+    }
+    assert!(errors(&text)[0].contains("enormous"), "{:?}", errors(&text));
+}
+
+#[test]
+fn a_rendered_file_is_short_and_readable() {
+    let text = with_service(
+        "    scheduler: rr\n    backends:\n      - address: 192.0.2.2\n      - {address: 192.0.2.3, weight: 0, drained: \
+         true}\nflows: {ipv4: 4M, wide: 3k}\ntimeouts: {tcp: 15m, udp: 1m}\n",
+    );
+    let config = parse("f", &text).expect("valid");
+    let expected = "\
+interfaces:
+  - eth0
+flows:
+  ipv4: 4M
+  wide: 3k
+timeouts:
+  udp: 60
+services:
+  - address: 192.0.2.1
+    port: 80
+    protocol: tcp
+    scheduler: rr
+    backends:
+      - address: 192.0.2.2
+      - address: 192.0.2.3
+        weight: 0
+        drained: true
+";
+    assert_eq!(render(&config), expected);
+}
+
+fn configs() -> impl Strategy<Value = Config> {
+    let sockets =
+        select(vec!["/run/lb/x.sock", "/tmp/with space", "/tmp/: #", "/tmp/\"\\'", "/tmp/ü\n\u{1}"]);
+    let groups = select(vec!["lbadmin", "0", "true", "null", "wheel$", "-"]);
+    (
+        select(vec!["default", "null", "-", "a_1"]),
+        option::of(sockets),
+        option::of(groups),
+        arbitrary::models(),
+    )
+        .prop_map(|(instance, socket, group, model)| Config {
+            instance: instance.to_owned(),
+            control: Control { socket: socket.map(PathBuf::from), group: group.map(str::to_owned) },
+            model,
+        })
+}
+
+proptest! {
+    #[test]
+    fn what_is_rendered_parses_back(config in configs()) {
+        let text = render(&config);
+        prop_assert_eq!(parse("rendered", &text).map_err(|e| format!("{e}\n{text}")), Ok(config));
+        // Another YAML library agrees that this is YAML.
+        prop_assert!(serde_yaml::from_str::<serde_yaml::Value>(&text).is_ok(), "{}", text);
+    }
+
+    #[test]
+    fn no_text_makes_it_panic(text in "[ \\n:a-e0-9{}\\[\\]&*!|>'\"#,?-]{0,60}") {
+        let _ = parse("random", &text);
+    }
+
+    /// Damage to a good file is found or harmless, never a panic; and it is told with a place in the file.
+    #[test]
+    fn damage_is_told_with_a_place(at in 0..600usize, with in "[ \\n:x0{}\\[\\]&*!'\"#,-]{0,3}") {
+        let mut text = std::fs::read_to_string(format!("{EXAMPLES}/full.yaml")).expect("the example is there");
+        let at = at.min(text.len() - 1);
+        text.replace_range(at..=at, &with);
+        if let Err(errors) = parse("damaged", &text) {
+            prop_assert!(!errors.problems.is_empty());
+            let lines = text.lines().count() + 1;
+            prop_assert!(errors.problems.iter().all(|p| (1..=lines).contains(&p.pos.line) && p.pos.column >= 1));
+        }
+    }
+}

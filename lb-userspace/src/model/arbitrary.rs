@@ -1,0 +1,114 @@
+//! Random valid models, for property tests. Pools are small, so that names and keys meet often.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use proptest::{collection::vec, option, prelude::*, sample::select};
+
+use super::*;
+
+pub(crate) fn models() -> impl Strategy<Value = Model> {
+    let flows = (1..=64u32 << 20, prop_oneof![1..=9u32, Just(64 << 10)])
+        .prop_map(|(ipv4, wide)| FlowSizes { ipv4, wide });
+    let timeouts = vec(prop_oneof![Just(900), Just(120), 1..=2_678_400u32], 5).prop_map(|t| Timeouts {
+        tcp: t[0],
+        tcp_fin: t[1],
+        tcp_syn: t[2],
+        tcp_close: t[3],
+        udp: t[4],
+    });
+    let limits = (20..=65534u32, 100..=262_144u32)
+        .prop_map(|(services, destinations)| Limits { services, destinations });
+    (
+        vec(interfaces(), 1..4),
+        option::of(select(vec!["eth0", "0x10", "~", "null", "e#1", "\"'"])),
+        prop_oneof![Just(FlowSizes::default()), flows],
+        prop_oneof![Just(Limits::default()), limits],
+        prop_oneof![Just(Timeouts::default()), timeouts],
+        vec(services(), 0..6),
+    )
+        .prop_map(|(interfaces, add_to, flows, limits, timeouts, services)| Model {
+            interfaces: unique(interfaces, |a, b| a.name == b.name),
+            vips: VipPlacement { add_to: add_to.map(str::to_owned) },
+            flows,
+            limits,
+            timeouts,
+            services: unique(services, |a, b| a.name == b.name || a.endpoint == b.endpoint),
+        })
+}
+
+fn interfaces() -> impl Strategy<Value = InterfaceSpec> {
+    let name =
+        prop_oneof!["[a-z]{1,5}[0-9]{0,3}(\\.[0-9]{1,4})?", "[!-.0-9;-~]{1,15}", Just("ütf".to_owned())]
+            .prop_filter("no names of directories", |n| n != "." && n != "..");
+    let mode = select(vec![AttachMode::Auto, AttachMode::Native, AttachMode::Generic]);
+    (name, mode, select(vec![OffloadPolicy::Check, OffloadPolicy::Set]))
+        .prop_map(|(name, mode, offloads)| InterfaceSpec { name, mode, offloads })
+}
+
+pub(crate) fn services() -> impl Strategy<Value = Service> {
+    (option::of(names()), endpoints(), schedulers(), vec((0..6u8, backends()), 0..5)).prop_map(
+        |(name, endpoint, scheduler, backends)| {
+            let backends = backends
+                .into_iter()
+                .map(|(n, backend)| Backend { key: backend_key(endpoint, n), ..backend })
+                .collect();
+            Service {
+                name: name.unwrap_or_else(|| endpoint.default_name()),
+                endpoint,
+                scheduler,
+                backends: unique(backends, |a: &Backend, b| a.key == b.key),
+            }
+        },
+    )
+}
+
+pub(crate) fn names() -> impl Strategy<Value = ServiceName> {
+    select(vec!["a", "b", "c", "mysql-read", "[x]", ":", "-", "1", "null", "a:", "no"])
+        .prop_map(|n| ServiceName::new(n).expect("a valid name"))
+}
+
+pub(crate) fn schedulers() -> impl Strategy<Value = Scheduler> {
+    select(vec![Scheduler::Rr, Scheduler::Wrr])
+}
+
+pub(crate) fn endpoints() -> impl Strategy<Value = Endpoint> {
+    let addresses: Vec<IpAddr> = ["192.0.2.1", "172.18.14.100", "fd00::", "2001:db8::1", "ff0::1"]
+        .map(|a| a.parse().expect("valid"))
+        .into();
+    (select(addresses), select(vec![0u16, 53, 3306]), select(vec![Protocol::Tcp, Protocol::Udp]))
+        .prop_map(|(address, port, protocol)| Endpoint { address, port, protocol })
+}
+
+/// The `n`th possible backend of a service.
+pub(crate) fn backend_key(endpoint: Endpoint, n: u8) -> BackendKey {
+    let address = match endpoint.address {
+        IpAddr::V4(_) => Ipv4Addr::new(10, 0, 0, n + 1).into(),
+        IpAddr::V6(_) => Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, u16::from(n)).into(),
+    };
+    BackendKey { address, port: endpoint.port }
+}
+
+/// Backends whose key is still to be set.
+pub(crate) fn backends() -> impl Strategy<Value = Backend> {
+    let key = BackendKey { address: Ipv4Addr::UNSPECIFIED.into(), port: 0 };
+    let thresholds = prop_oneof![Just((0, 0)), (0..9u32).prop_flat_map(|u| (Just(u), 0..=u))];
+    (prop_oneof![0..3u16, any::<u16>()], thresholds, any::<bool>()).prop_map(
+        move |(weight, (upper, lower), drained)| Backend {
+            key,
+            weight,
+            upper_threshold: upper,
+            lower_threshold: lower,
+            drained,
+        },
+    )
+}
+
+fn unique<T>(items: Vec<T>, same: impl Fn(&T, &T) -> bool) -> Vec<T> {
+    let mut kept: Vec<T> = Vec::new();
+    for item in items {
+        if !kept.iter().any(|k| same(k, &item)) {
+            kept.push(item);
+        }
+    }
+    kept
+}

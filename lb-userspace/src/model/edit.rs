@@ -1,0 +1,296 @@
+//! Changes of a running [`Model`]: what `lb service ...` and `lb backend ...` do.
+//!
+//! PURE. Every function checks everything first and changes nothing when it fails.
+
+use std::net::IpAddr;
+
+use super::{
+    Backend, BackendKey, Endpoint, Model, Service, ServiceName,
+    nearest::nearest,
+    rules::{backend_fault, family, same_family, thresholds_ok, vip_fault},
+};
+use crate::api::types::{ApiError, BackendAdd, BackendEdit, ServiceAdd, ServiceEdit};
+
+/// Why a change is refused. [`EditError::status`] is its HTTP status.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum EditError {
+    #[error("service {name} already exists")]
+    ServiceExists { name: ServiceName },
+    #[error("endpoint {endpoint} is already served by service {name}")]
+    EndpointTaken { endpoint: Endpoint, name: ServiceName },
+    #[error("service {service} already has a backend {key}")]
+    BackendExists { service: ServiceName, key: BackendKey },
+    #[error("there is no service {name}")]
+    NoSuchService { name: ServiceName, nearest: Option<ServiceName> },
+    #[error("service {service} has no backend {key}")]
+    NoSuchBackend { service: ServiceName, key: BackendKey, nearest: Option<BackendKey> },
+    #[error("backend {backend} is {}, but the VIP {vip} of service {service} is {}",
+            family(*backend), family(*vip))]
+    WrongFamily { service: ServiceName, vip: IpAddr, backend: IpAddr },
+    #[error("backend {key} has port {}, but service {service} has port {port}", key.port)]
+    PortMismatch { service: ServiceName, key: BackendKey, port: u16 },
+    #[error("lower threshold {lower} is above upper threshold {upper}")]
+    BadThresholds { upper: u32, lower: u32 },
+    #[error("{address} cannot be a VIP: it is {why}")]
+    BadVip { address: IpAddr, why: &'static str },
+    #[error("{address} cannot be a backend's address: it is {why}")]
+    BadBackend { address: IpAddr, why: &'static str },
+    #[error("there are already {limit} {what}, as many as `limits.{what}` allows")]
+    LimitReached { what: &'static str, limit: u32 },
+}
+
+impl EditError {
+    /// HTTP status: 404 no such thing, 409 already there or in the way, 400 bad input.
+    pub fn status(&self) -> u16 {
+        match self {
+            Self::NoSuchService { .. } | Self::NoSuchBackend { .. } => 404,
+            Self::ServiceExists { .. }
+            | Self::EndpointTaken { .. }
+            | Self::BackendExists { .. }
+            | Self::LimitReached { .. } => 409,
+            Self::WrongFamily { .. }
+            | Self::PortMismatch { .. }
+            | Self::BadThresholds { .. }
+            | Self::BadVip { .. }
+            | Self::BadBackend { .. } => 400,
+        }
+    }
+
+    /// What would be right.
+    pub fn hint(&self) -> String {
+        match self {
+            Self::ServiceExists { name } => {
+                format!("Change it with `lb service edit {name}`, or choose another name.")
+            }
+            Self::EndpointTaken { name, .. } => {
+                format!("Add backends to {name}, or delete it first with `lb service del {name}`.")
+            }
+            Self::BackendExists { service, key } => {
+                format!("Change it with `lb backend edit {service} {key}`.")
+            }
+            Self::NoSuchService { nearest: Some(nearest), .. } => format!("Did you mean {nearest}?"),
+            Self::NoSuchService { nearest: None, .. } => "`lb service list` shows what there is.".to_owned(),
+            Self::NoSuchBackend { nearest: Some(nearest), .. } => format!("Did you mean {nearest}?"),
+            Self::NoSuchBackend { service, nearest: None, .. } => {
+                format!("`lb backend list {service}` shows what there is.")
+            }
+            Self::WrongFamily { vip, .. } => {
+                format!("Give the backend's {} address.", family(*vip))
+            }
+            Self::PortMismatch { port, .. } => {
+                format!("Give port {port}: Direct Routing cannot translate ports.")
+            }
+            Self::BadThresholds { .. } => {
+                "Give a lower threshold that is at most the upper one; 0 means three quarters of it."
+                    .to_owned()
+            }
+            Self::BadVip { .. } | Self::BadBackend { .. } => "Give a unicast address.".to_owned(),
+            Self::LimitReached { what, .. } => {
+                format!(
+                    "Delete some, or raise `limits.{what}` in the configuration file and restart the agent."
+                )
+            }
+        }
+    }
+}
+
+impl From<EditError> for ApiError {
+    fn from(error: EditError) -> Self {
+        Self { message: error.to_string(), hint: Some(error.hint()) }
+    }
+}
+
+/// Adds a service without backends to the end of the list. Returns it as it stands.
+pub fn add_service(model: &mut Model, body: &ServiceAdd) -> Result<Service, EditError> {
+    let name = body.name.clone().unwrap_or_else(|| body.endpoint.default_name());
+    let service = Service { name, endpoint: body.endpoint, scheduler: body.scheduler, backends: Vec::new() };
+    insert_service(model, service.clone())?;
+    Ok(service)
+}
+
+/// Changes a service. Returns it as it stands afterwards.
+pub fn edit_service(model: &mut Model, name: &ServiceName, body: &ServiceEdit) -> Result<Service, EditError> {
+    let service = service_mut(model, name)?;
+    if let Some(scheduler) = body.scheduler {
+        service.scheduler = scheduler;
+    }
+    Ok(service.clone())
+}
+
+/// Takes a service out, backends and all. Returns what was there.
+pub fn delete_service(model: &mut Model, name: &ServiceName) -> Result<Service, EditError> {
+    match model.services.iter().position(|s| s.name == *name) {
+        Some(at) => Ok(model.services.remove(at)),
+        None => Err(no_such_service(model, name)),
+    }
+}
+
+/// Adds a backend to the head of the service's list, where IPVS puts a new destination. Returns it.
+pub fn add_backend(
+    model: &mut Model,
+    service: &ServiceName,
+    body: &BackendAdd,
+) -> Result<Backend, EditError> {
+    let backend = Backend {
+        key: body.key,
+        weight: body.weight,
+        upper_threshold: body.upper_threshold,
+        lower_threshold: body.lower_threshold,
+        drained: false,
+    };
+    insert_backend(model, service, backend.clone())?;
+    Ok(backend)
+}
+
+/// Changes a backend. Returns it as it stands afterwards.
+pub fn edit_backend(
+    model: &mut Model,
+    service: &ServiceName,
+    key: BackendKey,
+    body: &BackendEdit,
+) -> Result<Backend, EditError> {
+    let backend = backend_mut(model, service, key)?;
+    let edited = edited(backend, body);
+    check_thresholds(&edited)?;
+    *backend = edited.clone();
+    Ok(edited)
+}
+
+/// Takes a backend out. Returns what was there.
+pub fn delete_backend(
+    model: &mut Model,
+    service: &ServiceName,
+    key: BackendKey,
+) -> Result<Backend, EditError> {
+    let service = service_mut(model, service)?;
+    match service.backends.iter().position(|b| b.key == key) {
+        Some(at) => Ok(service.backends.remove(at)),
+        None => Err(no_such_backend(service, key)),
+    }
+}
+
+/// Drains (`true`) or undrains (`false`) a backend; to do it twice is no error. Returns the backend.
+pub fn set_drained(
+    model: &mut Model,
+    service: &ServiceName,
+    key: BackendKey,
+    drained: bool,
+) -> Result<Backend, EditError> {
+    let backend = backend_mut(model, service, key)?;
+    backend.drained = drained;
+    Ok(backend.clone())
+}
+
+/// Adds a whole service, with its backends in the order given, to the end of the list.
+pub fn insert_service(model: &mut Model, service: Service) -> Result<(), EditError> {
+    if model.service(&service.name).is_some() {
+        return Err(EditError::ServiceExists { name: service.name });
+    }
+    if let Some(other) = model.services.iter().find(|s| s.endpoint == service.endpoint) {
+        return Err(EditError::EndpointTaken { endpoint: service.endpoint, name: other.name.clone() });
+    }
+    let address = service.endpoint.address;
+    if let Some(why) = vip_fault(address) {
+        return Err(EditError::BadVip { address, why });
+    }
+    for (at, backend) in service.backends.iter().enumerate() {
+        check_backend(&service, &service.backends[..at], backend)?;
+    }
+    check_room("services", model.services.len() + 1, model.limits.services)?;
+    check_room("destinations", destinations(model) + service.backends.len(), model.limits.destinations)?;
+    model.services.push(service);
+    Ok(())
+}
+
+/// Adds a whole backend to the head of the service's list.
+pub fn insert_backend(model: &mut Model, service: &ServiceName, backend: Backend) -> Result<(), EditError> {
+    let room = check_room("destinations", destinations(model) + 1, model.limits.destinations);
+    let service = service_mut(model, service)?;
+    check_backend(service, &service.backends, &backend)?;
+    room?;
+    service.backends.insert(0, backend);
+    Ok(())
+}
+
+/// `backend` with the fields of `body` that are given.
+pub fn edited(backend: &Backend, body: &BackendEdit) -> Backend {
+    Backend {
+        weight: body.weight.unwrap_or(backend.weight),
+        upper_threshold: body.upper_threshold.unwrap_or(backend.upper_threshold),
+        lower_threshold: body.lower_threshold.unwrap_or(backend.lower_threshold),
+        ..backend.clone()
+    }
+}
+
+fn check_backend(service: &Service, others: &[Backend], backend: &Backend) -> Result<(), EditError> {
+    let key = backend.key;
+    if let Some(why) = backend_fault(key.address) {
+        return Err(EditError::BadBackend { address: key.address, why });
+    }
+    let vip = service.endpoint.address;
+    if !same_family(vip, key.address) {
+        return Err(EditError::WrongFamily { service: service.name.clone(), vip, backend: key.address });
+    }
+    let port = service.endpoint.port;
+    if key.port != port {
+        return Err(EditError::PortMismatch { service: service.name.clone(), key, port });
+    }
+    if others.iter().any(|b| b.key == key) {
+        return Err(EditError::BackendExists { service: service.name.clone(), key });
+    }
+    check_thresholds(backend)
+}
+
+fn check_thresholds(backend: &Backend) -> Result<(), EditError> {
+    let (upper, lower) = (backend.upper_threshold, backend.lower_threshold);
+    if thresholds_ok(upper, lower) { Ok(()) } else { Err(EditError::BadThresholds { upper, lower }) }
+}
+
+fn check_room(what: &'static str, wanted: usize, limit: u32) -> Result<(), EditError> {
+    if wanted as u64 <= u64::from(limit) { Ok(()) } else { Err(EditError::LimitReached { what, limit }) }
+}
+
+fn destinations(model: &Model) -> usize {
+    model.services.iter().map(|s| s.backends.len()).sum()
+}
+
+fn service_mut<'a>(model: &'a mut Model, name: &ServiceName) -> Result<&'a mut Service, EditError> {
+    match model.services.iter().position(|s| s.name == *name) {
+        Some(at) => Ok(&mut model.services[at]),
+        None => Err(no_such_service(model, name)),
+    }
+}
+
+fn backend_mut<'a>(
+    model: &'a mut Model,
+    service: &ServiceName,
+    key: BackendKey,
+) -> Result<&'a mut Backend, EditError> {
+    let service = service_mut(model, service)?;
+    match service.backends.iter().position(|b| b.key == key) {
+        Some(at) => Ok(&mut service.backends[at]),
+        None => Err(no_such_backend(service, key)),
+    }
+}
+
+/// The error for an unknown service; a public function because reading needs it too (`lb service show`).
+pub fn no_such_service(model: &Model, name: &ServiceName) -> EditError {
+    // Somebody who says tcp/172.18.14.100:3306 means the service there, whatever it is called.
+    let by_endpoint = model.services.iter().find(|s| s.endpoint.default_name() == *name);
+    let by_name = || {
+        let near = nearest(name.as_str(), model.services.iter().map(|s| s.name.as_str()))?;
+        model.services.iter().find(|s| s.name.as_str() == near)
+    };
+    let nearest = by_endpoint.or_else(by_name).map(|s| s.name.clone());
+    EditError::NoSuchService { name: name.clone(), nearest }
+}
+
+fn no_such_backend(service: &Service, key: BackendKey) -> EditError {
+    // Only the port may be guessed: a near address is another machine.
+    let nearest = service.backends.iter().find(|b| b.key.address == key.address).map(|b| b.key);
+    EditError::NoSuchBackend { service: service.name.clone(), key, nearest }
+}
+
+#[cfg(test)]
+#[path = "edit_tests.rs"]
+mod tests;

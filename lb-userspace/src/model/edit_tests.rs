@@ -1,0 +1,194 @@
+use super::*;
+use crate::model::{Limits, Protocol, Scheduler};
+
+fn name(text: &str) -> ServiceName {
+    text.parse().expect("a name")
+}
+
+fn key(text: &str) -> BackendKey {
+    text.parse().expect("a key")
+}
+
+fn endpoint(address: &str, port: u16) -> Endpoint {
+    Endpoint { address: address.parse().expect("an address"), port, protocol: Protocol::Tcp }
+}
+
+fn service_add(name_: Option<&str>, endpoint: Endpoint) -> ServiceAdd {
+    ServiceAdd { name: name_.map(name), endpoint, scheduler: Scheduler::Rr }
+}
+
+fn backend_add(key_: &str) -> BackendAdd {
+    BackendAdd { key: key(key_), weight: 1, upper_threshold: 0, lower_threshold: 0 }
+}
+
+/// mysql-read at 172.18.14.100:3306 with backends .71 and .72.
+fn model() -> Model {
+    let mut model = Model::default();
+    let add = service_add(Some("mysql-read"), endpoint("172.18.14.100", 3306));
+    add_service(&mut model, &add).expect("added");
+    for backend in ["172.18.14.72:3306", "172.18.14.71:3306"] {
+        add_backend(&mut model, &name("mysql-read"), &backend_add(backend)).expect("added");
+    }
+    model
+}
+
+#[test]
+fn a_hot_added_backend_goes_to_the_head_and_a_service_to_the_end() {
+    let mut model = model();
+    let added =
+        add_backend(&mut model, &name("mysql-read"), &backend_add("172.18.14.73:3306")).expect("added");
+    assert_eq!((added.key, added.drained), (key("172.18.14.73:3306"), false));
+    let keys: Vec<String> = model.services[0].backends.iter().map(|b| b.key.to_string()).collect();
+    assert_eq!(keys, ["172.18.14.73:3306", "172.18.14.71:3306", "172.18.14.72:3306"]);
+    let service = add_service(&mut model, &service_add(None, endpoint("fd00::1", 53))).expect("added");
+    assert_eq!(service.name, name("tcp/[fd00::1]:53"));
+    assert_eq!(model.services[1], service);
+}
+
+#[test]
+fn edits_change_what_is_given_and_nothing_else() {
+    let mut model = model();
+    let (service, backend) = (name("mysql-read"), key("172.18.14.71:3306"));
+    let edit = ServiceEdit { scheduler: Some(Scheduler::Wrr) };
+    assert_eq!(edit_service(&mut model, &service, &edit).expect("edited").scheduler, Scheduler::Wrr);
+    assert_eq!(
+        edit_service(&mut model, &service, &ServiceEdit::default()).expect("fine").scheduler,
+        Scheduler::Wrr
+    );
+    let edit = BackendEdit { weight: Some(0), upper_threshold: Some(8), lower_threshold: None };
+    edit_backend(&mut model, &service, backend, &edit).expect("edited");
+    let edit = BackendEdit { lower_threshold: Some(8), ..BackendEdit::default() };
+    let edited = edit_backend(&mut model, &service, backend, &edit).expect("edited");
+    assert_eq!((edited.weight, edited.upper_threshold, edited.lower_threshold), (0, 8, 8));
+    for drained in [true, true, false] {
+        let backend = set_drained(&mut model, &service, backend, drained).expect("drained");
+        assert_eq!((backend.drained, backend.weight), (drained, 0));
+    }
+    assert_eq!(delete_backend(&mut model, &service, backend).expect("deleted"), edited);
+    assert_eq!(delete_service(&mut model, &service).expect("deleted").backends.len(), 1);
+    assert!(model.services.is_empty());
+}
+
+/// Each refused change: its status, how its message begins, and a part of its hint. Nothing changes.
+#[test]
+fn a_refused_change_changes_nothing_and_says_what_would_be_right() {
+    type Edit = fn(&mut Model) -> Result<(), EditError>;
+    let service = || name("mysql-read");
+    let cases: [(Edit, u16, &str, &str); 14] = [
+        (
+            |m| add_service(m, &service_add(Some("mysql-read"), endpoint("172.18.14.101", 1))).map(drop),
+            409,
+            "service mysql-read already exists",
+            "lb service edit mysql-read",
+        ),
+        (
+            |m| add_service(m, &service_add(None, endpoint("172.18.14.100", 3306))).map(drop),
+            409,
+            "endpoint tcp/172.18.14.100:3306 is already served by service mysql-read",
+            "Add backends to mysql-read",
+        ),
+        (
+            |m| add_service(m, &service_add(None, endpoint("224.0.0.1", 1))).map(drop),
+            400,
+            "224.0.0.1 cannot be a VIP: it is a multicast address",
+            "unicast",
+        ),
+        (
+            |m| delete_service(m, &name("mysql-raed")).map(drop),
+            404,
+            "there is no service mysql-raed",
+            "Did you mean mysql-read?",
+        ),
+        (
+            |m| edit_service(m, &name("tcp/172.18.14.100:3306"), &ServiceEdit::default()).map(drop),
+            404,
+            "there is no service tcp/",
+            "Did you mean mysql-read?",
+        ),
+        (
+            |m| add_backend(m, &name("web"), &backend_add("10.0.0.1:80")).map(drop),
+            404,
+            "there is no service web",
+            "lb service list",
+        ),
+        (
+            |m| add_backend(m, &name("mysql-read"), &backend_add("172.18.14.71:3306")).map(drop),
+            409,
+            "service mysql-read already has a backend 172.18.14.71:3306",
+            "lb backend edit mysql-read 172.18.14.71:3306",
+        ),
+        (
+            |m| add_backend(m, &name("mysql-read"), &backend_add("[fd00::1]:3306")).map(drop),
+            400,
+            "backend fd00::1 is IPv6, but the VIP 172.18.14.100 of service mysql-read is IPv4",
+            "IPv4",
+        ),
+        (
+            |m| add_backend(m, &name("mysql-read"), &backend_add("172.18.14.73:3307")).map(drop),
+            400,
+            "backend 172.18.14.73:3307 has port 3307, but service mysql-read has port 3306",
+            "cannot translate ports",
+        ),
+        (
+            |m| add_backend(m, &name("mysql-read"), &backend_add("0.0.0.0:3306")).map(drop),
+            400,
+            "0.0.0.0 cannot be a backend's address",
+            "unicast",
+        ),
+        (
+            |m| {
+                let edit = BackendEdit { lower_threshold: Some(1), ..BackendEdit::default() };
+                edit_backend(m, &name("mysql-read"), key("172.18.14.71:3306"), &edit).map(drop)
+            },
+            400,
+            "lower threshold 1 is above upper threshold 0",
+            "at most the upper",
+        ),
+        (
+            |m| delete_backend(m, &name("mysql-read"), key("172.18.14.71:3307")).map(drop),
+            404,
+            "service mysql-read has no backend 172.18.14.71:3307",
+            "Did you mean 172.18.14.71:3306?",
+        ),
+        (
+            |m| set_drained(m, &name("mysql-read"), key("172.18.14.79:3306"), true).map(drop),
+            404,
+            "service mysql-read has no backend",
+            "lb backend list mysql-read",
+        ),
+        (
+            |m| {
+                let full = Service {
+                    endpoint: endpoint("10.9.9.9", 3306),
+                    name: name("copy"),
+                    ..m.services[0].clone()
+                };
+                insert_service(m, full)
+            },
+            409,
+            "there are already 3 destinations, as many as `limits.destinations` allows",
+            "raise `limits.destinations`",
+        ),
+    ];
+    for (edit, status, message, hint) in cases {
+        let mut model = Model { limits: Limits { services: 2, destinations: 3 }, ..model() };
+        let before = model.clone();
+        let error = edit(&mut model).expect_err(message);
+        assert_eq!(model, before, "{message}");
+        assert_eq!(error.status(), status, "{message}");
+        let api = ApiError::from(error);
+        assert!(api.message.starts_with(message), "{api}");
+        assert!(api.hint.as_deref().is_some_and(|h| h.contains(hint)), "{api}");
+    }
+    assert!(model().service(&service()).is_some());
+}
+
+#[test]
+fn limits_hold_for_what_is_added() {
+    let mut model = Model { limits: Limits { services: 1, destinations: 2 }, ..model() };
+    let error = add_service(&mut model, &service_add(None, endpoint("10.0.0.1", 1))).expect_err("full");
+    assert_eq!(error, EditError::LimitReached { what: "services", limit: 1 });
+    let error =
+        add_backend(&mut model, &name("mysql-read"), &backend_add("172.18.14.73:3306")).expect_err("full");
+    assert_eq!(error, EditError::LimitReached { what: "destinations", limit: 2 });
+}

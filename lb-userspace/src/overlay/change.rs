@@ -1,0 +1,108 @@
+//! One change of the running state, as it is journaled.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    api::types::{BackendEdit, ServiceEdit},
+    model::{
+        Backend, BackendKey, Model, Service, ServiceName,
+        edit::{self, EditError},
+    },
+};
+
+/// What an operator did. What is added is kept as it resulted; edits keep only the fields that were
+/// given, so that the file stays in force for the others.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "change", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Change {
+    AddService { service: Service },
+    EditService { name: ServiceName, edit: ServiceEdit },
+    DeleteService { name: ServiceName },
+    AddBackend { service: ServiceName, backend: Backend },
+    EditBackend { service: ServiceName, key: BackendKey, edit: BackendEdit },
+    DeleteBackend { service: ServiceName, key: BackendKey },
+    Drain { service: ServiceName, key: BackendKey },
+    Undrain { service: ServiceName, key: BackendKey },
+}
+
+impl Change {
+    /// Makes the change; nothing is changed when it fails.
+    pub fn apply(&self, model: &mut Model) -> Result<(), EditError> {
+        match self {
+            Self::AddService { service } => edit::insert_service(model, service.clone()),
+            Self::EditService { name, edit } => edit::edit_service(model, name, edit).map(drop),
+            Self::DeleteService { name } => edit::delete_service(model, name).map(drop),
+            Self::AddBackend { service, backend } => edit::insert_backend(model, service, backend.clone()),
+            Self::EditBackend { service, key, edit } => {
+                edit::edit_backend(model, service, *key, edit).map(drop)
+            }
+            Self::DeleteBackend { service, key } => edit::delete_backend(model, service, *key).map(drop),
+            Self::Drain { service, key } => edit::set_drained(model, service, *key, true).map(drop),
+            Self::Undrain { service, key } => edit::set_drained(model, service, *key, false).map(drop),
+        }
+    }
+
+    /// The service that it is about.
+    pub fn service(&self) -> &ServiceName {
+        match self {
+            Self::AddService { service } => &service.name,
+            Self::EditService { name, .. } | Self::DeleteService { name } => name,
+            Self::AddBackend { service, .. }
+            | Self::EditBackend { service, .. }
+            | Self::DeleteBackend { service, .. }
+            | Self::Drain { service, .. }
+            | Self::Undrain { service, .. } => service,
+        }
+    }
+
+    /// The backend that it is about, if it is about one.
+    pub fn backend(&self) -> Option<BackendKey> {
+        match self {
+            Self::AddService { .. } | Self::EditService { .. } | Self::DeleteService { .. } => None,
+            Self::AddBackend { backend, .. } => Some(backend.key),
+            Self::EditBackend { key, .. }
+            | Self::DeleteBackend { key, .. }
+            | Self::Drain { key, .. }
+            | Self::Undrain { key, .. } => Some(*key),
+        }
+    }
+}
+
+/// One sentence, without a full stop.
+impl fmt::Display for Change {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::AddService { service } => {
+                write!(f, "service {} added ({}, {})", service.name, service.endpoint, service.scheduler)
+            }
+            Self::EditService { name, edit } => match edit.scheduler {
+                Some(scheduler) => write!(f, "service {name}: scheduler set to {scheduler}"),
+                None => write!(f, "service {name}: nothing set"),
+            },
+            Self::DeleteService { name } => write!(f, "service {name} deleted"),
+            Self::AddBackend { service, backend } => {
+                let drained = if backend.drained { ", drained" } else { "" };
+                let Backend { key, weight, .. } = backend;
+                write!(f, "backend {key} added to service {service} (weight {weight}{drained})")
+            }
+            Self::EditBackend { service, key, edit } => {
+                write!(f, "backend {key} of service {service}: {}", fields(edit))
+            }
+            Self::DeleteBackend { service, key } => write!(f, "backend {key} of service {service} deleted"),
+            Self::Drain { service, key } => write!(f, "backend {key} of service {service} drained"),
+            Self::Undrain { service, key } => write!(f, "backend {key} of service {service} undrained"),
+        }
+    }
+}
+
+fn fields(edit: &BackendEdit) -> String {
+    let all = [
+        edit.weight.map(|n| format!("weight set to {n}")),
+        edit.upper_threshold.map(|n| format!("upper_threshold set to {n}")),
+        edit.lower_threshold.map(|n| format!("lower_threshold set to {n}")),
+    ];
+    let set: Vec<String> = all.into_iter().flatten().collect();
+    if set.is_empty() { "nothing set".to_owned() } else { set.join(", ") }
+}

@@ -1,0 +1,136 @@
+//! What a reload changed, in sentences.
+
+use std::fmt::Display;
+
+use crate::model::{Backend, InterfaceSpec, Model, Service};
+
+/// How `new` differs from `old`, one sentence each, without full stops; empty exactly if they are equal.
+pub fn diff(old: &Model, new: &Model) -> Vec<String> {
+    let mut changes = Vec::new();
+    interfaces(&old.interfaces, &new.interfaces, &mut changes);
+    let mut figure = |what: &str, old: &dyn Display, new: &dyn Display| {
+        let (old, new) = (old.to_string(), new.to_string());
+        if old != new {
+            changes.push(format!("{what} changed from {old} to {new}"));
+        }
+    };
+    let place = |model: &Model| model.vips.add_to.clone().unwrap_or_else(|| "(none)".to_owned());
+    figure("vips.add_to", &place(old), &place(new));
+    figure("flows.ipv4", &old.flows.ipv4, &new.flows.ipv4);
+    figure("flows.wide", &old.flows.wide, &new.flows.wide);
+    figure("limits.services", &old.limits.services, &new.limits.services);
+    figure("limits.destinations", &old.limits.destinations, &new.limits.destinations);
+    figure("timeouts.tcp", &old.timeouts.tcp, &new.timeouts.tcp);
+    figure("timeouts.tcp_fin", &old.timeouts.tcp_fin, &new.timeouts.tcp_fin);
+    figure("timeouts.tcp_syn", &old.timeouts.tcp_syn, &new.timeouts.tcp_syn);
+    figure("timeouts.tcp_close", &old.timeouts.tcp_close, &new.timeouts.tcp_close);
+    figure("timeouts.udp", &old.timeouts.udp, &new.timeouts.udp);
+    services(old, new, &mut changes);
+    changes
+}
+
+fn interfaces(old: &[InterfaceSpec], new: &[InterfaceSpec], changes: &mut Vec<String>) {
+    for gone in old.iter().filter(|o| new.iter().all(|n| n.name != o.name)) {
+        changes.push(format!("interface {} removed", gone.name));
+    }
+    for spec in new {
+        match old.iter().find(|o| o.name == spec.name) {
+            None => changes.push(format!("interface {} added", spec.name)),
+            Some(before) if before != spec => changes.push(format!(
+                "interface {}: mode {} and offloads {} (was {} and {})",
+                spec.name,
+                word(&spec.mode),
+                word(&spec.offloads),
+                word(&before.mode),
+                word(&before.offloads)
+            )),
+            Some(_) => {}
+        }
+    }
+    order("interfaces", old, new, |i| &i.name, changes);
+}
+
+/// A unit variant as it is written in the file.
+fn word(value: &impl std::fmt::Debug) -> String {
+    format!("{value:?}").to_ascii_lowercase()
+}
+
+fn services(old: &Model, new: &Model, changes: &mut Vec<String>) {
+    for gone in old.services.iter().filter(|s| new.service(&s.name).is_none()) {
+        changes.push(format!("service {} removed ({})", gone.name, gone.endpoint));
+    }
+    for service in &new.services {
+        match old.service(&service.name) {
+            None => {
+                let Service { name, endpoint, scheduler, backends } = service;
+                let plural = if backends.len() == 1 { "" } else { "s" };
+                let n = backends.len();
+                changes.push(format!("service {name} added ({endpoint}, {scheduler}, {n} backend{plural})"));
+            }
+            Some(before) => one_service(before, service, changes),
+        }
+    }
+    order("services", &old.services, &new.services, |s| &s.name, changes);
+}
+
+fn one_service(old: &Service, new: &Service, changes: &mut Vec<String>) {
+    let name = &new.name;
+    if old.endpoint != new.endpoint {
+        changes.push(format!("service {name} moved from {} to {}", old.endpoint, new.endpoint));
+    }
+    if old.scheduler != new.scheduler {
+        let (old, new) = (old.scheduler, new.scheduler);
+        changes.push(format!("service {name}: scheduler changed from {old} to {new}"));
+    }
+    for gone in old.backends.iter().filter(|b| new.backend(b.key).is_none()) {
+        changes.push(format!("service {name}: backend {} removed", gone.key));
+    }
+    for backend in &new.backends {
+        let key = backend.key;
+        match old.backend(key) {
+            None => {
+                let drained = if backend.drained { ", drained" } else { "" };
+                let weight = backend.weight;
+                changes.push(format!("service {name}: backend {key} added (weight {weight}{drained})"));
+            }
+            Some(before) if before != backend => {
+                changes.push(format!("service {name}: backend {key}: {}", one_backend(before, backend)));
+            }
+            Some(_) => {}
+        }
+    }
+    order(&format!("backends of service {name}"), &old.backends, &new.backends, |b| &b.key, changes);
+}
+
+fn one_backend(old: &Backend, new: &Backend) -> String {
+    let figure =
+        |what, old: u32, new: u32| (old != new).then(|| format!("{what} changed from {old} to {new}"));
+    let drained = match (old.drained, new.drained) {
+        (false, true) => Some("drained".to_owned()),
+        (true, false) => Some("undrained".to_owned()),
+        _ => None,
+    };
+    let all = [
+        figure("weight", old.weight.into(), new.weight.into()),
+        figure("upper_threshold", old.upper_threshold, new.upper_threshold),
+        figure("lower_threshold", old.lower_threshold, new.lower_threshold),
+        drained,
+    ];
+    all.into_iter().flatten().collect::<Vec<_>>().join(", ")
+}
+
+/// Says so when what both have stands in another order.
+fn order<'a, T, K: PartialEq + 'a>(
+    what: &str,
+    old: &'a [T],
+    new: &'a [T],
+    key: impl Fn(&'a T) -> &'a K,
+    changes: &mut Vec<String>,
+) {
+    let stay = |here: &'a [T], there: &'a [T]| -> Vec<&'a K> {
+        here.iter().map(&key).filter(|k| there.iter().any(|t| key(t) == *k)).collect()
+    };
+    if stay(old, new) != stay(new, old) {
+        changes.push(format!("the order of the {what} changed"));
+    }
+}

@@ -1,0 +1,140 @@
+//! What becomes of the overlay when the file changes.
+
+use super::{Change, Overlay};
+use crate::{
+    api::types::{BackendEdit, ServiceEdit},
+    model::{Backend, BackendKey, Model, ServiceName, edit::edited},
+};
+
+impl Overlay {
+    /// The overlay over a new file, and one sentence for each change that is discarded.
+    ///
+    /// The file wins; drains are kept as long as their backend exists. With `keep_runtime` every change is
+    /// kept that still applies, also against what the file says. A change that the new file makes itself
+    /// is neither kept nor mentioned.
+    pub fn reload(&self, new_file: &Model, keep_runtime: bool) -> (Self, Vec<String>) {
+        if keep_runtime { self.keep_all(new_file) } else { self.keep_drains(new_file) }
+    }
+
+    fn keep_drains(&self, file: &Model) -> (Self, Vec<String>) {
+        let mut kept = Self::default();
+        let mut discarded = Vec::new();
+        for (at, change) in self.changes.iter().enumerate() {
+            for (service, key) in drains(change) {
+                if backend(file, service, key).is_some() {
+                    kept.push(file, Change::Drain { service: service.clone(), key });
+                }
+            }
+            let superseded = || self.changes[at + 1..].iter().any(|later| adds_again(later, change));
+            if !is_made_by(file, change) && !superseded() {
+                discarded.push(change.to_string());
+            }
+        }
+        (kept, discarded)
+    }
+
+    fn keep_all(&self, file: &Model) -> (Self, Vec<String>) {
+        let mut kept = Self::default();
+        let mut discarded = Vec::new();
+        let mut model = file.clone();
+        for change in &self.changes {
+            for change in adapted(change, &model) {
+                match change.apply(&mut model) {
+                    Ok(()) => kept.push(file, change),
+                    Err(error) => discarded.push(format!("{change}, because {error}")),
+                }
+            }
+        }
+        (kept, discarded)
+    }
+}
+
+fn backend<'a>(model: &'a Model, service: &ServiceName, key: BackendKey) -> Option<&'a Backend> {
+    model.service(service)?.backend(key)
+}
+
+/// The backends that `change` leaves drained.
+fn drains(change: &Change) -> Vec<(&ServiceName, BackendKey)> {
+    match change {
+        Change::Drain { service, key } => vec![(service, *key)],
+        Change::AddBackend { service, backend } if backend.drained => vec![(service, backend.key)],
+        Change::AddService { service } => {
+            service.backends.iter().filter(|b| b.drained).map(|b| (&service.name, b.key)).collect()
+        }
+        _ => Vec::new(),
+    }
+}
+
+/// Whether `later` adds what `change` deleted, so that the deletion is no news.
+fn adds_again(later: &Change, change: &Change) -> bool {
+    let about_the_same = (later.service(), later.backend()) == (change.service(), change.backend());
+    let deletes = matches!(change, Change::DeleteService { .. } | Change::DeleteBackend { .. });
+    deletes && about_the_same && matches!(later, Change::AddService { .. } | Change::AddBackend { .. })
+}
+
+/// Whether `file` itself is as `change` wanted it, or will be with the drains that are kept.
+fn is_made_by(file: &Model, change: &Change) -> bool {
+    match change {
+        Change::AddService { service } => file.service(&service.name).is_some_and(|s| {
+            let has = |wanted: &Backend| s.backend(wanted.key).is_some_and(|b| values(b) == values(wanted));
+            (s.endpoint, s.scheduler) == (service.endpoint, service.scheduler)
+                && service.backends.iter().all(has)
+        }),
+        Change::EditService { name, edit } => {
+            file.service(name).is_some_and(|s| edit.scheduler.is_none_or(|wanted| s.scheduler == wanted))
+        }
+        Change::DeleteService { name } => file.service(name).is_none(),
+        Change::AddBackend { service, backend: wanted } => {
+            backend(file, service, wanted.key).is_some_and(|b| values(b) == values(wanted))
+        }
+        Change::EditBackend { service, key, edit } => {
+            backend(file, service, *key).is_some_and(|b| edited(b, edit) == *b)
+        }
+        Change::DeleteBackend { service, key } => backend(file, service, *key).is_none(),
+        Change::Drain { service, key } => backend(file, service, *key).is_some(),
+        Change::Undrain { service, key } => backend(file, service, *key).is_some_and(|b| !b.drained),
+    }
+}
+
+/// What a backend is, apart from being drained.
+fn values(backend: &Backend) -> (u16, u32, u32) {
+    (backend.weight, backend.upper_threshold, backend.lower_threshold)
+}
+
+/// `change` as it must be made on `model`: what was added and is there already becomes an edit, what was
+/// deleted and is gone already becomes nothing.
+fn adapted(change: &Change, model: &Model) -> Vec<Change> {
+    match change {
+        Change::AddService { service } => match model.service(&service.name) {
+            Some(there) if there.endpoint == service.endpoint => {
+                let edit = ServiceEdit { scheduler: Some(service.scheduler) };
+                let mut changes = vec![Change::EditService { name: service.name.clone(), edit }];
+                // The head of the list is where the next one goes, so the last must go first.
+                for backend in service.backends.iter().rev() {
+                    changes.extend(adapted_backend(&service.name, backend, model));
+                }
+                changes
+            }
+            _ => vec![change.clone()],
+        },
+        Change::AddBackend { service, backend } => adapted_backend(service, backend, model),
+        Change::DeleteService { name } if model.service(name).is_none() => Vec::new(),
+        Change::DeleteBackend { service, key } if backend(model, service, *key).is_none() => Vec::new(),
+        _ => vec![change.clone()],
+    }
+}
+
+fn adapted_backend(service: &ServiceName, wanted: &Backend, model: &Model) -> Vec<Change> {
+    let (service, key) = (service.clone(), wanted.key);
+    if backend(model, &service, key).is_none() {
+        return vec![Change::AddBackend { service, backend: wanted.clone() }];
+    }
+    let (weight, upper, lower) = values(wanted);
+    let edit =
+        BackendEdit { weight: Some(weight), upper_threshold: Some(upper), lower_threshold: Some(lower) };
+    let drain = match wanted.drained {
+        true => Change::Drain { service: service.clone(), key },
+        false => Change::Undrain { service: service.clone(), key },
+    };
+    vec![Change::EditBackend { service, key, edit }, drain]
+}
