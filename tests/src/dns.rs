@@ -43,15 +43,20 @@ pub fn start(scope: &Scope, node: &Node, addresses: &[IpAddr]) -> Result<Proc> {
     Ok(server)
 }
 
-/// Asks for the A record of [`NAME`] from a source port of its own (RFC 1035 section 4.1).
+/// Asks for the A record of [`NAME`] from any source port.
 pub fn ask(netns: &Netns, server: SocketAddr) -> Result<Ipv4Addr> {
+    ask_from(netns, 0, server)
+}
+
+/// Asks for the A record of [`NAME`] from the given source port (RFC 1035 section 4.1).
+pub fn ask_from(netns: &Netns, port: u16, server: SocketAddr) -> Result<Ipv4Addr> {
     let any = match server.ip() {
         IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
         IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
     };
     let mut answer = [0; 512];
     let length = netns.enter(|| {
-        let socket = UdpSocket::bind(SocketAddr::new(any, 0))?;
+        let socket = UdpSocket::bind(SocketAddr::new(any, port))?;
         socket.set_read_timeout(Some(ANSWER_LIMIT))?;
         socket.connect(server)?;
         socket.send(&question())?;
