@@ -43,3 +43,11 @@ pub fn supervise(args: &[&str], name: &str, keep: bool) -> Result<ExitCode> {
         }
     }
 }
+
+/// What `main` returns: an error is told to the user as a paragraph, without the backtrace of a test.
+pub fn exit_code(outcome: Result<ExitCode>) -> ExitCode {
+    outcome.unwrap_or_else(|error| {
+        eprintln!("{error:#}");
+        ExitCode::FAILURE
+    })
+}

@@ -13,7 +13,7 @@ use lb_tests::{
     notes::{NotesLab, SERVICE},
     proc::{self, Lifetime},
     scope::{self, DEVELOPER_LAB, Scope},
-    supervise::supervise,
+    supervise::{exit_code, supervise},
     topo::VIP4,
     wait::PATIENCE,
 };
@@ -29,12 +29,13 @@ struct Args {
     inner: Option<String>,
 }
 
-fn main() -> Result<ExitCode> {
+fn main() -> ExitCode {
     let Args { keep, inner } = Args::parse();
-    match inner {
+    let outcome = match inner {
         None => outer(keep),
         Some(name) => demo(&name, keep).map(|()| ExitCode::SUCCESS),
-    }
+    };
+    exit_code(outcome)
 }
 
 fn outer(keep: bool) -> Result<ExitCode> {

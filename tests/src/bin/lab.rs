@@ -10,7 +10,7 @@ use lb_tests::{
     notes::NotesLab,
     proc::Lifetime,
     scope::{self, DEVELOPER_LAB, Scope},
-    supervise::supervise,
+    supervise::{exit_code, supervise},
     topo::VIP4,
 };
 
@@ -38,22 +38,27 @@ enum Verb {
     Build,
 }
 
-fn main() -> Result<ExitCode> {
-    match Args::parse().verb {
-        Verb::Up => {
-            ensure!(!is_up()?, "the lab is up already; `cargo xtask lab down` takes it down");
-            supervise(&["build"], DEVELOPER_LAB, true)
-        }
+fn main() -> ExitCode {
+    let outcome = match Args::parse().verb {
+        Verb::Up => up(),
         Verb::Build => build(),
-        Verb::Down => {
-            let was_up = is_up()?;
-            scope::teardown(DEVELOPER_LAB)?;
-            println!("{}", if was_up { "the lab is down" } else { "the lab was not up" });
-            Ok(ExitCode::SUCCESS)
-        }
+        Verb::Down => down(),
         Verb::Shell { node } => shell(&node),
         Verb::Status => status(),
-    }
+    };
+    exit_code(outcome)
+}
+
+fn up() -> Result<ExitCode> {
+    ensure!(!is_up()?, "the lab is up already; `cargo xtask lab down` takes it down");
+    supervise(&["build"], DEVELOPER_LAB, true)
+}
+
+fn down() -> Result<ExitCode> {
+    let was_up = is_up()?;
+    scope::teardown(DEVELOPER_LAB)?;
+    println!("{}", if was_up { "the lab is down" } else { "the lab was not up" });
+    Ok(ExitCode::SUCCESS)
 }
 
 fn build() -> Result<ExitCode> {
