@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use lb::api::types::{BackendView, ServiceView, Stats};
 use nix::sys::signal::Signal;
 use serde::de::DeserializeOwned;
@@ -158,23 +158,25 @@ impl Agent {
         Ok(())
     }
 
-    /// `lb detach`; then the agent must end by itself and no pin be left. Starts the agent first if it is dead,
-    /// since only an agent can take the instance down.
+    /// `lb detach`, with or without a running agent; a running one must end by itself, and no pin may be left.
     pub fn detach(&self) -> Result<()> {
-        let alive = self.running().as_mut().is_some_and(|child| child.check_alive().is_ok());
-        if !alive {
-            if !self.pins().exists() {
-                return Ok(());
-            }
-            self.start().context("cannot start the agent again to detach")?;
+        let child = self.running().take();
+        if child.is_none() && !self.pins().exists() {
+            return Ok(());
         }
-        self.lb(&["detach"])?.ok()?;
-        let Some(mut child) = self.running().take() else {
-            bail!("the agent was taken away while it detached")
-        };
-        child.wait(PATIENCE).context("lb run must end after `lb detach`")?;
+        proc::run(self.detach_command()?)?.ok()?;
+        if let Some(mut child) = child {
+            child.wait(PATIENCE).context("lb run must end after `lb detach`")?;
+        }
         ensure!(!self.pins().exists(), "`lb detach` left pins in {}", self.pins().display());
         Ok(())
+    }
+
+    fn detach_command(&self) -> Result<Command> {
+        let mut command = self.netns.command(lb_binary()?)?;
+        command.args(["--instance", &self.instance, "--socket"]).arg(self.socket()).arg("detach");
+        command.arg("--state-dir").arg(self.dir.join("state")).arg("--bpffs").arg(&self.bpffs);
+        Ok(command)
     }
 
     /// For a failure report: the log's end and what `lb` says.
@@ -202,8 +204,8 @@ impl Agent {
 impl Drop for Agent {
     fn drop(&mut self) {
         // The labs check by `detach` themselves; after a failure the scope unmounts the pins in any case.
-        if self.lifetime == Lifetime::Guarded && self.running().is_some() {
-            let _ = self.lb(&["detach"]);
+        if self.lifetime == Lifetime::Guarded {
+            let _ = self.detach();
         }
     }
 }

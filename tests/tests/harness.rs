@@ -17,7 +17,7 @@ use lb_tests::{
     netns::{self, Netns},
     proc::{self, Lifetime, Proc},
     scope::{self, Scope},
-    topo::{Network, Node, Segment, Topology, VIP4},
+    topo::{Network, Node, Segment, Topology, VIP4, VIP6, host_prefix},
     wait::{PATIENCE, Seen, eventually},
     xdp_pass::{self, insn},
 };
@@ -59,24 +59,45 @@ fn all_pairs(net: &Network) -> Result<()> {
 #[test]
 fn xdp_tx_of_the_director_arrives() {
     Lab::test(Topology::one_segment(2), |lab| {
-        static_director(lab, &lab.net.backends[1])?;
-        let _server = Hello::start(&lab.net.backends[1], 3306)?;
-        let to = SocketAddr::new(VIP4, 3306);
-        let answered = spread(&lab.net.client().netns, to, 100)?;
-        ensure!(answered == [("slave2".to_owned(), 100)].into(), "{answered:?}");
-        let mut session = Session::open(&lab.net.client().netns, to)?;
-        for n in 0..100 {
-            session.echo(&vec![n; 48 << 10])?;
-        }
-        let load = Load::start(lab.net.client(), to, 2, Duration::from_millis(1))?;
-        eventually(PATIENCE, "200 connections of the load", || {
-            let made = load.attempts().len();
-            Ok(if made >= 200 { Seen::Yes(()) } else { Seen::NotYet(format!("{made} made")) })
-        })?;
-        let failed: Vec<_> = load.finish()?.into_iter().filter(|a| a.failed()).collect();
-        ensure!(failed.is_empty(), "{failed:#?}");
-        Ok(())
+        static_director(lab, VIP4, &lab.net.backends[1])?;
+        carries(lab, VIP4)
     });
+}
+
+#[test]
+fn xdp_tx_of_ipv6_arrives() {
+    Lab::test(Topology::one_segment(2), |lab| {
+        static_director(lab, VIP6, &lab.net.backends[1])?;
+        carries(lab, VIP6)
+    });
+}
+
+#[test]
+fn xdp_redirect_into_the_back_segment_arrives() {
+    Lab::test(Topology::two_segments(2), |lab| {
+        static_director(lab, VIP4, &lab.net.backends[1])?;
+        carries(lab, VIP4)
+    });
+}
+
+/// slave2 serves many connections, big ones, and parallel ones.
+fn carries(lab: &Lab, vip: IpAddr) -> Result<()> {
+    let _server = Hello::start(&lab.net.backends[1], 3306)?;
+    let to = SocketAddr::new(vip, 3306);
+    let answered = spread(&lab.net.client().netns, to, 100)?;
+    ensure!(answered == [("slave2".to_owned(), 100)].into(), "{answered:?}");
+    let mut session = Session::open(&lab.net.client().netns, to)?;
+    for n in 0..100 {
+        session.echo(&vec![n; 48 << 10])?;
+    }
+    let load = Load::start(lab.net.client(), to, 2, Duration::from_millis(1))?;
+    eventually(PATIENCE, "200 connections of the load", || {
+        let made = load.attempts().len();
+        Ok(if made >= 200 { Seen::Yes(()) } else { Seen::NotYet(format!("{made} made")) })
+    })?;
+    let failed: Vec<_> = load.finish()?.into_iter().filter(|a| a.failed()).collect();
+    ensure!(failed.is_empty(), "{failed:#?}");
+    Ok(())
 }
 
 #[test]
@@ -89,7 +110,7 @@ fn mariadb_answers_with_its_hostname_through_the_director() {
             ensure!(mariadb::hostname(client, backend.ipv4())? == backend.role);
             ensure!(mariadb::hostname(client, backend.ipv6())? == backend.role);
         }
-        static_director(lab, &lab.net.backends[0])?;
+        static_director(lab, VIP4, &lab.net.backends[0])?;
         ensure!(mariadb::hostname(client, VIP4)? == "slave1");
         let mut session = mariadb::MysqlSession::open(&lab.scope, client, VIP4, "session")?;
         ensure!(session.hostname()? == "slave1");
@@ -113,37 +134,55 @@ fn dnsmasq_answers_with_its_own_address() {
 }
 
 /// Puts the VIP on the director and on the backends, and a program on the director that knows one backend.
-fn static_director(lab: &Lab, backend: &Node) -> Result<()> {
-    lab.net.backends.iter().try_for_each(|b| b.realserver_by_hand(&[VIP4]))?;
+fn static_director(lab: &Lab, vip: IpAddr, backend: &Node) -> Result<()> {
+    lab.net.backends.iter().try_for_each(|b| b.realserver_by_hand(&[vip]))?;
     let director = &lab.net.director;
-    director.netns.ip(&format!("addr add {VIP4}/32 dev eth0"))?;
-    let program = static_dr(&backend.links[0].mac, &director.links[0].mac)?;
+    director.netns.ip(&format!("addr add {} dev eth0", host_prefix(vip)))?;
+    let (to, from) = (&backend.links[0], director.link(backend.links[0].segment));
+    let redirect = (from.device != "eth0").then(|| ifindex(director, &from.device)).transpose()?;
+    let program = static_dr(vip, &to.mac, &from.mac, redirect)?;
     xdp_pass::attach(&director.netns, "eth0", &lab.scope.bpffs(), "static_dr", &program)
 }
 
-/// XDP: an IPv4 packet to the VIP gets these MAC addresses and goes back out; everything else passes.
-fn static_dr(to: &str, from: &str) -> Result<Vec<u64>> {
-    let IpAddr::V4(vip) = VIP4 else { bail!("the VIP is IPv4") };
-    let vip = i32::from_le_bytes(vip.octets());
+/// XDP: a packet to the VIP gets these MAC addresses and goes back out, or to the device `redirect`; everything
+/// else passes.
+fn static_dr(vip: IpAddr, to: &str, from: &str, redirect: Option<i32>) -> Result<Vec<u64>> {
+    // EtherType as a little-endian CPU loads it; where the last four octets of the destination are; they.
+    let (ethertype, at, [a, b, c, d]) = match vip {
+        IpAddr::V4(vip) => (0x0008, 30, vip.octets()),
+        IpAddr::V6(vip) => (0xdd86, 50, (vip.to_bits() as u32).to_be_bytes()),
+    };
     let octets: Vec<_> = [to, from].iter().flat_map(|mac| mac.split(':')).collect();
     let octets = octets.iter().map(|o| u8::from_str_radix(o, 16)).collect::<Result<Vec<_>, _>>()?;
     let mut program = vec![
-        insn(0x61, 2, 1, 0, 0),    // r2 = ctx->data
-        insn(0x61, 3, 1, 4, 0),    // r3 = ctx->data_end
-        insn(0xbf, 4, 2, 0, 0),    // r4 = r2
-        insn(0x07, 4, 0, 0, 34),   // r4 += Ethernet and IPv4 headers
-        insn(0x2d, 4, 3, 12, 0),   // if r4 > r3 goto pass
-        insn(0x69, 5, 2, 12, 0),   // r5 = EtherType
-        insn(0x55, 5, 0, 10, 0x8), // if r5 != IPv4 goto pass
-        insn(0x61, 5, 2, 30, 0),   // r5 = destination address
-        insn(0x55, 5, 0, 8, vip),  // if r5 != VIP goto pass
+        insn(0x61, 2, 1, 0, 0),                                 // r2 = ctx->data
+        insn(0x61, 3, 1, 4, 0),                                 // r3 = ctx->data_end
+        insn(0xbf, 4, 2, 0, 0),                                 // r4 = r2
+        insn(0x07, 4, 0, 0, i32::from(at) + 4),                 // r4 += headers
+        insn(0x3d, 3, 4, 2, 0),                                 // if r3 >= r4 goto +2
+        insn(0xb7, 0, 0, 0, 2),                                 // r0 = XDP_PASS
+        insn(0x95, 0, 0, 0, 0),                                 // exit
+        insn(0x69, 5, 2, 12, 0),                                // r5 = EtherType
+        insn(0x55, 5, 0, -4, ethertype),                        // if it is another, pass
+        insn(0x61, 5, 2, at, 0),                                // r5 = the destination's end
+        insn(0x56, 5, 0, -6, i32::from_le_bytes([a, b, c, d])), // if it is another (32 bits), pass
     ];
     for (offset, pair) in (0..).step_by(2).zip(octets.chunks(2)) {
         program.push(insn(0x6a, 2, 0, offset, i32::from(pair[0]) | i32::from(pair[1]) << 8));
     }
-    program.extend([insn(0xb7, 0, 0, 0, 3), insn(0x95, 0, 0, 0, 0)]); // XDP_TX
-    program.extend(xdp_pass::PASS);
+    program.extend(match redirect {
+        None => vec![insn(0xb7, 0, 0, 0, 3)], // r0 = XDP_TX
+        // r1 = device, r2 = flags, r0 = bpf_redirect()
+        Some(device) => vec![insn(0xb7, 1, 0, 0, device), insn(0xb7, 2, 0, 0, 0), insn(0x85, 0, 0, 0, 23)],
+    });
+    program.push(insn(0x95, 0, 0, 0, 0));
     Ok(program)
+}
+
+fn ifindex(node: &Node, device: &str) -> Result<i32> {
+    let link = node.netns.run("ip", &["-o", "link", "show", "dev", device])?.ok()?;
+    let index = link.split(':').next().and_then(|index| index.parse().ok());
+    index.with_context(|| format!("ip said {link:?}"))
 }
 
 #[test]
