@@ -1,15 +1,19 @@
 //! A lab as the tests see it: the network, the agents on it, and the report when something fails.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::{
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
 
 use anyhow::{Context, Result};
 
 use crate::{
     agent::{self, Agent},
     config::Config,
+    netns::Netns,
     proc::{Proc, tail},
     scope::Scope,
-    topo::{Network, Node, Topology},
+    topo::{Network, Topology},
 };
 
 /// Set to 1 to record what every node sees and to print its end with a failure.
@@ -19,7 +23,7 @@ const CAPTURE_FLAG: &str = "LB_CAPTURE";
 pub struct Lab {
     // In the order of their taking down.
     agents: Mutex<Vec<Arc<Agent>>>,
-    captures: Vec<(Proc, std::path::PathBuf)>,
+    captures: Vec<(Proc, PathBuf)>,
     pub net: Network,
     pub scope: Scope,
     finished: bool,
@@ -45,7 +49,11 @@ impl Lab {
         let net = topology.build(&scope)?;
         let mut lab = Self { agents: Mutex::default(), captures: Vec::new(), net, scope, finished: false };
         if std::env::var(CAPTURE_FLAG).is_ok_and(|value| value == "1") {
-            lab.captures = lab.net.nodes().map(|node| capture(&lab.scope, node)).collect::<Result<_>>()?;
+            // The switch too: what XDP sends again never shows on the director itself.
+            let nodes = lab.net.nodes().map(|node| (&node.netns, node.role.as_str()));
+            let all = nodes.chain([(&lab.net.switch, "switch")]);
+            lab.captures =
+                all.map(|(netns, role)| capture(&lab.scope, netns, role)).collect::<Result<_>>()?;
         }
         Ok(lab)
     }
@@ -109,16 +117,16 @@ impl Drop for Lab {
     }
 }
 
-/// Records the node's packets until the lab is down.
-fn capture(scope: &Scope, node: &Node) -> Result<(Proc, std::path::PathBuf)> {
-    let file = scope.dir().join(format!("{}.pcap", node.role));
-    let mut command = node.netns.command("tcpdump")?;
+/// Records the packets of a namespace until the lab is down.
+fn capture(scope: &Scope, netns: &Netns, role: &str) -> Result<(Proc, PathBuf)> {
+    let file = scope.dir().join(format!("{role}.pcap"));
+    let mut command = netns.command("tcpdump")?;
     command.args(["-i", "any", "-U", "-s", "128", "-Z", "root", "-w"]).arg(&file);
-    let log = scope.dir().join(format!("tcpdump-{}.log", node.role));
+    let log = scope.dir().join(format!("tcpdump-{role}.log"));
     Ok((Proc::spawn("tcpdump", command, &log, scope.lifetime())?, file))
 }
 
-fn capture_summary(file: &std::path::Path) -> String {
+fn capture_summary(file: &Path) -> String {
     let mut command = std::process::Command::new("tcpdump");
     command.args(["-nn", "-e", "-Z", "root", "-r"]).arg(file);
     match crate::proc::run(command) {
