@@ -46,29 +46,41 @@ pub trait Bucket {
     fn write_key(&self, slot: usize, key: &Self::Key);
 }
 
-/// A flow that a reader found.
+/// What a reader found.
+///
+/// Not an `Option`: the compiler would leave its payload undefined for a miss, and the verifier
+/// refuses to see an undefined register copied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Hit {
     pub slot: usize,
-    /// As read; may have expired.
+    /// As read; may have expired. [`Value::FREE`] for a miss.
     pub value: Value,
+}
+
+impl Hit {
+    pub const MISS: Self = Self { slot: 0, value: Value::FREE };
+
+    #[inline(always)]
+    pub const fn is_miss(&self) -> bool {
+        self.value.is_free()
+    }
 }
 
 /// Looks `key` up in one bucket.
 #[inline(always)]
-pub fn find<B: Bucket>(bucket: &B, key: &B::Key) -> Option<Hit> {
+pub fn find<B: Bucket>(bucket: &B, key: &B::Key) -> Hit {
     let tag = B::tag_of(key);
     let mut slot = 0;
     while slot < SLOTS {
         if bucket.tag(slot).load() == tag {
             let value = Value(bucket.value(slot).load());
             if value.is_flow() && bucket.holds(slot, key) && bucket.tag(slot).load() == tag {
-                return Some(Hit { slot, value });
+                return Hit { slot, value };
             }
         }
         slot += 1;
     }
-    None
+    Hit::MISS
 }
 
 /// How readily a slot is given to a new flow; 0: not at all.

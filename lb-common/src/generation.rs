@@ -181,7 +181,8 @@ pub fn from_table<A: Arena>(arena: &A, region: u32, header: &Header, position: u
 }
 
 /// A search for the destination at a position of a rotation too long for a table, one arena word
-/// per [`Search::step`], so that the kernel can bound and verify it (`bpf_loop`).
+/// per [`Search::step`], so that the kernel can bound and verify it (`bpf_loop`). The index comes from
+/// the caller: a counter kept in here would make the verifier walk every turn of the loop.
 #[derive(Clone, Copy, Debug)]
 pub struct Search {
     position: u32,
@@ -190,9 +191,8 @@ pub struct Search {
     skip: u32,
     levels: u32,
     members: u32,
-    index: u32,
-    /// The answer.
-    pub found: Option<u32>,
+    /// The answer; 0: none yet.
+    pub found: u32,
 }
 
 impl Search {
@@ -203,26 +203,20 @@ impl Search {
             skip: 0,
             levels: header.levels as u32,
             members: header.members as u32,
-            index: 0,
-            found: None,
+            found: 0,
         }
     }
 
-    /// Whether there is nothing more to look at.
+    /// Whether there is nothing to look at from `index` on.
     #[inline(always)]
-    pub const fn is_over(&self) -> bool {
-        self.found.is_some() || self.index >= self.levels + self.members
+    pub const fn is_over(&self, index: u32) -> bool {
+        self.found != 0 || index >= self.levels + self.members
     }
 
-    /// The word of the region, after its header, that the next step looks at.
+    /// Looks at word `index` of the region, counted after its header.
     #[inline(always)]
-    pub const fn index(&self) -> u32 {
-        self.index
-    }
-
-    #[inline(always)]
-    pub fn step(&mut self, word: u64) {
-        if self.index < self.levels {
+    pub fn step(&mut self, index: u32, word: u64) {
+        if index < self.levels {
             let level = Level(word);
             // Levels ascend by position: the last that begins at or before it is the one.
             if level.first() <= self.position {
@@ -234,13 +228,12 @@ impl Search {
             let member = Member(word);
             if member.weight() != 0 && member.weight() >= self.level.threshold() {
                 if self.skip == 0 {
-                    self.found = Some(member.dest());
+                    self.found = member.dest();
                 } else {
                     self.skip -= 1;
                 }
             }
         }
-        self.index += 1;
     }
 }
 
@@ -250,9 +243,10 @@ pub fn at<A: Arena>(arena: &A, region: u32, header: &Header, position: u32) -> O
         return from_table(arena, region, header, position);
     }
     let mut search = Search::new(header, position);
-    while !search.is_over() {
-        let word = arena.word(region + HEADER_WORDS + search.index())?;
-        search.step(word);
+    let mut index = 0;
+    while !search.is_over(index) {
+        search.step(index, arena.word(region + HEADER_WORDS + index)?);
+        index += 1;
     }
-    search.found
+    if search.found == 0 { None } else { Some(search.found) }
 }

@@ -55,35 +55,37 @@ fn add(counters: Option<*mut Counters>, bytes: u32, opened: bool) {
 /// A flow was stored.
 #[inline(always)]
 pub fn opened(value: Value) {
-    change(value.dest(), None, Some(value.state()));
+    let active = value.state().is_active();
+    change(value.dest(), active as i64, !active as i64);
 }
 
 /// A flow's slot was freed or given away.
 #[inline(always)]
 pub fn ended(value: Value) {
-    change(value.dest(), Some(value.state()), None);
+    let active = value.state().is_active();
+    change(value.dest(), -(active as i64), -(!active as i64));
 }
 
 /// A flow went from one state to another.
 #[inline(always)]
 pub fn moved(dest: u32, from: State, to: State) {
     if from.is_active() != to.is_active() {
-        change(dest, Some(from), Some(to));
+        let active = if to.is_active() { 1 } else { -1 };
+        change(dest, active, -active);
     }
 }
 
-/// Moves one connection of `dest` between the counts.
+/// Adds to the counts of `dest`.
 #[inline(never)]
-fn change(dest: u32, from: Option<State>, to: Option<State>) {
+fn change(dest: u32, active: i64, inactive: i64) {
     let Some(counts) = CONNS.get_ptr_mut(dest) else { return };
-    for (state, by) in [(from, u64::MAX), (to, 1)] {
-        if let Some(state) = state {
-            // SAFETY: a pointer into the map's value, valid for the program's run.
-            let word = unsafe {
-                if state.is_active() { &raw mut (*counts).active } else { &raw mut (*counts).inactive }
-            };
-            fetch_add(word, by);
-        }
+    // SAFETY: pointers into the map's value, valid for the program's run.
+    let (active_word, inactive_word) = unsafe { (&raw mut (*counts).active, &raw mut (*counts).inactive) };
+    if active != 0 {
+        fetch_add(active_word, active as u64);
+    }
+    if inactive != 0 {
+        fetch_add(inactive_word, inactive as u64);
     }
     if let Some(dest) = DESTS.get(dest) {
         overload(counts, dest);

@@ -23,7 +23,7 @@ use crate::{
     word::KernelWord,
 };
 
-/// Seconds of hash placement after a connection found no room (design: 60 s).
+/// State of a flow that was placed by hash; its timeout is also how long hash placement goes on.
 const HASHED_STATE: State = State::SYN_RECV;
 
 /// Where a packet goes.
@@ -70,6 +70,8 @@ impl Outcome {
     const MISS: Self = Self(0);
     const OPENED: u64 = 1 << 32;
     const REFUSED: u64 = 1 << 33;
+    /// The only refusal there is.
+    const NO_BACKEND: Self = Self(Self::REFUSED);
 
     #[inline(always)]
     fn known(dest: u32) -> Self {
@@ -80,9 +82,6 @@ impl Outcome {
     fn opened(dest: u32) -> Self {
         Self(dest as u64 | Self::OPENED)
     }
-
-    /// The only refusal there is: no backend.
-    const NO_BACKEND: Self = Self(Self::REFUSED);
 
     #[inline(always)]
     fn end(self, endpoint: Endpoint) -> Option<Result<Flow, Verdict>> {
@@ -138,24 +137,44 @@ fn in_table<'a, B: Table + 'a>(
     let Some(record) = SERVICES.get(service) else { return Outcome::MISS };
     let now = clock::now();
     // Lookup order is what decides if one flow stands in both buckets.
-    let mut found = find(first, key).map(|hit| (first, hit));
-    if found.is_none() {
+    let (mut bucket, mut hit) = (first, find(first, key));
+    if hit.is_miss() {
         let Some(second) = second() else { return Outcome::MISS };
-        found = find(second, key).map(|hit| (second, hit));
+        (bucket, hit) = (second, find(second, key));
     }
-    if let Some((bucket, hit)) = found {
+    if !hit.is_miss() {
         let outcome = follow(bucket, hit, key, packet, record, now);
         if outcome.0 != 0 {
             return outcome;
         }
     }
-    let opens = opens && endpoint.has(flag::OPEN);
-    if !opens && !(endpoint.has(flag::OPEN) && by_hash(service, packet, now)) {
+    if !endpoint.has(flag::OPEN) || !(opens || by_hash(service, packet, now)) {
         return Outcome::MISS;
     }
     let Some(second) = second() else { return Outcome::MISS };
-    let old = found.map(|(bucket, hit)| (bucket, hit));
-    open(first, second, old, key, hash, packet, record, service, now, opens)
+    let dest = if opens { schedule::next(service) } else { schedule::by_hash(service, hash) };
+    if dest == 0 {
+        return Outcome::NO_BACKEND;
+    }
+    let value = first_value(dest, packet, record, now, opens);
+    // The flow's old entry, expired or closed, takes the new connection.
+    let before = if !hit.is_miss() && bucket.value(hit.slot).cas(hit.value.0, value.0) {
+        hit.value
+    } else {
+        B::sweep(now);
+        store(first, second, key, value, now)
+    };
+    if before.is_locked() {
+        return without_entry(service, hash, record, now, opens);
+    }
+    if before.is_flow() {
+        if !before.expiry().is_past(now) && !before.state().is_reusable() {
+            count::event(Event::Evicted);
+        }
+        count::ended(before);
+    }
+    count::opened(value);
+    Outcome::opened(dest)
 }
 
 /// Moves a found flow on. A miss if it has expired, or if the packet starts a new connection on it.
@@ -186,7 +205,10 @@ fn follow<B: Bucket>(
             return Outcome::known(dest);
         }
         // Another CPU moved it: look again, once, so that a FIN is not lost to a refresh.
-        let Some(again) = find(bucket, key) else { return Outcome::known(dest) };
+        let again = find(bucket, key);
+        if again.is_miss() {
+            return Outcome::known(dest);
+        }
         (slot, value) = (again.slot, again.value);
     }
     Outcome::known(value.dest())
@@ -209,69 +231,35 @@ fn by_hash(service: u32, packet: &Packet, now: Tick) -> bool {
     }
 }
 
-/// A new connection: chooses its destination and stores the flow.
+/// The value that a new flow begins with.
 #[inline(always)]
-#[expect(clippy::too_many_arguments, reason = "inlined; a struct of these would live on the BPF stack")]
-fn open<B: Table>(
-    first: &B,
-    second: &B,
-    old: Option<(&B, Hit)>,
-    key: &B::Key,
-    hash: u64,
-    packet: &Packet,
-    record: &Service,
-    service: u32,
-    now: Tick,
-    opens: bool,
-) -> Outcome {
-    let dest = if opens { schedule::next(service) } else { schedule::by_hash(service, hash) };
-    if dest == 0 {
-        return Outcome::NO_BACKEND;
-    }
-    let state = match (packet.protocol, opens) {
-        (protocol::UDP, _) => State::UDP,
+fn first_value(dest: u32, packet: &Packet, service: &Service, now: Tick, opens: bool) -> Value {
+    let state = if packet.protocol == protocol::UDP {
+        State::UDP
+    } else if opens {
+        tcp::next(State::NONE, packet.flags)
+    } else {
         // Its handshake was not seen: it counts as half-open until a later packet.
-        (_, false) => HASHED_STATE,
-        (_, true) => tcp::next(State::NONE, packet.flags),
+        HASHED_STATE
     };
     let flags = if opens { 0 } else { value::flag::HASHED };
-    let value = Value::new(dest, state, flags, now.after(timeout(record, state)));
-    let stored = match old {
-        // The flow's old entry, expired or closed, takes the new connection.
-        Some((bucket, hit)) if bucket.value(hit.slot).cas(hit.value.0, value.0) => Some(hit.value),
-        _ => {
-            B::sweep(now);
-            store(first, second, key, value, now)
-        }
-    };
-    match stored {
-        Some(before) => {
-            if before.is_flow() {
-                if !before.expiry().is_past(now) && !before.state().is_reusable() {
-                    count::event(Event::Evicted);
-                }
-                count::ended(before);
-            }
-            count::opened(value);
-            Outcome::opened(dest)
-        }
-        None => without_entry(service, hash, record, now, opens),
-    }
+    Value::new(dest, state, flags, now.after(timeout(service, state)))
 }
 
-/// Takes the slot of the two buckets that yields most readily; the value it held.
+/// Takes the slot of the two buckets that yields most readily; the value it held, or
+/// [`Value::LOCKED`] if none yields.
 #[inline(always)]
-fn store<B: Bucket>(first: &B, second: &B, key: &B::Key, value: Value, now: Tick) -> Option<Value> {
+fn store<B: Bucket>(first: &B, second: &B, key: &B::Key, value: Value, now: Tick) -> Value {
     for _ in 0..2 {
         let (a, b): (Candidate, Candidate) = (candidate(first, now), candidate(second, now));
         let claimed = if b.beats(&a) { claim(second, b, key, value) } else { claim(first, a, key, value) };
         match claimed {
-            Claim::Stored(before) => return Some(before),
-            Claim::Full => return None,
+            Claim::Stored(before) => return before,
+            Claim::Full => return Value::LOCKED,
             Claim::Lost => {}
         }
     }
-    None
+    Value::LOCKED
 }
 
 /// No room: an established flow is never evicted, so the new one is placed by hash, and for a while

@@ -75,7 +75,7 @@ fn computed(region: u32, header: &Header, position: u32) -> u32 {
     unsafe {
         bpf_loop(2 * MAX_MEMBERS, step as *mut c_void, (&raw mut walk).cast(), 0);
     }
-    walk.search.found.unwrap_or(0)
+    walk.search.found
 }
 
 struct Walk {
@@ -83,17 +83,17 @@ struct Walk {
     search: Search,
 }
 
-extern "C" fn step(_: u32, walk: *mut c_void) -> i64 {
+extern "C" fn step(index: u32, walk: *mut c_void) -> i64 {
     const GO_ON: i64 = 0;
     const STOP: i64 = 1;
     // SAFETY: `computed` passed a `Walk`.
     let walk = unsafe { &mut *walk.cast::<Walk>() };
-    if walk.search.is_over() {
+    if walk.search.is_over(index) {
         return STOP;
     }
-    match Words.word(walk.words + walk.search.index()) {
+    match Words.word(walk.words + index) {
         Some(word) => {
-            walk.search.step(word);
+            walk.search.step(index, word);
             GO_ON
         }
         None => STOP,

@@ -2,7 +2,7 @@
 //! (RFC 792, RFC 4443 section 3.3; rate limit RFC 1812 section 4.3.2.8.)
 
 use aya_ebpf::{
-    helpers::{bpf_xdp_adjust_head, bpf_xdp_adjust_tail},
+    helpers::{bpf_xdp_adjust_head, bpf_xdp_adjust_tail, bpf_xdp_get_buff_len},
     programs::XdpContext,
 };
 use lb_common::{
@@ -74,8 +74,8 @@ fn reframe(ctx: &XdpContext, packet: &Packet, link: &Link, grow: usize, length: 
         if bpf_xdp_adjust_head(ctx.ctx, -(grow as i32)) != 0 {
             return None;
         }
-        let have = ctx.data_end() - ctx.data();
-        if bpf_xdp_adjust_tail(ctx.ctx, length as i32 - have as i32) != 0 {
+        let have = bpf_xdp_get_buff_len(ctx.ctx) as i32;
+        if bpf_xdp_adjust_tail(ctx.ctx, length as i32 - have) != 0 {
             return None;
         }
         let mac = link.mac & MAC_MASK;

@@ -1,1 +1,23 @@
+//! The harness of everything that needs a kernel: labs of network namespaces with real servers and clients.
+//!
+//! * [`topo`] builds a lab: switch, clients, director, backends; [`scope`] owns its names and takes it down;
+//! * [`agent`] runs `lb run` on the director and talks to it through the `lb` command line;
+//! * [`mariadb`], [`hello`], [`dns`] are what runs on the backends, and how a client asks them;
+//! * [`netns`], [`proc`], [`xdp_pass`], [`wait`], [`clock`] are the tools all of these are made of.
 
+pub mod agent;
+pub mod clock;
+pub mod config;
+pub mod dns;
+pub mod hello;
+pub mod lab;
+pub mod load;
+pub mod mariadb;
+pub mod netns;
+pub mod notes;
+pub mod proc;
+pub mod scope;
+pub mod supervise;
+pub mod topo;
+pub mod wait;
+pub mod xdp_pass;

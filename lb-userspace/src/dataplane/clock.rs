@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use aya::{TestRun, TestRunOptions};
 use lb_common::tick::{self, Reading, Tick};
 
-use super::{Object, mapped::Mapped};
+use super::{Maps, Object};
 use crate::clock::monotonic;
 
 /// Turns CLOCK_MONOTONIC into ticks.
@@ -18,12 +18,12 @@ pub struct Clock {
 
 impl Clock {
     /// Asks the kernel for both clocks at one instant.
-    pub fn calibrate(object: &mut Object, cell: &Mapped<Reading>, hz: u32) -> Result<Self> {
+    pub fn calibrate(object: &mut Object, maps: &Maps, hz: u32) -> Result<Self> {
         // TEST_RUN takes no frame shorter than an Ethernet header.
         let frame = [0u8; 64];
         let options = TestRunOptions { data_in: Some(&frame), ..Default::default() };
         object.clock()?.test_run(options).context("running the clock program")?;
-        let reading = cell.get(0).context("the clock map is empty")?;
+        let reading = maps.clock.get(0).context("the clock map is empty")?;
         Ok(Self { hz, reading })
     }
 

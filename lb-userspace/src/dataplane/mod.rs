@@ -12,7 +12,7 @@ mod pins;
 mod snapshot;
 mod stats;
 
-pub use attach::{AttachError, Attached};
+pub use attach::{AttachError, Attached, Target, attach};
 pub use clock::Clock;
 pub use flows::{FlowEntry, Sweep};
 pub use layout::Layout;

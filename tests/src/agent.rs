@@ -1,0 +1,249 @@
+//! `lb run` on a director, and the `lb` command line that talks to it.
+
+use std::{
+    fs, io,
+    os::unix::net::UnixDatagram,
+    path::PathBuf,
+    process::Command,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use anyhow::{Context, Result, ensure};
+use lb::api::types::{BackendView, ServiceView, Stats};
+use nix::sys::signal::Signal;
+use serde::de::DeserializeOwned;
+
+use crate::{
+    config::Config,
+    netns::Netns,
+    proc::{self, Finished, Lifetime, Proc, tail},
+    scope::Scope,
+    topo::Node,
+    wait::{PATIENCE, Seen, eventually},
+};
+
+/// Loading and verifying the program takes seconds on a busy machine.
+const START_LIMIT: Duration = Duration::from_secs(60);
+
+/// A director's agent with its files. Dropping it detaches: nothing of the instance is left in the kernel.
+pub struct Agent {
+    netns: Netns,
+    instance: String,
+    bpffs: PathBuf,
+    /// Holds config.yaml, lb.sock, lb.log, state/.
+    dir: PathBuf,
+    lifetime: Lifetime,
+    proc: Mutex<Option<Proc>>,
+}
+
+impl Agent {
+    /// Writes the configuration and the directories; starts nothing yet.
+    pub fn prepare(scope: &Scope, director: &Node, config: &Config) -> Result<Self> {
+        let dir = scope.dir().join(&config.instance);
+        fs::create_dir_all(dir.join("state"))?;
+        let agent = Self {
+            netns: Netns::open(director.netns.name())?,
+            instance: config.instance.clone(),
+            bpffs: scope.bpffs(),
+            dir,
+            lifetime: scope.lifetime(),
+            proc: Mutex::new(None),
+        };
+        agent.write_config(&config.to_yaml(&agent.socket()))?;
+        Ok(agent)
+    }
+
+    /// Runs `lb run` and waits until it says READY=1. Fails with the end of its log if it ends instead.
+    pub fn start(&self) -> Result<()> {
+        self.start_with(&[])
+    }
+
+    /// [`Agent::start`] with more arguments for `lb run`.
+    pub fn start_with(&self, extra: &[&str]) -> Result<()> {
+        let notify = self.dir.join("notify.sock");
+        // Left by an earlier start, or not there.
+        let _ = fs::remove_file(&notify);
+        let ready = UnixDatagram::bind(&notify)?;
+        ready.set_nonblocking(true)?;
+        let mut command = self.run_command(extra)?;
+        command.env("NOTIFY_SOCKET", &notify);
+        let mut child = Proc::spawn("lb run", command, &self.log_path(), self.lifetime)?;
+        eventually(START_LIMIT, "READY=1 of lb run", || {
+            if said_ready(&ready)? {
+                return Ok(Seen::Yes(()));
+            }
+            child.check_alive()?;
+            Ok(Seen::NotYet(format!("its log ends:\n{}", tail(&child.log(), 20))))
+        })?;
+        *self.running() = Some(child);
+        Ok(())
+    }
+
+    /// Runs an `lb run` that is expected to end by itself soon, refusing its configuration or its surroundings.
+    pub fn start_refused(&self, extra: &[&str]) -> Result<String> {
+        proc::run_with(self.run_command(extra)?, "", START_LIMIT)?.failed()
+    }
+
+    fn run_command(&self, extra: &[&str]) -> Result<Command> {
+        let mut command = self.netns.command(lb_binary()?)?;
+        command.args(["run", "--config"]).arg(self.config_path());
+        command.arg("--state-dir").arg(self.dir.join("state")).arg("--bpffs").arg(&self.bpffs);
+        command.args(extra);
+        Ok(command)
+    }
+
+    /// Runs `lb --socket SOCKET ARGS` on the director.
+    pub fn lb(&self, args: &[&str]) -> Result<Finished> {
+        let mut command = self.netns.command(lb_binary()?)?;
+        command.arg("--socket").arg(self.socket()).args(args);
+        proc::run(command)
+    }
+
+    /// `lb --output json ARGS`, which must succeed.
+    pub fn json<T: DeserializeOwned>(&self, args: &[&str]) -> Result<T> {
+        let text = self.lb(&[&["--output", "json"], args].concat())?.ok()?;
+        serde_json::from_str(&text)
+            .with_context(|| format!("`lb --output json {}` printed:\n{text}", args.join(" ")))
+    }
+
+    /// `lb service list`
+    pub fn services(&self) -> Result<Vec<ServiceView>> {
+        self.json(&["service", "list"])
+    }
+
+    /// `lb stats`
+    pub fn stats(&self) -> Result<Stats> {
+        self.json(&["stats"])
+    }
+
+    /// One backend of the listing, by its service's name and `ADDRESS:PORT`.
+    pub fn backend(&self, service: &str, key: &str) -> Result<BackendView> {
+        let services = self.services()?;
+        let found = services.iter().find(|s| s.name.to_string() == service);
+        let found = found.and_then(|s| s.backends.iter().find(|b| b.key.to_string() == key));
+        found.cloned().with_context(|| format!("no backend {key} of {service} in {services:#?}"))
+    }
+
+    /// Replaces the configuration file.
+    pub fn write_config(&self, text: &str) -> Result<()> {
+        Ok(fs::write(self.config_path(), text)?)
+    }
+
+    pub fn config_path(&self) -> PathBuf {
+        self.dir.join("config.yaml")
+    }
+
+    pub fn socket(&self) -> PathBuf {
+        self.dir.join("lb.sock")
+    }
+
+    /// Where the instance's links and maps are pinned.
+    pub fn pins(&self) -> PathBuf {
+        self.bpffs.join("lb").join(&self.instance)
+    }
+
+    /// `kill -9`: a crash.
+    pub fn kill9(&self) -> Result<()> {
+        let mut child = self.running().take().context("the agent is not running")?;
+        child.kill9()
+    }
+
+    /// SIGTERM, and waits for the end, which must be a success.
+    pub fn terminate(&self) -> Result<()> {
+        let mut child = self.running().take().context("the agent is not running")?;
+        child.signal(Signal::SIGTERM)?;
+        let status = child.wait(PATIENCE)?;
+        ensure!(status.success(), "lb run ended with {status} on SIGTERM");
+        Ok(())
+    }
+
+    /// `lb detach`, with or without a running agent; a running one must end by itself, and no pin may be left.
+    pub fn detach(&self) -> Result<()> {
+        let child = self.running().take();
+        if child.is_none() && !self.pins().exists() {
+            return Ok(());
+        }
+        proc::run(self.detach_command()?)?.ok()?;
+        if let Some(mut child) = child {
+            child.wait(PATIENCE).context("lb run must end after `lb detach`")?;
+        }
+        ensure!(!self.pins().exists(), "`lb detach` left pins in {}", self.pins().display());
+        Ok(())
+    }
+
+    fn detach_command(&self) -> Result<Command> {
+        let mut command = self.netns.command(lb_binary()?)?;
+        command.args(["--instance", &self.instance, "--socket"]).arg(self.socket()).arg("detach");
+        command.arg("--state-dir").arg(self.dir.join("state")).arg("--bpffs").arg(&self.bpffs);
+        Ok(command)
+    }
+
+    /// For a failure report: the log's end and what `lb` says.
+    pub fn describe(&self, into: &mut String) {
+        let log = fs::read_to_string(self.log_path()).unwrap_or_default();
+        into.push_str(&format!("--- agent {}, end of its log\n{}\n", self.instance, tail(&log, 80)));
+        for args in [&["service", "list"][..], &["backend", "list"], &["stats"], &["conn", "list"]] {
+            let text = match self.lb(args) {
+                Ok(Finished { stdout, stderr, .. }) => tail(&stdout, 60) + &stderr,
+                Err(error) => format!("{error:#}"),
+            };
+            into.push_str(&format!("--- lb {}\n{text}\n", args.join(" ")));
+        }
+    }
+
+    fn log_path(&self) -> PathBuf {
+        self.dir.join("lb.log")
+    }
+
+    fn running(&self) -> MutexGuard<'_, Option<Proc>> {
+        self.proc.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        // The labs check by `detach` themselves; after a failure the scope unmounts the pins in any case.
+        if self.lifetime == Lifetime::Guarded {
+            let _ = self.detach();
+        }
+    }
+}
+
+/// `lb realserver ACTION VIP...` on a backend, with its record of former values in the lab's directory.
+pub fn realserver(scope: &Scope, backend: &Node, action: &str, vips: &[&str]) -> Result<Finished> {
+    let mut command = backend.netns.command(lb_binary()?)?;
+    command.args(["realserver", action]).args(vips);
+    command.arg("--state").arg(scope.dir().join(format!("realserver-{}.json", backend.role)));
+    proc::run(command)
+}
+
+/// `$LB_BIN`, or `lb` beside this executable (a test runs one directory deeper, in `deps`).
+pub fn lb_binary() -> Result<PathBuf> {
+    if let Some(path) = std::env::var_os("LB_BIN") {
+        return Ok(path.into());
+    }
+    let path = build_dir()?.join("lb");
+    ensure!(
+        path.is_file(),
+        "there is no {}: build it (`cargo build -p lb-userspace`) or name another one in LB_BIN",
+        path.display()
+    );
+    Ok(path)
+}
+
+/// Cargo's directory of this profile, `target/debug`. A test's executable is one deeper, in `deps`.
+pub fn build_dir() -> Result<PathBuf> {
+    let own = std::env::current_exe()?;
+    let dir = own.parent().filter(|dir| !dir.ends_with("deps")).or_else(|| own.parent()?.parent());
+    Ok(dir.context("this executable is in no directory")?.to_owned())
+}
+
+fn said_ready(socket: &UnixDatagram) -> Result<bool> {
+    let mut message = [0; 4096];
+    match socket.recv(&mut message) {
+        Ok(length) => Ok(String::from_utf8_lossy(&message[..length]).lines().any(|line| line == "READY=1")),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}

@@ -1,0 +1,77 @@
+//! Writing a configuration file for `lb run`.
+
+use std::{fmt::Write as _, net::IpAddr, path::Path};
+
+/// The file, as far as the labs need it.
+#[derive(Clone, Debug)]
+pub struct Config {
+    pub instance: String,
+    /// Device and mode (`auto`, `native`, `generic`).
+    pub interfaces: Vec<(String, String)>,
+    /// Who gets the VIPs.
+    pub add_to: String,
+    pub services: Vec<Service>,
+}
+
+#[derive(Clone, Debug)]
+pub struct Service {
+    pub name: String,
+    pub address: IpAddr,
+    pub port: u16,
+    pub protocol: &'static str,
+    pub scheduler: &'static str,
+    /// Address and weight.
+    pub backends: Vec<(IpAddr, u16)>,
+}
+
+impl Config {
+    /// An instance attached to eth0 alone.
+    pub fn on_eth0(instance: &str, services: Vec<Service>) -> Self {
+        Self {
+            instance: instance.to_owned(),
+            interfaces: vec![("eth0".to_owned(), "native".to_owned())],
+            add_to: "eth0".to_owned(),
+            services,
+        }
+    }
+
+    /// The file's text.
+    pub fn to_yaml(&self, socket: &Path) -> String {
+        let Self { instance, interfaces, add_to, services } = self;
+        let interfaces: Vec<_> =
+            interfaces.iter().map(|(n, m)| format!("{{name: {n}, mode: {m}}}")).collect();
+        let mut text = format!(
+            "instance: {instance}\n\
+             interfaces: [{}]\n\
+             vips: {{add_to: {add_to}}}\n\
+             flows: {{ipv4: 64k, wide: 16k}}\n\
+             control: {{socket: {}}}\n\
+             services:\n",
+            interfaces.join(", "),
+            socket.display(),
+        );
+        services.iter().for_each(|service| service.write(&mut text));
+        text
+    }
+}
+
+impl Service {
+    /// TCP by rr with weights 1.
+    pub fn tcp(name: &str, address: IpAddr, port: u16, backends: impl IntoIterator<Item = IpAddr>) -> Self {
+        let backends = backends.into_iter().map(|address| (address, 1)).collect();
+        Self { name: name.to_owned(), address, port, protocol: "tcp", scheduler: "rr", backends }
+    }
+
+    fn write(&self, text: &mut String) {
+        let Self { name, address, port, protocol, scheduler, backends } = self;
+        let backends: Vec<_> =
+            backends.iter().map(|(a, w)| format!("{{address: \"{a}\", weight: {w}}}")).collect();
+        // Writing to a String cannot fail.
+        let _ = writeln!(
+            text,
+            "  - {{name: {name}, address: \"{address}\", port: {port}, protocol: {protocol}, \
+             scheduler: {scheduler}, persistence: 0,\n     backends: [{}]}}",
+            backends.join(",\n                "),
+        );
+    }
+}

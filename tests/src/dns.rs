@@ -1,0 +1,91 @@
+//! A real DNS server, and one question to it.
+
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
+    process::Stdio,
+};
+
+use anyhow::{Context, Result, ensure};
+
+use crate::{
+    hello::ANSWER_LIMIT,
+    netns::Netns,
+    proc::Proc,
+    scope::Scope,
+    topo::Node,
+    wait::{PATIENCE, until_ok},
+};
+
+/// The name that every server of a lab answers, each with its own address.
+pub const NAME: &str = "who.lab";
+
+/// dnsmasq on `addresses` of the node, answering [`NAME`] with the node's own address.
+pub fn start(scope: &Scope, node: &Node, addresses: &[IpAddr]) -> Result<Proc> {
+    let mut command = node.netns.command("dnsmasq")?;
+    command.args([
+        "--keep-in-foreground",
+        "--conf-file=/dev/null",
+        "--no-resolv",
+        "--no-hosts",
+        "--bind-interfaces",
+    ]);
+    command.args(["--user=root", "--log-facility=-", "--pid-file="]);
+    command.arg(format!("--address=/{NAME}/{}", node.ipv4()));
+    command.args(addresses.iter().map(|a| format!("--listen-address={a}"))).stdin(Stdio::null());
+    let log = scope.dir().join(format!("dnsmasq-{}.log", node.role));
+    let mut server = Proc::spawn("dnsmasq", command, &log, scope.lifetime())?;
+    for address in addresses {
+        until_ok(PATIENCE, &format!("dnsmasq on {} to answer", node.role), || {
+            server.check_alive()?;
+            ask(&node.netns, SocketAddr::new(*address, 53))
+        })?;
+    }
+    Ok(server)
+}
+
+/// Asks for the A record of [`NAME`] from any source port.
+pub fn ask(netns: &Netns, server: SocketAddr) -> Result<Ipv4Addr> {
+    ask_from(netns, 0, server)
+}
+
+/// Asks for the A record of [`NAME`] from the given source port (RFC 1035 section 4.1).
+pub fn ask_from(netns: &Netns, port: u16, server: SocketAddr) -> Result<Ipv4Addr> {
+    let any = match server.ip() {
+        IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+    };
+    let mut answer = [0; 512];
+    let length = netns.enter(|| {
+        let socket = UdpSocket::bind(SocketAddr::new(any, port))?;
+        socket.set_read_timeout(Some(ANSWER_LIMIT))?;
+        socket.connect(server)?;
+        socket.send(&question())?;
+        socket.recv(&mut answer).with_context(|| format!("no answer from {server}"))
+    })??;
+    first_address(&answer[..length])
+}
+
+const ID: [u8; 2] = [0x4c, 0x42];
+
+fn question() -> Vec<u8> {
+    // Header: id, RD, one question.
+    let mut message = [&ID[..], &[0x01, 0x00, 0, 1, 0, 0, 0, 0, 0, 0]].concat();
+    for label in NAME.split('.') {
+        message.extend([label.len().to_le_bytes()[0]]);
+        message.extend(label.bytes());
+    }
+    // Root label, QTYPE A, QCLASS IN.
+    message.extend([0, 0, 1, 0, 1]);
+    message
+}
+
+/// The address in an answer with one A record, whose RDATA ends the answer section.
+fn first_address(answer: &[u8]) -> Result<Ipv4Addr> {
+    let asked = question().len();
+    // After the echoed question: a compressed name (2), TYPE, CLASS, TTL, RDLENGTH (10), RDATA (4).
+    let record =
+        answer.get(asked..asked + 16).with_context(|| format!("too short an answer: {answer:02x?}"))?;
+    ensure!(answer[..2] == ID, "the answer is to another question: {answer:02x?}");
+    ensure!(record[2..6] == [0, 1, 0, 1] && record[10..12] == [0, 4], "not an A record: {answer:02x?}");
+    Ok(Ipv4Addr::new(record[12], record[13], record[14], record[15]))
+}

@@ -1,0 +1,182 @@
+//! A TCP server that says its name and then echoes, and the client that asks it.
+//!
+//! On connect the server sends `NAME\n`; then it sends every byte back.
+
+use std::{
+    collections::BTreeMap,
+    io::{ErrorKind, Read, Write},
+    net::{Ipv6Addr, SocketAddr, TcpListener, TcpStream},
+    os::fd::AsFd,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::{self, JoinHandle},
+    time::Duration,
+};
+
+use anyhow::{Context, Result, ensure};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use crate::{netns::Netns, topo::Node};
+
+/// How long one answer may take before the client calls it a failure: TCP may have to retransmit several times.
+pub const ANSWER_LIMIT: Duration = Duration::from_secs(10);
+
+/// How often the server's threads look whether they should end.
+const POLL: Duration = Duration::from_millis(20);
+
+/// A server in a backend's namespace; ends when dropped.
+pub struct Hello {
+    shared: Arc<Shared>,
+    acceptor: Option<JoinHandle<()>>,
+}
+
+struct Shared {
+    name: String,
+    stop: AtomicBool,
+    /// Clients accepted, in order.
+    accepted: Mutex<Vec<SocketAddr>>,
+}
+
+impl Hello {
+    /// Listens on every address of the node, both families.
+    pub fn start(node: &Node, port: u16) -> Result<Self> {
+        let any = SocketAddr::from((Ipv6Addr::UNSPECIFIED, port));
+        let listener = node.netns.enter(|| TcpListener::bind(any))??;
+        listener.set_nonblocking(true)?;
+        let shared =
+            Shared { name: node.role.clone(), stop: AtomicBool::new(false), accepted: Mutex::default() };
+        let shared = Arc::new(shared);
+        let server = Arc::clone(&shared);
+        Ok(Self { shared, acceptor: Some(thread::spawn(move || server.accept(&listener))) })
+    }
+
+    /// Clients whose connections were accepted so far.
+    pub fn accepted(&self) -> Vec<SocketAddr> {
+        self.shared.accepted().clone()
+    }
+}
+
+impl Drop for Hello {
+    fn drop(&mut self) {
+        self.shared.stop.store(true, Ordering::Relaxed);
+        if let Some(acceptor) = self.acceptor.take() {
+            // A panic of the thread has been printed; the client has seen the failure.
+            let _ = acceptor.join();
+        }
+    }
+}
+
+impl Shared {
+    fn accept(self: &Arc<Self>, listener: &TcpListener) {
+        while !self.stopping() {
+            match listener.accept() {
+                Ok((stream, peer)) => {
+                    self.accepted().push(peer);
+                    let server = Arc::clone(self);
+                    thread::spawn(move || server.serve(stream));
+                }
+                Err(_) => wait_readable(listener),
+            }
+        }
+    }
+
+    /// Ends with the connection: an error here is the client's to notice.
+    fn serve(&self, mut stream: TcpStream) {
+        let greeting = format!("{}\n", self.name);
+        let began = stream.set_read_timeout(Some(POLL));
+        if began.and_then(|()| stream.write_all(greeting.as_bytes())).is_err() {
+            return;
+        }
+        let mut buffer = vec![0; 64 << 10];
+        while !self.stopping() {
+            match stream.read(&mut buffer) {
+                Ok(0) => return,
+                Ok(length) if stream.write_all(&buffer[..length]).is_ok() => {}
+                Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {}
+                _ => return,
+            }
+        }
+    }
+
+    fn stopping(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
+    }
+
+    fn accepted(&self) -> std::sync::MutexGuard<'_, Vec<SocketAddr>> {
+        self.accepted.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A client's open connection.
+pub struct Session {
+    stream: TcpStream,
+    /// The backend that answered.
+    pub server: String,
+}
+
+impl Session {
+    /// Connects from inside `netns` and reads the server's name.
+    pub fn open(netns: &Netns, to: SocketAddr) -> Result<Self> {
+        netns.enter(|| Self::open_here(to))?
+    }
+
+    /// [`Session::open`] for a thread that is inside already.
+    pub fn open_here(to: SocketAddr) -> Result<Self> {
+        Self::greet(
+            TcpStream::connect_timeout(&to, ANSWER_LIMIT).with_context(|| format!("connect to {to}"))?,
+        )
+    }
+
+    /// Reads the name on a connection just made.
+    pub fn greet(stream: TcpStream) -> Result<Self> {
+        stream.set_nodelay(true)?;
+        stream.set_read_timeout(Some(ANSWER_LIMIT))?;
+        stream.set_write_timeout(Some(ANSWER_LIMIT))?;
+        let mut session = Self { stream, server: String::new() };
+        loop {
+            let mut byte = [0];
+            session.stream.read_exact(&mut byte).context("read the server's name")?;
+            if byte == *b"\n" {
+                return Ok(session);
+            }
+            session.server.push(char::from(byte[0]));
+        }
+    }
+
+    /// Longer patience, for tests that interrupt the path on purpose.
+    pub fn set_limit(&self, limit: Duration) -> Result<()> {
+        self.stream.set_read_timeout(Some(limit))?;
+        Ok(self.stream.set_write_timeout(Some(limit))?)
+    }
+
+    /// Sends `data`, and checks that the same bytes come back. At most what fits the socket buffers, 64 KiB.
+    pub fn echo(&mut self, data: &[u8]) -> Result<()> {
+        let whom = || format!("echo through {}", self.server);
+        self.stream.write_all(data).with_context(whom)?;
+        let mut back = vec![0; data.len()];
+        self.stream.read_exact(&mut back).with_context(whom)?;
+        ensure!(back == data, "{} sent back other bytes than it was sent", self.server);
+        Ok(())
+    }
+}
+
+/// Opens `count` connections one after the other (each closed before the next) and counts who answered.
+pub fn spread(netns: &Netns, to: SocketAddr, count: usize) -> Result<BTreeMap<String, usize>> {
+    netns.enter(|| {
+        let mut answered = BTreeMap::new();
+        for n in 0..count {
+            let session = Session::open_here(to).with_context(|| format!("connection {n} of {count}"))?;
+            *answered.entry(session.server).or_default() += 1;
+        }
+        Ok(answered)
+    })?
+}
+
+fn wait_readable(listener: &TcpListener) {
+    let mut fds = [PollFd::new(listener.as_fd(), PollFlags::POLLIN)];
+    let limit = PollTimeout::try_from(POLL).unwrap_or(PollTimeout::ZERO);
+    // Readable, timed out or interrupted: the loop looks again in each case.
+    let _ = poll(&mut fds, limit);
+}

@@ -1,0 +1,136 @@
+//! A lab as the tests see it: the network, the agents on it, and the report when something fails.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use anyhow::{Context, Result};
+
+use crate::{
+    agent::{self, Agent},
+    config::Config,
+    netns::Netns,
+    proc::{Proc, tail},
+    scope::Scope,
+    topo::{Network, Topology},
+};
+
+/// Set to 1 to record what every node sees and to print its end with a failure.
+const CAPTURE_FLAG: &str = "LB_CAPTURE";
+
+/// Everything of one test. Dropping it takes all down; dropping it unfinished prints the report first.
+pub struct Lab {
+    // In the order of their taking down.
+    agents: Mutex<Vec<Arc<Agent>>>,
+    captures: Vec<(Proc, PathBuf)>,
+    pub net: Network,
+    pub scope: Scope,
+    finished: bool,
+}
+
+impl Lab {
+    /// Runs a test in a lab of its own. Its error, or a panic, fails the test after the report.
+    ///
+    /// # Panics
+    /// If the lab cannot be built, the test fails, or it leaves pins behind.
+    pub fn test(topology: Topology, body: impl FnOnce(&Self) -> Result<()>) {
+        let mut lab = Scope::unique().and_then(|scope| Self::build(topology, scope)).expect("build the lab");
+        let outcome = body(&lab).and_then(|()| lab.detach_agents());
+        lab.finished = outcome.is_ok();
+        drop(lab);
+        if let Err(error) = outcome {
+            panic!("{error:?}");
+        }
+    }
+
+    /// A lab for the bins, which tell themselves what failed.
+    pub fn build(topology: Topology, scope: Scope) -> Result<Self> {
+        let net = topology.build(&scope)?;
+        let mut lab = Self { agents: Mutex::default(), captures: Vec::new(), net, scope, finished: false };
+        if std::env::var(CAPTURE_FLAG).is_ok_and(|value| value == "1") {
+            // The switch too: what XDP sends again never shows on the director itself.
+            let nodes = lab.net.nodes().map(|node| (&node.netns, node.role.as_str()));
+            let all = nodes.chain([(&lab.net.switch, "switch")]);
+            lab.captures =
+                all.map(|(netns, role)| capture(&lab.scope, netns, role)).collect::<Result<_>>()?;
+        }
+        Ok(lab)
+    }
+
+    /// No report when dropped.
+    pub fn finish(&mut self) {
+        self.finished = true;
+    }
+
+    /// Writes the configuration and starts the agent on the director.
+    pub fn start_agent(&self, config: &Config) -> Result<Arc<Agent>> {
+        let agent = self.prepare_agent(config)?;
+        agent.start()?;
+        Ok(agent)
+    }
+
+    /// Writes the configuration only.
+    pub fn prepare_agent(&self, config: &Config) -> Result<Arc<Agent>> {
+        let agent = Arc::new(Agent::prepare(&self.scope, &self.net.director, config)?);
+        self.agents().push(Arc::clone(&agent));
+        Ok(agent)
+    }
+
+    /// `lb realserver start VIP...` on every backend.
+    pub fn start_realservers(&self, vips: &[std::net::IpAddr]) -> Result<()> {
+        let vips: Vec<_> = vips.iter().map(ToString::to_string).collect();
+        let vips: Vec<_> = vips.iter().map(String::as_str).collect();
+        for backend in &self.net.backends {
+            agent::realserver(&self.scope, backend, "start", &vips)?.ok()?;
+        }
+        Ok(())
+    }
+
+    fn detach_agents(&self) -> Result<()> {
+        self.agents().iter().try_for_each(|agent| agent.detach().context("at the end of the test"))
+    }
+
+    fn agents(&self) -> MutexGuard<'_, Vec<Arc<Agent>>> {
+        self.agents.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn report(&self) -> String {
+        let mut text = format!("\n===== report of the lab {} =====\n", self.scope.name());
+        self.agents().iter().for_each(|agent| agent.describe(&mut text));
+        self.net.nodes().for_each(|node| node.describe(&mut text));
+        for (_, file) in &self.captures {
+            text.push_str(&format!("--- {}\n{}\n", file.display(), capture_summary(file)));
+        }
+        if self.captures.is_empty() {
+            text.push_str(&format!("(run again with {CAPTURE_FLAG}=1 to see the packets)\n"));
+        }
+        text
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        if !self.finished {
+            eprintln!("{}", self.report());
+        }
+    }
+}
+
+/// Records the packets of a namespace until the lab is down.
+fn capture(scope: &Scope, netns: &Netns, role: &str) -> Result<(Proc, PathBuf)> {
+    let file = scope.dir().join(format!("{role}.pcap"));
+    let mut command = netns.command("tcpdump")?;
+    command.args(["-i", "any", "-U", "-s", "128", "-Z", "root", "-w"]).arg(&file);
+    let log = scope.dir().join(format!("tcpdump-{role}.log"));
+    Ok((Proc::spawn("tcpdump", command, &log, scope.lifetime())?, file))
+}
+
+fn capture_summary(file: &Path) -> String {
+    let mut command = std::process::Command::new("tcpdump");
+    command.args(["-nn", "-e", "-Z", "root", "-r"]).arg(file);
+    match crate::proc::run(command) {
+        Ok(ran) => tail(&ran.stdout, 60),
+        Err(error) => format!("{error:#}"),
+    }
+}

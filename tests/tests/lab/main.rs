@@ -1,0 +1,15 @@
+//! The product in labs of network namespaces, end to end. Each test has a lab of its own; they run in parallel.
+//!
+//! One binary, one module per topic. `LB_CAPTURE=1` adds the packets to the report of a failure.
+
+mod crash;
+mod dns;
+mod hot;
+mod instances;
+mod mysql;
+mod neighbour;
+mod refusals;
+mod reload;
+mod segments;
+mod setup;
+mod spread;

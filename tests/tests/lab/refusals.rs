@@ -1,0 +1,117 @@
+//! What `lb run` refuses: with one clear error, and with nothing changed.
+
+use anyhow::{Context, Result, ensure};
+use lb_tests::{
+    agent::Agent,
+    config::Config,
+    hello::spread,
+    lab::Lab,
+    topo::{Node, Topology, VIP4},
+    xdp_pass,
+};
+
+use crate::setup::{HELLO, HelloLab, config};
+
+#[test]
+fn unknown_key() {
+    Lab::test(Topology::one_segment(1), |lab| {
+        let agent = lab.prepare_agent(&config(lab, 1))?;
+        let text = std::fs::read_to_string(agent.config_path())?;
+        agent.write_config(&format!("{text}flow: {{ipv4: 64k}}\n"))?;
+        let line = text.lines().count() + 1;
+        let place = format!("{}:{line}:", agent.config_path().display());
+        refused(lab, &agent, &[&place, "flow"])
+    });
+}
+
+#[test]
+fn missing_interface() {
+    Lab::test(Topology::one_segment(1), |lab| {
+        let mut config = config(lab, 1);
+        config.interfaces[0].0 = "eth7".to_owned();
+        refused(lab, &*lab.prepare_agent(&config)?, &["eth7"])
+    });
+}
+
+#[test]
+fn backend_behind_a_gateway() {
+    Lab::test(Topology::one_segment(1), |lab| {
+        lab.net.director.netns.ip("route add 10.9.9.0/24 via 172.18.14.1")?;
+        let mut config = config(lab, 1);
+        config.services[0].backends.push(("10.9.9.9".parse()?, 1));
+        refused(lab, &*lab.prepare_agent(&config)?, &["10.9.9.9", "gateway", "172.18.14.1"])
+    });
+}
+
+/// The other program is named; `--replace` takes over.
+#[test]
+fn another_program_attached() {
+    Lab::test(Topology::one_segment(1), |lab| {
+        let director = &lab.net.director.netns;
+        xdp_pass::attach(director, "eth0", &lab.scope.bpffs(), "their_program", &xdp_pass::PASS)?;
+        let agent = lab.prepare_agent(&config(lab, 1))?;
+        said(&agent.start_refused(&[])?, &["eth0", "their_program", "--replace"])?;
+        ensure!(xdp_program(&lab.net.director)?.contains("their_program"), "their program is gone");
+        ensure!(!agent.pins().exists(), "pins are left");
+        agent.start_with(&["--replace"])?;
+        ensure!(!xdp_program(&lab.net.director)?.contains("their_program"), "their program is still there");
+        Ok(())
+    });
+}
+
+/// A second agent with the first one's socket; the first one goes on.
+#[test]
+fn socket_of_a_live_agent() {
+    Lab::test(Topology::one_segment(1), |lab| {
+        let hello = HelloLab::start(lab, 1)?;
+        let second = lab.prepare_agent(&Config { instance: "second".to_owned(), ..config(lab, 1) })?;
+        let socket = hello.agent.socket();
+        let taken = config(lab, 1).to_yaml(&socket).replacen("instance: lab", "instance: second", 1);
+        second.write_config(&taken)?;
+        said(&second.start_refused(&[])?, &[&socket.to_string_lossy()])?;
+        ensure!(!second.pins().exists(), "pins of the second instance are left");
+        hello.agent.services().context("the live agent must still own its socket")?;
+        ensure!(spread(hello.client(), HELLO, 10)?.values().eq(&[10]));
+        Ok(())
+    });
+}
+
+/// The same instance twice, even with another socket.
+#[test]
+fn instance_of_a_live_agent() {
+    Lab::test(Topology::one_segment(1), |lab| {
+        let hello = HelloLab::start(lab, 1)?;
+        let text = std::fs::read_to_string(hello.agent.config_path())?;
+        let other = hello.agent.socket().with_file_name("other.sock");
+        hello.agent.write_config(&config(lab, 1).to_yaml(&other))?;
+        said(&hello.agent.start_refused(&[])?, &["lab"])?;
+        hello.agent.write_config(&text)?;
+        ensure!(spread(hello.client(), HELLO, 10)?.values().eq(&[10]));
+        Ok(())
+    });
+}
+
+/// `lb run` ends by itself with an error that has `words`, and has not touched the director.
+fn refused(lab: &Lab, agent: &Agent, words: &[&str]) -> Result<()> {
+    said(&agent.start_refused(&[])?, words)?;
+    ensure!(!agent.pins().exists(), "pins are left in {}", agent.pins().display());
+    ensure!(!agent.socket().exists(), "the control socket is left");
+    let program = xdp_program(&lab.net.director)?;
+    ensure!(program.is_empty(), "a program is left: {program}");
+    let addresses = lab.net.director.netns.run("ip", &["addr"])?.ok()?;
+    ensure!(!addresses.contains(&VIP4.to_string()), "the VIP is left:\n{addresses}");
+    Ok(())
+}
+
+fn said(error: &str, words: &[&str]) -> Result<()> {
+    let missing: Vec<_> = words.iter().filter(|word| !error.contains(**word)).collect();
+    ensure!(missing.is_empty(), "{missing:?} are not in the error:\n{error}");
+    ensure!(!error.contains("panicked"), "{error}");
+    Ok(())
+}
+
+/// What `ip -d link` says about the XDP program of eth0; empty if there is none.
+fn xdp_program(node: &Node) -> Result<String> {
+    let link = node.netns.run("ip", &["-d", "link", "show", "dev", "eth0"])?.ok()?;
+    Ok(link.lines().filter(|line| line.contains("prog/xdp")).collect())
+}

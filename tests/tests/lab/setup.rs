@@ -1,0 +1,73 @@
+//! What most tests begin with: servers that say their name behind one service.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
+
+use anyhow::Result;
+use lb_tests::{
+    agent::Agent,
+    config::{Config, Service},
+    hello::Hello,
+    lab::Lab,
+    netns::Netns,
+    topo::{Network, VIP4},
+};
+
+/// Port of the servers that say their name.
+pub const PORT: u16 = 7000;
+
+/// Where the clients connect.
+pub const HELLO: SocketAddr = SocketAddr::new(VIP4, PORT);
+
+/// Name of the service.
+pub const SERVICE: &str = "hello";
+
+/// A director in front of servers that say their name.
+pub struct HelloLab<'lab> {
+    pub agent: Arc<Agent>,
+    /// One for each backend of the lab, also for those the service does not have.
+    pub servers: Vec<Hello>,
+    pub net: &'lab Network,
+}
+
+impl<'lab> HelloLab<'lab> {
+    /// Servers on every backend; the service has the first `backends` of them, rr, weight 1.
+    pub fn start(lab: &'lab Lab, backends: usize) -> Result<Self> {
+        Self::start_with(lab, &config(lab, backends))
+    }
+
+    /// The same with a configuration of one's own.
+    pub fn start_with(lab: &'lab Lab, config: &Config) -> Result<Self> {
+        let servers = lab.net.backends.iter().map(|b| Hello::start(b, PORT)).collect::<Result<_>>()?;
+        let mut vips: Vec<_> = config.services.iter().map(|s| s.address).collect();
+        vips.dedup();
+        lab.start_realservers(&vips)?;
+        Ok(Self { agent: lab.start_agent(config)?, servers, net: &lab.net })
+    }
+
+    pub fn client(&self) -> &Netns {
+        &self.net.client().netns
+    }
+
+    /// The address by which the service knows the backend `slaveN`.
+    pub fn address(&self, n: usize) -> String {
+        self.net.backends[n - 1].ipv4().to_string()
+    }
+
+    /// `ADDRESS:PORT` of `slaveN`.
+    pub fn key(&self, n: usize) -> String {
+        format!("{}:{PORT}", self.address(n))
+    }
+}
+
+/// The service of the first `backends` backends.
+pub fn config(lab: &Lab, backends: usize) -> Config {
+    Config::on_eth0("lab", vec![service(VIP4, lab.net.backends[..backends].iter().map(|b| b.ipv4()))])
+}
+
+/// rr, weights 1.
+pub fn service(vip: IpAddr, backends: impl IntoIterator<Item = IpAddr>) -> Service {
+    Service::tcp(SERVICE, vip, PORT, backends)
+}
