@@ -3,7 +3,7 @@
 //! A bucket has four slots; a flow has two candidate buckets. A slot has a *tag* (for IPv4 the whole
 //! key, otherwise a keyed fingerprint of the key beside it) and a *value* word, which is its lock:
 //!
-//! * to **own** a slot is to have changed its value from what was seen to [`Value::LOCKED`] by
+//! * to **own** a slot is to have changed its value from what was seen to [`Value::locked`] by
 //!   compare-and-swap. Only the owner writes the tag and the key, and only the owner ends the lock,
 //!   with one store of the value: a flow, or [`Value::FREE`];
 //! * a **claim** owns a free, expired, closing or half-open slot, writes key and tag, then the value.
@@ -18,7 +18,7 @@
 //! start elsewhere. Left over: one flow in both of its buckets, if two CPUs place it in the same
 //! instant; the first in lookup order wins and the other expires.
 
-use crate::{tick::Tick, value::Value};
+use crate::{tcp::State, tick::Tick, value::Value};
 
 /// Slots in a bucket.
 pub const SLOTS: usize = 4;
@@ -83,54 +83,62 @@ pub fn find<B: Bucket>(bucket: &B, key: &B::Key) -> Hit {
     Hit::MISS
 }
 
-/// How readily a slot is given to a new flow; 0: not at all.
+/// How readily a slot is given to a new flow: expired or free, then closing, then half-open; 0 for a
+/// live established flow and for a locked slot (whose expiry lies ahead).
+///
+/// Without branches: the verifier would follow every combination over all slots of both buckets.
 #[inline(always)]
-fn yields(value: Value, now: Tick) -> u32 {
-    if value.is_free() {
-        4
-    } else if value.is_locked() {
-        0
-    } else if value.expiry().is_past(now) {
-        3
-    } else if value.state().is_closing() {
-        2
-    } else if value.state().is_half_open() {
-        1
-    } else {
-        0
+fn readiness(value: Value, now: Tick) -> u32 {
+    const fn class(state: State) -> u32 {
+        if state.0 == State::NONE.0 {
+            3
+        } else if state.is_closing() {
+            2
+        } else if state.is_half_open() {
+            1
+        } else {
+            0
+        }
     }
+    const CLASSES: u32 = {
+        let (mut word, mut state) = (0, 0);
+        while (state as usize) < State::COUNT {
+            word |= class(State(state)) << (2 * state);
+            state += 1;
+        }
+        word
+    };
+    let expired = (value.expiry().until(now).wrapping_sub(1) as u32) >> 31;
+    expired << 2 | (CLASSES >> (2 * value.state().0 as u32) & 3)
 }
 
-/// The slot of a bucket that yields first, what it holds, and how readily (see [`yields`]).
+/// The slot of a bucket that yields first, and how readily.
 #[derive(Clone, Copy)]
 pub struct Candidate {
-    slot: usize,
-    seen: Value,
-    readiness: u32,
+    /// `readiness << 4 | slot`.
+    rank: u32,
 }
 
 impl Candidate {
     /// Whether this one is to be preferred to `other`.
     #[inline(always)]
     pub fn beats(&self, other: &Self) -> bool {
-        self.readiness > other.readiness
+        self.rank >> 4 > other.rank >> 4
     }
 }
 
 /// Chooses the slot of `bucket` for a new flow.
 #[inline(always)]
 pub fn candidate<B: Bucket>(bucket: &B, now: Tick) -> Candidate {
-    let mut best = Candidate { slot: 0, seen: Value::LOCKED, readiness: 0 };
-    let mut slot = 0;
+    let (mut rank, mut slot) = (0, 0);
     while slot < SLOTS {
-        let seen = Value(bucket.value(slot).load());
-        let readiness = yields(seen, now);
-        if readiness > best.readiness {
-            best = Candidate { slot, seen, readiness };
+        let this = readiness(Value(bucket.value(slot).load()), now) << 4 | slot as u32;
+        if this > rank {
+            rank = this;
         }
         slot += 1;
     }
-    best
+    Candidate { rank }
 }
 
 /// What became of a claim.
@@ -146,19 +154,20 @@ pub enum Claim {
 
 /// Puts a flow into the chosen slot.
 #[inline(always)]
-pub fn claim<B: Bucket>(bucket: &B, candidate: Candidate, key: &B::Key, value: Value) -> Claim {
-    if candidate.readiness == 0 {
+pub fn claim<B: Bucket>(bucket: &B, candidate: Candidate, key: &B::Key, value: Value, now: Tick) -> Claim {
+    if candidate.rank >> 4 == 0 {
         return Claim::Full;
     }
-    let slot = candidate.slot & (SLOTS - 1);
-    if !bucket.value(slot).cas(candidate.seen.0, Value::LOCKED.0) {
+    let slot = candidate.rank as usize & (SLOTS - 1);
+    let seen = Value(bucket.value(slot).load());
+    if readiness(seen, now) == 0 || !bucket.value(slot).cas(seen.0, Value::locked(now).0) {
         return Claim::Lost;
     }
     bucket.tag(slot).store(0);
     bucket.write_key(slot, key);
     bucket.tag(slot).store(B::tag_of(key));
     bucket.value(slot).store(value.0);
-    Claim::Stored(candidate.seen)
+    Claim::Stored(seen)
 }
 
 /// Frees the slot if its flow has expired; the value to uncount.

@@ -22,6 +22,7 @@ impl NarrowKey {
 
 /// Key of every other flow: 128-bit source address, source port, endpoint id, destination port
 /// (a port-0 endpoint serves them all), in native-order words of the packet's bytes; then its hash.
+#[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct WideKey {
     pub words: [u64; 3],

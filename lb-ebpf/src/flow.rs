@@ -19,7 +19,7 @@ use crate::{
         FLOWS4, FLOWS4_MASK, FLOWSW, FLOWSW_MASK, REFRESH, ROTATIONS, SECRET_A, SECRET_B, SERVICES, SWEEP,
     },
     packet::Packet,
-    schedule,
+    schedule::{schedule_by_hash, schedule_next},
     word::KernelWord,
 };
 
@@ -38,14 +38,14 @@ pub struct Flow {
 /// Finds the packet's flow under its endpoints, the exact one first, or opens one.
 #[inline(always)]
 pub fn find_or_open(packet: &Packet, endpoints: &Endpoints) -> Result<Flow, Verdict> {
-    let opens = packet.protocol == protocol::UDP || tcp::opens(packet.flags);
+    let segment = Segment::new(packet.protocol, packet.flags);
     let mut open = false;
     if let Some(endpoint) = endpoints.exact {
         open = endpoint.has(flag::OPEN);
         let outcome = if packet.is_ipv6 || endpoint.has(flag::WILDCARD) {
-            wide(packet, endpoint.0, opens)
+            wide(packet, segment, endpoint)
         } else {
-            narrow(packet, endpoint, opens)
+            narrow(packet, segment, endpoint)
         };
         if let Some(end) = outcome.end(endpoint) {
             return end;
@@ -53,12 +53,45 @@ pub fn find_or_open(packet: &Packet, endpoints: &Endpoints) -> Result<Flow, Verd
     }
     if let Some(endpoint) = endpoints.wildcard {
         open = open || endpoint.has(flag::OPEN);
-        if let Some(end) = wide(packet, endpoint.0, opens).end(endpoint) {
+        if let Some(end) = wide(packet, segment, endpoint).end(endpoint) {
             return end;
         }
     }
     // A deleted service without flows is no service.
     Err(if open { Verdict::DroppedNoFlow } else { Verdict::PassedNoService })
+}
+
+/// What the state machine needs of a packet: protocol, and TCP flags.
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+struct Segment(u32);
+
+impl Segment {
+    #[inline(always)]
+    fn new(protocol: u8, flags: u8) -> Self {
+        Self((protocol as u32) << 8 | flags as u32)
+    }
+
+    #[inline(always)]
+    fn is_udp(self) -> bool {
+        self.0 >> 8 == protocol::UDP as u32
+    }
+
+    #[inline(always)]
+    fn flags(self) -> u8 {
+        self.0 as u8
+    }
+
+    /// Whether it may open a flow.
+    #[inline(always)]
+    fn opens(self) -> bool {
+        self.is_udp() || tcp::opens(self.flags())
+    }
+
+    #[inline(always)]
+    fn next(self, state: State) -> State {
+        if self.is_udp() { State::UDP } else { tcp::next(state, self.flags()) }
+    }
 }
 
 /// A destination, a verdict, or nothing, in one register: BPF functions return no more.
@@ -72,6 +105,8 @@ impl Outcome {
     const REFUSED: u64 = 1 << 33;
     /// The only refusal there is.
     const NO_BACKEND: Self = Self(Self::REFUSED);
+    /// Not found, and may be opened. Returned rather than done at once: the stack is short.
+    const TO_OPEN: Self = Self(1 << 34);
 
     #[inline(always)]
     fn known(dest: u32) -> Self {
@@ -104,77 +139,107 @@ fn secret() -> Secret {
     Secret { a: SECRET_A.load(), b: SECRET_B.load() }
 }
 
+/// The two tables: how a key finds its buckets, and the functions that the kernel verifies once.
+trait Table: Bucket + Sized + 'static {
+    fn hash(key: &Self::Key) -> u64;
+    fn mask() -> u32;
+    fn bucket(index: u32) -> Option<&'static Self>;
+    /// Frees what has expired in the next bucket of this CPU's round, counts included, so that
+    /// nothing depends on the agent being alive.
+    fn sweep(now: Tick);
+}
+
+impl Table for NarrowBucket<KernelWord> {
+    #[inline(always)]
+    fn hash(key: &NarrowKey) -> u64 {
+        secret().mix(key.0)
+    }
+
+    #[inline(always)]
+    fn mask() -> u32 {
+        FLOWS4_MASK.load()
+    }
+
+    #[inline(always)]
+    fn bucket(index: u32) -> Option<&'static Self> {
+        FLOWS4.get(index)
+    }
+
+    #[inline(always)]
+    fn sweep(now: Tick) {
+        flow_sweep_narrow(now.0);
+    }
+}
+
+impl Table for WideBucket<KernelWord> {
+    #[inline(always)]
+    fn hash(key: &WideKey) -> u64 {
+        key.fingerprint
+    }
+
+    #[inline(always)]
+    fn mask() -> u32 {
+        FLOWSW_MASK.load()
+    }
+
+    #[inline(always)]
+    fn bucket(index: u32) -> Option<&'static Self> {
+        FLOWSW.get(index)
+    }
+
+    #[inline(always)]
+    fn sweep(now: Tick) {
+        flow_sweep_wide(now.0);
+    }
+}
+
 /// IPv4 and an exact port: the hot path.
 #[inline(always)]
-fn narrow(packet: &Packet, endpoint: Endpoint, opens: bool) -> Outcome {
+fn narrow(packet: &Packet, segment: Segment, endpoint: Endpoint) -> Outcome {
     let key = NarrowKey::new(packet.source[0] as u32, packet.source_port, endpoint.id());
-    let hash = secret().mix(key.0);
-    let (first, second) = candidates(hash, FLOWS4_MASK.load());
-    in_table(FLOWS4.get(first), || FLOWS4.get(second), &key, hash, packet, endpoint, opens)
+    let outcome = in_table::<NarrowBucket<KernelWord>>(&key, segment, endpoint);
+    if outcome.0 != Outcome::TO_OPEN.0 {
+        return outcome;
+    }
+    Outcome(flow_open_narrow(key.0, segment.0, endpoint.0))
 }
 
-/// IPv6, and any port of an address. A function of its own, called for both kinds of endpoint.
-#[inline(never)]
-fn wide(packet: &Packet, endpoint: u64, opens: bool) -> Outcome {
-    let endpoint = Endpoint(endpoint);
+/// IPv6, and any port of an address.
+#[inline(always)]
+fn wide(packet: &Packet, segment: Segment, endpoint: Endpoint) -> Outcome {
     let key = WideKey::new(secret(), packet.source, packet.source_port, packet.dest_port, endpoint.id());
-    let (first, second) = candidates(key.fingerprint, FLOWSW_MASK.load());
-    in_table(FLOWSW.get(first), || FLOWSW.get(second), &key, key.fingerprint, packet, endpoint, opens)
+    let outcome = Outcome(flow_in_wide(&key, segment.0, endpoint.0));
+    if outcome.0 != Outcome::TO_OPEN.0 {
+        return outcome;
+    }
+    Outcome(flow_open_wide(&key, segment.0, endpoint.0))
 }
 
 #[inline(always)]
-fn in_table<'a, B: Table + 'a>(
-    first: Option<&'a B>,
-    second: impl Fn() -> Option<&'a B>,
-    key: &B::Key,
-    hash: u64,
-    packet: &Packet,
-    endpoint: Endpoint,
-    opens: bool,
-) -> Outcome {
-    let Some(first) = first else { return Outcome::MISS };
+fn in_table<B: Table>(key: &B::Key, segment: Segment, endpoint: Endpoint) -> Outcome {
+    let (first, second) = candidates(B::hash(key), B::mask());
     let service = endpoint.service() as u32;
-    let Some(record) = SERVICES.get(service) else { return Outcome::MISS };
-    let now = clock::now();
+    let (Some(mut bucket), Some(record)) = (B::bucket(first), SERVICES.get(service)) else {
+        return Outcome::MISS;
+    };
     // Lookup order is what decides if one flow stands in both buckets.
-    let (mut bucket, mut hit) = (first, find(first, key));
+    let mut hit = find(bucket, key);
     if hit.is_miss() {
-        let Some(second) = second() else { return Outcome::MISS };
-        (bucket, hit) = (second, find(second, key));
+        let Some(other) = B::bucket(second) else { return Outcome::MISS };
+        (bucket, hit) = (other, find(other, key));
     }
+    let now = clock::now();
     if !hit.is_miss() {
-        let outcome = follow(bucket, hit, key, packet, record, now);
+        let outcome = follow(bucket, hit, key, segment, record, now);
         if outcome.0 != 0 {
             return outcome;
         }
     }
-    if !endpoint.has(flag::OPEN) || !(opens || by_hash(service, packet, now)) {
-        return Outcome::MISS;
-    }
-    let Some(second) = second() else { return Outcome::MISS };
-    let dest = if opens { schedule::next(service) } else { schedule::by_hash(service, hash) };
-    if dest == 0 {
-        return Outcome::NO_BACKEND;
-    }
-    let value = first_value(dest, packet, record, now, opens);
-    // The flow's old entry, expired or closed, takes the new connection.
-    let before = if !hit.is_miss() && bucket.value(hit.slot).cas(hit.value.0, value.0) {
-        hit.value
+    if endpoint.has(flag::OPEN) && (segment.opens() || by_hash(service, segment, now)) {
+        Outcome::TO_OPEN
     } else {
-        B::sweep(now);
-        store(first, second, key, value, now)
-    };
-    if before.is_locked() {
-        return without_entry(service, hash, record, now, opens);
+        Outcome::MISS
     }
-    if before.is_flow() {
-        if !before.expiry().is_past(now) && !before.state().is_reusable() {
-            count::event(Event::Evicted);
-        }
-        count::ended(before);
-    }
-    count::opened(value);
-    Outcome::opened(dest)
 }
 
 /// Moves a found flow on. A miss if it has expired, or if the packet starts a new connection on it.
@@ -183,17 +248,17 @@ fn follow<B: Bucket>(
     bucket: &B,
     hit: Hit,
     key: &B::Key,
-    packet: &Packet,
+    segment: Segment,
     service: &Service,
     now: Tick,
 ) -> Outcome {
     let (mut slot, mut value) = (hit.slot, hit.value);
     for _ in 0..2 {
         let (dest, state) = (value.dest(), value.state());
-        if value.expiry().is_past(now) || (state.is_reusable() && tcp::opens(packet.flags)) {
+        if is_over(value, segment, now) {
             return Outcome::MISS;
         }
-        let next = if packet.protocol == protocol::TCP { tcp::next(state, packet.flags) } else { state };
+        let next = segment.next(state);
         let expiry = now.after(timeout(service, next));
         let gained = expiry.until(value.expiry());
         // A packet that changes nothing must not write to shared memory.
@@ -214,6 +279,12 @@ fn follow<B: Bucket>(
     Outcome::known(value.dest())
 }
 
+/// Whether a stored flow is none to this packet.
+#[inline(always)]
+fn is_over(value: Value, segment: Segment, now: Tick) -> bool {
+    value.expiry().is_past(now) || (value.state().is_reusable() && tcp::opens(segment.flags()))
+}
+
 #[inline(always)]
 fn timeout(service: &Service, state: State) -> u32 {
     service.timeouts[state.0 as usize & (State::COUNT - 1)]
@@ -221,8 +292,8 @@ fn timeout(service: &Service, state: State) -> u32 {
 
 /// Whether a packet of no known flow may belong to a connection that was placed by hash.
 #[inline(always)]
-fn by_hash(service: u32, packet: &Packet, now: Tick) -> bool {
-    if packet.flags & (tcp::flag::ACK | tcp::flag::RST) != tcp::flag::ACK {
+fn by_hash(service: u32, segment: Segment, now: Tick) -> bool {
+    if segment.flags() & (tcp::flag::ACK | tcp::flag::RST) != tcp::flag::ACK {
         return false;
     }
     match ROTATIONS.get(service) {
@@ -231,42 +302,90 @@ fn by_hash(service: u32, packet: &Packet, now: Tick) -> bool {
     }
 }
 
+/// A new connection: chooses its destination and stores the flow.
+#[inline(always)]
+fn open<B: Table>(key: &B::Key, segment: Segment, endpoint: Endpoint) -> Outcome {
+    let hash = B::hash(key);
+    let (first, second) = candidates(hash, B::mask());
+    let service = endpoint.service() as u32;
+    let (Some(first), Some(second), Some(record)) =
+        (B::bucket(first), B::bucket(second), SERVICES.get(service))
+    else {
+        return Outcome::MISS;
+    };
+    let opens = segment.opens();
+    let dest = if opens { schedule_next(service) } else { schedule_by_hash(service, hash) };
+    if dest == 0 {
+        return Outcome::NO_BACKEND;
+    }
+    let now = clock::now();
+    let value = first_value(dest, segment, record, now, opens);
+    B::sweep(now);
+    // The flow's old entry, expired or closed, takes the new connection.
+    let mut before = retake(first, key, value, segment, now);
+    if before.is_free() {
+        before = retake(second, key, value, segment, now);
+    }
+    if before.is_free() {
+        before = store(first, second, key, value, now);
+    }
+    if before.is_locked() {
+        return without_entry(service, hash, record, now, opens);
+    }
+    if before.is_flow() {
+        if !is_over(before, segment, now) {
+            count::event(Event::Evicted);
+        }
+        count::ended(before);
+    }
+    count::opened(value);
+    Outcome::opened(dest)
+}
+
+/// Gives a flow's finished entry in `bucket` to its new connection; what it held, or
+/// [`Value::FREE`] if there is none.
+#[inline(always)]
+fn retake<B: Bucket>(bucket: &B, key: &B::Key, value: Value, segment: Segment, now: Tick) -> Value {
+    let hit = find(bucket, key);
+    if !hit.is_miss() && is_over(hit.value, segment, now) && bucket.value(hit.slot).cas(hit.value.0, value.0)
+    {
+        hit.value
+    } else {
+        Value::FREE
+    }
+}
+
 /// The value that a new flow begins with.
 #[inline(always)]
-fn first_value(dest: u32, packet: &Packet, service: &Service, now: Tick, opens: bool) -> Value {
-    let state = if packet.protocol == protocol::UDP {
-        State::UDP
-    } else if opens {
-        tcp::next(State::NONE, packet.flags)
-    } else {
-        // Its handshake was not seen: it counts as half-open until a later packet.
-        HASHED_STATE
-    };
+fn first_value(dest: u32, segment: Segment, service: &Service, now: Tick, opens: bool) -> Value {
+    // If its handshake was not seen, it counts as half-open until a later packet.
+    let state = if opens { segment.next(State::NONE) } else { HASHED_STATE };
     let flags = if opens { 0 } else { value::flag::HASHED };
     Value::new(dest, state, flags, now.after(timeout(service, state)))
 }
 
 /// Takes the slot of the two buckets that yields most readily; the value it held, or
-/// [`Value::LOCKED`] if none yields.
+/// a locked value if none yields.
 #[inline(always)]
 fn store<B: Bucket>(first: &B, second: &B, key: &B::Key, value: Value, now: Tick) -> Value {
     for _ in 0..2 {
         let (a, b): (Candidate, Candidate) = (candidate(first, now), candidate(second, now));
-        let claimed = if b.beats(&a) { claim(second, b, key, value) } else { claim(first, a, key, value) };
+        let claimed =
+            if b.beats(&a) { claim(second, b, key, value, now) } else { claim(first, a, key, value, now) };
         match claimed {
             Claim::Stored(before) => return before,
-            Claim::Full => return Value::LOCKED,
+            Claim::Full => return Value::locked(now),
             Claim::Lost => {}
         }
     }
-    Value::LOCKED
+    Value::locked(now)
 }
 
 /// No room: an established flow is never evicted, so the new one is placed by hash, and for a while
 /// so is every packet of the service whose flow is not known.
 #[inline(always)]
 fn without_entry(service: u32, hash: u64, record: &Service, now: Tick, opens: bool) -> Outcome {
-    let dest = schedule::by_hash(service, hash);
+    let dest = schedule_by_hash(service, hash);
     if dest == 0 {
         return Outcome::NO_BACKEND;
     }
@@ -281,28 +400,50 @@ fn without_entry(service: u32, hash: u64, record: &Service, now: Tick, opens: bo
     Outcome::opened(dest)
 }
 
-/// What differs between the two tables when a CPU does its share of the sweeping.
-trait Table: Bucket {
-    /// Frees what has expired in the next bucket of this CPU's round, counts included, so that
-    /// nothing depends on the agent being alive.
-    fn sweep(now: Tick);
+// Functions with numbers (and a pointer that they check) for arguments: the kernel verifies each
+// once, by itself, instead of anew for every way that leads to a call.
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn flow_open_narrow(key: u64, segment: u32, endpoint: u64) -> u64 {
+    open::<NarrowBucket<KernelWord>>(&NarrowKey(key), Segment(segment), Endpoint(endpoint)).0
 }
 
-impl Table for NarrowBucket<KernelWord> {
-    #[inline(always)]
-    fn sweep(now: Tick) {
-        if let Some(bucket) = turn(0).and_then(|turn| FLOWS4.get(turn & FLOWS4_MASK.load())) {
-            sweep_bucket(bucket, now);
-        }
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn flow_open_wide(key: *const WideKey, segment: u32, endpoint: u64) -> u64 {
+    // SAFETY: callers pass a reference; the verifier wants the check for null.
+    match unsafe { key.as_ref() } {
+        Some(key) => open::<WideBucket<KernelWord>>(key, Segment(segment), Endpoint(endpoint)).0,
+        None => 0,
     }
 }
 
-impl Table for WideBucket<KernelWord> {
-    #[inline(always)]
-    fn sweep(now: Tick) {
-        if let Some(bucket) = turn(1).and_then(|turn| FLOWSW.get(turn & FLOWSW_MASK.load())) {
-            sweep_bucket(bucket, now);
-        }
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn flow_in_wide(key: *const WideKey, segment: u32, endpoint: u64) -> u64 {
+    // SAFETY: as above.
+    match unsafe { key.as_ref() } {
+        Some(key) => in_table::<WideBucket<KernelWord>>(key, Segment(segment), Endpoint(endpoint)).0,
+        None => 0,
+    }
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn flow_sweep_narrow(now: u32) -> u32 {
+    match turn(0).and_then(|turn| FLOWS4.get(turn & FLOWS4_MASK.load())) {
+        Some(bucket) => sweep_bucket(bucket, Tick(now)),
+        None => 0,
+    }
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn flow_sweep_wide(now: u32) -> u32 {
+    match turn(1).and_then(|turn| FLOWSW.get(turn & FLOWSW_MASK.load())) {
+        Some(bucket) => sweep_bucket(bucket, Tick(now)),
+        None => 0,
     }
 }
 
@@ -316,12 +457,16 @@ fn turn(table: u32) -> Option<u32> {
     }
 }
 
+/// How many were freed.
 #[inline(always)]
-fn sweep_bucket<B: Bucket>(bucket: &B, now: Tick) {
+fn sweep_bucket<B: Bucket>(bucket: &B, now: Tick) -> u32 {
+    let mut freed = 0;
     for slot in 0..SLOTS {
-        if let Some(value) = expire(bucket, slot, now, Value::LOCKED) {
+        if let Some(value) = expire(bucket, slot, now, Value::locked(now)) {
             count::event(Event::Expired);
             count::ended(value);
+            freed += 1;
         }
     }
+    freed
 }

@@ -2,7 +2,7 @@
 
 use core::ptr;
 
-use aya_ebpf::{helpers::bpf_xdp_adjust_head, programs::XdpContext};
+use aya_ebpf::{bindings::xdp_md, helpers::bpf_xdp_adjust_head, programs::XdpContext};
 use lb_common::{
     checksum::decrement_ttl,
     dest, host,
@@ -75,7 +75,11 @@ fn age(ctx: &XdpContext, packet: &Packet) -> Result<(), Verdict> {
 #[inline(always)]
 fn address(ctx: &XdpContext, packet: &Packet, dest: u64, source: u64, tags: Tags) -> Result<(), Verdict> {
     if packet.tags.0 != tags.0 {
-        return retag(ctx, packet, dest, source, tags);
+        let old = (packet.l3 as u64) << 32 | (packet.is_ipv6 as u64) << 16 | packet.priority as u64;
+        return match forward_retag(ctx.ctx, old, dest, source, tags.0) {
+            0 => Ok(()),
+            _ => Err(Verdict::DroppedNoRoom),
+        };
     }
     let macs = at::<[u16; 6]>(ctx, 0).ok_or(Verdict::PassedMalformed)?;
     // SAFETY: `at` checked the bounds.
@@ -95,30 +99,39 @@ fn mac_words(dest: u64, source: u64) -> [u16; 6] {
     ]
 }
 
-/// Pushes, pops or rewrites tags by writing the whole layer-2 header anew.
+/// Pushes, pops or rewrites tags by writing the whole layer-2 header anew; 0 if it was possible.
+/// `old`: offset of the IP header 32 | is IPv6 16 | priority bits 16. Verified once (see `flow`).
+#[unsafe(no_mangle)]
 #[inline(never)]
-fn retag(ctx: &XdpContext, packet: &Packet, dest: u64, source: u64, tags: Tags) -> Result<(), Verdict> {
+extern "C" fn forward_retag(ctx: *mut xdp_md, old: u64, dest: u64, source: u64, tags: u32) -> u32 {
+    let (ctx, tags) = (XdpContext::new(ctx), Tags(tags));
     let needed = ETH_LEN + tags.count() as usize * TAG_LEN;
-    if needed != packet.l3 {
-        let delta = packet.l3 as i32 - needed as i32;
-        // SAFETY: the helper checks the room; all pointers into the frame are taken anew below.
-        if unsafe { bpf_xdp_adjust_head(ctx.ctx, delta) } != 0 {
-            return Err(Verdict::DroppedNoRoom);
-        }
+    let delta = (old >> 32) as i32 - needed as i32;
+    // SAFETY: the helper checks the room; all pointers into the frame are taken anew below.
+    if delta != 0 && unsafe { bpf_xdp_adjust_head(ctx.ctx, delta) } != 0 {
+        return 1;
     }
-    let ethertype = if packet.is_ipv6 { ETH_P_IPV6 } else { ETH_P_IP };
+    let ethertype = if old >> 16 & 1 != 0 { ETH_P_IPV6 } else { ETH_P_IP };
+    let outer = (tags.outer() | old as u16).to_be();
+    match write_header(&ctx, mac_words(dest, source), outer, tags, ethertype) {
+        Some(()) => 0,
+        None => 1,
+    }
+}
+
+#[inline(always)]
+fn write_header(ctx: &XdpContext, macs: [u16; 6], outer: u16, tags: Tags, ethertype: u16) -> Option<()> {
     // SAFETY: `at` checks the bounds of each write.
     unsafe {
-        *at::<[u16; 6]>(ctx, 0).ok_or(Verdict::DroppedNoRoom)? = mac_words(dest, source);
-        let outer = (tags.outer() | packet.priority).to_be();
+        *at::<[u16; 6]>(ctx, 0)? = macs;
         match tags.count() {
-            0 => *at::<u16>(ctx, 12).ok_or(Verdict::DroppedNoRoom)? = ethertype,
-            1 => *at::<[u16; 3]>(ctx, 12).ok_or(Verdict::DroppedNoRoom)? = [ETH_P_8021Q, outer, ethertype],
+            0 => *at::<u16>(ctx, 12)? = ethertype,
+            1 => *at::<[u16; 3]>(ctx, 12)? = [ETH_P_8021Q, outer, ethertype],
             _ => {
-                *at::<[u16; 5]>(ctx, 12).ok_or(Verdict::DroppedNoRoom)? =
-                    [ETH_P_8021Q, outer, ETH_P_8021Q, tags.inner().to_be(), ethertype]
+                let inner = tags.inner().to_be();
+                *at::<[u16; 5]>(ctx, 12)? = [ETH_P_8021Q, outer, ETH_P_8021Q, inner, ethertype]
             }
         }
     }
-    Ok(())
+    Some(())
 }

@@ -24,16 +24,15 @@ use aya_ebpf::{
 };
 use lb_common::verdict::Verdict;
 
-/// For interfaces whose frames fit in a page.
-#[xdp]
-pub fn lb(ctx: XdpContext) -> u32 {
-    director(&ctx)
-}
-
-/// The same for jumbo frames, which reach XDP as fragments.
+/// The program. `frags`: jumbo frames reach it in pieces, of which it needs only the first. There is
+/// no second one without: a device map belongs to one kind (`bpf_prog_map_compatible`).
 #[xdp(frags)]
-pub fn lb_frags(ctx: XdpContext) -> u32 {
-    director(&ctx)
+pub fn lb(ctx: XdpContext) -> u32 {
+    let verdict = match balance(&ctx) {
+        Ok(verdict) | Err(verdict) => verdict,
+    };
+    count::verdict(verdict);
+    action(verdict)
 }
 
 /// Tells the agent what the flow table's clock says (run through BPF_PROG_TEST_RUN only).
@@ -41,15 +40,6 @@ pub fn lb_frags(ctx: XdpContext) -> u32 {
 pub fn clock(_ctx: XdpContext) -> u32 {
     clock::publish();
     XDP_PASS
-}
-
-#[inline(always)]
-fn director(ctx: &XdpContext) -> u32 {
-    let verdict = match balance(ctx) {
-        Ok(verdict) | Err(verdict) => verdict,
-    };
-    count::verdict(verdict);
-    action(verdict)
 }
 
 /// The way of a packet. Both arms are ways out; `Err` is for those that end it early.

@@ -14,8 +14,12 @@ use crate::{
 const TRIES: u32 = 32;
 
 /// The next destination of the service's rotation; 0 if there is none that takes connections.
+///
+/// This and the other exported functions here take and return numbers only: the kernel verifies such
+/// a function once, by itself, instead of anew at each call.
+#[unsafe(no_mangle)]
 #[inline(never)]
-pub fn next(service: u32) -> u32 {
+pub extern "C" fn schedule_next(service: u32) -> u32 {
     let Some((region, header)) = generation(service) else { return 0 };
     let Some(rotation) = ROTATIONS.get_ptr_mut(service) else { return 0 };
     for _ in 0..TRIES {
@@ -30,8 +34,9 @@ pub fn next(service: u32) -> u32 {
 }
 
 /// The destination that a flow without an entry gets as long as the generation stands.
+#[unsafe(no_mangle)]
 #[inline(never)]
-pub fn by_hash(service: u32, hash: u64) -> u32 {
+pub extern "C" fn schedule_by_hash(service: u32, hash: u64) -> u32 {
     let Some((region, header)) = generation(service) else { return 0 };
     at(region, &header, ((hash >> 16) as u32) % header.period)
 }
@@ -64,13 +69,16 @@ fn at(region: u32, header: &Header, position: u32) -> u32 {
     if header.table != 0 {
         return from_table(&Words, region, header, position).unwrap_or(0);
     }
-    computed(region, header, position)
+    schedule_computed(region, position)
 }
 
 /// A rotation too long for a table: a walk over its levels and members.
+#[unsafe(no_mangle)]
 #[inline(never)]
-fn computed(region: u32, header: &Header, position: u32) -> u32 {
-    let mut walk = Walk { words: region + HEADER_WORDS, search: Search::new(header, position) };
+pub extern "C" fn schedule_computed(region: u32, position: u32) -> u32 {
+    let (Some(first), Some(second)) = (Words.word(region), Words.word(region + 1)) else { return 0 };
+    let header = Header::from_words([first, second]);
+    let mut walk = Walk { words: region + HEADER_WORDS, search: Search::new(&header, position) };
     // SAFETY: the callback gets the pointer back and nothing else uses it meanwhile.
     unsafe {
         bpf_loop(2 * MAX_MEMBERS, step as *mut c_void, (&raw mut walk).cast(), 0);

@@ -11,7 +11,7 @@ use aya::programs::{
 
 use super::{
     layout::Layout,
-    object::{LoadError, MAX_LINEAR_MTU, Object, PassObject},
+    object::{LoadError, Object, PassObject},
 };
 use crate::model::AttachMode;
 use lb_common::meta::Meta;
@@ -39,7 +39,6 @@ pub enum AttachError {
 pub struct Target {
     pub interface: String,
     pub ifindex: u32,
-    pub mtu: u32,
     pub mode: AttachMode,
     /// Index in `LINKS`.
     pub link: u16,
@@ -75,8 +74,7 @@ pub fn attach(
         return put(layout, object.program()?, target, was_generic);
     }
     let mut object = Object::open(layout, meta, target.link)?;
-    let program = object.director(target.mtu > MAX_LINEAR_MTU)?;
-    put(layout, program, target, was_generic)
+    put(layout, object.director()?, target, was_generic)
 }
 
 fn put(

@@ -86,12 +86,13 @@ impl Maps {
     }
 
     /// Removes a listed flow, if it has not changed since. Whether it did.
-    pub fn flush(&self, entry: &FlowEntry) -> bool {
+    pub fn flush(&self, entry: &FlowEntry, now: Tick) -> bool {
+        let lock = Value::locked_by_agent(now);
         let Place { wide, bucket, slot } = entry.place;
         let removed = if wide {
-            self.wide.bucket(bucket).and_then(|b| remove(b, slot, entry.value, Value::LOCKED_BY_AGENT))
+            self.wide.bucket(bucket).and_then(|b| remove(b, slot, entry.value, lock))
         } else {
-            self.narrow.bucket(bucket).and_then(|b| remove(b, slot, entry.value, Value::LOCKED_BY_AGENT))
+            self.narrow.bucket(bucket).and_then(|b| remove(b, slot, entry.value, lock))
         };
         if let Some(value) = removed {
             self.uncount(value);
@@ -133,7 +134,7 @@ impl Maps {
             if Value(Word::load(bucket.value(slot))).is_free() {
                 continue;
             }
-            if let Some(value) = expire(bucket, slot, now, Value::LOCKED_BY_AGENT) {
+            if let Some(value) = expire(bucket, slot, now, Value::locked_by_agent(now)) {
                 self.uncount(value);
                 sweep.expired += 1;
             } else if let Some(value) = live(bucket, slot, now) {
@@ -186,7 +187,7 @@ impl Maps {
     /// Frees the slots that an agent was freeing when it died. Only under the instance's lock.
     pub(super) fn free_abandoned_slots(&self) {
         let free = |value: &AtomicU64, tag: &AtomicU64| {
-            if value.load(Ordering::Acquire) == Value::LOCKED_BY_AGENT.0 {
+            if Value(value.load(Ordering::Acquire)).is_locked_by_agent() {
                 tag.store(0, Ordering::Release);
                 value.store(Value::FREE.0, Ordering::Release);
             }

@@ -78,9 +78,9 @@ impl Object {
         Ok(Self { ebpf: loader.load(DIRECTOR)? })
     }
 
-    /// The director's program; `jumbo` for an MTU that does not fit in a page.
-    pub fn director(&mut self, jumbo: bool) -> Result<&mut Xdp, LoadError> {
-        self.load(if jumbo { "lb_frags" } else { "lb" })
+    /// The director's program, loaded.
+    pub fn director(&mut self) -> Result<&mut Xdp, LoadError> {
+        self.load("lb")
     }
 
     /// The program that reads the clocks.
@@ -128,7 +128,3 @@ fn tail(log: &str) -> String {
     let lines: Vec<&str> = log.lines().collect();
     lines[lines.len().saturating_sub(30)..].join("\n")
 }
-
-/// MTU up to which a frame fits in a page with XDP's headroom and the kernel's trailer
-/// (`XDP_PACKET_HEADROOM` 256, `skb_shared_info` 320, rounded down).
-pub const MAX_LINEAR_MTU: u32 = 3498;
