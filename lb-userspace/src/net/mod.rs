@@ -23,7 +23,7 @@ use futures::{Stream, TryStreamExt};
 use rtnetlink::Handle;
 
 pub use self::{
-    address::{Address, NewAddress},
+    address::{Address, NewAddress, host_prefix},
     attach::{Attachment, ResolveError, resolve_attach},
     error::Error,
     events::{Event, Events},
