@@ -74,19 +74,20 @@ pub fn features(interface: &str) -> Result<Features, Error> {
 /// Switches a feature on or off; `false` if it was so already.
 pub fn set_feature(interface: &str, feature: &str, on: bool) -> Result<bool, Error> {
     let no_such = || Error::NoSuchFeature { interface: interface.into(), feature: feature.into() };
-    let index = feature_names(interface)?.iter().position(|name| name == feature).ok_or_else(no_such)?;
+    let names = feature_names(interface)?;
+    let index = names.iter().position(|name| name == feature).ok_or_else(no_such)?;
     let is_on = || Ok::<_, Error>(features(interface)?.get(feature).is_some_and(|f| f.active));
     if is_on()? == on {
         return Ok(false);
     }
-    let blocks = index / 32 + 1;
-    // struct ethtool_sfeatures: cmd, size, then {valid, requested} per block.
+    // struct ethtool_sfeatures: cmd, size, then {valid, requested} per block; all blocks must be there.
+    let blocks = names.len().div_ceil(32);
     let mut words = vec![0; 2 + 2 * blocks];
     words[0] = ETHTOOL_SFEATURES;
     words[1] = blocks as u32;
     let mask = 1 << (index % 32);
-    words[2 + 2 * (blocks - 1)] = mask;
-    words[2 + 2 * (blocks - 1) + 1] = if on { mask } else { 0 };
+    words[2 + 2 * (index / 32)] = mask;
+    words[2 + 2 * (index / 32) + 1] = if on { mask } else { 0 };
     call(interface, "change the features", &mut words)?;
     // A driver may take the wish and not fulfil it (ETHTOOL_F_WISH), for example while another feature
     // depends on this one.

@@ -87,6 +87,10 @@ impl Netlink {
     /// `retrans_time_ms`), and the next `probe` resolves it anew. With the sysctl
     /// `net.ipv4.neigh.IF.mcast_resolicit` at 3 the kernel goes on to broadcast by itself, and the entry
     /// never fails.
+    ///
+    /// IPv6 solicitations leave from the interface's link-local address (`ndisc_send_ns`): without one, or
+    /// while duplicate address detection checks it in the first seconds after the link came up, the
+    /// entry fails although the neighbour is there.
     pub async fn probe(&self, ifindex: u32, address: IpAddr) -> Result<Probe, Error> {
         let known = self.neighbour(ifindex, address).await?;
         match known.map(|entry| entry.state) {

@@ -9,7 +9,10 @@ use std::{
     time::Duration,
 };
 
+use lb::net::{Event, Events, Netlink};
 use nix::sched::{CloneFlags, unshare};
+
+use crate::link::event;
 
 /// No test waits longer than this for anything.
 const BOUND: Duration = Duration::from_secs(30);
@@ -74,6 +77,21 @@ impl Namespace {
         });
     }
 
+    /// Waits until eth0 transmits. Between `up` and that, the kernel's link watch has to come by (up to a
+    /// second, `net/core/link_watch.c`), and what is sent before is dropped.
+    fn await_running(&self) {
+        self.run_async(|| async {
+            let mut events = Events::subscribe().expect("subscribes");
+            let links = Netlink::connect().expect("connects").links().await.expect("lists");
+            if links.iter().any(|link| link.name == "eth0" && link.running) {
+                return;
+            }
+            let running =
+                |e: &Event| matches!(e, Event::Link(l) if l.name == "eth0" && l.running).then_some(());
+            event(&mut events, running).await;
+        });
+    }
+
     /// Writes a value below `/proc/sys/net`.
     pub fn sysctl(&self, path: &str, value: i64) {
         let path = format!("/proc/sys/net/{path}");
@@ -112,6 +130,8 @@ impl Pair {
         let (here, there) = (Namespace::new(), Namespace::new());
         here.ip(format!("link add eth0 type veth peer name eth0 netns {}", there.id));
         for (namespace, number) in [(&here, 1), (&there, 2)] {
+            // The link-local address, from which the kernel solicits, is usable at once.
+            namespace.sysctl("ipv6/conf/eth0/accept_dad", 0);
             namespace.ip(format!(
                 "link set lo up
                  link set eth0 address 02:00:00:00:00:0{number}
@@ -123,6 +143,9 @@ impl Pair {
             namespace.sysctl("ipv4/neigh/eth0/retrans_time_ms", 100);
             namespace.sysctl("ipv6/neigh/eth0/retrans_time_ms", 100);
         }
-        Self { here, there }
+        let pair = Self { here, there };
+        pair.here.await_running();
+        pair.there.await_running();
+        pair
     }
 }

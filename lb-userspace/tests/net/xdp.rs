@@ -52,7 +52,8 @@ fn driver_features() {
 #[test]
 fn the_attached_program_is_told() {
     let namespace = Namespace::new();
-    namespace.ip("link add eth0 type veth peer name v1");
+    // The kernel tells only of links that are up.
+    namespace.ip("link add eth0 type veth peer name v1\nlink set eth0 up");
     namespace.run_async(|| async {
         let net = Netlink::connect().expect("connects");
         let program = pass();
