@@ -2,7 +2,7 @@
 
 use rtnetlink::packet_route::{
     AddressFamily,
-    link::{InfoData, InfoKind, InfoVlan, LinkAttribute, LinkFlags, LinkInfo, LinkMessage},
+    link::{InfoData, InfoVlan, LinkAttribute, LinkFlags, LinkInfo, LinkMessage},
 };
 
 use super::{
@@ -108,9 +108,6 @@ impl Link {
                 _ => {}
             }
         }
-        debug_assert!(
-            self.vlan.is_none() || self.kind.as_deref() == Some(InfoKind::Vlan.to_string().as_str())
-        );
     }
 }
 
@@ -128,7 +125,7 @@ fn vlan(attributes: &[InfoVlan]) -> Option<Vlan> {
 
 #[cfg(test)]
 mod tests {
-    use rtnetlink::packet_route::link::VlanProtocol;
+    use rtnetlink::packet_route::link::{InfoKind, VlanProtocol};
 
     use super::*;
 

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use lb::net::{Event, Events, Netlink, NewAddress, Route, resolve_attach, sysctl::Sysctl};
+use lb::net::{Event, Events, Netlink, NewAddress, Route, Vlan, resolve_attach, sysctl::Sysctl};
 
 use crate::namespace::{HERE_MAC, Namespace, Pair};
 
@@ -178,5 +178,37 @@ fn sysctls_of_an_interface_with_a_dot() {
         assert!(error.contains("\"many\" to /proc/sys/net/ipv4/conf/eth0.100/arp_ignore"), "{error}");
         let missing = Sysctl::ipv4_conf("eth0.101", "arp_ignore").expect("a name");
         assert!(missing.write(1).expect_err("no such interface").is_missing());
+    });
+}
+
+/// Needs 802.1Q, which this kernel may lack (the VM's has them).
+#[test]
+fn vlan_devices_resolve_to_their_parent() {
+    let namespace = Namespace::new();
+    namespace.ip("link add eth0 type veth peer name v1\nlink set eth0 mtu 9000");
+    let has_vlans = namespace.run(|| {
+        let line = "link add link eth0 name eth0.100 type vlan id 100";
+        let output = std::process::Command::new("ip").args(line.split(' ')).output().expect("iproute2");
+        let missing = String::from_utf8_lossy(&output.stderr).contains("Unknown device type");
+        assert!(output.status.success() || missing, "ip {line}: {output:?}");
+        !missing
+    });
+    if !has_vlans {
+        eprintln!("skipped: this kernel has no 802.1Q devices");
+        return;
+    }
+    namespace.ip("link set eth0.100 mtu 1500
+         link add link eth0 name service type vlan proto 802.1ad id 7
+         link add link service name inner type vlan id 200
+         link set inner address 02:00:00:00:00:55
+         link add link inner name third type vlan id 1");
+    namespace.run_async(|| async {
+        let links = Netlink::connect().expect("connects").links().await.expect("lists");
+        let one = resolve_attach(&links, "eth0.100").expect("resolves");
+        assert_eq!((one.name.as_str(), one.tags(), one.mtu, one.device_mtu), ("eth0", vec![100], 1500, 9000));
+        let two = resolve_attach(&links, "inner").expect("resolves");
+        assert_eq!((two.name.as_str(), two.mac), ("eth0", [2, 0, 0, 0, 0, 0x55]));
+        assert_eq!(two.vlans, [Vlan { tpid: 0x88a8, tag: 7 }, Vlan { tpid: 0x8100, tag: 200 }]);
+        assert!(resolve_attach(&links, "third").is_err());
     });
 }
