@@ -3,7 +3,7 @@
 //! Three rings, imports point inward only:
 //! * PURE: [`model`], [`config`], [`overlay`] (its journal apart), [`plan`], [`api::types`] - no tokio, no aya,
 //!   no sockets, no clock;
-//! * IO: [`dataplane`], [`api`], [`clock`], [`log`] - BPF, HTTP, the time;
+//! * IO: [`dataplane`], [`net`], [`realserver`], [`api`], [`clock`], [`log`] - BPF, netlink, HTTP, the time;
 //! * ROOT: the agent and [`cli`].
 
 pub mod api;
@@ -13,5 +13,7 @@ pub mod config;
 pub mod dataplane;
 pub mod log;
 pub mod model;
+pub mod net;
 pub mod overlay;
 pub mod plan;
+pub mod realserver;

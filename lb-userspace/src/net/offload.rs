@@ -1,0 +1,65 @@
+//! Which offloads of a NIC are in the way of XDP. PURE.
+
+use super::ethtool::Features;
+
+/// An offload that is on and must be off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Obstacle {
+    /// The kernel's name, as `ethtool -K` takes it.
+    pub feature: &'static str,
+    /// What goes wrong with it.
+    pub why: &'static str,
+    /// It can be switched off.
+    pub changeable: bool,
+}
+
+/// Software GRO (`rx-gro`, `rx-gro-list`) is not here: it merges after native XDP has seen the frames.
+const OBSTACLES: [(&str, &str); 4] = [
+    (
+        "rx-vlan-hw-parse",
+        "the NIC takes the 802.1Q tag out of the frame before XDP sees it, so that frames of all VLANs look untagged",
+    ),
+    (
+        "rx-vlan-stag-hw-parse",
+        "the NIC takes the 802.1ad tag out of the frame before XDP sees it, so that frames of all VLANs look untagged",
+    ),
+    (
+        "rx-lro",
+        "the NIC merges TCP segments into frames longer than the MTU, which cannot be sent on to a backend, and drivers refuse XDP with it",
+    ),
+    (
+        "rx-gro-hw",
+        "the NIC merges TCP segments into frames longer than the MTU, which cannot be sent on to a backend, and drivers refuse XDP with it",
+    ),
+];
+
+/// The active features that are in the way, in the order in which to switch them off.
+pub fn in_the_way(features: &Features) -> Vec<Obstacle> {
+    OBSTACLES
+        .into_iter()
+        .filter_map(|(feature, why)| {
+            let state = features.get(feature).filter(|state| state.active)?;
+            Some(Obstacle { feature, why, changeable: state.changeable })
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::net::ethtool::Feature;
+
+    #[test]
+    fn only_what_is_on_and_harmful() {
+        let feature = |active, changeable| Feature { active, changeable };
+        let features = Features::from([
+            ("rx-gro".to_owned(), feature(true, true)),
+            ("rx-gro-list".to_owned(), feature(true, true)),
+            ("rx-gro-hw".to_owned(), feature(true, false)),
+            ("rx-lro".to_owned(), feature(false, true)),
+            ("rx-vlan-hw-parse".to_owned(), feature(true, true)),
+        ]);
+        let found: Vec<_> = in_the_way(&features).iter().map(|o| (o.feature, o.changeable)).collect();
+        assert_eq!(found, [("rx-vlan-hw-parse", true), ("rx-gro-hw", false)]);
+    }
+}

@@ -1,0 +1,131 @@
+use super::*;
+use crate::realserver::{Verdict, facts::Loopback};
+
+const VIP: &str = "172.18.14.100";
+
+fn ip(text: &str) -> IpAddr {
+    text.parse().expect("an address")
+}
+
+fn place(interface: &str, address: &str, prefix: u8) -> Placed {
+    Placed { interface: interface.into(), address: ip(address), prefix, tentative: false }
+}
+
+/// A backend as it should be.
+fn backend() -> Facts {
+    let mut facts = Facts {
+        loopback: Loopback { index: 1, up: true },
+        interfaces: vec![Interface { name: "eth0.100".into(), has_xdp: false }],
+        addresses: vec![place("lo", VIP, 32), place("eth0.100", "172.18.14.2", 24)],
+        ipv4: Default::default(),
+        ipv6_off: false,
+    };
+    for (interface, value) in [("all", [1, 2, 0]), ("lo", [1, 2, 0]), ("eth0.100", [0, 0, 0])] {
+        for (key, value) in [ARP_IGNORE, ARP_ANNOUNCE, RP_FILTER].into_iter().zip(value) {
+            facts.ipv4.insert((interface.to_owned(), key), value);
+        }
+    }
+    facts
+}
+
+fn set_to(mut facts: Facts, interface: &str, key: &'static str, value: i64) -> Facts {
+    facts.ipv4.insert((interface.to_owned(), key), value);
+    facts
+}
+
+/// What is not right, as (verdict, subject, fix).
+fn complaints(facts: &Facts, vip: &str) -> Vec<(Verdict, String, String)> {
+    judge(facts, &[ip(vip)].into())
+        .into_iter()
+        .filter(|item| item.verdict != Verdict::Right)
+        .map(|item| (item.verdict, item.subject, item.fix.expect("every complaint has a remedy")))
+        .collect()
+}
+
+#[track_caller]
+fn check(facts: &Facts, expected: &[(Verdict, &str, &str)]) {
+    let found = complaints(facts, VIP);
+    let found: Vec<_> = found.iter().map(|(v, s, f)| (*v, s.as_str(), f.as_str())).collect();
+    assert_eq!(found, expected);
+}
+
+#[test]
+fn a_backend_as_it_should_be() {
+    check(&backend(), &[]);
+    let items = judge(&backend(), &[ip(VIP)].into());
+    let subjects: Vec<_> = items.iter().map(|item| item.subject.as_str()).collect();
+    assert_eq!(
+        subjects,
+        [
+            "172.18.14.100 on lo",
+            "net.ipv4.conf.all.arp_ignore",
+            "net.ipv4.conf.lo.arp_ignore",
+            "net.ipv4.conf.eth0/100.arp_ignore",
+            "net.ipv4.conf.all.arp_announce",
+            "net.ipv4.conf.lo.arp_announce",
+            "net.ipv4.conf.eth0/100.arp_announce",
+        ]
+    );
+}
+
+#[test]
+fn the_vip_is_missing_or_has_another_prefix_or_is_elsewhere() {
+    use Verdict::{Note, Wrong};
+    let mut facts = backend();
+    facts.addresses.retain(|placed| placed.interface != "lo");
+    check(&facts, &[(Wrong, "172.18.14.100 on lo", "lb realserver start 172.18.14.100")]);
+
+    let mut facts = backend();
+    facts.addresses[0].prefix = 24;
+    let fix = "ip address del 172.18.14.100/24 dev lo && lb realserver start 172.18.14.100";
+    check(&facts, &[(Wrong, "172.18.14.100 on lo", fix)]);
+
+    let mut facts = backend();
+    facts.addresses.push(place("eth0.100", VIP, 32));
+    let fix = "ip address del 172.18.14.100/32 dev eth0.100";
+    check(&facts, &[(Wrong, "172.18.14.100 on eth0.100", fix)]);
+    facts.interfaces[0].has_xdp = true;
+    check(&facts, &[(Note, "172.18.14.100 on eth0.100", fix)]);
+}
+
+#[test]
+fn the_larger_of_all_and_the_interface_counts() {
+    use Verdict::{Note, Wrong};
+    let off = set_to(set_to(backend(), "all", ARP_IGNORE, 0), "lo", ARP_IGNORE, 0);
+    let fix = "sysctl -w net.ipv4.conf.all.arp_ignore=1";
+    check(
+        &off,
+        &[(Wrong, "net.ipv4.conf.all.arp_ignore", fix), (Wrong, "net.ipv4.conf.eth0/100.arp_ignore", fix)],
+    );
+    let own = set_to(off, "eth0.100", ARP_IGNORE, 1);
+    check(&own, &[(Note, "net.ipv4.conf.all.arp_ignore", fix)]);
+    // 3 on the interface beats 1 on all, and answers for addresses on lo.
+    let three = set_to(backend(), "eth0.100", ARP_IGNORE, 3);
+    let fix = "sysctl -w net.ipv4.conf.eth0/100.arp_ignore=1";
+    check(&three, &[(Wrong, "net.ipv4.conf.eth0/100.arp_ignore", fix)]);
+}
+
+#[test]
+fn strict_reverse_path_is_noted_where_there_are_two_ways() {
+    let mut facts = set_to(backend(), "all", RP_FILTER, 1);
+    check(&facts, &[]);
+    facts.interfaces.push(Interface { name: "eth1".into(), has_xdp: false });
+    let subjects: Vec<_> = complaints(&facts, VIP).into_iter().map(|(v, s, _)| (v, s)).collect();
+    assert_eq!(
+        subjects,
+        [
+            (Verdict::Note, "net.ipv4.conf.eth0/100.rp_filter".to_owned()),
+            (Verdict::Note, "net.ipv4.conf.eth1.rp_filter".to_owned()),
+        ]
+    );
+}
+
+#[test]
+fn ipv6_has_no_arp_items() {
+    let mut facts = backend();
+    facts.ipv4.values_mut().for_each(|value| *value = 0);
+    facts.addresses.push(place("lo", "fd00::100", 128));
+    assert_eq!(complaints(&facts, "fd00::100"), []);
+    facts.addresses.last_mut().expect("just pushed").tentative = true;
+    assert_eq!(complaints(&facts, "fd00::100").len(), 1);
+}
