@@ -16,8 +16,10 @@ fn main() {
     // One directory for all profiles and features of lb-userspace: the objects are the same.
     let target = out.ancestors().nth(4).expect("OUT_DIR is target/PROFILE/build/PKG/out").join("ebpf");
     let flags = ["--cfg=bpf_target_arch=\"x86_64\"", "-Cdebuginfo=2", "-Clink-arg=--btf", "-Ctarget-cpu=v3"];
+    println!("cargo:rerun-if-env-changed=LB_NIGHTLY");
+    let nightly = env::var("LB_NIGHTLY").unwrap_or_else(|_| "nightly".to_owned());
     let status = Command::new("rustup")
-        .args(["run", "nightly", "cargo", "build", "--package=lb-ebpf", "--bins", "--release"])
+        .args(["run", &nightly, "cargo", "build", "--package=lb-ebpf", "--bins", "--release"])
         .args(["--target=bpfel-unknown-none", "-Zbuild-std=core"])
         .arg("--target-dir")
         .arg(&target)

@@ -3,7 +3,7 @@
 //! parse → endpoint → flow (→ schedule) → forward → count; one file per step.
 #![no_std]
 #![no_main]
-#![allow(internal_features, reason = "BPF has 64-bit compare-and-swap only as compiler intrinsics")]
+#![expect(internal_features, reason = "BPF has 64-bit compare-and-swap only as compiler intrinsics")]
 #![feature(core_intrinsics)]
 
 mod clock;

@@ -1,11 +1,12 @@
 //! `lb`: an XDP Direct-Routing load balancer, the user-space half.
 //!
 //! Three rings, imports point inward only:
-//! * PURE: [`model`], [`config`], [`overlay`] (its journal apart), [`plan`], [`api::types`] - no tokio, no aya,
+//! * PURE: [`model`], [`config`], [`overlay`] (its journal apart), [`plan`], [`neigh`], [`api::types`] - no tokio, no aya,
 //!   no sockets, no clock;
 //! * IO: [`dataplane`], [`net`], [`realserver`], [`api`], [`clock`], [`log`] - BPF, netlink, HTTP, the time;
-//! * ROOT: the agent and [`cli`].
+//! * ROOT: [`agent`] and [`cli`].
 
+pub mod agent;
 pub mod api;
 pub mod cli;
 pub mod clock;
@@ -13,6 +14,7 @@ pub mod config;
 pub mod dataplane;
 pub mod log;
 pub mod model;
+pub mod neigh;
 pub mod net;
 pub mod overlay;
 pub mod plan;

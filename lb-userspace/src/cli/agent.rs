@@ -8,16 +8,15 @@ use std::{
 
 use anyhow::Context;
 use clap::Args;
+use serde::Serialize;
 
-use super::{
-    CliError, Output,
-    args::Paths,
-    number, parse,
-    wiring::{self, ConfigSummary},
-};
-use crate::api::{
-    client::{Client, ClientError},
-    types::{Done, ReloadOptions, Reloaded},
+use super::{CliError, Output, args::Paths, parse};
+use crate::{
+    api::{
+        client::{Client, ClientError},
+        types::{Done, ReloadOptions, Reloaded},
+    },
+    config, dataplane,
 };
 
 #[derive(Debug, Args)]
@@ -52,7 +51,11 @@ pub(super) async fn reload(
 
 pub(super) async fn detach(client: &Client, paths: &Paths, output: &mut Output<'_>) -> Result<(), CliError> {
     let done = match client.detach().await {
-        Err(ClientError::NotRunning { .. }) => Done { warnings: wiring::detach_without_agent(paths).await? },
+        Err(ClientError::NotRunning { .. }) => {
+            let Paths { instance, state_dir, bpffs, .. } = paths;
+            let warnings = crate::agent::detach_without_agent(instance, bpffs, state_dir).await?;
+            Done { warnings }
+        }
         answer => answer?,
     };
     output.done(&done, || format!("instance {} is detached: nothing is forwarded any more", paths.instance))
@@ -77,15 +80,35 @@ pub(super) fn check_config(file: &Path, output: &mut Output<'_>) -> Result<(), C
         let text = fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
         (file.display().to_string(), text)
     };
-    let summary = wiring::check_config(&name, &text)?;
-    output.warn(&summary.warnings);
+    let config = config::parse(&name, &text).map_err(anyhow::Error::from)?;
+    let cpus = aya::util::nr_cpus().map_err(|(path, error)| anyhow::anyhow!("{path}: {error}"))?;
+    let memory = config::memory(&config.model, cpus, &dataplane::entry_sizes());
+    let services = config.model.services.len();
+    let backends = config.model.services.iter().map(|service| service.backends.len()).sum();
     if output.is_json() {
-        return Ok(output.json(&summary, false)?);
+        let memory = memory.into_iter().map(|item| MapMemory { what: item.what, bytes: item.bytes });
+        return Ok(output.json(&ConfigSummary { services, backends, memory: memory.collect() }, false)?);
     }
-    let ConfigSummary { services, backends, memory_bytes, warnings: _ } = summary;
-    let memory = number::bytes(memory_bytes);
-    Ok(output
-        .line(format!("{name}: good; {services} services, {backends} backends, {memory} of map memory"))?)
+    output.line(format!("{name}: good; {services} services, {backends} backends"))?;
+    output.line(format!("memory of the maps on this machine ({cpus} CPUs):"))?;
+    for item in memory {
+        output.line(item.to_string())?;
+    }
+    Ok(())
+}
+
+/// `lb check-config --output json`
+#[derive(Debug, Serialize)]
+struct ConfigSummary {
+    services: usize,
+    backends: usize,
+    memory: Vec<MapMemory>,
+}
+
+#[derive(Debug, Serialize)]
+struct MapMemory {
+    what: String,
+    bytes: u64,
 }
 
 /// Replaces `file` as a whole or not at all, keeping its mode.

@@ -28,7 +28,7 @@ pub(super) struct Cli {
 pub(super) struct Global {
     /// Which agent of this host, where there are several (environment: LB_INSTANCE)
     #[arg(long, global = true, value_name = "NAME", env = "LB_INSTANCE", hide_env = true)]
-    #[arg(default_value = "default", value_parser = parse::instance)]
+    #[arg(default_value = DEFAULT_INSTANCE, value_parser = parse::instance)]
     pub(super) instance: String,
     /// The agent's control socket (environment: LB_SOCKET) [default: /run/lb/INSTANCE.sock]
     #[arg(long, global = true, value_name = "PATH", env = "LB_SOCKET", hide_env = true)]
@@ -137,6 +137,9 @@ pub struct RunArgs {
     pub log_format: LogFormat,
 }
 
+/// The instance of a configuration that names none.
+const DEFAULT_INSTANCE: &str = "default";
+
 /// Where an agent keeps things.
 #[derive(Clone, Debug, Args)]
 pub struct Place {
@@ -163,6 +166,20 @@ pub struct Paths {
 impl Global {
     pub(super) fn socket(&self) -> PathBuf {
         self.socket.clone().unwrap_or_else(|| format!("/run/lb/{}.sock", self.instance).into())
+    }
+
+    /// What the agent needs; instance and socket only where they were named.
+    pub(super) fn options(&self, run: RunArgs) -> crate::agent::Options {
+        let RunArgs { config, replace, place, socket_group, log_format: _ } = run;
+        crate::agent::Options {
+            config,
+            instance: (self.instance != DEFAULT_INSTANCE).then(|| self.instance.clone()),
+            socket: self.socket.clone(),
+            socket_group,
+            state_dir: place.state_dir,
+            bpffs: place.bpffs,
+            replace,
+        }
     }
 
     pub(super) fn paths(&self, place: &Place) -> Paths {

@@ -19,7 +19,6 @@ mod stats;
 mod status;
 #[cfg(test)]
 mod tests;
-pub mod wiring;
 
 use std::{
     env,
@@ -88,7 +87,7 @@ fn dispatch(cli: Cli, output: &mut Output<'_>) -> Result<(), CliError> {
     match command {
         Command::Run(run) => {
             log_to_stderr(global.log.as_deref().unwrap_or("info"), run.log_format)?;
-            return Ok(wiring::run_agent(global.paths(&run.place), run)?);
+            return Ok(crate::agent::run(global.options(run))?);
         }
         Command::CheckConfig { file } => return agent::check_config(&file, output),
         Command::Completions { shell } => return pages::completions(shell, output),

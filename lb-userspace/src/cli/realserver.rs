@@ -1,15 +1,11 @@
 //! `lb realserver`: this host as a Direct-Routing backend. Needs no agent.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, path::PathBuf};
 
-use clap::Subcommand;
-use comfy_table::{Cell, Table};
+use clap::{Args, Subcommand};
 
-use super::{
-    CliError, Exit, Output,
-    output::{Column, Tone},
-    wiring::{self, RealserverCheck},
-};
+use super::{CliError, Exit, Output};
+use crate::realserver::{self, Paths, Removal, Report};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum RealserverCommand {
@@ -18,67 +14,70 @@ pub(super) enum RealserverCommand {
         /// Addresses of the services that this host serves
         #[arg(value_name = "VIP", required = true)]
         vips: Vec<IpAddr>,
+        #[command(flatten)]
+        place: Place,
     },
     /// Removes the VIPs from lo; after the last one, ARP is as it was before
     Stop {
         /// Addresses of the services that this host serves no more
         #[arg(value_name = "VIP", required = true)]
         vips: Vec<IpAddr>,
+        /// Remove them also where somebody else (lvs_realserver.sh, say) had put them on lo
+        #[arg(long)]
+        force: bool,
+        #[command(flatten)]
+        place: Place,
     },
     /// Says what is right and what is wrong; fails (1) if something is wrong
     Status {
-        /// Which ones [default: all VIPs on lo]
+        /// Which ones [default: all that were started]
         #[arg(value_name = "VIP")]
         vips: Vec<IpAddr>,
+        #[command(flatten)]
+        place: Place,
     },
 }
 
+#[derive(Debug, Args)]
+pub(super) struct Place {
+    /// File that remembers what `start` changed and what was there before; one per network namespace
+    #[arg(long, value_name = "FILE", default_value = "/run/lb/realserver.json")]
+    state: PathBuf,
+}
+
+impl Place {
+    fn paths(self) -> Paths {
+        Paths { state: self.state }
+    }
+}
+
 pub(super) async fn run(command: RealserverCommand, output: &mut Output<'_>) -> Result<(), CliError> {
-    match command {
-        RealserverCommand::Start { vips } => changed(wiring::realserver_start(&vips).await?, output),
-        RealserverCommand::Stop { vips } => changed(wiring::realserver_stop(&vips).await?, output),
-        RealserverCommand::Status { vips } => report(&wiring::realserver_status(&vips).await?, output),
-    }
+    let report = match command {
+        RealserverCommand::Start { vips, place } => realserver::start(&vips, &place.paths()).await,
+        RealserverCommand::Stop { vips, force, place } => {
+            let removal = if force { Removal::Any } else { Removal::Ours };
+            realserver::stop(&vips, removal, &place.paths()).await
+        }
+        RealserverCommand::Status { vips, place } => realserver::status(&vips, &place.paths()).await,
+    };
+    show(&report.map_err(anyhow::Error::from)?, output)
 }
 
-fn changed(changes: Vec<String>, output: &mut Output<'_>) -> Result<(), CliError> {
+/// Prints a report; an error if something in it is wrong.
+pub(super) fn show(report: &Report, output: &mut Output<'_>) -> Result<(), CliError> {
     if output.is_json() {
-        return Ok(output.json(&serde_json::json!({ "changes": changes }), false)?);
-    }
-    if changes.is_empty() {
-        output.line("nothing to change")?;
-    }
-    for change in changes {
-        output.line(change)?;
-    }
-    Ok(())
-}
-
-pub(super) fn report(checks: &[RealserverCheck], output: &mut Output<'_>) -> Result<(), CliError> {
-    if output.is_json() {
-        output.json(&checks, false)?;
+        output.json(report, false)?;
     } else {
-        let table = check_table(checks, output);
-        output.table(&table)?;
+        let text = report.to_string();
+        output.line(if text.is_empty() { "nothing to change" } else { text.trim_end() })?;
     }
-    match checks.iter().filter(|c| !c.right).count() {
-        0 => Ok(()),
-        wrong => Err(CliError::Local {
-            exit: Exit::Failure,
-            message: format!(
-                "{wrong} of {} settings of this backend are wrong; `lb realserver start VIP...` sets them right",
-                checks.len()
-            ),
-        }),
+    if report.is_right() {
+        return Ok(());
     }
-}
-
-fn check_table(checks: &[RealserverCheck], output: &Output<'_>) -> Table {
-    use Column::Text;
-    let mut table = output.columns(&[Text("Setting"), Text("Wanted"), Text("Found"), Text("")]);
-    for RealserverCheck { what, wanted, found, right } in checks {
-        let verdict = if *right { Tone::Good.cell("ok") } else { Tone::Bad.cell("WRONG") };
-        table.add_row(vec![Cell::new(what), Cell::new(wanted), Cell::new(found), verdict]);
-    }
-    table
+    Err(CliError::Local {
+        exit: Exit::Failure,
+        message:
+            "something on this backend is wrong: see above for what it causes and the command that mends it"
+                .to_owned(),
+    })
 }

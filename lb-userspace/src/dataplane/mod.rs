@@ -19,3 +19,18 @@ pub use layout::Layout;
 pub use maps::Maps;
 pub use object::{LoadError, Object};
 pub use pins::{Adopted, PinError, Pins, detach, grace_period};
+
+/// Bytes of memory by entry, for `lb check-config`.
+pub fn entry_sizes() -> crate::config::EntrySizes {
+    use lb_common::{counters, dest, flow, host, service};
+    // Four slots a bucket, one of them filled at the rated capacity: a bucket for each rated flow.
+    crate::config::EntrySizes {
+        flow_ipv4: size_of::<flow::NarrowBucket<u64>>() as u64,
+        flow_wide: size_of::<flow::WideBucket<u64>>() as u64,
+        service: (size_of::<service::Service>() + size_of::<service::Rotation>()) as u64,
+        service_counters: size_of::<counters::Counters>() as u64,
+        destination: (size_of::<dest::Dest>() + size_of::<host::Host>() + size_of::<counters::ConnCounts>())
+            as u64,
+        destination_counters: size_of::<counters::Counters>() as u64,
+    }
+}

@@ -15,11 +15,11 @@ use rtnetlink::{
         NetlinkPayload, NetlinkSerializable, Nla, NlaBuffer, NlasIterator, Parseable, ParseableParametrized,
         parse_u64,
     },
-    packet_route::link::{LinkXdp, XdpAttached},
+    packet_route::link::{LinkAttribute, LinkXdp, XdpAttached},
     sys::{Socket, SocketAddr, protocols::NETLINK_GENERIC},
 };
 
-use super::Error;
+use super::{Error, Netlink, bounded};
 
 const NETDEV_CMD_DEV_GET: u8 = 1;
 const NETDEV_A_DEV_IFINDEX: u16 = 1;
@@ -92,6 +92,16 @@ pub fn features(ifindex: u32) -> Result<Option<XdpFeatures>, Error> {
 }
 
 /// The programs that IFLA_XDP tells of (`net/core/rtnetlink.c`, `rtnl_xdp_fill`).
+impl Netlink {
+    /// Takes the XDP program off an interface. One that is held by a bpf_link stays: EBUSY.
+    pub async fn detach_xdp(&self, ifindex: u32) -> Result<(), Error> {
+        let none = LinkAttribute::Xdp(vec![LinkXdp::Fd(-1)]);
+        let message = rtnetlink::LinkUnspec::new_with_index(ifindex).append_extra_attribute(none).build();
+        let action = || format!("detach the XDP program of interface {ifindex}");
+        bounded(action, self.handle.link().set(message).execute()).await
+    }
+}
+
 pub(super) fn attached(attributes: &[LinkXdp]) -> Vec<XdpProgram> {
     let only_mode = attributes.iter().find_map(|attribute| match attribute {
         LinkXdp::Attached(XdpAttached::Driver) => Some(XdpMode::Native),

@@ -16,6 +16,7 @@ use crate::model::Model;
 
 pub use change::Change;
 pub use diff::diff;
+pub use journal::{Journal, JournalError};
 
 /// CLI changes, oldest first.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -42,7 +42,8 @@ pub enum HostRoute {
     /// Its address is the director's own.
     Local,
     /// One hop away.
-    Neighbour { mac: [u8; 6], link: String, tags: Tags, mtu: u16 },
+    /// One that `answers` no more keeps its established flows and gets no new ones.
+    Neighbour { mac: [u8; 6], answers: bool, link: String, tags: Tags, mtu: u16 },
     /// Not known (yet), or not one hop away.
     Unresolved,
 }

@@ -51,6 +51,13 @@ pub struct Census {
     pub dests: BTreeSet<u32>,
 }
 
+impl Census {
+    /// What either of two rounds saw: an id is free only after a whole round that began when it was retired.
+    pub fn union(&self, other: &Self) -> Self {
+        Self { endpoints: &self.endpoints | &other.endpoints, dests: &self.dests | &other.dests }
+    }
+}
+
 /// The address in the first bytes of a record's field.
 pub fn address_bytes(address: IpAddr) -> [u8; 16] {
     let mut bytes = [0; 16];

@@ -362,7 +362,7 @@ fn link_record(spec: &LinkSpec) -> Link {
 fn host_record(address: [u8; 16], is_ipv6: bool, route: &HostRoute, links: &BTreeMap<String, u16>) -> Host {
     let (route, path) = match route {
         HostRoute::Local => (Route::new([0; 6], host::LOCAL), Path::new(Tags::NONE, 0)),
-        HostRoute::Neighbour { mac, link, tags, mtu } => match links.get(link) {
+        HostRoute::Neighbour { mac, link, tags, mtu, .. } => match links.get(link) {
             Some(index) => (Route::new(*mac, *index), Path::new(*tags, *mtu)),
             None => (Route::UNRESOLVED, Path::new(Tags::NONE, 0)),
         },

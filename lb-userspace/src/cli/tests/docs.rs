@@ -22,9 +22,8 @@ With `--output json` numbers are exact, and every command prints the body of the
 | `lb backend list` | one array of the backends of all chosen services; each is the API's with a field `service` |
 | `lb stats --rate` | `seconds`, and per second `connections`, `packets`, `bytes` of `total` and of each of `services` and its `backends`; `verdicts` |
 | `lb stats --watch` | one object a line |
-| `lb check-config` | `services`, `backends`, `memory_bytes`, `warnings` |
-| `lb realserver start`, `stop` | `changes` |
-| `lb realserver status` | an array of `what`, `wanted`, `found`, `right` |
+| `lb check-config` | `services`, `backends`, and `memory`: `what` and `bytes` of each kind of map |
+| `lb realserver` | `changes`, and `items`: `subject`, `verdict` (`right`, `note`, `wrong`), `found`, `effect`, `fix` |
 | `lb save` | no JSON: always the configuration file |
 
 ## Examples

@@ -143,7 +143,7 @@ fn connections_statistics_and_realservers() {
     assert_eq!(watch("lb stats"), (false, None, None));
     assert_eq!(watch("lb stats --rate --watch"), (true, Some(1000), None));
     assert_eq!(watch("lb stats --watch=0.5 --count 3"), (false, Some(500), Some(3)));
-    let Command::Realserver(RealserverCommand::Start { vips }) =
+    let Command::Realserver(RealserverCommand::Start { vips, .. }) =
         parse("lb realserver start 172.18.14.100 2001:db8::1").command
     else {
         panic!()

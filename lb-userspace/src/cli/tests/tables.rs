@@ -7,8 +7,9 @@ use crate::{
     },
     cli::{
         Output, args::ColorChoice, args::OutputFormat, backend, conn, rate::Rates, realserver, service,
-        stats, status, wiring::RealserverCheck,
+        stats, status,
     },
+    realserver::{Item, Report, Verdict},
 };
 
 /// What `print` writes to stdout, without colours.
@@ -173,29 +174,23 @@ fn a_healthy_status_says_so() {
 }
 
 #[test]
-fn realserver_status_marks_what_is_wrong() {
-    let check = |what: &str, wanted: &str, found: &str| RealserverCheck {
-        what: what.to_owned(),
-        wanted: wanted.to_owned(),
-        found: found.to_owned(),
-        right: wanted == found,
+fn realserver_status_fails_if_something_is_wrong() {
+    let item = |subject: &str, verdict| Item {
+        subject: subject.to_owned(),
+        verdict,
+        found: "0".to_owned(),
+        effect: None,
+        fix: None,
     };
-    let checks = [
-        check("172.18.14.100/32 on lo", "present", "present"),
-        check("net.ipv4.conf.all.arp_ignore", "1", "0"),
-    ];
-    let table = printed(|out| {
-        let error = realserver::report(&checks, out).unwrap_err();
-        assert!(error.to_string().starts_with("1 of 2 settings"), "{error}");
+    let mut report =
+        Report { changes: Vec::new(), items: vec![item("net.ipv4.conf.all.arp_ignore", Verdict::Wrong)] };
+    let text = printed(|out| {
+        let error = realserver::show(&report, out).unwrap_err();
+        assert!(error.to_string().starts_with("something on this backend is wrong"), "{error}");
     });
-    same(
-        &table,
-        "
-Setting                       Wanted   Found
-172.18.14.100/32 on lo        present  present  ok
-net.ipv4.conf.all.arp_ignore  1        0        WRONG
-",
-    );
+    assert!(text.contains("net.ipv4.conf.all.arp_ignore"), "{text}");
+    report.items[0].verdict = Verdict::Note;
+    printed(|out| realserver::show(&report, out).unwrap());
 }
 
 #[test]

@@ -1,0 +1,137 @@
+//! Changes of the running state: by command, by reload. Each is planned first, journaled next, applied
+//! last, so that a refusal changes nothing and a crash forgets nothing.
+
+use anyhow::Result;
+
+use super::Agent;
+use crate::{
+    api::{
+        server::Failure,
+        types::{Done, ReloadOptions, Reloaded},
+    },
+    config,
+    model::{Model, edit::EditError},
+    overlay::{Change, Overlay, diff},
+    plan::plan,
+};
+
+impl From<EditError> for Failure {
+    fn from(error: EditError) -> Self {
+        Failure { status: error.status(), error: error.into() }
+    }
+}
+
+/// The kernel or the system refused.
+pub fn internal(error: anyhow::Error) -> Failure {
+    Failure::internal(format!("{error:#}"))
+        .hint("nothing was lost; the agent's log has more: `journalctl -u lb`")
+}
+
+impl Agent {
+    /// Makes one change by command.
+    pub(super) async fn change(&mut self, change: Change) -> Result<Done, Failure> {
+        let mut model = self.model.clone();
+        change.apply(&mut model)?;
+        let said = change.to_string();
+        let mut overlay = self.overlay.clone();
+        overlay.push(&self.config.model, change);
+        let warnings = self.adopt(model, overlay).await?;
+        tracing::info!("{said}");
+        Ok(Done { warnings })
+    }
+
+    /// Checks that `model` can be had, journals `overlay`, makes the kernel follow.
+    async fn adopt(&mut self, model: Model, overlay: Overlay) -> Result<Vec<String>, Failure> {
+        self.network.read(&model).await.map_err(internal)?;
+        if let Some((backend, gateway)) = self.network.behind_gateway(&model) {
+            let old = self.model.clone();
+            self.network.read(&old).await.map_err(internal)?;
+            return Err(Failure::conflict(format!("backend {backend} is behind gateway {gateway}"))
+                .hint("Direct Routing needs a backend in a segment that the director has an interface in"));
+        }
+        let snapshot = self.pins.maps.snapshot().map_err(internal)?;
+        plan(&self.desired(&model), &snapshot).map_err(|error| Failure::conflict(error.to_string()))?;
+        self.journal.store(&overlay).map_err(|error| internal(error.into()))?;
+        self.overlay = overlay;
+        self.model = model.clone();
+        self.reconcile(&model).map_err(internal)?;
+        self.place_vips().await.map_err(internal)?;
+        self.attach_redirect_targets();
+        self.ask_neighbours().await;
+        Ok(self.news(&model))
+    }
+
+    /// What an operator should hear about the new state at once.
+    fn news(&self, model: &Model) -> Vec<String> {
+        let empty = model.services.iter().filter(|service| {
+            !service.backends.is_empty()
+                && service.backends.iter().all(|backend| backend.effective_weight() == 0)
+        });
+        empty
+            .map(|service| format!("service {} has no backend that takes new connections", service.name))
+            .collect()
+    }
+
+    /// Reads the configuration file again: all of it, or on any error nothing.
+    pub(super) async fn reload(&mut self, options: &ReloadOptions) -> Result<Reloaded, Failure> {
+        let name = self.options.config.display().to_string();
+        let text = std::fs::read_to_string(&self.options.config)
+            .map_err(|error| Failure::bad_input(format!("reading {name}: {error}")))?;
+        let new = config::parse(&name, &text).map_err(|errors| {
+            Failure::bad_input(errors.to_string())
+                .hint("nothing was changed: the agent runs on with the old configuration")
+        })?;
+        self.check_fixed(&new)?;
+        let (overlay, discarded) = self.overlay.reload(&new.model, options.keep_runtime);
+        let (model, _) = overlay.apply(&new.model);
+        let changes = diff(&self.model, &model);
+        let warnings = self.adopt(model, overlay).await?;
+        self.config = new;
+        for change in &changes {
+            tracing::info!("reload: {change}");
+        }
+        Ok(Reloaded { changes, discarded, warnings })
+    }
+
+    /// What a running agent cannot change.
+    fn check_fixed(&self, new: &config::Config) -> Result<(), Failure> {
+        let old = &self.config;
+        let refused = |what: &str, how: &str| {
+            Err(Failure::conflict(format!(
+                "the new configuration changes {what}, which a running agent cannot"
+            ))
+            .hint(format!("nothing was changed; {how}")))
+        };
+        if new.instance != old.instance || new.control != old.control {
+            return refused(
+                "the instance or its control socket",
+                "stop the agent and start it anew: forwarding goes on",
+            );
+        }
+        if new.model.interfaces != old.model.interfaces {
+            return refused("`interfaces`", "stop the agent and start it anew: forwarding goes on");
+        }
+        if new.model.flows != old.model.flows || new.model.limits != old.model.limits {
+            return refused("`flows` or `limits`", "`lb detach` and a new start make tables of other sizes");
+        }
+        Ok(())
+    }
+
+    /// Puts the VIPs on the interface that the configuration names.
+    pub(super) async fn place_vips(&mut self) -> Result<()> {
+        let placement = self.model.vips.add_to.clone();
+        let mut wanted: Vec<_> = self.model.services.iter().map(|service| service.endpoint.address).collect();
+        wanted.sort_unstable();
+        wanted.dedup();
+        let (interface, wanted) = match &placement {
+            Some(interface) => (interface.as_str(), wanted),
+            None => ("", Vec::new()),
+        };
+        let index =
+            self.network.links.iter().find(|link| link.name == interface).map_or(0, |link| link.index);
+        if placement.is_some() && index == 0 {
+            anyhow::bail!("vips.add_to: there is no interface {interface:?}");
+        }
+        self.host.place_vips(&self.network.netlink, interface, index, &wanted).await
+    }
+}

@@ -1,0 +1,138 @@
+//! What the agent changed on the host besides its pins, so that `lb detach` can undo it, also when
+//! another process or a later boot of the agent does it.
+
+use std::{
+    fs,
+    io::{self, Write},
+    net::IpAddr,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, Result};
+use serde::{Deserialize, Serialize};
+
+use crate::net::{Netlink, NewAddress, ethtool, host_prefix};
+
+/// A file in the state directory; written before each change is made.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub struct HostChanges {
+    #[serde(skip)]
+    path: PathBuf,
+    /// VIPs that we added, by interface.
+    addresses: Vec<(String, IpAddr)>,
+    /// Offloads that we switched off, by interface.
+    offloads: Vec<(String, String)>,
+}
+
+impl HostChanges {
+    pub fn open(dir: &Path) -> Result<Self> {
+        let path = dir.join("host.json");
+        let mut changes: Self = match fs::read(&path) {
+            Ok(text) => serde_json::from_slice(&text)
+                .with_context(|| format!("{} is damaged; move it away to go on", path.display()))?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Self::default(),
+            Err(error) => return Err(error).with_context(|| format!("reading {}", path.display())),
+        };
+        changes.path = path;
+        Ok(changes)
+    }
+
+    fn store(&self) -> Result<()> {
+        let write = || -> io::Result<()> {
+            let new = self.path.with_extension("json.new");
+            let mut file = fs::File::create(&new)?;
+            file.write_all(&serde_json::to_vec_pretty(self)?)?;
+            file.sync_all()?;
+            fs::rename(&new, &self.path)
+        };
+        write().with_context(|| format!("writing {}", self.path.display()))
+    }
+
+    /// Makes the VIPs on `interface` the `wanted` ones: adds what is missing, removes what we had
+    /// added and is not wanted any more. Addresses of others stay.
+    pub async fn place_vips(
+        &mut self,
+        netlink: &Netlink,
+        interface: &str,
+        ifindex: u32,
+        wanted: &[IpAddr],
+    ) -> Result<()> {
+        for address in wanted {
+            let ours = (interface.to_owned(), *address);
+            let known = self.addresses.contains(&ours);
+            let present = netlink
+                .addresses()
+                .await?
+                .iter()
+                .any(|found| found.ifindex == ifindex && found.address == *address);
+            if present {
+                continue;
+            }
+            if !known {
+                self.addresses.push(ours);
+                self.store()?;
+            }
+            netlink.add_address(NewAddress::vip(ifindex, *address)).await?;
+            tracing::info!(%address, interface, "added the VIP");
+        }
+        let gone: Vec<_> =
+            self.addresses.iter().filter(|(_, address)| !wanted.contains(address)).cloned().collect();
+        for (interface, address) in gone {
+            self.remove_vip(netlink, &interface, address).await?;
+        }
+        Ok(())
+    }
+
+    async fn remove_vip(&mut self, netlink: &Netlink, interface: &str, address: IpAddr) -> Result<()> {
+        let links = netlink.links().await?;
+        if let Some(link) = links.iter().find(|link| link.name == interface) {
+            match netlink.delete_address(link.index, address, host_prefix(address)).await? {
+                true => tracing::info!(%address, interface, "removed the VIP"),
+                false => tracing::debug!(%address, interface, "the VIP was gone already"),
+            }
+        }
+        self.addresses.retain(|ours| *ours != (interface.to_owned(), address));
+        self.store()
+    }
+
+    /// Switches an offload off.
+    pub fn switch_off(&mut self, interface: &str, feature: &str) -> Result<()> {
+        let ours = (interface.to_owned(), feature.to_owned());
+        if !self.offloads.contains(&ours) {
+            self.offloads.push(ours);
+            self.store()?;
+        }
+        ethtool::set_feature(interface, feature, false)?;
+        tracing::info!(interface, feature, "switched the offload off");
+        Ok(())
+    }
+
+    /// Undoes everything. What cannot be undone is said and left in the file.
+    pub async fn undo(&mut self, netlink: &Netlink) -> Result<Vec<String>> {
+        let mut warnings = Vec::new();
+        for (interface, address) in self.addresses.clone() {
+            if let Err(error) = self.remove_vip(netlink, &interface, address).await {
+                warnings.push(format!("the VIP {address} is still on {interface}: {error:#}"));
+            }
+        }
+        let mut left = Vec::new();
+        for (interface, feature) in std::mem::take(&mut self.offloads) {
+            if let Err(error) = ethtool::set_feature(&interface, &feature, true) {
+                warnings.push(format!("offload {feature} of {interface} is still off: {error}"));
+                left.push((interface, feature));
+            }
+        }
+        self.offloads = left;
+        if self.addresses.is_empty() && self.offloads.is_empty() {
+            match fs::remove_file(&self.path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err(error).with_context(|| format!("removing {}", self.path.display()));
+                }
+                _ => {}
+            }
+        } else {
+            self.store()?;
+        }
+        Ok(warnings)
+    }
+}

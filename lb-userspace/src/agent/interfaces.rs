@@ -1,0 +1,237 @@
+//! The interfaces that the program is attached to.
+
+use anyhow::{Context, Result, bail};
+
+use super::{Agent, host::HostChanges};
+use crate::{
+    dataplane::{Attached, Pins, Target, attach},
+    model::{AttachMode, InterfaceSpec, Model, OffloadPolicy},
+    net::{
+        Attachment, Link, ethtool, offload, resolve_attach,
+        xdp::{self, XdpMode},
+    },
+};
+
+/// One configured interface.
+pub struct Interface {
+    pub spec: InterfaceSpec,
+    pub attachment: Attachment,
+    /// Once it has the program. Two VLAN devices of one parent share it.
+    pub attached: Option<Attached>,
+}
+
+/// All of them, and what was attached to interfaces that only transmit.
+#[derive(Default)]
+pub struct Interfaces {
+    pub all: Vec<Interface>,
+    passing: Vec<Attached>,
+}
+
+impl Interfaces {
+    /// Finds each on the host. Nothing is touched.
+    pub fn resolve(model: &Model, links: &[Link]) -> Result<Self> {
+        let all = model
+            .interfaces
+            .iter()
+            .map(|spec| {
+                let attachment = resolve_attach(links, &spec.name)?;
+                Ok(Interface { spec: spec.clone(), attachment, attached: None })
+            })
+            .collect::<Result<_>>()?;
+        Ok(Self { all, passing: Vec::new() })
+    }
+
+    pub fn attachments(&self) -> impl Iterator<Item = &Attachment> {
+        self.all.iter().map(|interface| &interface.attachment)
+    }
+
+    /// Indices of the configured interfaces whose program is on device `name`.
+    pub fn named_on<'a>(&'a self, name: &'a str, links: &'a [Link]) -> impl Iterator<Item = u32> + 'a {
+        let here = self.all.iter().filter(move |interface| interface.attachment.name == name);
+        here.filter_map(|interface| {
+            links.iter().find(|link| link.name == interface.spec.name).map(|link| link.index)
+        })
+    }
+
+    /// Refuses to go on where somebody else's program is in the way.
+    pub fn check_occupied(&self, links: &[Link], is_ours: impl Fn(&str) -> bool) -> Result<()> {
+        for interface in &self.all {
+            let Attachment { name, ifindex, .. } = &interface.attachment;
+            let link = links.iter().find(|link| link.index == *ifindex);
+            let Some(program) = link.and_then(|link| link.xdp.first()).filter(|_| !is_ours(name)) else {
+                continue;
+            };
+            bail!(
+                "{name} already has another XDP program: {} (id {}), which lb would displace. Detach it \
+                 (`ip link set dev {name} xdp off`, or stop what attached it), or start with --replace to take over",
+                program_name(program.id),
+                program.id
+            );
+        }
+        Ok(())
+    }
+}
+
+/// The name of a loaded program, as `bpftool prog` shows it.
+fn program_name(id: u32) -> String {
+    aya::programs::loaded_programs()
+        .filter_map(|program| program.ok())
+        .find(|program| program.id() == id)
+        .and_then(|program| program.name_as_str().map(str::to_owned))
+        .unwrap_or_else(|| "of unknown name".to_owned())
+}
+
+impl Agent {
+    /// Attaches the program wherever it belongs, or swaps it in where an earlier agent's runs.
+    pub(super) async fn attach(&mut self) -> Result<()> {
+        let links = self.pins.maps.snapshot()?.links;
+        for index in 0..self.interfaces.all.len() {
+            let Interface { spec, attachment, .. } = &self.interfaces.all[index];
+            let shared = self.interfaces.all[..index]
+                .iter()
+                .find(|other| other.attachment.ifindex == attachment.ifindex)
+                .and_then(|other| other.attached.clone());
+            let attached = match shared {
+                Some(attached) => attached,
+                None => {
+                    let name = &attachment.name;
+                    let link = links
+                        .iter()
+                        .find(|(_, link)| crate::plan::name_of(&link.name) == *name)
+                        .map(|(index, _)| *index)
+                        .with_context(|| format!("{name} has no link index"))?;
+                    let target = Target {
+                        interface: name.clone(),
+                        ifindex: attachment.ifindex,
+                        mode: spec.mode,
+                        link,
+                        pass: false,
+                    };
+                    if self.options.replace {
+                        self.displace(&target).await?;
+                    }
+                    put(&self.pins, &target, &self.network.links)?
+                }
+            };
+            report(&attached, &mut self.warnings);
+            self.interfaces.all[index].attached = Some(attached);
+        }
+        self.attach_redirect_targets();
+        Ok(())
+    }
+
+    /// Removes somebody else's program.
+    async fn displace(&self, target: &Target) -> Result<()> {
+        let pinned = self.pins.layout.link(&target.interface).exists();
+        let link = self.network.links.iter().find(|link| link.index == target.ifindex);
+        if pinned || link.is_none_or(|link| link.xdp.is_empty()) {
+            return Ok(());
+        }
+        tracing::warn!(interface = target.interface, "taking over from another XDP program (--replace)");
+        self.network.netlink.detach_xdp(target.ifindex).await.with_context(|| {
+            format!(
+                "the program on {} cannot be displaced (one attached through a bpf_link belongs to its owner: stop that)",
+                target.interface
+            )
+        })
+    }
+
+    /// Some drivers transmit redirected frames only on an interface that has a program of its own.
+    pub(super) fn attach_redirect_targets(&mut self) {
+        for name in self.network.egress() {
+            let ours = self.interfaces.attachments().any(|at| at.name == name)
+                || self.interfaces.passing.iter().any(|attached| attached.interface == name);
+            let Some(link) = self.network.links.iter().find(|link| link.name == name) else { continue };
+            if ours || !link.xdp.is_empty() && !self.pins.layout.link(&name).exists() {
+                continue;
+            }
+            let transmits =
+                xdp::features(link.index).ok().flatten().is_some_and(|features| features.ndo_xmit());
+            if transmits && !self.pins.layout.link(&name).exists() {
+                continue;
+            }
+            let target = Target {
+                interface: name.clone(),
+                ifindex: link.index,
+                mode: AttachMode::Native,
+                link: 0,
+                pass: true,
+            };
+            match put(&self.pins, &target, &self.network.links) {
+                Ok(attached) => {
+                    tracing::info!(
+                        interface = name,
+                        "attached a pass program: its driver transmits only with one"
+                    );
+                    self.interfaces.passing.push(attached);
+                }
+                Err(error) => tracing::warn!(
+                    interface = name,
+                    "packets redirected there may not leave: its driver wants an XDP program and takes none: {error:#}"
+                ),
+            }
+        }
+    }
+}
+
+fn put(pins: &Pins, target: &Target, links: &[Link]) -> Result<Attached> {
+    let link = links.iter().find(|link| link.index == target.ifindex);
+    let was_generic = link
+        .and_then(|link| link.xdp.first())
+        .filter(|_| pins.layout.link(&target.interface).exists())
+        .map(|program| program.mode == XdpMode::Generic);
+    Ok(attach(&pins.layout, &pins.meta, target, was_generic)?)
+}
+
+fn report(attached: &Attached, warnings: &mut Vec<String>) {
+    let mode = if attached.generic { "generic" } else { "native" };
+    tracing::info!(
+        interface = attached.interface,
+        mode,
+        program = attached.program_id,
+        instructions = attached.verified_instructions,
+        adopted = attached.adopted,
+        "the XDP program is attached"
+    );
+    if let Some(why) = &attached.fallback {
+        let warning = format!(
+            "{}: the driver takes no native XDP program ({why}); attached in generic mode, which is several times slower",
+            attached.interface
+        );
+        tracing::warn!("{warning}");
+        warnings.push(warning);
+    }
+}
+
+/// Looks for offloads that hide tags or merge frames before XDP; switches them off where told to.
+pub fn check_offloads(interfaces: &Interfaces, host: &mut HostChanges) -> Result<Vec<String>> {
+    let mut warnings = Vec::new();
+    for interface in &interfaces.all {
+        let name = &interface.attachment.name;
+        let features = match ethtool::features(name) {
+            Ok(features) => features,
+            Err(error) => {
+                tracing::debug!(interface = name, "its offloads cannot be read: {error}");
+                continue;
+            }
+        };
+        let tagged = !interface.attachment.vlans.is_empty();
+        for obstacle in offload::in_the_way(&features) {
+            // Without VLANs of ours, a stripped tag is somebody else's.
+            if obstacle.feature.contains("vlan") && !tagged {
+                continue;
+            }
+            if interface.spec.offloads == OffloadPolicy::Set && obstacle.changeable {
+                host.switch_off(name, obstacle.feature)?;
+            } else {
+                let warning = format!(
+                    "{name}: {} is on: {}; `offloads: set` lets lb switch it off, or `ethtool -K {name} {} off`",
+                    obstacle.feature, obstacle.why, obstacle.feature
+                );
+                tracing::warn!("{warning}");
+                warnings.push(warning);
+            }
+        }
+    }
+    Ok(warnings)
+}

@@ -1,0 +1,139 @@
+//! The agent: one task that owns the running state, and the only file that knows all modules.
+//!
+//! ```text
+//!  config file ─┐                                   ┌─ HTTP (api::server) ── CLI
+//!  overlay ─────┴─▶ model ─▶ plan ─▶ maps.apply     ▼
+//!  netlink ──▶ hosts ───────┘           requests ─▶ one loop ◀─ signals, timer (sweep, neighbours)
+//! ```
+
+mod change;
+mod host;
+mod interfaces;
+mod network;
+mod preflight;
+mod serve;
+mod start;
+mod views;
+
+use std::{path::PathBuf, time::Duration};
+
+use anyhow::Result;
+
+pub use start::detach_without_agent;
+
+use crate::{
+    api::types::Status,
+    clock::monotonic,
+    config::Config,
+    dataplane::{Clock, Pins, Sweep},
+    model::Model,
+    overlay::{Journal, Overlay},
+    plan::{Desired, plan, reclaim},
+};
+use host::HostChanges;
+use interfaces::Interfaces;
+use network::Network;
+
+/// What the command line says about where things are.
+#[derive(Clone, Debug)]
+pub struct Options {
+    pub config: PathBuf,
+    /// Instance named on the command line; must agree with the file's.
+    pub instance: Option<String>,
+    /// Overrides the file's.
+    pub socket: Option<PathBuf>,
+    pub socket_group: Option<String>,
+    /// Without the instance.
+    pub state_dir: PathBuf,
+    pub bpffs: PathBuf,
+    /// Take an interface over from another XDP program.
+    pub replace: bool,
+}
+
+/// Runs the agent until a signal or `lb detach`. Logging is set up already.
+///
+/// # Errors
+/// Bad configuration or surroundings, found before anything is touched; or the kernel refused, and
+/// what had been made was taken down again.
+pub fn run(options: Options) -> Result<()> {
+    preflight::check()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(start::run(options))
+}
+
+/// The running state.
+struct Agent {
+    options: Options,
+    /// As the file says.
+    config: Config,
+    overlay: Overlay,
+    journal: Journal,
+    /// File and overlay together.
+    model: Model,
+    network: Network,
+    interfaces: Interfaces,
+    host: HostChanges,
+    pins: Pins,
+    clock: Clock,
+    sweep: Sweep,
+    started: Duration,
+    /// For `lb status`; those of the last attempt at something are replaced by its next.
+    warnings: Vec<String>,
+}
+
+impl Agent {
+    /// Makes the kernel equal to `model`.
+    fn reconcile(&mut self, model: &Model) -> Result<()> {
+        let ops = plan(&self.desired(model), &self.pins.maps.snapshot()?)?;
+        if !ops.is_empty() {
+            tracing::debug!(operations = ops.len(), "applying a plan");
+        }
+        self.pins.maps.apply(&ops)
+    }
+
+    fn desired(&self, model: &Model) -> Desired {
+        Desired {
+            services: model.services.clone(),
+            timeouts: model.timeouts,
+            hz: self.pins.meta.hz,
+            links: self.network.link_specs(&self.interfaces, model),
+            hosts: self.network.hosts(model),
+        }
+    }
+
+    /// Looks at the network again and follows it. Errors are for the log: the old state goes on.
+    async fn follow_network(&mut self) {
+        let model = self.model.clone();
+        if let Err(error) = self.network.read(&model).await {
+            tracing::warn!("reading the network failed, keeping the last picture: {error:#}");
+            return;
+        }
+        if let Err(error) = self.reconcile(&model) {
+            tracing::error!("following a change of the network failed: {error:#}");
+        }
+        self.attach_redirect_targets();
+    }
+
+    /// One round of the sweeper, and freeing what it showed to be unused.
+    fn sweep(&mut self) {
+        let sweep = self.pins.maps.sweep(self.clock.now(), &self.sweep);
+        let settled = self.sweep.census.union(&sweep.census);
+        self.sweep = sweep;
+        let reclaimed = self.pins.maps.snapshot().and_then(|now| {
+            let ops = reclaim(&now, &settled);
+            self.pins.maps.apply(&ops)
+        });
+        if let Err(error) = reclaimed {
+            tracing::error!("freeing unused ids failed: {error:#}");
+        }
+    }
+
+    /// Asks the neighbours that are due.
+    async fn ask_neighbours(&mut self) {
+        self.network.ask(monotonic()).await;
+    }
+
+    fn status(&self) -> Status {
+        views::status(self)
+    }
+}

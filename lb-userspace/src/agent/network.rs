@@ -1,0 +1,240 @@
+//! The network as the planner needs it: how each backend is reached.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    time::Duration,
+};
+
+use anyhow::Result;
+use lb_common::vlan::Tags;
+
+use super::interfaces::Interfaces;
+use crate::{
+    clock::monotonic,
+    model::Model,
+    neigh::{Neighbours, News},
+    net::{Address, Attachment, Link, Neighbour, NeighbourState, Netlink, resolve_attach},
+    plan::{HostRoute, LinkSpec},
+};
+
+/// Links, addresses, routes to the backends, and their MACs.
+pub struct Network {
+    pub netlink: Netlink,
+    pub links: Vec<Link>,
+    addresses: Vec<Address>,
+    reach: BTreeMap<IpAddr, Reach>,
+    neighbours: Neighbours,
+}
+
+/// The way to a backend, MAC apart.
+#[derive(Clone, Debug)]
+pub enum Reach {
+    Local,
+    OnLink(Attachment),
+    /// Direct Routing cannot cross a router.
+    Gateway(IpAddr),
+    Nowhere(String),
+}
+
+impl Network {
+    pub async fn connect() -> Result<Self> {
+        let netlink = Netlink::connect()?;
+        let (links, addresses) = (netlink.links().await?, netlink.addresses().await?);
+        let (reach, neighbours) = (BTreeMap::new(), Neighbours::default());
+        Ok(Self { netlink, links, addresses, reach, neighbours })
+    }
+
+    /// Reads links, addresses, routes and neighbours anew, for the backends of `model`.
+    pub async fn read(&mut self, model: &Model) -> Result<()> {
+        self.links = self.netlink.links().await?;
+        self.addresses = self.netlink.addresses().await?;
+        let mut reach = BTreeMap::new();
+        for address in backends(model) {
+            reach.insert(address, self.reach(address).await?);
+        }
+        self.reach = reach;
+        let targets: BTreeMap<IpAddr, u32> = self
+            .reach
+            .iter()
+            .filter_map(|(address, reach)| match reach {
+                Reach::OnLink(at) => Some((*address, self.device(at))),
+                _ => None,
+            })
+            .collect();
+        self.neighbours.watch(monotonic(), &targets);
+        for neighbour in self.netlink.neighbours().await? {
+            self.heard(&neighbour);
+        }
+        Ok(())
+    }
+
+    /// Index of the interface that was named, which is where the kernel keeps the neighbours.
+    fn device(&self, attachment: &Attachment) -> u32 {
+        self.links
+            .iter()
+            .find(|link| resolve_attach(&self.links, &link.name).as_ref() == Ok(attachment))
+            .map_or(attachment.ifindex, |link| link.index)
+    }
+
+    async fn reach(&self, address: IpAddr) -> Result<Reach> {
+        let Some(route) = self.netlink.route_to(address).await? else {
+            return Ok(Reach::Nowhere(format!("no route to {address}")));
+        };
+        if route.local {
+            return Ok(Reach::Local);
+        }
+        if let Some(gateway) = route.gateway {
+            return Ok(Reach::Gateway(gateway));
+        }
+        let Some(link) = self.links.iter().find(|link| link.index == route.oif) else {
+            return Ok(Reach::Nowhere(format!("the route to {address} leads to an unknown interface")));
+        };
+        match resolve_attach(&self.links, &link.name) {
+            Ok(attachment) => Ok(Reach::OnLink(attachment)),
+            Err(error) => Ok(Reach::Nowhere(error.to_string())),
+        }
+    }
+
+    /// Takes a neighbour event in; whether it changes a route.
+    pub fn heard(&mut self, neighbour: &Neighbour) -> bool {
+        let news = match (neighbour.state, neighbour.mac) {
+            (NeighbourState::Reachable | NeighbourState::Permanent | NeighbourState::Noarp, Some(mac)) => {
+                News::Answers(mac)
+            }
+            (NeighbourState::Stale | NeighbourState::Delay | NeighbourState::Probe, Some(mac)) => {
+                News::Unverified(mac)
+            }
+            (NeighbourState::Failed, _) => News::Failed,
+            _ => News::Asking,
+        };
+        let changed = self.neighbours.heard(monotonic(), neighbour.address, neighbour.ifindex, news);
+        if changed {
+            tracing::info!(backend = %neighbour.address, ?news, "backend's MAC");
+        }
+        changed
+    }
+
+    /// An entry was collected: ask again.
+    pub fn forgotten(&mut self, ifindex: u32, address: IpAddr) -> bool {
+        self.neighbours.heard(monotonic(), address, ifindex, News::Asking)
+    }
+
+    /// Asks what is due.
+    pub async fn ask(&mut self, now: Duration) {
+        for (ifindex, address) in self.neighbours.due(now) {
+            if let Err(error) = self.netlink.probe(ifindex, address).await {
+                tracing::warn!(backend = %address, "asking for its MAC failed: {error}");
+            }
+        }
+    }
+
+    pub fn deadline(&self) -> Option<Duration> {
+        self.neighbours.deadline()
+    }
+
+    /// Whether an address change concerns us: not our VIPs coming and going.
+    pub fn has_address(&self, address: IpAddr) -> bool {
+        self.addresses.iter().any(|known| known.address == address)
+    }
+
+    /// Host routes by backend address.
+    pub fn hosts(&self, model: &Model) -> BTreeMap<IpAddr, HostRoute> {
+        backends(model).into_iter().map(|address| (address, self.host(address))).collect()
+    }
+
+    fn host(&self, address: IpAddr) -> HostRoute {
+        match (self.reach.get(&address), self.neighbours.known(address)) {
+            (Some(Reach::Local), _) => HostRoute::Local,
+            (Some(Reach::OnLink(at)), Some(known)) => HostRoute::Neighbour {
+                mac: known.mac,
+                answers: known.answers,
+                link: at.name.clone(),
+                tags: tags(at),
+                mtu: u16::try_from(at.mtu).unwrap_or(u16::MAX),
+            },
+            _ => HostRoute::Unresolved,
+        }
+    }
+
+    /// Why a backend is not reachable, for people; none if it is.
+    pub fn trouble(&self, address: IpAddr) -> Option<String> {
+        match self.reach.get(&address)? {
+            Reach::Local => None,
+            Reach::Gateway(gateway) => Some(format!(
+                "behind gateway {gateway}: Direct Routing needs the backend in a segment of the director's"
+            )),
+            Reach::Nowhere(why) => Some(why.clone()),
+            Reach::OnLink(at) => match self.neighbours.known(address) {
+                Some(known) if known.answers => None,
+                Some(_) => Some(format!("does not answer on {} any more", at.name)),
+                None => Some(format!("no answer to ARP/ND on {} yet", at.name)),
+            },
+        }
+    }
+
+    /// The first backend of `model` that Direct Routing cannot reach at all.
+    pub fn behind_gateway(&self, model: &Model) -> Option<(IpAddr, IpAddr)> {
+        backends(model).into_iter().find_map(|address| match self.reach.get(&address) {
+            Some(Reach::Gateway(gateway)) => Some((address, *gateway)),
+            _ => None,
+        })
+    }
+
+    /// Devices that packets leave by.
+    pub fn egress(&self) -> BTreeSet<String> {
+        self.reach
+            .values()
+            .filter_map(|reach| match reach {
+                Reach::OnLink(at) => Some(at.name.clone()),
+                _ => None,
+            })
+            .collect()
+    }
+
+    /// The planner's links: the attached interfaces, and those that packets leave by.
+    pub fn link_specs(&self, interfaces: &Interfaces, model: &Model) -> Vec<LinkSpec> {
+        let mut names: BTreeSet<String> = self.egress();
+        names.extend(interfaces.attachments().map(|at| at.name.clone()));
+        names.iter().filter_map(|name| self.link_spec(name, interfaces, model)).collect()
+    }
+
+    fn link_spec(&self, name: &str, interfaces: &Interfaces, model: &Model) -> Option<LinkSpec> {
+        let link = self.links.iter().find(|link| link.name == *name)?;
+        let attachments: Vec<&Attachment> = interfaces.attachments().filter(|at| at.name == name).collect();
+        let sources: Vec<u32> =
+            std::iter::once(link.index).chain(interfaces.named_on(name, &self.links)).collect();
+        let vips: BTreeSet<IpAddr> = model.services.iter().map(|s| s.endpoint.address).collect();
+        let usable = |address: &&Address| {
+            sources.contains(&address.ifindex) && !vips.contains(&address.address) && !address.tentative
+        };
+        let mut ipv4 = None;
+        let mut ipv6 = None;
+        for address in self.addresses.iter().filter(usable) {
+            match address.address {
+                IpAddr::V4(v4) => ipv4 = ipv4.or(Some(v4)),
+                IpAddr::V6(v6) if !v6.is_unicast_link_local() => ipv6 = ipv6.or(Some(v6)),
+                IpAddr::V6(_) => {}
+            }
+        }
+        Some(LinkSpec {
+            name: name.to_owned(),
+            ifindex: link.index,
+            mac: link.mac,
+            ipv4,
+            ipv6,
+            untagged: attachments.iter().any(|at| at.vlans.is_empty()),
+            tags: attachments.iter().filter(|at| !at.vlans.is_empty()).map(|at| tags(at)).collect(),
+            macs: attachments.iter().map(|at| at.mac).filter(|mac| *mac != link.mac).collect(),
+        })
+    }
+}
+
+fn tags(attachment: &Attachment) -> Tags {
+    let tags = attachment.tags();
+    Tags::new(tags.first().copied().unwrap_or(0), tags.get(1).copied().unwrap_or(0))
+}
+
+fn backends(model: &Model) -> BTreeSet<IpAddr> {
+    model.services.iter().flat_map(|service| &service.backends).map(|backend| backend.key.address).collect()
+}

@@ -1,0 +1,229 @@
+//! The agent's loop.
+
+use std::{future::pending, time::Duration};
+
+use anyhow::Result;
+use tokio::{
+    net::UnixListener,
+    signal::unix::{SignalKind, signal},
+    sync::{mpsc, oneshot},
+    time::{Instant, sleep_until},
+};
+
+use super::{Agent, change::internal, start::detach_everything, views};
+use crate::{
+    api::{
+        server::{self, AgentHandle, Failure, Reply, Request},
+        types::{BackendAdd, Done, ReloadOptions, ServiceAdd},
+    },
+    clock::monotonic,
+    config::{Config, render},
+    model::{Backend, Service},
+    net::{Event, Events},
+    overlay::Change,
+};
+
+/// Between rounds of the sweeper.
+const SWEEP: Duration = Duration::from_secs(1);
+
+/// What ends the loop.
+enum End {
+    /// Forwarding stays up.
+    Stop,
+    Detach(Reply<Done>),
+}
+
+pub async fn run(
+    mut agent: Agent,
+    listener: UnixListener,
+    handle: AgentHandle,
+    mut requests: mpsc::Receiver<Request>,
+    mut events: Events,
+) -> Result<()> {
+    let (stop, stopped) = oneshot::channel::<()>();
+    let server = tokio::spawn(server::serve(listener, handle, async move {
+        // An error means that the sender is gone: stop as well.
+        let _ = stopped.await;
+    }));
+    let mut hangup = signal(SignalKind::hangup())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    notify(&[sd_notify::NotifyState::Ready]);
+    tracing::info!(instance = agent.config.instance, services = agent.model.services.len(), "forwarding");
+    let mut next_sweep = monotonic() + SWEEP;
+    let end = loop {
+        let deadline = agent.network.deadline().map_or(next_sweep, |deadline| deadline.min(next_sweep));
+        tokio::select! {
+            request = requests.recv() => match request {
+                Some(request) => if let Some(end) = handle_request(&mut agent, request).await {
+                    break end;
+                },
+                None => break End::Stop,
+            },
+            event = events.next() => match event {
+                Ok(event) => handle_event(&mut agent, event).await,
+                Err(error) => {
+                    tracing::error!("the stream of network events broke: {error}; reading everything anew");
+                    events = Events::subscribe()?;
+                    agent.follow_network().await;
+                }
+            },
+            _ = hangup.recv() => reload_by_signal(&mut agent).await,
+            _ = terminate.recv() => break End::Stop,
+            _ = interrupt.recv() => break End::Stop,
+            () = wait_until(deadline) => {
+                if monotonic() >= next_sweep {
+                    agent.sweep();
+                    next_sweep = monotonic() + SWEEP;
+                }
+                agent.ask_neighbours().await;
+            }
+        }
+    };
+    notify(&[sd_notify::NotifyState::Stopping]);
+    finish(&agent, end).await?;
+    let _ = stop.send(());
+    // The answer to the last request is on its way.
+    let _ = server.await;
+    Ok(())
+}
+
+async fn finish(agent: &Agent, end: End) -> Result<()> {
+    match end {
+        End::Stop => {
+            tracing::info!("stopping; forwarding goes on without the agent (`lb detach` takes it down)")
+        }
+        End::Detach(reply) => {
+            let state = agent.options.state_dir.join(&agent.config.instance);
+            let answer = detach_everything(&agent.pins.layout, &state).await;
+            tracing::info!("detached");
+            let _ = reply.send(answer.map(|warnings| Done { warnings }).map_err(internal));
+        }
+    }
+    Ok(())
+}
+
+async fn wait_until(deadline: Duration) {
+    let left = deadline.saturating_sub(monotonic());
+    if left > Duration::from_secs(3600) {
+        return pending().await;
+    }
+    sleep_until(Instant::now() + left).await;
+}
+
+/// systemd, if it started us (sd_notify(3)).
+fn notify(states: &[sd_notify::NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(states) {
+        tracing::warn!("telling systemd failed: {error}");
+    }
+}
+
+async fn reload_by_signal(agent: &mut Agent) {
+    match sd_notify::NotifyState::monotonic_usec_now() {
+        Ok(now) => notify(&[sd_notify::NotifyState::Reloading, now]),
+        Err(_) => notify(&[sd_notify::NotifyState::Reloading]),
+    }
+    match agent.reload(&ReloadOptions::default()).await {
+        Ok(done) => {
+            for entry in done.discarded {
+                tracing::warn!("reload: discarded, the file overrules it: {entry}");
+            }
+            tracing::info!(changes = done.changes.len(), "reloaded");
+        }
+        Err(failure) => tracing::error!("reload refused: {}", failure.error),
+    }
+    notify(&[sd_notify::NotifyState::Ready]);
+}
+
+async fn handle_event(agent: &mut Agent, event: Event) {
+    let concerns = match event {
+        Event::Neighbour(neighbour) => {
+            if agent.network.heard(&neighbour) {
+                let model = agent.model.clone();
+                if let Err(error) = agent.reconcile(&model) {
+                    tracing::error!("following a neighbour's change failed: {error:#}");
+                }
+            }
+            agent.ask_neighbours().await;
+            false
+        }
+        Event::NeighbourGone { ifindex, address } => agent.network.forgotten(ifindex, address),
+        Event::Address(address) => !agent.network.has_address(address.address),
+        Event::AddressGone(_) | Event::Link(_) | Event::LinkGone { .. } | Event::Resync => true,
+    };
+    if concerns {
+        agent.follow_network().await;
+        agent.ask_neighbours().await;
+    }
+}
+
+/// Answers one request; some end the loop.
+async fn handle_request(agent: &mut Agent, request: Request) -> Option<End> {
+    match request {
+        Request::Status { reply } => answer(reply, Ok(agent.status())),
+        Request::Services { reply } => answer(reply, views::services(agent).map_err(internal)),
+        Request::Service { name, reply } => answer(reply, views::service(agent, &name)),
+        Request::Stats { reply } => answer(reply, views::stats(agent).map_err(internal)),
+        Request::Conns { filter, reply } => answer(reply, views::conns(agent, &filter)),
+        Request::ConnsFlush { filter, reply } => answer(reply, views::flush(agent, &filter)),
+        Request::Config { reply } => answer(reply, Ok(running_config(agent))),
+        Request::Reload { options, reply } => {
+            let reloaded = agent.reload(&options).await;
+            answer(reply, reloaded);
+        }
+        Request::Detach { reply } => return Some(End::Detach(reply)),
+        Request::ServiceAdd { add, reply } => {
+            let done = agent.change(add_service(add)).await;
+            answer(reply, done);
+        }
+        Request::ServiceEdit { name, edit, reply } => {
+            let done = agent.change(Change::EditService { name, edit }).await;
+            answer(reply, done);
+        }
+        Request::ServiceDelete { name, reply } => {
+            let done = agent.change(Change::DeleteService { name }).await;
+            answer(reply, done);
+        }
+        Request::BackendAdd { service, add, reply } => {
+            let done = agent.change(Change::AddBackend { service, backend: backend(add) }).await;
+            answer(reply, done);
+        }
+        Request::BackendEdit { service, key, edit, reply } => {
+            let done = agent.change(Change::EditBackend { service, key, edit }).await;
+            answer(reply, done);
+        }
+        Request::BackendDelete { service, key, reply } => {
+            let done = agent.change(Change::DeleteBackend { service, key }).await;
+            answer(reply, done);
+        }
+        Request::BackendDrain { service, key, reply } => {
+            let done = agent.change(Change::Drain { service, key }).await;
+            answer(reply, done);
+        }
+        Request::BackendUndrain { service, key, reply } => {
+            let done = agent.change(Change::Undrain { service, key }).await;
+            answer(reply, done);
+        }
+    }
+    None
+}
+
+fn answer<T>(reply: Reply<T>, result: Result<T, Failure>) {
+    // The client may have gone; what was done is done.
+    let _ = reply.send(result);
+}
+
+fn running_config(agent: &Agent) -> String {
+    render(&Config { model: agent.model.clone(), ..agent.config.clone() })
+}
+
+fn add_service(add: ServiceAdd) -> Change {
+    let ServiceAdd { name, endpoint, scheduler } = add;
+    let name = name.unwrap_or_else(|| endpoint.default_name());
+    Change::AddService { service: Service { name, endpoint, scheduler, backends: Vec::new() } }
+}
+
+fn backend(add: BackendAdd) -> Backend {
+    let BackendAdd { key, weight, upper_threshold, lower_threshold } = add;
+    Backend { key, weight, upper_threshold, lower_threshold, drained: false }
+}

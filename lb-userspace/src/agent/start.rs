@@ -1,0 +1,203 @@
+//! From the command line to the running agent: everything is checked before anything is touched, and
+//! what a failed start has made is taken down again.
+
+use std::{
+    fs::{self, File},
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, Result, bail};
+use rustix::fs::FlockOperation;
+use tokio::net::UnixListener;
+
+use super::{Agent, Options, host::HostChanges, interfaces, interfaces::Interfaces, network::Network, serve};
+use crate::{
+    api::server::{AgentHandle, bind},
+    clock::{kernel_hz, monotonic},
+    config::{self, Config},
+    dataplane::{Adopted, Clock, Layout, Object, Pins, Sweep, detach},
+    net::{Events, Netlink},
+    overlay::{Journal, JournalError, Overlay},
+};
+
+pub async fn run(options: Options) -> Result<()> {
+    let config = read_config(&options)?;
+    let state = options.state_dir.join(&config.instance);
+    let _lock = lock(&state, &config.instance)?;
+    let socket = options.socket.clone().unwrap_or_else(|| config.socket());
+    let group = options.socket_group.clone().or_else(|| config.control.group.clone());
+    let listener = bind(&socket, group.as_deref()).await?;
+    let layout = Layout::new(&options.bpffs, &config.instance);
+    let outcome = run_on(options, config, &state, &layout, listener).await;
+    // Nobody answers here any more.
+    let _ = fs::remove_file(&socket);
+    outcome
+}
+
+async fn run_on(
+    options: Options,
+    config: Config,
+    state: &Path,
+    layout: &Layout,
+    listener: UnixListener,
+) -> Result<()> {
+    let events = Events::subscribe()?;
+    let fresh = !layout.meta().exists();
+    match start(options, config, state, layout).await {
+        Ok(agent) => {
+            let (handle, requests) = AgentHandle::channel();
+            serve::run(agent, listener, handle, requests, events).await
+        }
+        Err(error) => {
+            if fresh {
+                take_down(layout, state).await;
+            }
+            Err(error)
+        }
+    }
+}
+
+/// Reads, checks, adopts or makes, applies, attaches.
+async fn start(options: Options, config: Config, state: &Path, layout: &Layout) -> Result<Agent> {
+    let (journal, overlay, mut warnings) = open_journal(state)?;
+    let (overlay, dropped) = overlay.reload(&config.model, true);
+    warnings.extend(
+        dropped.into_iter().map(|entry| format!("a change made by command no longer applies: {entry}")),
+    );
+    let (model, _) = overlay.apply(&config.model);
+
+    let mut network = Network::connect().await?;
+    let interfaces = Interfaces::resolve(&config.model, &network.links)?;
+    let is_ours = |name: &str| layout.link(name).exists();
+    if !options.replace {
+        interfaces.check_occupied(&network.links, is_ours)?;
+    }
+    network.read(&model).await?;
+    if let Some((backend, gateway)) = network.behind_gateway(&model) {
+        bail!(
+            "backend {backend} is behind gateway {gateway}: Direct Routing rewrites MAC addresses, so a backend must be \
+             in a segment that the director has an interface in. Give the director an address there, or use the \
+             backend's address in the director's own segment"
+        );
+    }
+
+    let pins = Pins::open(layout.clone(), kernel_hz()?, config.model.flows, config.model.limits)?;
+    let clock = {
+        let mut object = Object::open(layout, &pins.meta, 0)?;
+        Clock::calibrate(&mut object, &pins.maps, pins.meta.hz)?
+    };
+    warnings.extend(differing_sizes(&config, &pins));
+    let mut host = HostChanges::open(state)?;
+    warnings.extend(interfaces::check_offloads(&interfaces, &mut host)?);
+    let mut agent = Agent {
+        options,
+        config,
+        overlay,
+        journal,
+        model,
+        network,
+        interfaces,
+        host,
+        pins,
+        clock,
+        sweep: Sweep::default(),
+        started: monotonic(),
+        warnings,
+    };
+    agent.place_vips().await?;
+    let model = agent.model.clone();
+    agent.reconcile(&model)?;
+    agent.attach().await?;
+    agent.ask_neighbours().await;
+    if agent.pins.adopted == Adopted::Tables {
+        tracing::info!("adopted the tables of an earlier agent, with their connections and counters");
+    }
+    Ok(agent)
+}
+
+fn read_config(options: &Options) -> Result<Config> {
+    let name = options.config.display().to_string();
+    let text = fs::read_to_string(&options.config).with_context(|| format!("reading {name}"))?;
+    let config = config::parse(&name, &text)?;
+    if let Some(asked) = options.instance.as_ref().filter(|asked| **asked != config.instance) {
+        bail!("--instance {asked}, but {name} is of instance {}: leave --instance out", config.instance);
+    }
+    Ok(config)
+}
+
+/// One agent an instance; the lock goes with the process.
+fn lock(state: &Path, instance: &str) -> Result<File> {
+    fs::create_dir_all(state).with_context(|| format!("making {}", state.display()))?;
+    let path = state.join("lock");
+    let file = File::create(&path).with_context(|| format!("opening {}", path.display()))?;
+    match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(file),
+        Err(rustix::io::Errno::WOULDBLOCK) => bail!(
+            "an agent of instance {instance} is running already (it holds {}): stop it first, or give this one another \
+             `instance:`",
+            path.display()
+        ),
+        Err(error) => Err(error).with_context(|| format!("locking {}", path.display())),
+    }
+}
+
+/// A damaged journal is set aside and said, and the agent goes on with the file's state.
+fn open_journal(state: &Path) -> Result<(Journal, Overlay, Vec<String>)> {
+    let (journal, overlay) = match Journal::open(state) {
+        Err(error @ JournalError::Damaged { .. }) => {
+            tracing::error!("{error}");
+            Journal::open(state)?
+        }
+        other => other?,
+    };
+    let aside = |path: &PathBuf| {
+        format!("changes made by command were lost; the damaged journal is {}", path.display())
+    };
+    let warnings = journal.damaged().iter().map(aside).collect();
+    Ok((journal, overlay, warnings))
+}
+
+/// Sizes are fixed when the tables are made.
+fn differing_sizes(config: &Config, pins: &Pins) -> Option<String> {
+    use lb_common::meta::buckets;
+    let (flows, limits, meta) = (config.model.flows, config.model.limits, &pins.meta);
+    let same = meta.narrow_buckets == buckets(flows.ipv4)
+        && meta.wide_buckets == buckets(flows.wide)
+        && meta.services == limits.services + 1
+        && meta.dests == limits.destinations + 1;
+    (!same).then(|| {
+        let warning =
+            "`flows` or `limits` in the configuration differ from the tables in the kernel, which stay as \
+                       they are: `lb detach` and a new start make new ones, without today's connections"
+                .to_owned();
+        tracing::warn!("{warning}");
+        warning
+    })
+}
+
+async fn take_down(layout: &Layout, state: &Path) {
+    if let Err(error) = detach_everything(layout, state).await {
+        tracing::error!("taking down what the failed start had made: {error:#}");
+    }
+}
+
+/// Pins, links and host changes of an instance, gone.
+pub async fn detach_everything(layout: &Layout, state: &Path) -> Result<Vec<String>> {
+    let there = detach(layout).with_context(|| format!("removing {}", layout.dir().display()))?;
+    let mut warnings = Vec::new();
+    if state.join("host.json").exists() {
+        let netlink = Netlink::connect()?;
+        warnings = HostChanges::open(state)?.undo(&netlink).await?;
+    } else if !there {
+        warnings.push(format!("nothing was attached ({} does not exist)", layout.dir().display()));
+    }
+    Ok(warnings)
+}
+
+/// `lb detach` where no agent answers. Refuses under a live one.
+pub async fn detach_without_agent(instance: &str, bpffs: &Path, state_dir: &Path) -> Result<Vec<String>> {
+    let state = state_dir.join(instance);
+    let layout = Layout::new(bpffs, instance);
+    let _lock = if state.exists() { Some(lock(&state, instance)?) } else { None };
+    detach_everything(&layout, &state).await
+}

@@ -1,0 +1,325 @@
+//! The running state as the API shows it.
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+};
+
+use anyhow::Result;
+use lb_common::{counters, host::Route};
+
+use super::Agent;
+use crate::{
+    api::{
+        server::Failure,
+        types::{
+            BackendState, BackendStats, BackendView, ConnFilter, ConnList, ConnView, Counters, Done,
+            InterfaceView, ServiceStats, ServiceView, Stats, Status, TableStats, VerdictCount,
+        },
+    },
+    clock::monotonic,
+    dataplane::FlowEntry,
+    model::{Backend, BackendKey, Protocol, Service, ServiceName, edit},
+    plan::{EndpointKey, Snapshot, dest_address, name_of},
+};
+
+pub fn status(agent: &Agent) -> Status {
+    let Agent { config, model, pins, network, interfaces, .. } = agent;
+    let backends = model.services.iter().flat_map(|service| &service.backends);
+    let interfaces = interfaces.all.iter().filter_map(|interface| {
+        let attached = interface.attached.as_ref()?;
+        Some(InterfaceView {
+            name: interface.spec.name.clone(),
+            attached_to: interface.attachment.name.clone(),
+            ifindex: interface.attachment.ifindex,
+            vlan: interface.attachment.tags().first().copied().unwrap_or(0),
+            mode: if attached.generic { "generic" } else { "native" }.to_owned(),
+            program_id: attached.program_id,
+            mac: mac(interface.attachment.mac),
+            mtu: interface.attachment.mtu,
+        })
+    });
+    Status {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        instance: config.instance.clone(),
+        pid: std::process::id(),
+        uptime: monotonic().saturating_sub(agent.started).as_secs(),
+        config_file: agent.options.config.display().to_string(),
+        bpf_pin_dir: pins.layout.dir().display().to_string(),
+        schema_version: pins.meta.schema,
+        interfaces: interfaces.collect(),
+        services: model.services.len(),
+        backends: backends.clone().count(),
+        unresolved_backends: backends
+            .filter(|backend| network.trouble(backend.key.address).is_some())
+            .count(),
+        overlay: agent.overlay.describe(),
+        warnings: agent.warnings.clone(),
+    }
+}
+
+pub fn services(agent: &Agent) -> Result<Vec<ServiceView>> {
+    let snapshot = agent.pins.maps.snapshot()?;
+    let ids = Ids::new(&snapshot);
+    agent.model.services.iter().map(|service| view(agent, &snapshot, &ids, service)).collect()
+}
+
+pub fn service(agent: &Agent, name: &ServiceName) -> Result<ServiceView, Failure> {
+    let service = agent.model.service(name).ok_or_else(|| edit::no_such_service(&agent.model, name))?;
+    let snapshot = agent.pins.maps.snapshot().map_err(super::change::internal)?;
+    view(agent, &snapshot, &Ids::new(&snapshot), service).map_err(super::change::internal)
+}
+
+/// Ids by what they stand for.
+struct Ids {
+    services: BTreeMap<String, u16>,
+    dests: BTreeMap<(u16, BackendKey), u32>,
+}
+
+impl Ids {
+    fn new(snapshot: &Snapshot) -> Self {
+        let services = snapshot.services.iter().map(|(id, record)| (name_of(&record.name), *id)).collect();
+        let dests = snapshot.dests.iter().map(|(id, dest)| {
+            let key = BackendKey { address: dest_address(dest), port: u16::from_be_bytes(dest.port) };
+            ((dest.service, key), *id)
+        });
+        Self { services, dests: dests.collect() }
+    }
+
+    fn service(&self, name: &ServiceName) -> u16 {
+        self.services.get(name.as_str()).copied().unwrap_or(0)
+    }
+
+    fn dest(&self, service: u16, key: BackendKey) -> u32 {
+        self.dests.get(&(service, key)).copied().unwrap_or(0)
+    }
+}
+
+fn view(agent: &Agent, snapshot: &Snapshot, ids: &Ids, service: &Service) -> Result<ServiceView> {
+    let id = ids.service(&service.name);
+    let backends = service.backends.iter();
+    Ok(ServiceView {
+        name: service.name.clone(),
+        endpoint: service.endpoint,
+        scheduler: service.scheduler,
+        counters: shown(agent.pins.maps.service_counters(id)?),
+        backends: backends
+            .map(|backend| backend_view(agent, snapshot, ids.dest(id, backend.key), backend))
+            .collect::<Result<_>>()?,
+    })
+}
+
+fn backend_view(agent: &Agent, snapshot: &Snapshot, dest: u32, backend: &Backend) -> Result<BackendView> {
+    let counts = agent.pins.maps.conn_counts(dest);
+    let host = snapshot.dests.get(&dest).and_then(|dest| snapshot.hosts.get(&dest.host));
+    let route = host.map_or(Route::UNRESOLVED, |host| Route(host.route));
+    let link = snapshot.links.get(&route.link());
+    let trouble = agent.network.trouble(backend.key.address);
+    let state = if backend.drained {
+        BackendState::Drained
+    } else if trouble.is_some() {
+        BackendState::Unresolved
+    } else if backend.weight == 0 {
+        BackendState::Quiesced
+    } else if counts.overloaded != 0 {
+        BackendState::Overloaded
+    } else {
+        BackendState::Up
+    };
+    let local = route.link() == lb_common::host::LOCAL;
+    Ok(BackendView {
+        key: backend.key,
+        weight: backend.weight,
+        upper_threshold: backend.upper_threshold,
+        lower_threshold: backend.lower_threshold,
+        state,
+        detail: trouble.or_else(|| local.then(|| "this director itself".to_owned())),
+        mac: link.map(|_| mac(route.mac())),
+        interface: link.map(|link| name_of(&link.name)),
+        active: counts.active,
+        inactive: counts.inactive,
+        counters: shown(agent.pins.maps.dest_counters(dest)?),
+    })
+}
+
+pub fn stats(agent: &Agent) -> Result<Stats> {
+    let snapshot = agent.pins.maps.snapshot()?;
+    let ids = Ids::new(&snapshot);
+    let maps = &agent.pins.maps;
+    let mut total = Counters::default();
+    let mut services = Vec::new();
+    for service in &agent.model.services {
+        let id = ids.service(&service.name);
+        let counters = shown(maps.service_counters(id)?);
+        total.connections += counters.connections;
+        total.packets += counters.packets;
+        total.bytes += counters.bytes;
+        let mut backends = Vec::new();
+        for backend in &service.backends {
+            let counters = shown(maps.dest_counters(ids.dest(id, backend.key))?);
+            backends.push(BackendStats { key: backend.key, counters });
+        }
+        services.push(ServiceStats {
+            name: service.name.clone(),
+            endpoint: service.endpoint,
+            counters,
+            backends,
+        });
+    }
+    let verdicts = maps.verdicts()?.into_iter().map(|count| VerdictCount {
+        name: count.name.to_owned(),
+        meaning: count.meaning.to_owned(),
+        packets: count.packets,
+    });
+    let (narrow, wide) = maps.table_bytes();
+    let table = |name: &str, used, rated, memory_bytes| TableStats {
+        table: name.to_owned(),
+        used,
+        rated: u64::from(rated),
+        memory_bytes,
+    };
+    Ok(Stats {
+        monotonic_ns: monotonic().as_nanos() as u64,
+        total,
+        services,
+        verdicts: verdicts.collect(),
+        flows: vec![
+            table("ipv4", agent.sweep.narrow_live, agent.pins.meta.narrow_buckets, narrow),
+            table("wide", agent.sweep.wide_live, agent.pins.meta.wide_buckets, wide),
+        ],
+    })
+}
+
+pub fn conns(agent: &Agent, filter: &ConnFilter) -> Result<ConnList, Failure> {
+    let mut list = ConnList::default();
+    let limit = filter.limit.unwrap_or(usize::MAX);
+    matching(agent, filter, |_, view| {
+        list.total += 1;
+        if list.conns.len() < limit {
+            list.conns.push(view);
+        }
+    })?;
+    Ok(list)
+}
+
+pub fn flush(agent: &Agent, filter: &ConnFilter) -> Result<Done, Failure> {
+    let now = agent.clock.now();
+    let mut entries = Vec::new();
+    matching(agent, filter, |entry, _| entries.push(*entry))?;
+    let asked = entries.len();
+    let flushed = entries.iter().filter(|entry| agent.pins.maps.flush(entry, now)).count();
+    let mut warnings = Vec::new();
+    if flushed < asked {
+        warnings.push(format!(
+            "{} connections changed while they were flushed and are still there",
+            asked - flushed
+        ));
+    }
+    tracing::info!(connections = flushed, "flushed");
+    Ok(Done { warnings })
+}
+
+/// Calls `each` with every live connection that the filter lets through.
+fn matching(
+    agent: &Agent,
+    filter: &ConnFilter,
+    mut each: impl FnMut(&FlowEntry, ConnView),
+) -> Result<(), Failure> {
+    let client = filter.client.as_deref().map(prefix).transpose()?;
+    let snapshot = agent.pins.maps.snapshot().map_err(super::change::internal)?;
+    let endpoints: BTreeMap<u16, (&EndpointKey, Protocol)> = snapshot
+        .endpoints
+        .iter()
+        .filter_map(|(key, endpoint)| Some((endpoint.id(), (key, key.protocol?))))
+        .collect();
+    agent.pins.maps.flows(agent.clock.now(), |entry| {
+        let Some((key, protocol)) = endpoints.get(&entry.endpoint) else { return };
+        let Some(view) = conn_view(agent, &snapshot, key, *protocol, &entry) else { return };
+        let passes = filter.service.as_ref().is_none_or(|name| *name == view.service)
+            && filter.backend.is_none_or(|backend| backend == view.backend)
+            && filter.state.as_ref().is_none_or(|state| state.eq_ignore_ascii_case(&view.state))
+            && client.is_none_or(|(network, length)| covers(network, length, view.client.ip()));
+        if passes {
+            each(&entry, view);
+        }
+    });
+    Ok(())
+}
+
+fn conn_view(
+    agent: &Agent,
+    snapshot: &Snapshot,
+    key: &EndpointKey,
+    protocol: Protocol,
+    entry: &FlowEntry,
+) -> Option<ConnView> {
+    let dest = snapshot.dests.get(&entry.value.dest())?;
+    let service = snapshot.services.get(&dest.service)?;
+    let client = match key.address {
+        IpAddr::V4(_) => IpAddr::from([entry.client[0], entry.client[1], entry.client[2], entry.client[3]]),
+        IpAddr::V6(_) => IpAddr::from(entry.client),
+    };
+    let port = if key.port == 0 { entry.port } else { key.port };
+    Some(ConnView {
+        protocol,
+        client: SocketAddr::new(client, entry.client_port),
+        virtual_address: SocketAddr::new(key.address, port),
+        service: ServiceName::new(name_of(&service.name)).ok()?,
+        backend: BackendKey { address: dest_address(dest), port: u16::from_be_bytes(dest.port) },
+        state: entry.value.state().name().to_owned(),
+        expires: agent.clock.seconds_until(entry.value.expiry()),
+    })
+}
+
+/// `10.0.0.0/8` or a single address.
+fn prefix(text: &str) -> Result<(IpAddr, u8), Failure> {
+    let bad = || {
+        Failure::bad_input(format!("client {text:?} is not an address or prefix"))
+            .hint("such as 10.1.2.3 or 10.0.0.0/8")
+    };
+    let (address, length) =
+        text.split_once('/').map_or((text, None), |(address, length)| (address, Some(length)));
+    let address: IpAddr = address.parse().map_err(|_| bad())?;
+    let longest = if address.is_ipv4() { 32 } else { 128 };
+    let length = length.map_or(Ok(longest), str::parse).map_err(|_| bad())?;
+    if length > longest { Err(bad()) } else { Ok((address, length)) }
+}
+
+fn covers(network: IpAddr, length: u8, address: IpAddr) -> bool {
+    let bits = |address: IpAddr| match address {
+        IpAddr::V4(v4) => (u128::from(v4.to_bits()) << 96, true),
+        IpAddr::V6(v6) => (v6.to_bits(), false),
+    };
+    let ((network, a), (address, b)) = (bits(network), bits(address));
+    a == b && (length == 0 || (network ^ address) >> (128 - u32::from(length)) == 0)
+}
+
+fn shown(counters: counters::Counters) -> Counters {
+    let counters::Counters { connections, packets, bytes } = counters;
+    Counters { connections, packets, bytes }
+}
+
+fn mac(bytes: [u8; 6]) -> String {
+    bytes.map(|byte| format!("{byte:02x}")).join(":")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn prefixes_cover_what_they_should() {
+        let covered = |text: &str, address: &str| {
+            let (network, length) = prefix(text).expect("a prefix");
+            covers(network, length, address.parse().expect("an address"))
+        };
+        assert!(covered("10.0.0.0/8", "10.255.1.2"));
+        assert!(!covered("10.0.0.0/8", "11.0.0.1"));
+        assert!(covered("0.0.0.0/0", "1.2.3.4"));
+        assert!(!covered("0.0.0.0/0", "::1"));
+        assert!(covered("fd00::1", "fd00::1"));
+        assert!(!covered("fd00::/64", "fd00:0:0:1::1"));
+        assert!(prefix("10.0.0.0/33").is_err());
+        assert!(prefix("ten").is_err());
+    }
+}

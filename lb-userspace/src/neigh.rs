@@ -1,0 +1,184 @@
+//! Which MAC each backend has, whether it still answers, and when to ask again. PURE.
+//!
+//! The kernel resolves and verifies (ARP, ND); this machine decides when it should. Packets that XDP
+//! forwards do not keep a neighbour entry fresh, so a known one is verified every [`FRESH`]; one that
+//! does not answer is asked at once (its NIC may have been swapped: a new resolution finds the new
+//! MAC), then every [`RETRY`].
+
+use std::{collections::BTreeMap, net::IpAddr, time::Duration};
+
+/// Between verifications of a backend that answers.
+const FRESH: Duration = Duration::from_secs(10);
+/// Between attempts at one that does not; the kernel's own three probes take as long.
+const RETRY: Duration = Duration::from_secs(3);
+
+/// What was heard of a backend's entry in the neighbour table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum News {
+    /// It answered, or the operator fixed the entry.
+    Answers([u8; 6]),
+    /// A MAC that has not been verified lately (NUD_STALE, NUD_DELAY, NUD_PROBE).
+    Unverified([u8; 6]),
+    /// It did not answer.
+    Failed,
+    /// The kernel is asking (NUD_INCOMPLETE).
+    Asking,
+}
+
+/// What is known of a backend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Known {
+    pub mac: [u8; 6],
+    /// It answered when it was last asked. One that did not gets no new connections, but its
+    /// established ones are still sent there.
+    pub answers: bool,
+}
+
+#[derive(Debug)]
+struct Entry {
+    ifindex: u32,
+    known: Option<Known>,
+    /// When to ask next; CLOCK_MONOTONIC.
+    next: Duration,
+    /// The last question was not answered.
+    failing: bool,
+}
+
+/// The machine.
+#[derive(Debug, Default)]
+pub struct Neighbours {
+    entries: BTreeMap<IpAddr, Entry>,
+}
+
+impl Neighbours {
+    /// Which addresses matter, and on which interface each is. What was known of others is forgotten.
+    pub fn watch(&mut self, now: Duration, targets: &BTreeMap<IpAddr, u32>) {
+        self.entries.retain(|address, entry| targets.get(address) == Some(&entry.ifindex));
+        for (address, ifindex) in targets {
+            self.entries.entry(*address).or_insert(Entry {
+                ifindex: *ifindex,
+                known: None,
+                next: now,
+                failing: false,
+            });
+        }
+    }
+
+    /// Takes news in; whether it changes what [`Neighbours::known`] says.
+    pub fn heard(&mut self, now: Duration, address: IpAddr, ifindex: u32, news: News) -> bool {
+        let Some(entry) = self.entries.get_mut(&address).filter(|entry| entry.ifindex == ifindex) else {
+            return false;
+        };
+        let before = entry.known;
+        match news {
+            News::Answers(mac) => {
+                entry.known = Some(Known { mac, answers: true });
+                entry.failing = false;
+                entry.next = now + FRESH;
+            }
+            News::Unverified(mac) => {
+                // A MAC heard for the first time is as good as it gets; the next question is due soon.
+                let answers = entry.known.is_none_or(|known| known.answers || known.mac != mac);
+                entry.known = Some(Known { mac, answers });
+            }
+            News::Failed => {
+                entry.known = entry.known.map(|known| Known { answers: false, ..known });
+                entry.next = if entry.failing { now + RETRY } else { now };
+                entry.failing = true;
+            }
+            News::Asking => {}
+        }
+        entry.known != before
+    }
+
+    /// Which neighbours to ask now; each is due again later.
+    pub fn due(&mut self, now: Duration) -> Vec<(u32, IpAddr)> {
+        let mut due = Vec::new();
+        for (address, entry) in self.entries.iter_mut().filter(|(_, entry)| entry.next <= now) {
+            due.push((entry.ifindex, *address));
+            entry.next = now + if entry.known.is_some_and(|known| known.answers) { FRESH } else { RETRY };
+        }
+        due
+    }
+
+    /// When [`Neighbours::due`] has something next.
+    pub fn deadline(&self) -> Option<Duration> {
+        self.entries.values().map(|entry| entry.next).min()
+    }
+
+    pub fn known(&self, address: IpAddr) -> Option<Known> {
+        self.entries.get(&address)?.known
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const A: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 1));
+    const OLD: [u8; 6] = [2, 0, 0, 0, 0, 1];
+    const NEW: [u8; 6] = [2, 0, 0, 0, 0, 2];
+
+    fn at(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
+    }
+
+    fn watching() -> Neighbours {
+        let mut neighbours = Neighbours::default();
+        neighbours.watch(at(0), &BTreeMap::from([(A, 7)]));
+        neighbours
+    }
+
+    #[test]
+    fn a_new_one_is_asked_at_once_and_a_known_one_again_and_again() {
+        let mut neighbours = watching();
+        assert_eq!(neighbours.due(at(0)), [(7, A)]);
+        assert!(neighbours.heard(at(1), A, 7, News::Answers(OLD)));
+        assert_eq!(neighbours.due(at(10)), []);
+        assert_eq!(neighbours.due(at(11)), [(7, A)]);
+    }
+
+    #[test]
+    fn a_swapped_nic_is_found_by_asking_again_at_once() {
+        let mut neighbours = watching();
+        neighbours.heard(at(0), A, 7, News::Answers(OLD));
+        assert!(neighbours.heard(at(13), A, 7, News::Failed));
+        assert_eq!(neighbours.known(A), Some(Known { mac: OLD, answers: false }));
+        assert_eq!(neighbours.due(at(13)), [(7, A)]);
+        assert!(neighbours.heard(at(13), A, 7, News::Answers(NEW)));
+        assert_eq!(neighbours.known(A), Some(Known { mac: NEW, answers: true }));
+    }
+
+    #[test]
+    fn a_silent_one_is_asked_at_a_bounded_rate() {
+        let mut neighbours = watching();
+        let mut asked = 0;
+        for second in 0..60 {
+            if !neighbours.due(at(second)).is_empty() {
+                asked += 1;
+                neighbours.heard(at(second), A, 7, News::Failed);
+            }
+        }
+        assert!((15..=25).contains(&asked), "asked {asked} times in a minute");
+        assert_eq!(neighbours.known(A), None);
+    }
+
+    #[test]
+    fn verification_under_way_changes_nothing() {
+        let mut neighbours = watching();
+        neighbours.heard(at(0), A, 7, News::Answers(OLD));
+        assert!(!neighbours.heard(at(10), A, 7, News::Unverified(OLD)));
+        neighbours.heard(at(13), A, 7, News::Failed);
+        // The old MAC turning up again as stale does not make it answer.
+        assert!(!neighbours.heard(at(14), A, 7, News::Unverified(OLD)));
+    }
+
+    #[test]
+    fn news_from_another_interface_or_of_strangers_is_not_taken() {
+        let mut neighbours = watching();
+        assert!(!neighbours.heard(at(0), A, 8, News::Answers(OLD)));
+        neighbours.watch(at(1), &BTreeMap::new());
+        assert!(!neighbours.heard(at(1), A, 7, News::Answers(OLD)));
+        assert_eq!(neighbours.deadline(), None);
+    }
+}
