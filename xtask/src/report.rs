@@ -1,0 +1,58 @@
+//! A run of several steps: each with its time, all of them even if one fails, one line at the end.
+
+use std::time::Duration;
+
+use anyhow::{Result, bail};
+
+use crate::clock::Stopwatch;
+use crate::tally::Tally;
+
+/// What the steps of a verb found so far.
+#[derive(Default)]
+pub struct Report {
+    steps: Vec<Step>,
+}
+
+struct Step {
+    name: String,
+    tally: Tally,
+    time: Duration,
+}
+
+impl Report {
+    /// Runs one step. An error is printed and counts as one failed check.
+    pub fn step(&mut self, name: &str, work: impl FnOnce() -> Result<Tally>) {
+        println!("\n=== {name}");
+        let watch = Stopwatch::start();
+        let tally = work().unwrap_or_else(|error| {
+            println!("{name}: FAILED: {error:#}");
+            Tally::FAILED
+        });
+        let time = watch.elapsed();
+        println!("=== {name}: {tally} ({:.1} s)", time.as_secs_f64());
+        self.steps.push(Step { name: name.to_owned(), tally, time });
+    }
+
+    /// Like [`Report::step`], for work that is one check.
+    pub fn check(&mut self, name: &str, work: impl FnOnce() -> Result<()>) {
+        self.step(name, || work().map(|()| Tally::PASSED));
+    }
+
+    /// Prints every step and, as the last line, the sum; fails if anything failed or nothing ran.
+    pub fn finish(self) -> Result<()> {
+        println!();
+        let mut sum = Tally::NONE;
+        for Step { name, tally, time } in &self.steps {
+            println!("{:>8.1} s  {name}: {tally}", time.as_secs_f64());
+            sum += *tally;
+        }
+        println!("{sum}");
+        if sum.failed > 0 {
+            std::process::exit(1);
+        }
+        if sum.passed == 0 {
+            bail!("nothing was tested: no test has the given name");
+        }
+        Ok(())
+    }
+}
