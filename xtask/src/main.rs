@@ -22,6 +22,8 @@ mod test;
 mod tidy;
 mod vm;
 
+use std::process::ExitCode;
+
 use anyhow::Result;
 use clap::{CommandFactory, Parser, Subcommand};
 
@@ -59,25 +61,34 @@ enum Verb {
     Clean,
 }
 
-fn main() -> Result<()> {
+fn main() -> ExitCode {
     sys::leave_interrupts_to_children();
-    match Cli::parse().verb {
-        None => {
-            list_verbs();
-            Ok(())
+    match run(Cli::parse().verb) {
+        Ok(()) => ExitCode::SUCCESS,
+        // Without the backtrace that RUST_BACKTRACE adds to anyhow's Debug: it is for people.
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
         }
-        Some(Verb::Setup(args)) => setup::main(&args),
-        Some(Verb::Build(args)) => build::main(&args),
-        Some(Verb::Fmt(args)) => check::fmt(args.check),
-        Some(Verb::Lint) => check::lint(),
-        Some(Verb::Tidy) => tidy::main(),
-        Some(Verb::Test(args)) => test::main(&args),
-        Some(Verb::Demo(args)) => lab::demo(args.keep),
-        Some(Verb::Lab(args)) => lab::main(&args),
-        Some(Verb::Vm(args)) => vm::main(&args),
-        Some(Verb::Ci) => ci::main(),
-        Some(Verb::Clean) => clean::main(),
     }
+}
+
+fn run(verb: Option<Verb>) -> Result<()> {
+    match verb {
+        None => list_verbs(),
+        Some(Verb::Setup(args)) => setup::main(&args)?,
+        Some(Verb::Build(args)) => build::main(&args)?,
+        Some(Verb::Fmt(args)) => check::fmt(args.check)?,
+        Some(Verb::Lint) => check::lint()?,
+        Some(Verb::Tidy) => tidy::main()?,
+        Some(Verb::Test(args)) => test::main(&args)?,
+        Some(Verb::Demo(args)) => lab::demo(args.keep)?,
+        Some(Verb::Lab(args)) => lab::main(&args)?,
+        Some(Verb::Vm(args)) => vm::main(&args)?,
+        Some(Verb::Ci) => ci::main()?,
+        Some(Verb::Clean) => clean::main()?,
+    }
+    Ok(())
 }
 
 fn list_verbs() {

@@ -21,14 +21,14 @@ const UNPACKED: &[&str] = &[
     "./boot/vmlinuz-*",
     "./lib/modules/*/modules.*",
     "./lib/modules/*/kernel/arch/x86/crypto/crc32c-intel.ko",
-    "./lib/modules/*/kernel/crypto/*",
+    "./lib/modules/*/kernel/crypto",
     "./lib/modules/*/kernel/drivers/net/*.ko",
-    "./lib/modules/*/kernel/drivers/net/bonding/*",
-    "./lib/modules/*/kernel/drivers/net/ipvlan/*",
-    "./lib/modules/*/kernel/drivers/net/vxlan/*",
-    "./lib/modules/*/kernel/drivers/virtio/*",
-    "./lib/modules/*/kernel/lib/*",
-    "./lib/modules/*/kernel/net/*",
+    "./lib/modules/*/kernel/drivers/net/bonding",
+    "./lib/modules/*/kernel/drivers/net/ipvlan",
+    "./lib/modules/*/kernel/drivers/net/vxlan",
+    "./lib/modules/*/kernel/drivers/virtio",
+    "./lib/modules/*/kernel/lib",
+    "./lib/modules/*/kernel/net",
 ];
 
 /// Modules that go into the VM, with what they depend on. A `*` at the end: all that begin so.
@@ -173,7 +173,7 @@ fn unpack(package: &str, into: &Path) -> Result<()> {
     let package = package.into_iter().find(|path| path.extension().is_some_and(|it| it == "deb"));
     let package = package.context("apt-get downloaded no package")?;
     // A shell for the pipe only; everything comes in as arguments.
-    let pipe = r#"deb=$1; shift; dpkg-deb --fsys-tarfile "$deb" | tar --extract --wildcards "$@""#;
+    let pipe = r#"deb=$1; shift; dpkg-deb --fsys-tarfile "$deb" | tar -x --wildcards --no-wildcards-match-slash "$@""#;
     Cmd::new("sh").args(["-c", pipe, "unpack"]).arg(&package).args(UNPACKED).dir(into).run()?;
     fs::remove_file(&package)?;
     let Kernel { version, .. } = open(into)?;
