@@ -36,10 +36,6 @@ fn remove(thing: &Leftover) -> Result<()> {
             fs::remove_dir_all(path).with_context(|| format!("cannot remove {}", path.display()))
         }
         Leftover::Interface(name) => Cmd::new("ip").args(["link", "delete", name]).run(),
-        Leftover::Mount(path) if path.starts_with("/sys") => {
-            println!("leaving {thing}: it belongs to the system");
-            Ok(())
-        }
         Leftover::Mount(path) => Cmd::new("umount").arg("--lazy").arg(path).run(),
         Leftover::Namespace(name) => remove_namespace(name),
         Leftover::Pin(_) => {

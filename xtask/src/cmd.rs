@@ -4,9 +4,9 @@ use std::collections::BTreeSet;
 use std::env;
 use std::ffi::{OsStr, OsString};
 use std::fmt;
-use std::io::{self, BufRead, BufReader};
+use std::io::{self, BufRead, BufReader, IsTerminal, PipeReader};
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{self, Sender};
 use std::thread;
 use std::time::Duration;
@@ -97,14 +97,17 @@ impl Cmd {
     pub fn status(self) -> Result<ExitStatus> {
         self.echo();
         let child = self.spawn(Stdio::inherit(), Stdio::inherit())?;
-        self.wait(child, |_| ())
+        self.wait(child, None, |_| ())
     }
 
-    /// Runs it in sight of the user, its output line by line through `each`, which prints what it wants seen.
+    /// Runs it, both its outputs line by line through `each`, which prints what it wants seen. One pipe for
+    /// both keeps their order; and ours stay closed to a process that outlives the command.
     pub fn lines(self, each: impl FnMut(&str)) -> Result<ExitStatus> {
         self.echo();
-        let child = self.spawn(Stdio::piped(), Stdio::inherit())?;
-        self.wait(child, each)
+        let (reader, writer) = io::pipe().context("cannot make a pipe")?;
+        let copy = writer.try_clone().context("cannot make a pipe")?;
+        let child = self.spawn(copy.into(), writer.into())?;
+        self.wait(child, Some(reader), each)
     }
 
     /// Runs it quietly and returns what it prints; stderr goes into the error.
@@ -134,6 +137,10 @@ impl Cmd {
                 command.env_remove(key);
             }
         }
+        if io::stderr().is_terminal() {
+            // cargo cannot see the terminal through a pipe of ours.
+            command.env("CARGO_TERM_COLOR", "always");
+        }
         command.env(RUN_MARK, std::process::id().to_string());
         command.envs(self.envs.iter().map(|(key, value)| (key, value)));
         if self.limit.is_some() {
@@ -142,10 +149,15 @@ impl Cmd {
         command.spawn().with_context(|| format!("cannot start `{self}`"))
     }
 
-    fn wait(&self, mut child: Child, mut each: impl FnMut(&str)) -> Result<ExitStatus> {
+    fn wait(
+        &self,
+        mut child: Child,
+        output: Option<PipeReader>,
+        mut each: impl FnMut(&str),
+    ) -> Result<ExitStatus> {
         let pid = child.id();
         let (sender, events) = mpsc::channel();
-        let mut open = child.stdout.take().map(|stdout| read_lines(stdout, sender.clone())).is_some();
+        let mut open = output.map(|output| read_lines(output, sender.clone())).is_some();
         thread::spawn(move || sender.send(Event::Exited(child.wait())));
         let watch = Stopwatch::start();
         let mut stopping = None;
@@ -187,9 +199,9 @@ enum Event {
     Exited(io::Result<ExitStatus>),
 }
 
-fn read_lines(stdout: ChildStdout, events: Sender<Event>) {
+fn read_lines(output: PipeReader, events: Sender<Event>) {
     thread::spawn(move || {
-        for line in BufReader::new(stdout).split(b'\n').map_while(Result::ok) {
+        for line in BufReader::new(output).split(b'\n').map_while(Result::ok) {
             let line = String::from_utf8_lossy(&line);
             if events.send(Event::Line(line.trim_end_matches('\r').to_owned())).is_err() {
                 return;

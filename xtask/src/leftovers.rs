@@ -14,6 +14,7 @@ use anyhow::{Result, bail};
 use crate::clock::Stopwatch;
 use crate::cmd::Cmd;
 use crate::processes;
+use crate::sys;
 
 pub const NETNS_DIR: &str = "/run/netns";
 const BPFFS: &str = "/sys/fs/bpf";
@@ -27,8 +28,12 @@ pub enum Leftover {
     Interface(String),
     Mount(PathBuf),
     Namespace(String),
+    /// All pins of one instance: its directory.
     Pin(PathBuf),
-    Process { pid: u32, command: String },
+    Process {
+        pid: u32,
+        command: String,
+    },
 }
 
 /// What was there before a run that has to leave everything as it was.
@@ -57,6 +62,10 @@ impl Before {
         }
         for thing in &left {
             println!("left behind: {thing}");
+            if let Leftover::Process { pid, .. } = thing {
+                // Named it is; alive it would hold our caller's output open.
+                sys::kill(*pid, libc::SIGKILL);
+            }
         }
         bail!("{} things are left behind (named above); `cargo xtask clean` removes them", left.len())
     }
@@ -87,7 +96,7 @@ impl fmt::Display for Leftover {
             Self::Interface(name) => write!(f, "interface {name}"),
             Self::Mount(path) => write!(f, "mount {}", path.display()),
             Self::Namespace(name) => write!(f, "network namespace {name}"),
-            Self::Pin(path) => write!(f, "BPF pin {}", path.display()),
+            Self::Pin(path) => write!(f, "BPF pins {}", path.display()),
             Self::Process { pid, command } => write!(f, "process {pid}: {command}"),
         }
     }
@@ -105,10 +114,11 @@ pub fn things() -> BTreeSet<Leftover> {
     let mounts = mounts().into_iter().filter(|mount| {
         let lab =
             bases.iter().find_map(|base| mount.strip_prefix(base).ok()).and_then(|rest| rest.iter().next());
-        lab.is_some_and(|name| is_ours(&name.to_string_lossy())) || mount == Path::new(BPFFS)
+        lab.is_some_and(|name| is_ours(&name.to_string_lossy()))
     });
     let mounts = mounts.map(Leftover::Mount);
-    let pins = pins(&Path::new(BPFFS).join("lb")).into_iter().map(Leftover::Pin);
+    let instances = Path::new(BPFFS).join("lb");
+    let pins = names(&instances).map(|name| Leftover::Pin(instances.join(name)));
     namespaces.chain(interfaces).chain(labs).chain(mounts).chain(pins).collect()
 }
 
@@ -122,11 +132,6 @@ fn is_ours(name: &str) -> bool {
 fn names(dir: &Path) -> impl Iterator<Item = String> + use<> {
     let entries = fs::read_dir(dir).into_iter().flatten().flatten();
     entries.filter_map(|entry| entry.file_name().into_string().ok())
-}
-
-fn pins(dir: &Path) -> Vec<PathBuf> {
-    let entries = fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path());
-    entries.flat_map(|path| if path.is_dir() { pins(&path) } else { vec![path] }).collect()
 }
 
 fn is_mounted(point: &Path) -> bool {

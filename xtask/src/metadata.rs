@@ -23,10 +23,9 @@ pub fn build_test(package: &str, name: &str) -> Result<PathBuf> {
     let args =
         ["test", "-p", package, "--test", name, "--no-run", "--message-format=json-render-diagnostics"];
     let mut executable = None;
-    let status = Cmd::cargo(args).lines(|line| {
-        if let Some(path) = executable_of_line(line, name) {
-            executable = Some(path);
-        }
+    let status = Cmd::cargo(args).lines(|line| match line.starts_with('{') {
+        true => executable = executable_of_line(line, name).or(executable.take()),
+        false => eprintln!("{line}"),
     })?;
     if !status.success() {
         bail!("the test `{name}` of {package} does not build: {status}");

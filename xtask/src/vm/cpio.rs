@@ -123,6 +123,6 @@ mod tests {
         assert!(at(b"bin\0") < at(b"bin/busybox\0"));
         assert!(at(b"bin/busybox\0") < at(b"bin/ls\0"));
         // Padded to eight, then the next header: no name stands so.
-        assert!(at(b"bin/ls\0") < at(b"busybox\0070701"));
+        assert!(at(b"bin/ls\0") < at(b"busybox\x00070701"));
     }
 }
