@@ -58,7 +58,8 @@ pub fn ensure_checkers() -> Result<()> {
         return Ok(());
     }
     say(&format!("cargo-machete {MACHETE}"), "finds unused dependencies; takes a minute");
-    cargo_install(&format!("cargo-machete@{MACHETE}"), &[]).run()
+    // Not optimised: that would cost another minute and save none.
+    cargo_install(&format!("cargo-machete@{MACHETE}"), &["--debug"]).run()
 }
 
 fn ensure_bpf_linker(llvm: u32) -> Result<()> {
