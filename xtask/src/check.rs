@@ -20,8 +20,9 @@ pub fn fmt(check: bool) -> Result<()> {
 
 pub fn lint() -> Result<()> {
     setup::ensure(&[Group::Build, Group::Ci])?;
-    lint_host()?;
-    lint_bpf()
+    // Both, so that one run shows everything.
+    let host = lint_host();
+    lint_bpf().and(host)
 }
 
 /// Every crate but lb-ebpf, which has no `std` and no host to be linted for.

@@ -54,8 +54,10 @@ pub fn demo(keep: bool) -> Result<()> {
     let program = timed("build the demo", || build_program("demo"))?;
     let before = Before::look();
     let flags: &[&str] = if keep { &["--keep"] } else { &[] };
-    timed("demo", || Cmd::new(program).args(flags).env("LB_BIN", lb).limit(DEMO_LIMIT).run())?;
-    if keep { Ok(()) } else { before.compare() }
+    let ran = timed("demo", || Cmd::new(program).args(flags).env("LB_BIN", lb).limit(DEMO_LIMIT).run());
+    // A demo that failed has to clean up too; its own error says more, and comes first.
+    let left = if keep { Ok(()) } else { before.compare() };
+    ran.and(left)
 }
 
 pub fn main(args: &LabArgs) -> Result<()> {
