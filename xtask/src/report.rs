@@ -5,6 +5,7 @@ use std::time::Duration;
 use anyhow::{Result, bail};
 
 use crate::clock::Stopwatch;
+use crate::sys;
 use crate::tally::Tally;
 
 /// What the steps of a verb found so far.
@@ -21,7 +22,18 @@ struct Step {
 
 impl Report {
     /// Runs one step. An error is printed and counts as one failed check.
+    /// After Ctrl-C it only counts as failed.
     pub fn step(&mut self, name: &str, work: impl FnOnce() -> Result<Tally>) {
+        self.finally(name, || if sys::interrupted() { bail!("not run: interrupted") } else { work() });
+    }
+
+    /// Like [`Report::step`], for work that is one check.
+    pub fn check(&mut self, name: &str, work: impl FnOnce() -> Result<()>) {
+        self.step(name, || work().map(|()| Tally::PASSED));
+    }
+
+    /// Like [`Report::step`], but even after Ctrl-C.
+    pub fn finally(&mut self, name: &str, work: impl FnOnce() -> Result<Tally>) {
         println!("\n=== {name}");
         let watch = Stopwatch::start();
         let tally = work().unwrap_or_else(|error| {
@@ -31,11 +43,6 @@ impl Report {
         let time = watch.elapsed();
         println!("=== {name}: {tally} ({:.1} s)", time.as_secs_f64());
         self.steps.push(Step { name: name.to_owned(), tally, time });
-    }
-
-    /// Like [`Report::step`], for work that is one check.
-    pub fn check(&mut self, name: &str, work: impl FnOnce() -> Result<()>) {
-        self.step(name, || work().map(|()| Tally::PASSED));
     }
 
     /// Prints every step and, as the last line, the sum; fails if anything failed or nothing ran.

@@ -1,15 +1,27 @@
 //! The two things of libc that std does not offer. The only `unsafe` of xtask.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use libc::{SIGINT, c_int, pid_t};
+
+/// Set by the handler; a signal handler has nothing but globals.
+static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 
 /// Makes Ctrl-C reach the running child only: it cleans up its lab, xtask waits for it and then
 /// fails because the child did. A handler (and not SIG_IGN) because exec resets handlers to the
 /// default, but keeps an ignored signal ignored.
 pub fn leave_interrupts_to_children() {
-    extern "C" fn nothing(_: c_int) {}
-    let handler = nothing as extern "C" fn(c_int);
-    // SAFETY: the handler does nothing, so it is async-signal-safe.
+    extern "C" fn note(_: c_int) {
+        INTERRUPTED.store(true, Ordering::Relaxed);
+    }
+    let handler = note as extern "C" fn(c_int);
+    // SAFETY: an atomic store is all that the handler does, so it is async-signal-safe.
     unsafe { libc::signal(SIGINT, handler as libc::sighandler_t) };
+}
+
+/// Whether Ctrl-C was pressed: then nothing new is begun.
+pub fn interrupted() -> bool {
+    INTERRUPTED.load(Ordering::Relaxed)
 }
 
 /// Sends a signal; a process that is already gone is no error.

@@ -99,7 +99,7 @@ fn ensure_bpf_linker(llvm: u32) -> Result<()> {
 fn ensure_llvm(version: u32) -> Result<PathBuf> {
     let prefix = PathBuf::from(format!("/usr/lib/llvm-{version}"));
     // A user who has it elsewhere says so in LLVM_PREFIX.
-    if let Some(own) = env::var_os("LLVM_PREFIX") {
+    if let Some(own) = env::var_os("LLVM_PREFIX").filter(|own| !own.is_empty()) {
         return Ok(PathBuf::from(own));
     }
     if prefix.join("lib/libLLVM.so").exists() && prefix.join("bin/llvm-config").exists() {
