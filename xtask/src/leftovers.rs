@@ -122,11 +122,14 @@ pub fn things() -> BTreeSet<Leftover> {
     namespaces.chain(interfaces).chain(labs).chain(mounts).chain(pins).collect()
 }
 
-/// Names of labs begin with `lb`; one that goes on with the number of a living process is in use.
+/// Names of labs are `lb-...`, or `lb<pid>-...` and then in use while that process lives.
+/// Nothing shorter: a host may well have a bridge called lbr0.
 fn is_ours(name: &str) -> bool {
-    let Some(rest) = name.strip_prefix("lb") else { return false };
-    let process = rest.split('-').next().and_then(|pid| pid.parse::<u32>().ok());
-    process.is_none_or(|pid| !Path::new("/proc").join(pid.to_string()).exists())
+    let Some((owner, _)) = name.strip_prefix("lb").and_then(|rest| rest.split_once('-')) else {
+        return false;
+    };
+    let is_dead = |pid: u32| !Path::new("/proc").join(pid.to_string()).exists();
+    owner.is_empty() || owner.parse().is_ok_and(is_dead)
 }
 
 fn names(dir: &Path) -> impl Iterator<Item = String> + use<> {
@@ -153,10 +156,10 @@ mod tests {
         let living = format!("lb{}-1-client", std::process::id());
         assert!(!is_ours(&living));
         // Beyond PID_MAX_LIMIT (2^22): never a living process.
-        for name in ["lb99999999-1-client", "lb-lab-director", "lb-anything"] {
+        for name in ["lb99999999-1-client", "lb-lab-director"] {
             assert!(is_ours(name), "{name}");
         }
-        for name in ["lo", "eth0", "web1"] {
+        for name in ["lo", "eth0", "lbr0", "lbr0-up", "lb99999999"] {
             assert!(!is_ours(name), "{name}");
         }
     }
