@@ -1,0 +1,55 @@
+//! The Debian packages that lb's development uses, each with its reason.
+//!
+//! A package counts as there if what we use of it is there, wherever it came from: so the check
+//! holds on every distribution. LLVM is not in the table, its version follows rustc's: `rust.rs`.
+
+use crate::repo;
+use crate::setup::Group;
+
+/// A package that may be needed.
+pub struct Package {
+    /// Debian's and Ubuntu's name.
+    pub name: &'static str,
+    group: Group,
+    /// The command that we run of it.
+    command: &'static str,
+    pub why: &'static str,
+}
+
+/// Servers come as their `-core` or `-base` package where there is one: these start no service.
+const TABLE: &[Package] = &[
+    lab("iproute2", "ip", "namespaces, links, addresses and routes of the labs"),
+    lab(
+        "ethtool",
+        "ethtool",
+        "switches off veth's checksum and VLAN offloads, which native XDP does not carry over",
+    ),
+    lab("tcpdump", "tcpdump", "captures of what went over the wires of a failed lab"),
+    lab("mariadb-server-core", "mariadbd", "the real servers behind the director"),
+    lab("mariadb-client-core", "mysql", "the client of the demo's transcript"),
+    lab("dnsmasq-base", "dnsmasq", "a real DNS server for UDP services"),
+    lab("jq", "jq", "the demo reads `--output json` with it"),
+    vm(
+        "qemu-system-x86",
+        "qemu-system-x86_64",
+        "runs the oldest supported kernel, 6.1 (and IPVS, to compare with)",
+    ),
+    vm("busybox-static", "busybox", "the VM's user space, and depmod for its modules"),
+    vm("dpkg", "dpkg-deb", "unpacks Debian's kernel package"),
+    vm("tar", "tar", "unpacks Debian's kernel package"),
+    vm("libc-bin", "ldd", "names the libraries that a program takes along into the VM"),
+];
+
+/// What is missing of these groups.
+pub fn missing(groups: &[Group]) -> Vec<&'static Package> {
+    let wanted = TABLE.iter().filter(|package| groups.contains(&package.group));
+    wanted.filter(|package| repo::find_command(package.command).is_none()).collect()
+}
+
+const fn lab(name: &'static str, command: &'static str, why: &'static str) -> Package {
+    Package { name, group: Group::Lab, command, why }
+}
+
+const fn vm(name: &'static str, command: &'static str, why: &'static str) -> Package {
+    Package { name, group: Group::Vm, command, why }
+}

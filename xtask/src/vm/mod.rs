@@ -1,0 +1,170 @@
+//! `cargo xtask vm`: one program under the oldest kernel that lb supports, Debian's 6.1, in qemu.
+//!
+//! TCG, never KVM: guests hang where nested virtualisation is half there. The way of a run:
+//! `kernel` fetches the package once, `rootfs` makes an initramfs of busybox, modules and the
+//! program with its libraries, `qemu` boots it and reads its result.
+
+mod cpio;
+mod kernel;
+mod qemu;
+mod rootfs;
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use clap::{Args as ClapArgs, Subcommand};
+
+use crate::clock::Stopwatch;
+use crate::metadata;
+use crate::repo;
+use crate::setup::{self, Group};
+use crate::tally::Tally;
+
+/// The test target of lb-tests that loads the program and runs its packet tables.
+const PACKET_TESTS: &str = "packets";
+/// Boot takes 10 s, the tables some more; TCG on a busy machine is slow.
+const DEFAULT_LIMIT: u64 = 180;
+
+#[derive(ClapArgs)]
+pub struct Args {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Run the packet tests under kernel 6.1
+    Test,
+    /// Run any program of this machine, as root: `vm run -- /bin/sh -c 'ip link'`
+    Run(RunArgs),
+}
+
+#[derive(ClapArgs)]
+struct RunArgs {
+    /// A file to take along: HOST or HOST:GUEST, into /vm, where the program runs, if not said otherwise
+    #[arg(long = "file", value_name = "HOST[:GUEST]")]
+    files: Vec<String>,
+    /// A command to take along with its libraries, into /sbin
+    #[arg(long = "command", value_name = "NAME")]
+    commands: Vec<String>,
+    /// A variable of the program's environment
+    #[arg(long = "env", value_name = "KEY=VALUE")]
+    envs: Vec<String>,
+    /// A kernel module to load first (veth always is; others load on demand or by modprobe)
+    #[arg(long = "module", value_name = "NAME")]
+    modules: Vec<String>,
+    /// Kill it after so many seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = DEFAULT_LIMIT)]
+    timeout: u64,
+    /// One CPU whose every clock counts instructions: 1 instruction = 1 ns, repeatable within 1 %
+    #[arg(long)]
+    icount: bool,
+    /// The program and its arguments
+    #[arg(required = true, last = true)]
+    command: Vec<String>,
+}
+
+/// What one boot of the VM does.
+struct Job {
+    program: PathBuf,
+    args: Vec<String>,
+    /// On this machine, in the VM.
+    files: Vec<(PathBuf, PathBuf)>,
+    commands: Vec<String>,
+    envs: Vec<(String, String)>,
+    modules: Vec<String>,
+    limit: Duration,
+    icount: bool,
+}
+
+impl Job {
+    fn new(program: PathBuf, args: &[&str]) -> Self {
+        Self {
+            program,
+            args: args.iter().map(|&arg| arg.to_owned()).collect(),
+            files: Vec::new(),
+            commands: Vec::new(),
+            envs: Vec::new(),
+            modules: Vec::new(),
+            limit: Duration::from_secs(DEFAULT_LIMIT),
+            icount: false,
+        }
+    }
+
+    fn from_args(args: &RunArgs) -> Result<Self> {
+        let (program, rest) = args.command.split_first().context("no program is given")?;
+        let program = match program.contains('/') {
+            true => PathBuf::from(program),
+            false => repo::find_command(program)
+                .with_context(|| format!("there is no command {program} in PATH"))?,
+        };
+        let rest: Vec<_> = rest.iter().map(String::as_str).collect();
+        let mut job = Self::new(program, &rest);
+        for file in &args.files {
+            let (host, guest) =
+                file.split_once(':').map_or((file.as_str(), None), |(host, guest)| (host, Some(guest)));
+            let name = Path::new(host).file_name().with_context(|| format!("--file {file}: no file name"))?;
+            job.files.push((host.into(), guest.map_or_else(|| Path::new("/vm").join(name), PathBuf::from)));
+        }
+        for env in &args.envs {
+            let (key, value) =
+                env.split_once('=').with_context(|| format!("--env {env}: write KEY=VALUE"))?;
+            job.envs.push((key.to_owned(), value.to_owned()));
+        }
+        job.commands.clone_from(&args.commands);
+        job.modules.clone_from(&args.modules);
+        job.limit = Duration::from_secs(args.timeout);
+        job.icount = args.icount;
+        Ok(job)
+    }
+
+    /// Boots, runs, powers off. Every line goes to `each`; the program's exit status comes back.
+    fn run(&self, each: impl FnMut(&str)) -> Result<i32> {
+        let kernel = kernel::fetch()?;
+        let image = rootfs::build(&kernel, self)?;
+        let watch = Stopwatch::start();
+        let status = qemu::boot(&kernel, &image, self, each)?;
+        eprintln!("xtask: the VM ran for {watch}, {} MB initramfs", image.len() / 1_000_000);
+        Ok(status)
+    }
+}
+
+pub fn main(args: &Args) -> Result<()> {
+    setup::ensure(&[Group::Vm])?;
+    match &args.verb {
+        Verb::Test => {
+            setup::ensure(&[Group::Build])?;
+            let tally = packet_tests()?;
+            println!("{tally}");
+            ensure!(tally.failed == 0, "packet tests failed under kernel 6.1: see above");
+            Ok(())
+        }
+        Verb::Run(args) => match Job::from_args(args)?.run(|line| println!("{line}"))? {
+            0 => Ok(()),
+            status => bail!("the program ended with status {status} in the VM"),
+        },
+    }
+}
+
+/// Runs the packet tables under kernel 6.1. Skips, loudly, where there is no qemu or no Debian kernel to get.
+pub fn packet_tests() -> Result<Tally> {
+    for tool in ["qemu-system-x86_64", "busybox", "apt-get"] {
+        if repo::find_command(tool).is_none() {
+            println!("SKIPPED: NOTHING WAS TESTED UNDER KERNEL 6.1: {tool} is missing on this machine");
+            return Ok(Tally::NONE);
+        }
+    }
+    let program = metadata::build_test("lb-tests", PACKET_TESTS)?;
+    let mut tally = Tally::NONE;
+    // One thread: the tests share two slow CPUs, and their output stays readable.
+    let status = Job::new(program, &["--test-threads=1"]).run(|line| {
+        println!("{line}");
+        tally += Tally::of_line(line).unwrap_or_default();
+    })?;
+    if status != 0 && tally.failed == 0 {
+        println!("the test program ended with status {status} without a failed test: see above");
+        tally += Tally::FAILED;
+    }
+    Ok(tally)
+}

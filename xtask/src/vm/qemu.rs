@@ -1,0 +1,101 @@
+//! Booting the VM: serial console out, nothing in, one result line.
+
+use std::fs;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, bail};
+
+use crate::cmd::Cmd;
+use crate::repo;
+use crate::vm::Job;
+use crate::vm::kernel::Kernel;
+
+/// What init prints last.
+const RESULT: &str = "VM-RESULT: ";
+/// Boots with an initramfs of 60 MB and leaves room for the flow tables at their tested sizes.
+const MEMORY_MB: &str = "1024";
+/// `panic=-1` and `-no-reboot`: a panic ends qemu at once.
+const KERNEL_ARGS: &str = "console=ttyS0 panic=-1 quiet";
+
+/// Boots the kernel with this initramfs; the exit status that init reported.
+pub fn boot(kernel: &Kernel, initramfs: &[u8], job: &Job, mut each: impl FnMut(&str)) -> Result<i32> {
+    let image = Image::write(initramfs)?;
+    let mut result = None;
+    let ended = command(kernel, &image, job).lines(|line| {
+        result = result_of(line).or(result);
+        if result_of(line).is_none() {
+            each(line);
+        }
+    })?;
+    match result {
+        Some(status) => Ok(status),
+        None => bail!(
+            "the VM ended ({ended}) before its program did: no `{RESULT}` line came. The lines above say how far it \
+             got; a kernel panic stands there too"
+        ),
+    }
+}
+
+fn command(kernel: &Kernel, image: &Image, job: &Job) -> Cmd {
+    let cpu: &[&str] = match job.icount {
+        true => &["-accel", "tcg,thread=single", "-smp", "1", "-icount", "shift=0,sleep=off"],
+        false => &["-accel", "tcg,thread=multi", "-smp", "2"],
+    };
+    Cmd::new("qemu-system-x86_64")
+        .args(cpu)
+        .args([
+            "-cpu",
+            "max",
+            "-m",
+            MEMORY_MB,
+            "-nodefaults",
+            "-display",
+            "none",
+            "-serial",
+            "stdio",
+            "-no-reboot",
+        ])
+        .arg("-kernel")
+        .arg(&kernel.image)
+        .arg("-initrd")
+        .arg(&image.0)
+        .args(["-append", KERNEL_ARGS])
+        .limit(job.limit)
+}
+
+fn result_of(line: &str) -> Option<i32> {
+    line.trim().strip_prefix(RESULT)?.parse().ok()
+}
+
+/// The initramfs as a file, while it lives.
+struct Image(PathBuf);
+
+impl Image {
+    fn write(content: &[u8]) -> Result<Self> {
+        let dir = repo::target_dir().join("vm");
+        fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
+        let image = Self(dir.join(format!("initramfs-{}", std::process::id())));
+        fs::write(&image.0, content).with_context(|| format!("cannot write {}", image.0.display()))?;
+        Ok(image)
+    }
+}
+
+impl Drop for Image {
+    fn drop(&mut self) {
+        if let Err(error) = fs::remove_file(&self.0) {
+            eprintln!("xtask: cannot remove {}: {error}", self.0.display());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::result_of;
+
+    #[test]
+    fn only_the_result_line_is_a_result() {
+        assert_eq!(result_of("VM-RESULT: 101"), Some(101));
+        assert_eq!(result_of("VM-RESULT: "), None);
+        assert_eq!(result_of("echo VM-RESULT: 0"), None);
+    }
+}
