@@ -81,7 +81,7 @@ async fn start(options: Options, config: Config, state: &Path, layout: &Layout) 
         );
     }
 
-    let pins = Pins::open(layout.clone(), kernel_hz()?, config.model.flows, config.model.limits)?;
+    let pins = Pins::open(layout.clone(), kernel_hz(), config.model.flows, config.model.limits)?;
     let clock = {
         let mut object = Object::open(layout, &pins.meta, 0)?;
         Clock::calibrate(&mut object, &pins.maps, pins.meta.hz)?
