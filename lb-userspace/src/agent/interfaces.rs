@@ -41,6 +41,32 @@ impl Interfaces {
         Ok(Self { all, passing: Vec::new() })
     }
 
+    /// Finds them anew; whether one stands elsewhere now, because it was deleted and made again.
+    pub fn follow(&mut self, links: &[Link]) -> bool {
+        let mut moved = false;
+        for interface in &mut self.all {
+            match resolve_attach(links, &interface.spec.name) {
+                Ok(attachment) => {
+                    if attachment.ifindex != interface.attachment.ifindex {
+                        tracing::warn!(
+                            interface = interface.spec.name,
+                            "was deleted and made again: attaching anew"
+                        );
+                        interface.attached = None;
+                        moved = true;
+                    }
+                    interface.attachment = attachment;
+                }
+                Err(error) if interface.attached.is_some() => {
+                    tracing::error!("nothing comes in by {} any more: {error}", interface.spec.name);
+                    interface.attached = None;
+                }
+                Err(_) => {}
+            }
+        }
+        moved || self.all.iter().any(|interface| interface.attached.is_none() && is_there(links, interface))
+    }
+
     pub fn attachments(&self) -> impl Iterator<Item = &Attachment> {
         self.all.iter().map(|interface| &interface.attachment)
     }
@@ -72,6 +98,10 @@ impl Interfaces {
     }
 }
 
+fn is_there(links: &[Link], interface: &Interface) -> bool {
+    links.iter().any(|link| link.index == interface.attachment.ifindex)
+}
+
 /// The name of a loaded program, as `bpftool prog` shows it.
 fn program_name(id: u32) -> String {
     aya::programs::loaded_programs()
@@ -86,7 +116,10 @@ impl Agent {
     pub(super) async fn attach(&mut self) -> Result<()> {
         let links = self.pins.maps.snapshot()?.links;
         for index in 0..self.interfaces.all.len() {
-            let Interface { spec, attachment, .. } = &self.interfaces.all[index];
+            let Interface { spec, attachment, attached } = &self.interfaces.all[index];
+            if attached.is_some() {
+                continue;
+            }
             let shared = self.interfaces.all[..index]
                 .iter()
                 .find(|other| other.attachment.ifindex == attachment.ifindex)
@@ -138,6 +171,8 @@ impl Agent {
 
     /// Some drivers transmit redirected frames only on an interface that has a program of its own.
     pub(super) fn attach_redirect_targets(&mut self) {
+        let links = &self.network.links;
+        self.interfaces.passing.retain(|attached| links.iter().any(|link| link.index == attached.ifindex));
         for name in self.network.egress() {
             let ours = self.interfaces.attachments().any(|at| at.name == name)
                 || self.interfaces.passing.iter().any(|attached| attached.interface == name);

@@ -108,8 +108,12 @@ impl Agent {
             tracing::warn!("reading the network failed, keeping the last picture: {error:#}");
             return;
         }
+        let moved = self.interfaces.follow(&self.network.links);
         if let Err(error) = self.reconcile(&model) {
             tracing::error!("following a change of the network failed: {error:#}");
+        }
+        if moved && let Err(error) = self.attach().await {
+            tracing::error!("attaching anew failed: {error:#}");
         }
         self.attach_redirect_targets();
     }
