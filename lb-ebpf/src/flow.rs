@@ -113,9 +113,10 @@ impl Outcome {
         Self(dest as u64)
     }
 
+    /// A new connection counts when it is opened, not when a later packet of it gets an entry.
     #[inline(always)]
-    fn opened(dest: u32) -> Self {
-        Self(dest as u64 | Self::OPENED)
+    fn placed(dest: u32, opens: bool) -> Self {
+        Self(dest as u64 | if opens { Self::OPENED } else { 0 })
     }
 
     #[inline(always)]
@@ -339,7 +340,7 @@ fn open<B: Table>(key: &B::Key, segment: Segment, endpoint: Endpoint) -> Outcome
         count::ended(before);
     }
     count::opened(value);
-    Outcome::opened(dest)
+    Outcome::placed(dest, opens)
 }
 
 /// Gives a flow's finished entry in `bucket` to its new connection; what it held, or
@@ -397,7 +398,7 @@ fn without_entry(service: u32, hash: u64, record: &Service, now: Tick, opens: bo
             unsafe { (&raw mut (*rotation).hashed_until).write_volatile(until) };
         }
     }
-    Outcome::opened(dest)
+    Outcome::placed(dest, opens)
 }
 
 // Functions with numbers (and a pointer that they check) for arguments: the kernel verifies each

@@ -238,11 +238,33 @@ fn report(attached: &Attached, warnings: &mut Vec<String>) {
     }
 }
 
-/// Looks for offloads that hide tags or merge frames before XDP; switches them off where told to.
-pub fn check_offloads(interfaces: &Interfaces, host: &mut HostChanges) -> Result<Vec<String>> {
+/// MTU up to which a frame fits in a page with XDP's headroom and the kernel's trailer
+/// (`XDP_PACKET_HEADROOM` 256, `skb_shared_info` 320, an Ethernet header with two tags).
+const LINEAR_MTU: u32 = 4096 - 256 - 320 - 22;
+
+/// A jumbo frame reaches native XDP in pieces, which not every driver can do.
+fn check_mtu(interface: &Interface) -> Option<String> {
+    let Attachment { name, ifindex, device_mtu, .. } = &interface.attachment;
+    let features = xdp::features(*ifindex).ok().flatten()?;
+    let refused = *device_mtu > LINEAR_MTU && interface.spec.mode != AttachMode::Generic && !features.rx_sg();
+    refused.then(|| {
+        format!(
+            "{name}: MTU {device_mtu}, but its driver has no multi-buffer XDP and will refuse a native program: set the \
+             MTU to {LINEAR_MTU} or less, or `mode: generic`"
+        )
+    })
+}
+
+/// Looks for an MTU that the driver cannot do, and for offloads that hide tags or merge frames before
+/// XDP; switches those off where told to.
+pub fn check_devices(interfaces: &Interfaces, host: &mut HostChanges) -> Result<Vec<String>> {
     let mut warnings = Vec::new();
     for interface in &interfaces.all {
         let name = &interface.attachment.name;
+        if let Some(warning) = check_mtu(interface) {
+            tracing::warn!("{warning}");
+            warnings.push(warning);
+        }
         let features = match ethtool::features(name) {
             Ok(features) => features,
             Err(error) => {

@@ -88,7 +88,7 @@ async fn start(options: Options, config: Config, state: &Path, layout: &Layout) 
     };
     warnings.extend(differing_sizes(&config, &pins));
     let mut host = HostChanges::open(state)?;
-    warnings.extend(interfaces::check_offloads(&interfaces, &mut host)?);
+    warnings.extend(interfaces::check_devices(&interfaces, &mut host)?);
     let mut agent = Agent {
         options,
         config,

@@ -16,6 +16,7 @@ use crate::model::{FlowSizes, Limits};
 /// Words of the arena: room for 28 of the longest rotation tables beside 16 backends for each of
 /// 4,096 services.
 const ARENA_WORDS: u32 = 1 << 20;
+pub(super) const ARENA_BYTES: u64 = ARENA_WORDS as u64 * 8;
 
 /// Why the pins cannot be used.
 #[derive(Debug, thiserror::Error)]
