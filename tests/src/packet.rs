@@ -171,7 +171,7 @@ impl Packet {
     }
 
     /// The ICMP error that a router at `router` with MAC `from` answers an expired TTL with, as a frame: quotes the
-    /// IPv4 header and 8 bytes, or the IPv6 header and 16 bytes at most.
+    /// IPv4 header and 8 bytes, or the IPv6 header and 16 bytes (8 where there are fewer).
     pub fn time_exceeded(&self, from: Mac, router: IpAddr) -> Vec<u8> {
         let ip = self.ip();
         let (ethertype, answer) = match (router, self.source.ip()) {
@@ -190,7 +190,7 @@ impl Packet {
                 (0x0800, [&header.to_bytes()[..], &icmp.to_bytes()[..], quote].concat())
             }
             (IpAddr::V6(router), IpAddr::V6(client)) => {
-                let quote = &ip[..ip.len().min(56)];
+                let quote = &ip[..if ip.len() < 56 { 48 } else { 56 }];
                 let kind = Icmpv6Type::TimeExceeded(icmpv6::TimeExceededCode::HopLimitExceeded);
                 let icmp = Icmpv6Header::with_checksum(kind, router.octets(), client.octets(), quote)
                     .expect("short");
@@ -352,7 +352,10 @@ pub fn difference(expected: &[u8], actual: &[u8]) -> String {
         let part = |bytes: &[u8]| bytes.iter().skip(row * 16).take(16).copied().collect::<Vec<u8>>();
         let (wanted, got) = (part(expected), part(actual));
         if wanted == got {
-            let _ = writeln!(text, "    {:04x}  {}", row * 16, hex(&wanted, &got));
+            // Headers are worth seeing whole, payloads are not.
+            if row < 6 {
+                let _ = writeln!(text, "    {:04x}  {}", row * 16, hex(&wanted, &got));
+            }
         } else {
             let _ = writeln!(text, "  - {:04x}  {}", row * 16, hex(&wanted, &got));
             let _ = writeln!(text, "  + {:04x}  {}", row * 16, hex(&got, &wanted));

@@ -30,7 +30,7 @@ pub struct Director {
     pins: Pins,
     last_sweep: Sweep,
     // Last: the file system goes when nothing of ours is open any more.
-    _scope: Scope,
+    scope: Scope,
 }
 
 /// What became of one frame.
@@ -53,7 +53,7 @@ impl Director {
         let mut object = Object::open(&pins.layout, &pins.meta, 1)?;
         let clock = Clock::calibrate(&mut object, &pins.maps, pins.meta.hz)?;
         object.director()?;
-        let mut director = Self { object, clock, pins, last_sweep: Sweep::default(), _scope: scope };
+        let mut director = Self { object, clock, pins, last_sweep: Sweep::default(), scope };
         director.configure(want)?;
         Ok(director)
     }
@@ -72,6 +72,11 @@ impl Director {
 
     pub fn meta(&self) -> &Meta {
         &self.pins.meta
+    }
+
+    /// What owns the names of whatever else a test needs to make.
+    pub fn scope(&self) -> &Scope {
+        &self.scope
     }
 
     pub fn layout(&self) -> &Layout {

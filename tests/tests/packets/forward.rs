@@ -1,10 +1,10 @@
 //! A packet of a service leaves for its backend, exactly so; a packet of nobody's is left alone.
 
 use lb_common::{tcp::flag::*, verdict::Verdict::*};
-use lb_tests::packet::{ICMP, ICMPV6, SCTP};
+use lb_tests::packet::{ICMP, ICMPV6, Packet, SCTP};
 
 use crate::{
-    table::{case, check, passed, tx},
+    table::{case, check, dropped, passed, tx},
     world::*,
 };
 
@@ -13,20 +13,19 @@ fn a_packet_of_a_service_leaves_for_its_backend() {
     let mut director = director(&every_kind());
     for kind in KINDS {
         let (open, later) = (kind.open(), kind.later());
-        let opened = |p| case(format!("{} {p:?}", kind.name), &p, tx(&forwarded(&p, 1)));
+        let to_1 = |what: &str, p: Packet| case(format!("{} {what}", kind.name), &p, tx(&forwarded(&p, 1)));
         check(
             &mut director,
             [
-                opened(open.clone()),
-                opened(later.clone()),
-                opened(later.ttl(2)),
-                opened(later.ttl(255)),
-                opened(later.with(|p| p.payload.clear())),
-                opened(later.with(|p| p.payload = vec![0xa5; 1440])),
-                opened(later.with(|p| p.payload.truncate(7))),
-                // Ethernet pads a frame to 60 bytes.
-                opened(later.with(|p| (p.payload, p.trailer) = (vec![1], vec![0; 5]))),
-                opened(later.with(|p| p.trailer = (0..64).collect())),
+                to_1("opening", open),
+                to_1("in its middle", later.clone()),
+                to_1("least TTL", later.ttl(2)),
+                to_1("greatest TTL", later.ttl(255)),
+                to_1("no payload", later.with(|p| p.payload.clear())),
+                to_1("full frame", later.with(|p| p.payload = vec![0xa5; 1440])),
+                to_1("odd length", later.with(|p| p.payload.truncate(7))),
+                to_1("padded to 60 bytes", later.with(|p| (p.payload, p.trailer) = (vec![1], vec![0; 5]))),
+                to_1("a longer trailer", later.with(|p| p.trailer = (0..64).collect())),
             ],
         );
     }
@@ -115,8 +114,6 @@ fn what_is_for_no_service_is_left_alone() {
 #[test]
 fn an_ack_of_nobody_is_dropped_but_passed_where_there_is_no_service() {
     let mut director = director(&every_kind());
-    let no_flow = crate::table::dropped(DroppedNoFlow);
-    check(&mut director, [case("no flow", &TCP4.later(), no_flow)]);
     for flags in [ACK, SYN | ACK, RST, RST | ACK, FIN, FIN | ACK, 0, SYN | RST] {
         for kind in [TCP4, TCP6] {
             let packet = kind.open().flags(flags);
@@ -125,7 +122,7 @@ fn an_ack_of_nobody_is_dropped_but_passed_where_there_is_no_service() {
             check(
                 &mut director,
                 [
-                    case(&*name, &packet, crate::table::dropped(DroppedNoFlow)),
+                    case(&*name, &packet, dropped(DroppedNoFlow)),
                     case(name, &elsewhere, passed(PassedNoService)),
                 ],
             );

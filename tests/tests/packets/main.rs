@@ -6,5 +6,18 @@
 mod table;
 mod world;
 
+mod change;
+mod counters;
+mod expiry;
 mod forward;
+mod fragment;
+mod full;
 mod header;
+mod redirect;
+mod schedule;
+mod state;
+mod threshold;
+mod ttl;
+mod verifier;
+mod vlan;
+mod wildcard;

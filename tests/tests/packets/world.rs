@@ -1,7 +1,10 @@
 //! Who is who: a client (or the router before it), a director with two interfaces, nine backends, four kinds of
 //! service on one VIP of each family.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    ops::Range,
+};
 
 use lb::{
     clock::kernel_hz,
@@ -10,6 +13,7 @@ use lb::{
 };
 use lb_common::{
     tcp::flag::{ACK, SYN},
+    verdict::Verdict,
     vlan::Tags,
 };
 use lb_tests::{
@@ -157,4 +161,23 @@ pub fn neighbour(number: u8, link: &str, tags: Tags) -> HostRoute {
 /// A director with small tables.
 pub fn director(want: &Desired) -> Director {
     Director::new(SMALL, want).unwrap_or_else(|error| panic!("cannot set the director up: {error:#}"))
+}
+
+/// Sends a packet: the backend that it was forwarded to, or what else became of it.
+pub fn send(director: &mut Director, packet: &Packet) -> Result<u8, Verdict> {
+    let ran = director.run(&packet.bytes()).unwrap_or_else(|error| panic!("{packet:?}: {error:#}"));
+    match ran.verdict().unwrap_or_else(|error| panic!("{packet:?}: {error:#}")) {
+        Verdict::ForwardedTx | Verdict::ForwardedRedirect => {
+            let number = ran.frame[5];
+            assert_eq!(ran.frame[..6], backend_mac(number), "sent to nobody's MAC");
+            Ok(number)
+        }
+        verdict => Err(verdict),
+    }
+}
+
+/// Opens a connection from each of the client's ports: the backends in the order of their turn.
+pub fn open(director: &mut Director, kind: Kind, ports: Range<u16>) -> Vec<u8> {
+    let open = kind.open();
+    ports.map(|port| send(director, &open.from_port(port)).expect("forwarded")).collect()
 }
