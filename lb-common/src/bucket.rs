@@ -160,7 +160,9 @@ pub fn claim<B: Bucket>(bucket: &B, candidate: Candidate, key: &B::Key, value: V
     }
     let slot = candidate.rank as usize & (SLOTS - 1);
     let seen = Value(bucket.value(slot).load());
-    if readiness(seen, now) == 0 || !bucket.value(slot).cas(seen.0, Value::locked(now).0) {
+    // Less ready than when it was chosen: another CPU has placed a flow there meanwhile, and a slot
+    // that yields more readily may be left.
+    if readiness(seen, now) < candidate.rank >> 4 || !bucket.value(slot).cas(seen.0, Value::locked(now).0) {
         return Claim::Lost;
     }
     bucket.tag(slot).store(0);
