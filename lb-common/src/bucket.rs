@@ -9,8 +9,10 @@
 //! * a **claim** owns a free, expired, closing or half-open slot, writes key and tag, then the value.
 //!   What the compare-and-swap replaced is what has to be uncounted: exactly one party gets it;
 //! * an **expiry** owns an expired slot, clears the tag, then frees it;
-//! * a **reader** reads tag, value, tag again; a locked value or a changed tag is a miss, and the flow
-//!   is placed elsewhere;
+//! * a **reader** reads tag, value, key and tag again, and the value's destination again; a locked
+//!   value, or a tag or destination that changed, is a miss, and the flow is placed elsewhere. (The
+//!   tag alone may have been back already: when the slot went to another flow and returned, or when
+//!   two wide keys have one fingerprint.);
 //! * everybody else changes a value by compare-and-swap from what they read, so a lock is never
 //!   overwritten and an evicted flow's destination never reaches its successor.
 //!
@@ -74,7 +76,11 @@ pub fn find<B: Bucket>(bucket: &B, key: &B::Key) -> Hit {
     while slot < SLOTS {
         if bucket.tag(slot).load() == tag {
             let value = Value(bucket.value(slot).load());
-            if value.is_flow() && bucket.holds(slot, key) && bucket.tag(slot).load() == tag {
+            if value.is_flow()
+                && bucket.holds(slot, key)
+                && bucket.tag(slot).load() == tag
+                && Value(bucket.value(slot).load()).dest() == value.dest()
+            {
                 return Hit { slot, value };
             }
         }
