@@ -49,7 +49,7 @@ impl Director {
         let scope = Scope::unique()?;
         let layout = Layout::new(scope.bpffs(), "test");
         let limits = Limits { services: 64, destinations: 256 };
-        let pins = Pins::open(layout, kernel_hz()?, sizes, limits)?;
+        let pins = Pins::open(layout, kernel_hz(), sizes, limits)?;
         let mut object = Object::open(&pins.layout, &pins.meta, 1)?;
         let clock = Clock::calibrate(&mut object, &pins.maps, pins.meta.hz)?;
         object.director()?;

@@ -143,7 +143,7 @@ pub fn lab() -> Desired {
     Desired {
         services: Vec::new(),
         timeouts: Timeouts::default(),
-        hz: kernel_hz().expect("the kernel's clock tick"),
+        hz: kernel_hz(),
         links: vec![link(ETH0, ETH0_MAC), link(ETH1, ETH1_MAC)],
         hosts: addresses.map(|(address, number)| (address, neighbour(number, ETH0, Tags::NONE))).collect(),
     }
@@ -155,7 +155,7 @@ pub fn every_kind() -> Desired {
 }
 
 pub fn neighbour(number: u8, link: &str, tags: Tags) -> HostRoute {
-    HostRoute::Neighbour { mac: backend_mac(number), link: link.to_owned(), tags, mtu: 1500 }
+    HostRoute::Neighbour { mac: backend_mac(number), answers: true, link: link.to_owned(), tags, mtu: 1500 }
 }
 
 /// A director with small tables.
