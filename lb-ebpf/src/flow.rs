@@ -35,30 +35,48 @@ pub struct Flow {
     pub opened: bool,
 }
 
-/// Finds the packet's flow under its endpoints, the exact one first, or opens one.
+/// Finds the packet's flow under its endpoints, the exact one first, or opens one in that order. What
+/// is known goes first, so that a service that is added to a port leaves the wildcard's flows alone.
 #[inline(always)]
 pub fn find_or_open(packet: &Packet, endpoints: &Endpoints) -> Result<Flow, Verdict> {
     let segment = Segment::new(packet.protocol, packet.flags);
-    let mut open = false;
+    let (mut takes_new, mut opener) = (false, None);
     if let Some(endpoint) = endpoints.exact {
-        open = endpoint.has(flag::OPEN);
-        let outcome = if packet.is_ipv6 || endpoint.has(flag::WILDCARD) {
+        takes_new = endpoint.has(flag::OPEN);
+        let outcome = if is_wide(packet, endpoint) {
             wide(packet, segment, endpoint)
         } else {
             narrow(packet, segment, endpoint)
+        };
+        if outcome.0 == Outcome::TO_OPEN.0 {
+            opener = Some(endpoint);
+        } else if let Some(end) = outcome.end(endpoint) {
+            return end;
+        }
+    }
+    if let Some(endpoint) = endpoints.wildcard {
+        takes_new = takes_new || endpoint.has(flag::OPEN);
+        let outcome = wide(packet, segment, endpoint);
+        if outcome.0 != Outcome::TO_OPEN.0 {
+            if let Some(end) = outcome.end(endpoint) {
+                return end;
+            }
+        } else if opener.is_none() {
+            opener = Some(endpoint);
+        }
+    }
+    if let Some(endpoint) = opener {
+        let outcome = if is_wide(packet, endpoint) {
+            Outcome(flow_open_wide(&wide_key(packet, endpoint), segment.0, endpoint.0))
+        } else {
+            Outcome(flow_open_narrow(narrow_key(packet, endpoint).0, segment.0, endpoint.0))
         };
         if let Some(end) = outcome.end(endpoint) {
             return end;
         }
     }
-    if let Some(endpoint) = endpoints.wildcard {
-        open = open || endpoint.has(flag::OPEN);
-        if let Some(end) = wide(packet, segment, endpoint).end(endpoint) {
-            return end;
-        }
-    }
     // A deleted service without flows is no service.
-    Err(if open { Verdict::DroppedNoFlow } else { Verdict::PassedNoService })
+    Err(if takes_new { Verdict::DroppedNoFlow } else { Verdict::PassedNoService })
 }
 
 /// What the state machine needs of a packet: protocol, and TCP flags.
@@ -196,23 +214,29 @@ impl Table for WideBucket<KernelWord> {
 /// IPv4 and an exact port: the hot path.
 #[inline(always)]
 fn narrow(packet: &Packet, segment: Segment, endpoint: Endpoint) -> Outcome {
-    let key = NarrowKey::new(packet.source[0] as u32, packet.source_port, endpoint.id());
-    let outcome = in_table::<NarrowBucket<KernelWord>>(&key, segment, endpoint);
-    if outcome.0 != Outcome::TO_OPEN.0 {
-        return outcome;
-    }
-    Outcome(flow_open_narrow(key.0, segment.0, endpoint.0))
+    in_table::<NarrowBucket<KernelWord>>(&narrow_key(packet, endpoint), segment, endpoint)
 }
 
 /// IPv6, and any port of an address.
 #[inline(always)]
 fn wide(packet: &Packet, segment: Segment, endpoint: Endpoint) -> Outcome {
-    let key = WideKey::new(secret(), packet.source, packet.source_port, packet.dest_port, endpoint.id());
-    let outcome = Outcome(flow_in_wide(&key, segment.0, endpoint.0));
-    if outcome.0 != Outcome::TO_OPEN.0 {
-        return outcome;
-    }
-    Outcome(flow_open_wide(&key, segment.0, endpoint.0))
+    Outcome(flow_in_wide(&wide_key(packet, endpoint), segment.0, endpoint.0))
+}
+
+/// Which table has the endpoint's flows. A packet to port 0 has the wildcard for its exact endpoint.
+#[inline(always)]
+fn is_wide(packet: &Packet, endpoint: Endpoint) -> bool {
+    packet.is_ipv6 || endpoint.has(flag::WILDCARD)
+}
+
+#[inline(always)]
+fn narrow_key(packet: &Packet, endpoint: Endpoint) -> NarrowKey {
+    NarrowKey::new(packet.source[0] as u32, packet.source_port, endpoint.id())
+}
+
+#[inline(always)]
+fn wide_key(packet: &Packet, endpoint: Endpoint) -> WideKey {
+    WideKey::new(secret(), packet.source, packet.source_port, packet.dest_port, endpoint.id())
 }
 
 #[inline(always)]
