@@ -71,7 +71,7 @@ fn timeouts_are_configurable() {
 fn the_shortest_timeout_is_long_enough_for_a_flow_that_is_busy() {
     let timeouts = Timeouts { tcp: 1, tcp_fin: 1, tcp_syn: 1, tcp_close: 1, udp: 1 };
     let mut director = director(&Desired { timeouts, ..every_kind() });
-    KINDS.map(|kind| send(&mut director, &kind.open()).expect("forwarded"));
+    assert_eq!(KINDS.map(|kind| send(&mut director, &kind.open())), [Ok(1); 4]);
     let end = director.tick_in(3);
     while !end.is_past(director.clock.now()) {
         assert_eq!(KINDS.map(|kind| send(&mut director, &kind.later())), [Ok(1); 4]);
