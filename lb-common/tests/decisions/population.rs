@@ -4,8 +4,11 @@ use std::net::Ipv4Addr;
 
 use lb_common::flow::{NarrowKey, Secret, WideKey};
 
-/// Names and makers of the `n`th client's key.
-pub const NARROW: &[(&str, fn(u64) -> NarrowKey)] = &[
+/// A name, and what makes the `n`th client's key.
+type Narrow = (&'static str, fn(u64) -> NarrowKey);
+type Wide = (&'static str, fn(Secret, u64) -> WideKey);
+
+pub const NARROW: &[Narrow] = &[
     ("one client, all its ports", |n| narrow(0x0a00_0001 + (n >> 16) as u32, n as u16, 1)),
     ("a /8 in order, one port", |n| narrow(0x0a00_0000 + n as u32, 40000, 1)),
     ("addresses 256 apart, one port", |n| narrow((n as u32) << 8, 40000, 1)),
@@ -23,7 +26,7 @@ fn narrow(address: u32, port: u16, endpoint: u16) -> NarrowKey {
     NarrowKey::new(u32::from_ne_bytes(Ipv4Addr::from(address).octets()), port.to_be(), endpoint)
 }
 
-pub const WIDE: &[(&str, fn(Secret, u64) -> WideKey)] = &[
+pub const WIDE: &[Wide] = &[
     ("IPv6 hosts of one /64, one port", |secret, n| wide(secret, 0x2001_0db8 << 32, n, 40000)),
     ("one IPv6 host of each /64, one port", |secret, n| wide(secret, (0x2001_0db8 << 32) + n, 1, 40000)),
     ("IPv6 hosts, all their ports", |secret, n| wide(secret, 0x2001_0db8 << 32, n >> 16, n as u16)),
