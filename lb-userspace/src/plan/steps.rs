@@ -1,7 +1,7 @@
 //! The planner: differences between what is wanted and what the kernel holds, as ordered operations.
 //!
-//! Order: what new things refer to comes first (links, hosts, destinations, generations), then the
-//! endpoints that lead to them, then what is taken away. So every prefix of a plan leaves the kernel
+//! Order: what new things refer to comes first (links, hosts, services, destinations, generations), then
+//! the endpoints that lead to them, then what is taken away. So every prefix of a plan leaves the kernel
 //! in a state that serves, and an agent that dies in between is corrected by the next one's plan.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -45,8 +45,9 @@ pub fn plan(want: &Desired, now: &Snapshot) -> Result<Vec<Op>, PlanError> {
     let links = planner.links()?;
     let services = planner.service_ids()?;
     let hosts = planner.hosts(&links)?;
+    planner.records(&services);
     let dests = planner.dests(&services, &hosts)?;
-    planner.services(&services, &dests)?;
+    planner.generations(&services, &dests)?;
     planner.endpoints(&services)?;
     planner.filter();
     let Planner { mut ops, late, .. } = planner;
@@ -108,6 +109,19 @@ impl Planner<'_> {
             given.insert(service.name.clone(), id);
         }
         Ok(given)
+    }
+
+    /// The services' own records, but for their generations.
+    fn records(&mut self, services: &BTreeMap<ServiceName, u16>) {
+        for service in &self.want.services {
+            let id = services[&service.name];
+            let before = self.now.services.get(&id);
+            let generation = before.map_or(0, |record| record.generation);
+            let record = service_record(service, &self.want.timeouts, self.want.hz, generation);
+            if before != Some(&record) {
+                self.ops.push(Op::SetService { id, service: record, fresh: before.is_none() });
+            }
+        }
     }
 
     /// Host indices by address.
@@ -172,8 +186,8 @@ impl Planner<'_> {
         Ok(given)
     }
 
-    /// Records and generations.
-    fn services(
+    /// What the services' members are chosen from. Of deleted services it is taken away.
+    fn generations(
         &mut self,
         services: &BTreeMap<ServiceName, u16>,
         dests: &BTreeMap<DestKey, u32>,
@@ -185,18 +199,15 @@ impl Planner<'_> {
         let mut arena = Arena::new(self.now.limits.arena, published);
         for service in &self.want.services {
             let id = services[&service.name];
-            let before = self.now.services.get(&id);
-            let generation = before.map_or(0, |record| record.generation);
-            let record = service_record(service, &self.want.timeouts, self.want.hz, generation);
-            if before != Some(&record) {
-                self.ops.push(Op::SetService { id, service: record, fresh: before.is_none() });
-            }
+            let generation = self.now.services.get(&id).map_or(0, |record| record.generation);
             self.generation(service, id, Published(generation), dests, &mut arena)?;
         }
-        for (id, record) in &self.now.services {
-            if !services.values().any(|wanted| wanted == id) && Published(record.generation).length() != 0 {
-                let number = Published(record.generation).number().wrapping_add(1);
-                self.late.push(Op::Publish { service: *id, published: Published::new(0, 0, number) });
+        let alive: BTreeSet<u16> = services.values().copied().collect();
+        for (id, record) in self.now.services.iter().filter(|(id, _)| !alive.contains(id)) {
+            let published = Published(record.generation);
+            if published.length() != 0 {
+                let published = Published::new(0, 0, published.number().wrapping_add(1));
+                self.late.push(Op::Publish { service: *id, published });
             }
         }
         Ok(())
