@@ -8,15 +8,25 @@
 //!   with one store of the value: a flow, or [`Value::FREE`];
 //! * a **claim** owns a free, expired, closing or half-open slot, writes key and tag, then the value.
 //!   What the compare-and-swap replaced is what has to be uncounted: exactly one party gets it;
+//! * a **reuse** ([`retake`]) owns the slot of a finished flow whose client comes back, makes sure that
+//!   the key is still the client's, then writes the value;
 //! * an **expiry** owns an expired slot, clears the tag, then frees it;
-//! * a **reader** reads tag, value, tag again; a locked value or a changed tag is a miss, and the flow
-//!   is placed elsewhere;
+//! * a **reader** reads tag, value, key and tag again, and the value's destination again; a locked
+//!   value, or a tag or destination that changed, is a miss, and the flow is placed elsewhere. (The
+//!   tag alone may have been back already: when the slot went to another flow and returned, or when
+//!   two wide keys have one fingerprint.);
 //! * everybody else changes a value by compare-and-swap from what they read, so a lock is never
 //!   overwritten and an evicted flow's destination never reaches its successor.
 //!
 //! This relies on x86's order of loads and stores (BPF v3 has no load-acquire); the agent refuses to
-//! start elsewhere. Left over: one flow in both of its buckets, if two CPUs place it in the same
-//! instant; the first in lookup order wins and the other expires.
+//! start elsewhere. `tests/slots` tries every interleaving of these parties under that order. Left over:
+//!
+//! * one flow in two slots, of one bucket or of both, if two CPUs place it in the same instant; the
+//!   first in lookup order wins and the other expires;
+//! * a word says nothing of its key, so a compare-and-swap also succeeds if the slot went to another
+//!   flow with the same word meanwhile: the same destination, state and tick. A packet then moves that
+//!   flow's state and expiry instead of its own, or a flush removes that flow; where it leads does not
+//!   change, and the counts add up.
 
 use crate::{tcp::State, tick::Tick, value::Value};
 
@@ -74,7 +84,11 @@ pub fn find<B: Bucket>(bucket: &B, key: &B::Key) -> Hit {
     while slot < SLOTS {
         if bucket.tag(slot).load() == tag {
             let value = Value(bucket.value(slot).load());
-            if value.is_flow() && bucket.holds(slot, key) && bucket.tag(slot).load() == tag {
+            if value.is_flow()
+                && bucket.holds(slot, key)
+                && bucket.tag(slot).load() == tag
+                && Value(bucket.value(slot).load()).dest() == value.dest()
+            {
                 return Hit { slot, value };
             }
         }
@@ -160,14 +174,30 @@ pub fn claim<B: Bucket>(bucket: &B, candidate: Candidate, key: &B::Key, value: V
     }
     let slot = candidate.rank as usize & (SLOTS - 1);
     let seen = Value(bucket.value(slot).load());
-    if readiness(seen, now) == 0 || !bucket.value(slot).cas(seen.0, Value::locked(now).0) {
+    // Less ready than when it was chosen: another CPU has placed a flow there meanwhile, and a slot
+    // that yields more readily may be left.
+    if readiness(seen, now) < candidate.rank >> 4 || !bucket.value(slot).cas(seen.0, Value::locked(now).0) {
         return Claim::Lost;
     }
-    bucket.tag(slot).store(0);
     bucket.write_key(slot, key);
     bucket.tag(slot).store(B::tag_of(key));
     bucket.value(slot).store(value.0);
     Claim::Stored(seen)
+}
+
+/// Gives the slot of a finished flow, found under `key`, to that key's new connection; whether it did.
+/// What has to be uncounted then is the hit's value.
+///
+/// Not by a mere compare-and-swap: the slot may have gone to another flow whose word is the same
+/// (destination, state and tick), and would then lead that flow to the new destination.
+#[inline(always)]
+pub fn retake<B: Bucket>(bucket: &B, hit: Hit, key: &B::Key, value: Value, now: Tick) -> bool {
+    if !bucket.value(hit.slot).cas(hit.value.0, Value::locked(now).0) {
+        return false;
+    }
+    let ours = bucket.tag(hit.slot).load() == B::tag_of(key) && bucket.holds(hit.slot, key);
+    bucket.value(hit.slot).store(if ours { value.0 } else { hit.value.0 });
+    ours
 }
 
 /// Frees the slot if its flow has expired; the value to uncount.

@@ -106,6 +106,11 @@ impl Neighbours {
         self.entries.values().map(|entry| entry.next).min()
     }
 
+    /// Whether somebody's first answer may still be on its way.
+    pub fn is_pending(&self) -> bool {
+        self.entries.values().any(|entry| entry.known.is_none() && !entry.failing)
+    }
+
     pub fn known(&self, address: IpAddr) -> Option<Known> {
         self.entries.get(&address)?.known
     }

@@ -49,6 +49,7 @@ impl Agent {
             return Err(Failure::conflict(format!("backend {backend} is behind gateway {gateway}"))
                 .hint("Direct Routing needs a backend in a segment that the director has an interface in"));
         }
+        self.network.check_placement(&model).map_err(|error| Failure::conflict(format!("{error:#}")))?;
         let snapshot = self.pins.maps.snapshot().map_err(internal)?;
         plan(&self.desired(&model), &snapshot).map_err(|error| Failure::conflict(error.to_string()))?;
         self.journal.store(&overlay).map_err(|error| internal(error.into()))?;

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use lb_common::vlan::Tags;
 
 use super::interfaces::Interfaces;
@@ -14,7 +14,9 @@ use crate::{
     clock::monotonic,
     model::Model,
     neigh::{Neighbours, News},
-    net::{Address, Attachment, Link, Neighbour, NeighbourState, Netlink, resolve_attach},
+    net::{
+        Address, Attachment, Error, Event, Events, Link, Neighbour, NeighbourState, Netlink, resolve_attach,
+    },
     plan::{HostRoute, LinkSpec},
 };
 
@@ -129,6 +131,30 @@ impl Network {
         }
     }
 
+    /// Asks who is not known yet, and waits until each has answered or failed, or `limit` is over: a
+    /// director that starts before it knows its backends would drop the first connections.
+    pub async fn await_answers(&mut self, model: &Model, events: &mut Events, limit: Duration) -> Result<()> {
+        self.ask(monotonic()).await;
+        let answers = async {
+            while self.neighbours.is_pending() {
+                match events.next().await? {
+                    Event::Neighbour(neighbour) => {
+                        self.heard(&neighbour);
+                    }
+                    Event::Resync => break,
+                    _ => {}
+                }
+            }
+            Ok::<_, Error>(())
+        };
+        // Out of time: the missing ones are shown as unresolved and asked again.
+        if let Ok(answered) = tokio::time::timeout(limit, answers).await {
+            answered?;
+        }
+        // The other events of this while are lost: look anew.
+        self.read(model).await
+    }
+
     pub fn deadline(&self) -> Option<Duration> {
         self.neighbours.deadline()
     }
@@ -179,6 +205,14 @@ impl Network {
             Some(Reach::Gateway(gateway)) => Some((address, *gateway)),
             _ => None,
         })
+    }
+
+    /// Refuses a `vips.add_to` that is not there.
+    pub fn check_placement(&self, model: &Model) -> Result<()> {
+        if let Some(interface) = &model.vips.add_to {
+            resolve_attach(&self.links, interface).context("vips.add_to")?;
+        }
+        Ok(())
     }
 
     /// Devices that packets leave by.

@@ -4,6 +4,7 @@
 use std::{
     fs::{self, File},
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use anyhow::{Context, Result, bail};
@@ -19,6 +20,10 @@ use crate::{
     net::{Events, Netlink},
     overlay::{Journal, JournalError, Overlay},
 };
+
+/// How long a start waits for its backends' MACs: two questions, the kernel's interval of a second
+/// between them (`retrans_time_ms`).
+const FIRST_ANSWERS: Duration = Duration::from_millis(1500);
 
 pub async fn run(options: Options) -> Result<()> {
     let config = read_config(&options)?;
@@ -41,9 +46,9 @@ async fn run_on(
     layout: &Layout,
     listener: UnixListener,
 ) -> Result<()> {
-    let events = Events::subscribe()?;
+    let mut events = Events::subscribe()?;
     let fresh = !layout.meta().exists();
-    match start(options, config, state, layout).await {
+    match start(options, config, state, layout, &mut events).await {
         Ok(agent) => {
             let (handle, requests) = AgentHandle::channel();
             serve::run(agent, listener, handle, requests, events).await
@@ -58,7 +63,13 @@ async fn run_on(
 }
 
 /// Reads, checks, adopts or makes, applies, attaches.
-async fn start(options: Options, config: Config, state: &Path, layout: &Layout) -> Result<Agent> {
+async fn start(
+    options: Options,
+    config: Config,
+    state: &Path,
+    layout: &Layout,
+    events: &mut Events,
+) -> Result<Agent> {
     let (journal, overlay, mut warnings) = open_journal(state)?;
     let (overlay, dropped) = overlay.reload(&config.model, true);
     warnings.extend(
@@ -68,6 +79,7 @@ async fn start(options: Options, config: Config, state: &Path, layout: &Layout) 
 
     let mut network = Network::connect().await?;
     let interfaces = Interfaces::resolve(&config.model, &network.links)?;
+    network.check_placement(&config.model)?;
     let is_ours = |name: &str| layout.link(name).exists();
     if !options.replace {
         interfaces.check_occupied(&network.links, is_ours)?;
@@ -104,11 +116,12 @@ async fn start(options: Options, config: Config, state: &Path, layout: &Layout) 
         started: monotonic(),
         warnings,
     };
-    agent.place_vips().await?;
     let model = agent.model.clone();
+    agent.network.await_answers(&model, events, FIRST_ANSWERS).await?;
     agent.reconcile(&model)?;
     agent.attach().await?;
-    agent.ask_neighbours().await;
+    // Last: with a VIP but without the program, the host itself would refuse its connections.
+    agent.place_vips().await?;
     if agent.pins.adopted == Adopted::Tables {
         tracing::info!("adopted the tables of an earlier agent, with their connections and counters");
     }

@@ -119,7 +119,10 @@ fn load<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut Xdp, LoadE
         LoadError::Program(name, Box::new(ProgramError::InvalidName { name: name.to_owned() }))
     })?;
     let program: &mut Xdp = program.try_into().map_err(failed)?;
-    program.load().map_err(failed)?;
+    // Loaded by the first who asks; the rest get the same one.
+    if program.fd().is_err() {
+        program.load().map_err(failed)?;
+    }
     Ok(program)
 }
 

@@ -263,9 +263,12 @@ impl Planner<'_> {
             .iter()
             .map(|backend| {
                 let key = (id, address_bytes(backend.key.address), backend.key.port);
-                // One without a MAC gets no new connections.
-                let reachable =
-                    !matches!(self.want.hosts.get(&backend.key.address), None | Some(HostRoute::Unresolved));
+                // One without a MAC, or that does not answer any more, gets no new connections.
+                let reachable = match self.want.hosts.get(&backend.key.address) {
+                    Some(HostRoute::Local) => true,
+                    Some(HostRoute::Neighbour { answers, .. }) => *answers,
+                    None | Some(HostRoute::Unresolved) => false,
+                };
                 Member::new(dests[&key], if reachable { backend.effective_weight() } else { 0 })
             })
             .collect();

@@ -1,0 +1,86 @@
+//! Port-0 services: every port of an address.
+
+use lb_common::{tcp::flag::*, verdict::Verdict::*};
+
+use crate::{
+    table::{case, check, dropped, passed, tx},
+    world::*,
+};
+
+#[test]
+fn a_wildcard_service_takes_every_port_but_those_that_have_their_own() {
+    let mut want = lab();
+    for kind in KINDS {
+        want.services.extend([kind.service(0, &[1]), kind.service(80, &[2])]);
+    }
+    let mut director = director(&want);
+    for kind in KINDS {
+        let cases = [1, 79, 81, 3306, 65535].map(|port| {
+            let packet = kind.open().to_port(port);
+            case(format!("{} {port}", kind.name), &packet, tx(&forwarded(&packet, 1)))
+        });
+        check(&mut director, cases);
+        let (exact, zero) = (kind.open().to_port(80), kind.open().to_port(0));
+        check(
+            &mut director,
+            [
+                case(format!("{} exact", kind.name), &exact, tx(&forwarded(&exact, 2))),
+                case(format!("{} port 0", kind.name), &zero, tx(&forwarded(&zero, 1))),
+                case(
+                    format!("{} not the VIP", kind.name),
+                    &exact.with(|p| p.dest.set_ip(kind.backend(9))),
+                    passed(PassedNoService),
+                ),
+            ],
+        );
+    }
+    check(
+        &mut director,
+        [TCP4, TCP6].map(|kind| case("no flow", &kind.later().to_port(5), dropped(DroppedNoFlow))),
+    );
+}
+
+#[test]
+fn ports_of_a_wildcard_service_are_flows_of_their_own() {
+    let mut want = lab();
+    want.services = KINDS.map(|kind| kind.service(0, &[1, 2])).to_vec();
+    let mut director = director(&want);
+    for kind in KINDS {
+        let ports = |packet: lb_tests::packet::Packet| (1..=6u16).map(move |port| packet.to_port(port));
+        let opened: Vec<_> = ports(kind.open()).map(|p| send(&mut director, &p)).collect();
+        assert_eq!(opened, [1, 2, 1, 2, 1, 2].map(Ok), "{}", kind.name);
+        let later: Vec<_> = ports(kind.later()).map(|p| send(&mut director, &p)).collect();
+        assert_eq!(later, opened, "{}", kind.name);
+    }
+}
+
+#[test]
+fn a_flow_of_the_wildcard_service_survives_a_service_of_its_own_port() {
+    let mut want = lab();
+    want.services = vec![TCP4.service(0, &[1]), TCP6.service(0, &[1])];
+    let mut director = director(&want);
+    for kind in [TCP4, TCP6] {
+        assert_eq!(send(&mut director, &kind.open()), Ok(1));
+        assert_eq!(send(&mut director, &kind.later()), Ok(1));
+        want.services.push(kind.service(PORT, &[2]));
+    }
+    director.configure(&want).expect("configured");
+    for kind in [TCP4, TCP6] {
+        assert_eq!(send(&mut director, &kind.later()), Ok(1), "established");
+        let new = kind.open().from_port(50000);
+        assert_eq!(send(&mut director, &new), Ok(2), "new: exact before wildcard");
+        assert_eq!(send(&mut director, &new.flags(ACK)), Ok(2));
+        assert_eq!(send(&mut director, &kind.later()), Ok(1), "established still");
+        assert_eq!(send(&mut director, &kind.later().from_port(50001)), Err(DroppedNoFlow));
+    }
+    // The exact services go again: their flows stay, their ports are the wildcard's.
+    want.services.truncate(2);
+    director.configure(&want).expect("configured");
+    for kind in [TCP4, TCP6] {
+        let new = kind.open().from_port(50000);
+        assert_eq!(send(&mut director, &new.flags(ACK)), Ok(2), "a flow of the deleted service");
+        assert_eq!(send(&mut director, &kind.later()), Ok(1));
+        assert_eq!(send(&mut director, &kind.open().from_port(50002)), Ok(1), "new: the wildcard");
+        assert_eq!(send(&mut director, &kind.later().from_port(50001)), Err(DroppedNoFlow));
+    }
+}
