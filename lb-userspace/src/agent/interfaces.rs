@@ -1,5 +1,7 @@
 //! The interfaces that the program is attached to.
 
+use std::collections::BTreeSet;
+
 use anyhow::{Context, Result, bail};
 
 use super::{Agent, host::HostChanges};
@@ -18,6 +20,8 @@ pub struct Interface {
     pub attachment: Attachment,
     /// Once it has the program. Two VLAN devices of one parent share it.
     pub attached: Option<Attached>,
+    /// It was there and is not now.
+    missing: bool,
 }
 
 /// All of them, and what was attached to interfaces that only transmit.
@@ -25,6 +29,8 @@ pub struct Interface {
 pub struct Interfaces {
     pub all: Vec<Interface>,
     passing: Vec<Attached>,
+    /// Interfaces (by index) that took no pass program: said once.
+    refused: BTreeSet<u32>,
 }
 
 impl Interfaces {
@@ -35,36 +41,36 @@ impl Interfaces {
             .iter()
             .map(|spec| {
                 let attachment = resolve_attach(links, &spec.name)?;
-                Ok(Interface { spec: spec.clone(), attachment, attached: None })
+                Ok(Interface { spec: spec.clone(), attachment, attached: None, missing: false })
             })
             .collect::<Result<_>>()?;
-        Ok(Self { all, passing: Vec::new() })
+        Ok(Self { all, ..Self::default() })
     }
 
-    /// Finds them anew; whether one stands elsewhere now, because it was deleted and made again.
+    /// Finds them anew; whether there is one to attach to, because it was deleted and made again.
     pub fn follow(&mut self, links: &[Link]) -> bool {
-        let mut moved = false;
+        let mut to_attach = false;
         for interface in &mut self.all {
-            match resolve_attach(links, &interface.spec.name) {
+            let name = &interface.spec.name;
+            match resolve_attach(links, name) {
                 Ok(attachment) => {
                     if attachment.ifindex != interface.attachment.ifindex {
-                        tracing::warn!(
-                            interface = interface.spec.name,
-                            "was deleted and made again: attaching anew"
-                        );
+                        tracing::warn!(interface = name, "was deleted and made again: attaching anew");
                         interface.attached = None;
-                        moved = true;
                     }
+                    to_attach |= interface.attached.is_none();
                     interface.attachment = attachment;
+                    interface.missing = false;
                 }
-                Err(error) if interface.attached.is_some() => {
-                    tracing::error!("nothing comes in by {} any more: {error}", interface.spec.name);
-                    interface.attached = None;
+                Err(error) => {
+                    if !interface.missing {
+                        tracing::error!("nothing comes in by {name} any more: {error}");
+                    }
+                    interface.missing = true;
                 }
-                Err(_) => {}
             }
         }
-        moved || self.all.iter().any(|interface| interface.attached.is_none() && is_there(links, interface))
+        to_attach
     }
 
     pub fn attachments(&self) -> impl Iterator<Item = &Attachment> {
@@ -98,10 +104,6 @@ impl Interfaces {
     }
 }
 
-fn is_there(links: &[Link], interface: &Interface) -> bool {
-    links.iter().any(|link| link.index == interface.attachment.ifindex)
-}
-
 /// The name of a loaded program, as `bpftool prog` shows it.
 fn program_name(id: u32) -> String {
     aya::programs::loaded_programs()
@@ -116,8 +118,8 @@ impl Agent {
     pub(super) async fn attach(&mut self) -> Result<()> {
         let links = self.pins.maps.snapshot()?.links;
         for index in 0..self.interfaces.all.len() {
-            let Interface { spec, attachment, attached } = &self.interfaces.all[index];
-            if attached.is_some() {
+            let Interface { spec, attachment, attached, missing } = &self.interfaces.all[index];
+            if attached.is_some() || *missing {
                 continue;
             }
             let shared = self.interfaces.all[..index]
@@ -150,6 +152,17 @@ impl Agent {
             self.interfaces.all[index].attached = Some(attached);
         }
         self.attach_redirect_targets();
+        self.leave_others()
+    }
+
+    /// Takes the program off interfaces that an earlier configuration had and this one has not.
+    fn leave_others(&self) -> Result<()> {
+        let passing = self.interfaces.passing.iter().map(|attached| attached.interface.clone());
+        let mut keep: BTreeSet<String> = self.interfaces.attachments().map(|at| at.name.clone()).collect();
+        keep.extend(passing);
+        for name in self.pins.layout.detach_others(&keep)? {
+            tracing::info!(interface = name, "detached: it is not in the configuration any more");
+        }
         Ok(())
     }
 
@@ -177,7 +190,8 @@ impl Agent {
             let ours = self.interfaces.attachments().any(|at| at.name == name)
                 || self.interfaces.passing.iter().any(|attached| attached.interface == name);
             let Some(link) = self.network.links.iter().find(|link| link.name == name) else { continue };
-            if ours || !link.xdp.is_empty() && !self.pins.layout.link(&name).exists() {
+            let refused = self.interfaces.refused.contains(&link.index);
+            if ours || refused || !link.xdp.is_empty() && !self.pins.layout.link(&name).exists() {
                 continue;
             }
             let transmits =
@@ -200,10 +214,13 @@ impl Agent {
                     );
                     self.interfaces.passing.push(attached);
                 }
-                Err(error) => tracing::warn!(
-                    interface = name,
-                    "packets redirected there may not leave: its driver wants an XDP program and takes none: {error:#}"
-                ),
+                Err(error) => {
+                    self.interfaces.refused.insert(link.index);
+                    tracing::warn!(
+                        interface = name,
+                        "packets redirected there may not leave: its driver wants an XDP program and takes none: {error:#}"
+                    );
+                }
             }
         }
     }

@@ -159,9 +159,9 @@ impl Network {
         self.neighbours.deadline()
     }
 
-    /// Whether an address change concerns us: not our VIPs coming and going.
-    pub fn has_address(&self, address: IpAddr) -> bool {
-        self.addresses.iter().any(|known| known.address == address)
+    /// Whether an address is known just so.
+    pub fn has_address(&self, address: &Address) -> bool {
+        self.addresses.contains(address)
     }
 
     /// Host routes by backend address.
@@ -199,9 +199,11 @@ impl Network {
         }
     }
 
-    /// The first backend of `model` that Direct Routing cannot reach at all.
-    pub fn behind_gateway(&self, model: &Model) -> Option<(IpAddr, IpAddr)> {
-        backends(model).into_iter().find_map(|address| match self.reach.get(&address) {
+    /// The first backend that `model` has and `old` has not that Direct Routing cannot reach at all.
+    pub fn behind_gateway(&self, model: &Model, old: &Model) -> Option<(IpAddr, IpAddr)> {
+        let old = backends(old);
+        let new = backends(model).into_iter().filter(|address| !old.contains(address));
+        new.into_iter().find_map(|address| match self.reach.get(&address) {
             Some(Reach::Gateway(gateway)) => Some((address, *gateway)),
             _ => None,
         })

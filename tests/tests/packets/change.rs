@@ -128,6 +128,17 @@ fn flows_of_a_deleted_service_go_on_and_new_ones_pass_to_the_stack() {
 }
 
 #[test]
+fn a_removed_backend_stays_so_when_its_service_is_deleted() {
+    let (mut want, mut director) = busy();
+    want.services = KINDS.map(|kind| kind.service(PORT, &[1])).to_vec();
+    for services in [want.services.clone(), Vec::new(), want.services.clone()] {
+        want.services = services;
+        director.configure(&want).expect("configured");
+        established(&mut director, [Ok(1), Err(DroppedBackendRemoved)]);
+    }
+}
+
+#[test]
 fn nothing_is_left_of_a_deleted_service_when_its_flows_have_ended() {
     let (mut want, mut director) = busy();
     want.services.clear();

@@ -68,6 +68,17 @@ fn timeouts_are_configurable() {
 }
 
 #[test]
+fn the_shortest_timeout_is_long_enough_for_a_flow_that_is_busy() {
+    let timeouts = Timeouts { tcp: 1, tcp_fin: 1, tcp_syn: 1, tcp_close: 1, udp: 1 };
+    let mut director = director(&Desired { timeouts, ..every_kind() });
+    assert_eq!(KINDS.map(|kind| send(&mut director, &kind.open())), [Ok(1); 4]);
+    let end = director.tick_in(3);
+    while !end.is_past(director.clock.now()) {
+        assert_eq!(KINDS.map(|kind| send(&mut director, &kind.later())), [Ok(1); 4]);
+    }
+}
+
+#[test]
 fn an_expired_flow_is_none_even_before_anybody_frees_it() {
     let timeouts = Timeouts { tcp: 1, tcp_syn: 1, udp: 1, ..Timeouts::default() };
     let want =

@@ -2,7 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use lb::{model::FlowSizes, plan::Desired};
+use lb::{
+    model::{FlowSizes, Timeouts},
+    plan::Desired,
+};
 use lb_common::tcp::flag::*;
 use lb_tests::xdp::Director;
 
@@ -96,6 +99,24 @@ fn those_placed_by_hash_stay_when_there_is_room_again() {
             }
         }
         assert!(director.flows().len() >= 20, "they have entries now");
+    }
+}
+
+#[test]
+fn those_placed_by_hash_go_on_as_long_as_they_send() {
+    let timeouts = Timeouts { tcp_syn: 1, udp: 1, ..Timeouts::default() };
+    for kind in [TCP4, TCP6] {
+        let want = Desired { timeouts, services: vec![kind.service(PORT, &[1, 2, 3])], ..lab() };
+        let mut director = Director::new(TINY, &want).expect("a director");
+        let backends = crowd(&mut director, kind);
+        let stored: Vec<u16> = director.flows().iter().map(|flow| flow.client_port).collect();
+        let (port, backend) =
+            backends.iter().find(|(port, _)| !stored.contains(port)).expect("one without an entry");
+        // Three times as long as packets are placed by hash after the last that had to be.
+        let end = director.tick_in(3);
+        while !end.is_past(director.clock.now()) {
+            assert_eq!(send(&mut director, &kind.later().from_port(*port)), Ok(*backend), "{}", kind.name);
+        }
     }
 }
 

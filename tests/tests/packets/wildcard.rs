@@ -1,6 +1,8 @@
 //! Port-0 services: every port of an address.
 
-use lb_common::{tcp::flag::*, verdict::Verdict::*};
+use lb::model::FlowSizes;
+use lb_common::verdict::Verdict::*;
+use lb_tests::xdp::Director;
 
 use crate::{
     table::{case, check, dropped, passed, tx},
@@ -46,7 +48,7 @@ fn ports_of_a_wildcard_service_are_flows_of_their_own() {
     want.services = KINDS.map(|kind| kind.service(0, &[1, 2])).to_vec();
     let mut director = director(&want);
     for kind in KINDS {
-        let ports = |packet: lb_tests::packet::Packet| (1..=6u16).map(move |port| packet.to_port(port));
+        let ports = |packet: lb_tests::packet::Packet| (0..6u16).map(move |port| packet.to_port(port));
         let opened: Vec<_> = ports(kind.open()).map(|p| send(&mut director, &p)).collect();
         assert_eq!(opened, [1, 2, 1, 2, 1, 2].map(Ok), "{}", kind.name);
         let later: Vec<_> = ports(kind.later()).map(|p| send(&mut director, &p)).collect();
@@ -57,30 +59,54 @@ fn ports_of_a_wildcard_service_are_flows_of_their_own() {
 #[test]
 fn a_flow_of_the_wildcard_service_survives_a_service_of_its_own_port() {
     let mut want = lab();
-    want.services = vec![TCP4.service(0, &[1]), TCP6.service(0, &[1])];
+    want.services = KINDS.map(|kind| kind.service(0, &[1])).to_vec();
     let mut director = director(&want);
-    for kind in [TCP4, TCP6] {
+    for kind in KINDS {
         assert_eq!(send(&mut director, &kind.open()), Ok(1));
         assert_eq!(send(&mut director, &kind.later()), Ok(1));
         want.services.push(kind.service(PORT, &[2]));
     }
     director.configure(&want).expect("configured");
-    for kind in [TCP4, TCP6] {
-        assert_eq!(send(&mut director, &kind.later()), Ok(1), "established");
-        let new = kind.open().from_port(50000);
-        assert_eq!(send(&mut director, &new), Ok(2), "new: exact before wildcard");
-        assert_eq!(send(&mut director, &new.flags(ACK)), Ok(2));
+    for kind in KINDS {
+        assert_eq!(send(&mut director, &kind.later()), Ok(1), "{}: established", kind.name);
+        assert_eq!(send(&mut director, &kind.open().from_port(50000)), Ok(2), "new: exact before wildcard");
+        assert_eq!(send(&mut director, &kind.later().from_port(50000)), Ok(2));
         assert_eq!(send(&mut director, &kind.later()), Ok(1), "established still");
+    }
+    for kind in [TCP4, TCP6] {
         assert_eq!(send(&mut director, &kind.later().from_port(50001)), Err(DroppedNoFlow));
     }
     // The exact services go again: their flows stay, their ports are the wildcard's.
-    want.services.truncate(2);
+    want.services.truncate(4);
     director.configure(&want).expect("configured");
-    for kind in [TCP4, TCP6] {
-        let new = kind.open().from_port(50000);
-        assert_eq!(send(&mut director, &new.flags(ACK)), Ok(2), "a flow of the deleted service");
+    for kind in KINDS {
+        let deleted = kind.later().from_port(50000);
+        assert_eq!(send(&mut director, &deleted), Ok(2), "{}: a flow of the deleted service", kind.name);
         assert_eq!(send(&mut director, &kind.later()), Ok(1));
         assert_eq!(send(&mut director, &kind.open().from_port(50002)), Ok(1), "new: the wildcard");
+    }
+    for kind in [TCP4, TCP6] {
         assert_eq!(send(&mut director, &kind.later().from_port(50001)), Err(DroppedNoFlow));
+    }
+}
+
+#[test]
+fn a_flow_of_the_wildcard_service_survives_an_overflow_of_its_port() {
+    for kind in [TCP4, TCP6] {
+        let mut want = lab();
+        want.services = vec![kind.service(0, &[9])];
+        let mut director = Director::new(FlowSizes { ipv4: 16, wide: 16 }, &want).expect("a director");
+        for packet in [kind.open(), kind.later()] {
+            assert_eq!(send(&mut director, &packet), Ok(9));
+        }
+        // So many connections to a service of its own that packets without an entry are placed by hash.
+        want.services.push(kind.service(PORT, &[1, 2]));
+        director.configure(&want).expect("configured");
+        for port in 1000..1200 {
+            let backend = send(&mut director, &kind.open().from_port(port)).expect("forwarded");
+            assert_eq!(send(&mut director, &kind.later().from_port(port)), Ok(backend));
+        }
+        assert!(send(&mut director, &kind.later().from_port(999)).is_ok(), "by hash");
+        assert_eq!(send(&mut director, &kind.later()), Ok(9), "{}: established", kind.name);
     }
 }
