@@ -3,13 +3,14 @@
 use std::{
     fs, io,
     os::unix::net::UnixDatagram,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::Command,
     sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use anyhow::{Context, Result, ensure};
+use aya::programs::links::{FdLink, PinnedLink};
 use lb::api::types::{BackendView, ServiceView, Stats};
 use nix::sys::signal::Signal;
 use serde::de::DeserializeOwned;
@@ -34,21 +35,32 @@ pub struct Agent {
     /// Holds config.yaml, lb.sock, lb.log, state/.
     dir: PathBuf,
     lifetime: Lifetime,
-    proc: Mutex<Option<Proc>>,
+    running: Mutex<Option<Running>>,
+}
+
+/// The agent's process, and the socket on which it tells systemd, as it thinks, how it is.
+struct Running {
+    proc: Proc,
+    notify: UnixDatagram,
 }
 
 impl Agent {
     /// Writes the configuration and the directories; starts nothing yet.
     pub fn prepare(scope: &Scope, director: &Node, config: &Config) -> Result<Self> {
+        Self::prepare_on(scope, director, config, scope.bpffs())
+    }
+
+    /// The same with another mount point for the BPF file system; nothing need be mounted there.
+    pub fn prepare_on(scope: &Scope, director: &Node, config: &Config, bpffs: PathBuf) -> Result<Self> {
         let dir = scope.dir().join(&config.instance);
         fs::create_dir_all(dir.join("state"))?;
         let agent = Self {
             netns: Netns::open(director.netns.name())?,
             instance: config.instance.clone(),
-            bpffs: scope.bpffs(),
+            bpffs,
             dir,
             lifetime: scope.lifetime(),
-            proc: Mutex::new(None),
+            running: Mutex::new(None),
         };
         agent.write_config(&config.to_yaml(&agent.socket()))?;
         Ok(agent)
@@ -64,20 +76,24 @@ impl Agent {
         let notify = self.dir.join("notify.sock");
         // Left by an earlier start, or not there.
         let _ = fs::remove_file(&notify);
-        let ready = UnixDatagram::bind(&notify)?;
-        ready.set_nonblocking(true)?;
+        let socket = UnixDatagram::bind(&notify)?;
+        socket.set_nonblocking(true)?;
         let mut command = self.run_command(extra)?;
         command.env("NOTIFY_SOCKET", &notify);
-        let mut child = Proc::spawn("lb run", command, &self.log_path(), self.lifetime)?;
-        eventually(START_LIMIT, "READY=1 of lb run", || {
-            if said_ready(&ready)? {
-                return Ok(Seen::Yes(()));
-            }
-            child.check_alive()?;
-            Ok(Seen::NotYet(format!("its log ends:\n{}", tail(&child.log(), 20))))
-        })?;
-        *self.running() = Some(child);
+        let proc = Proc::spawn("lb run", command, &self.log_path(), self.lifetime)?;
+        let mut running = Running { proc, notify: socket };
+        running.said("READY=1")?;
+        *self.running() = Some(running);
         Ok(())
+    }
+
+    /// SIGHUP, and waits until the agent says that it is done with it.
+    pub fn hang_up(&self) -> Result<()> {
+        let mut running = self.running();
+        let running = running.as_mut().context("the agent is not running")?;
+        running.proc.signal(Signal::SIGHUP)?;
+        running.said("RELOADING=1")?;
+        running.said("READY=1")
     }
 
     /// Runs an `lb run` that is expected to end by itself soon, refusing its configuration or its surroundings.
@@ -97,6 +113,30 @@ impl Agent {
     pub fn lb(&self, args: &[&str]) -> Result<Finished> {
         let mut command = self.netns.command(lb_binary()?)?;
         command.arg("--socket").arg(self.socket()).args(args);
+        proc::run(command)
+    }
+
+    /// `lb --socket SOCKET ARGS`, which must fail with this exit code; what it said on stderr.
+    pub fn lb_fails(&self, code: i32, args: &[&str]) -> Result<String> {
+        let Finished { command, status, stdout, stderr } = self.lb(args)?;
+        ensure!(status.code() == Some(code), "`{command}` ended with {status}, not {code}\n{stdout}{stderr}");
+        ensure!(stdout.is_empty(), "an answer although it failed: {stdout}");
+        Ok(stderr)
+    }
+
+    /// The same as another user of the host, in this group only (numbers).
+    pub fn lb_as(&self, user: u32, group: u32, args: &[&str]) -> Result<Finished> {
+        let mut command = self.netns.command("setpriv")?;
+        command.args([format!("--reuid={user}"), format!("--regid={group}")]).arg("--clear-groups");
+        command.arg(lb_binary()?).arg("--socket").arg(self.socket()).args(args);
+        proc::run(command)
+    }
+
+    /// `lb run` as a user who is not root.
+    pub fn run_as(&self, user: u32) -> Result<Finished> {
+        let mut command = self.netns.command("setpriv")?;
+        command.args([format!("--reuid={user}"), format!("--regid={user}")]).arg("--clear-groups");
+        command.arg(lb_binary()?).args(["run", "--config"]).arg(self.config_path());
         proc::run(command)
     }
 
@@ -138,6 +178,28 @@ impl Agent {
         self.dir.join("lb.sock")
     }
 
+    /// The instance's state directory.
+    pub fn state(&self) -> PathBuf {
+        self.dir.join("state").join(&self.instance)
+    }
+
+    /// Where the BPF file system is, or will be, mounted.
+    pub fn bpffs(&self) -> &Path {
+        &self.bpffs
+    }
+
+    /// Everything that `lb run` has logged, in all its lives.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.log_path()).unwrap_or_default()
+    }
+
+    /// Ids of the link that holds the program on an interface, and of the program.
+    pub fn link(&self, interface: &str) -> Result<(u32, u32)> {
+        let pin = self.pins().join(format!("link_{}", interface.replace('.', "@")));
+        let link = FdLink::from(PinnedLink::from_pin(&pin)?).info()?;
+        Ok((link.id(), link.program_id()))
+    }
+
     /// Where the instance's links and maps are pinned.
     pub fn pins(&self) -> PathBuf {
         self.bpffs.join("lb").join(&self.instance)
@@ -145,28 +207,28 @@ impl Agent {
 
     /// `kill -9`: a crash.
     pub fn kill9(&self) -> Result<()> {
-        let mut child = self.running().take().context("the agent is not running")?;
-        child.kill9()
+        let mut running = self.running().take().context("the agent is not running")?;
+        running.proc.kill9()
     }
 
     /// SIGTERM, and waits for the end, which must be a success.
     pub fn terminate(&self) -> Result<()> {
-        let mut child = self.running().take().context("the agent is not running")?;
-        child.signal(Signal::SIGTERM)?;
-        let status = child.wait(PATIENCE)?;
+        let mut running = self.running().take().context("the agent is not running")?;
+        running.proc.signal(Signal::SIGTERM)?;
+        let status = running.proc.wait(PATIENCE)?;
         ensure!(status.success(), "lb run ended with {status} on SIGTERM");
         Ok(())
     }
 
     /// `lb detach`, with or without a running agent; a running one must end by itself, and no pin may be left.
     pub fn detach(&self) -> Result<()> {
-        let child = self.running().take();
-        if child.is_none() && !self.pins().exists() {
+        let running = self.running().take();
+        if running.is_none() && !self.pins().exists() {
             return Ok(());
         }
         proc::run(self.detach_command()?)?.ok()?;
-        if let Some(mut child) = child {
-            child.wait(PATIENCE).context("lb run must end after `lb detach`")?;
+        if let Some(mut running) = running {
+            running.proc.wait(PATIENCE).context("lb run must end after `lb detach`")?;
         }
         ensure!(!self.pins().exists(), "`lb detach` left pins in {}", self.pins().display());
         Ok(())
@@ -181,8 +243,7 @@ impl Agent {
 
     /// For a failure report: the log's end and what `lb` says.
     pub fn describe(&self, into: &mut String) {
-        let log = fs::read_to_string(self.log_path()).unwrap_or_default();
-        into.push_str(&format!("--- agent {}, end of its log\n{}\n", self.instance, tail(&log, 80)));
+        into.push_str(&format!("--- agent {}, end of its log\n{}\n", self.instance, tail(&self.log(), 80)));
         for args in [&["service", "list"][..], &["backend", "list"], &["stats"], &["conn", "list"]] {
             let text = match self.lb(args) {
                 Ok(Finished { stdout, stderr, .. }) => tail(&stdout, 60) + &stderr,
@@ -196,8 +257,22 @@ impl Agent {
         self.dir.join("lb.log")
     }
 
-    fn running(&self) -> MutexGuard<'_, Option<Proc>> {
-        self.proc.lock().unwrap_or_else(PoisonError::into_inner)
+    fn running(&self) -> MutexGuard<'_, Option<Running>> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Running {
+    /// Waits for a line that sd_notify(3) sends.
+    fn said(&mut self, line: &str) -> Result<()> {
+        let Self { proc, notify } = self;
+        eventually(START_LIMIT, &format!("{line} of lb run"), || {
+            if received(notify, line)? {
+                return Ok(Seen::Yes(()));
+            }
+            proc.check_alive()?;
+            Ok(Seen::NotYet(format!("its log ends:\n{}", tail(&proc.log(), 20))))
+        })
     }
 }
 
@@ -239,10 +314,11 @@ pub fn build_dir() -> Result<PathBuf> {
     Ok(dir.context("this executable is in no directory")?.to_owned())
 }
 
-fn said_ready(socket: &UnixDatagram) -> Result<bool> {
+/// Whether the next message, if there is one, has this line.
+fn received(socket: &UnixDatagram, line: &str) -> Result<bool> {
     let mut message = [0; 4096];
     match socket.recv(&mut message) {
-        Ok(length) => Ok(String::from_utf8_lossy(&message[..length]).lines().any(|line| line == "READY=1")),
+        Ok(length) => Ok(String::from_utf8_lossy(&message[..length]).lines().any(|said| said == line)),
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
         Err(error) => Err(error.into()),
     }

@@ -8,8 +8,10 @@ pub struct Config {
     pub instance: String,
     /// Device and mode (`auto`, `native`, `generic`).
     pub interfaces: Vec<(String, String)>,
-    /// Who gets the VIPs.
-    pub add_to: String,
+    /// Who gets the VIPs, if not somebody else sees to that.
+    pub add_to: Option<String>,
+    /// Seconds a connection is kept after the client's FIN; 0 for the default.
+    pub tcp_fin: u32,
     pub services: Vec<Service>,
 }
 
@@ -30,20 +32,24 @@ impl Config {
         Self {
             instance: instance.to_owned(),
             interfaces: vec![("eth0".to_owned(), "native".to_owned())],
-            add_to: "eth0".to_owned(),
+            add_to: Some("eth0".to_owned()),
+            tcp_fin: 0,
             services,
         }
     }
 
     /// The file's text.
     pub fn to_yaml(&self, socket: &Path) -> String {
-        let Self { instance, interfaces, add_to, services } = self;
+        let Self { instance, interfaces, add_to, tcp_fin, services } = self;
         let interfaces: Vec<_> =
             interfaces.iter().map(|(n, m)| format!("{{name: {n}, mode: {m}}}")).collect();
+        let vips = add_to.as_ref().map_or_else(String::new, |name| format!("vips: {{add_to: {name}}}\n"));
+        let timeouts =
+            if *tcp_fin == 0 { String::new() } else { format!("timeouts: {{tcp_fin: {tcp_fin}}}\n") };
         let mut text = format!(
             "instance: {instance}\n\
              interfaces: [{}]\n\
-             vips: {{add_to: {add_to}}}\n\
+             {vips}{timeouts}\
              flows: {{ipv4: 64k, wide: 16k}}\n\
              control: {{socket: {}}}\n\
              services:\n",

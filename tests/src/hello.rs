@@ -3,12 +3,12 @@
 //! On connect the server sends `NAME\n`; then it sends every byte back.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashMap},
     io::{ErrorKind, Read, Write},
-    net::{Ipv6Addr, SocketAddr, TcpListener, TcpStream},
+    net::{Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream},
     os::fd::AsFd,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     thread::{self, JoinHandle},
@@ -23,7 +23,7 @@ use crate::{netns::Netns, topo::Node};
 /// How long one answer may take before the client calls it a failure: TCP may have to retransmit several times.
 pub const ANSWER_LIMIT: Duration = Duration::from_secs(10);
 
-/// How often the server's threads look whether they should end.
+/// How often the accepting thread looks whether it should end.
 const POLL: Duration = Duration::from_millis(20);
 
 /// A server in a backend's namespace; ends when dropped.
@@ -37,6 +37,8 @@ struct Shared {
     stop: AtomicBool,
     /// Clients accepted, in order.
     accepted: Mutex<Vec<SocketAddr>>,
+    /// The open ones, which the end of the server ends.
+    open: Mutex<HashMap<SocketAddr, Arc<TcpStream>>>,
 }
 
 impl Hello {
@@ -45,9 +47,12 @@ impl Hello {
         let any = SocketAddr::from((Ipv6Addr::UNSPECIFIED, port));
         let listener = node.netns.enter(|| TcpListener::bind(any))??;
         listener.set_nonblocking(true)?;
-        let shared =
-            Shared { name: node.role.clone(), stop: AtomicBool::new(false), accepted: Mutex::default() };
-        let shared = Arc::new(shared);
+        let shared = Arc::new(Shared {
+            name: node.role.clone(),
+            stop: AtomicBool::new(false),
+            accepted: Mutex::default(),
+            open: Mutex::default(),
+        });
         let server = Arc::clone(&shared);
         Ok(Self { shared, acceptor: Some(thread::spawn(move || server.accept(&listener))) })
     }
@@ -65,6 +70,10 @@ impl Drop for Hello {
             // A panic of the thread has been printed; the client has seen the failure.
             let _ = acceptor.join();
         }
+        for stream in self.shared.open().values() {
+            // Gone already: as good.
+            let _ = stream.shutdown(Shutdown::Both);
+        }
     }
 }
 
@@ -74,8 +83,17 @@ impl Shared {
             match listener.accept() {
                 Ok((stream, peer)) => {
                     self.accepted().push(peer);
+                    let stream = Arc::new(stream);
+                    self.open().insert(peer, Arc::clone(&stream));
                     let server = Arc::clone(self);
-                    thread::spawn(move || server.serve(stream));
+                    thread::spawn(move || {
+                        server.serve(&stream);
+                        let mut open = server.open();
+                        // The client's port may have come back meanwhile.
+                        if open.get(&peer).is_some_and(|there| Arc::ptr_eq(there, &stream)) {
+                            open.remove(&peer);
+                        }
+                    });
                 }
                 Err(_) => wait_readable(listener),
             }
@@ -83,19 +101,14 @@ impl Shared {
     }
 
     /// Ends with the connection: an error here is the client's to notice.
-    fn serve(&self, mut stream: TcpStream) {
-        let greeting = format!("{}\n", self.name);
-        let began = stream.set_read_timeout(Some(POLL));
-        if began.and_then(|()| stream.write_all(greeting.as_bytes())).is_err() {
+    fn serve(&self, mut stream: &TcpStream) {
+        if stream.write_all(format!("{}\n", self.name).as_bytes()).is_err() {
             return;
         }
         let mut buffer = vec![0; 64 << 10];
-        while !self.stopping() {
-            match stream.read(&mut buffer) {
-                Ok(0) => return,
-                Ok(length) if stream.write_all(&buffer[..length]).is_ok() => {}
-                Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {}
-                _ => return,
+        while let Ok(length @ 1..) = stream.read(&mut buffer) {
+            if stream.write_all(&buffer[..length]).is_err() {
+                return;
             }
         }
     }
@@ -104,8 +117,12 @@ impl Shared {
         self.stop.load(Ordering::Relaxed)
     }
 
-    fn accepted(&self) -> std::sync::MutexGuard<'_, Vec<SocketAddr>> {
+    fn accepted(&self) -> MutexGuard<'_, Vec<SocketAddr>> {
         self.accepted.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn open(&self) -> MutexGuard<'_, HashMap<SocketAddr, Arc<TcpStream>>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -149,6 +166,28 @@ impl Session {
     pub fn set_limit(&self, limit: Duration) -> Result<()> {
         self.stream.set_read_timeout(Some(limit))?;
         Ok(self.stream.set_write_timeout(Some(limit))?)
+    }
+
+    /// The client's side.
+    pub fn client(&self) -> Result<SocketAddr> {
+        Ok(self.stream.local_addr()?)
+    }
+
+    /// Sends without waiting for an answer.
+    pub fn send(&mut self, data: &[u8]) -> Result<()> {
+        Ok(self.stream.write_all(data)?)
+    }
+
+    /// Whether something has come back that was not read yet.
+    pub fn has_answer(&self) -> Result<bool> {
+        self.stream.set_nonblocking(true)?;
+        let peeked = self.stream.peek(&mut [0]);
+        self.stream.set_nonblocking(false)?;
+        match peeked {
+            Ok(_) => Ok(true),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(false),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Sends `data`, and checks that the same bytes come back. At most what fits the socket buffers, 64 KiB.

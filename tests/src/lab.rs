@@ -72,9 +72,19 @@ impl Lab {
 
     /// Writes the configuration only.
     pub fn prepare_agent(&self, config: &Config) -> Result<Arc<Agent>> {
-        let agent = Arc::new(Agent::prepare(&self.scope, &self.net.director, config)?);
+        Ok(self.keep(Agent::prepare(&self.scope, &self.net.director, config)?))
+    }
+
+    /// The same with a mount point of its own for the BPF file system, below the lab's directory.
+    pub fn prepare_agent_on(&self, config: &Config, bpffs: &str) -> Result<Arc<Agent>> {
+        let bpffs = self.scope.dir().join(bpffs);
+        Ok(self.keep(Agent::prepare_on(&self.scope, &self.net.director, config, bpffs)?))
+    }
+
+    fn keep(&self, agent: Agent) -> Arc<Agent> {
+        let agent = Arc::new(agent);
         self.agents().push(Arc::clone(&agent));
-        Ok(agent)
+        agent
     }
 
     /// `lb realserver start VIP...` on every backend.

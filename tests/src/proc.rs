@@ -15,7 +15,10 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use nix::{
-    sys::signal::{Signal, kill, killpg},
+    sys::{
+        resource::{Resource, getrlimit, setrlimit},
+        signal::{Signal, kill, killpg},
+    },
     unistd::Pid,
 };
 
@@ -155,6 +158,13 @@ impl Finished {
             None => bail!("`{}` was killed ({})\n{}", self.command, self.status, self.stderr),
         }
     }
+}
+
+/// Lets this process have as many files and sockets as it may: a thousand connections of both sides need more than
+/// the 1,024 that most shells begin with.
+pub fn raise_file_limit() -> Result<()> {
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    Ok(setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?)
 }
 
 /// The last `lines` lines.

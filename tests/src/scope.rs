@@ -108,14 +108,24 @@ pub fn teardown(name: &str) -> Result<()> {
         netns::delete(&namespace)?;
     }
     let dir = dir_of(name)?;
-    // Not mounted, or not there: either is what we want.
-    let _ = umount2(&dir.join("bpffs"), MntFlags::MNT_DETACH);
+    for mounted in mounts_below(&dir)? {
+        // Unmounted since by somebody else: that is what we want.
+        let _ = umount2(&mounted, MntFlags::MNT_DETACH);
+    }
     match fs::remove_dir_all(&dir) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
             Err(error).with_context(|| format!("cannot remove {}", dir.display()))
         }
         _ => Ok(()),
     }
+}
+
+/// Mount points in a lab's directory: its own bpffs, and what an agent has mounted there. Ours have no spaces
+/// (which /proc/self/mounts would write in octal).
+fn mounts_below(dir: &Path) -> Result<Vec<PathBuf>> {
+    let mounts = fs::read_to_string("/proc/self/mounts")?;
+    let points = mounts.lines().filter_map(|line| line.split(' ').nth(1)).map(PathBuf::from);
+    Ok(points.filter(|point| point.starts_with(dir)).collect())
 }
 
 /// Takes down the labs whose process is gone (killed, or interrupted in a test run).

@@ -121,6 +121,20 @@ impl Network {
     pub fn client(&self) -> &Node {
         &self.clients[0]
     }
+
+    /// Both ends of every link, and the switches.
+    pub fn set_mtu(&self, mtu: u32) -> Result<()> {
+        let mut switch = String::new();
+        for node in self.nodes() {
+            for link in &node.links {
+                node.netns.ip(&format!("link set dev {} mtu {mtu}", link.device))?;
+                switch += &format!("link set dev {} mtu {mtu}\n", port(&node.role, link));
+            }
+        }
+        switch += &format!("link set dev {} mtu {mtu}\n", Segment::Front.bridge());
+        switch += &format!("link set dev {} mtu {mtu}\n", Segment::Back.bridge());
+        self.switch.ip(&switch)
+    }
 }
 
 impl Node {

@@ -72,6 +72,7 @@ struct ObjPin {
 const BPF_PROG_LOAD: libc::c_int = 5;
 const BPF_OBJ_PIN: libc::c_int = 6;
 const BPF_PROG_TYPE_XDP: u32 = 6;
+const BPF_F_XDP_HAS_FRAGS: u32 = 1 << 5;
 
 fn load_and_pin(name: &str, program: &[u64], pin: &Path) -> Result<()> {
     let mut prog_name = [0; 16];
@@ -86,7 +87,8 @@ fn load_and_pin(name: &str, program: &[u64], pin: &Path) -> Result<()> {
         log_size: u32::try_from(log.len())?,
         log_buf: log.as_mut_ptr() as u64,
         kern_version: 0,
-        prog_flags: 0,
+        // Nothing here looks beyond the first piece of a jumbo frame.
+        prog_flags: BPF_F_XDP_HAS_FRAGS,
         prog_name,
     };
     // SAFETY: every pointer in `attr` is to a buffer above that outlives the call, with its length beside it.

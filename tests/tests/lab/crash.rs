@@ -15,7 +15,7 @@ use lb_tests::{
     wait::{PATIENCE, Seen, eventually},
 };
 
-use crate::setup::{HELLO, HelloLab, SERVICE};
+use crate::setup::{self, HELLO, HelloLab, SERVICE};
 
 /// One chunk goes there and back before the next; so many make a stretch of the transfer, 10 MB each way.
 const STRETCH: usize = 200;
@@ -89,10 +89,7 @@ fn the_transfer(hello: &HelloLab) -> Result<std::net::SocketAddr> {
 }
 
 fn backend_is(hello: &HelloLab, n: usize, state: BackendState) -> Result<()> {
-    eventually(PATIENCE, &format!("slave{n} to be {state:?}"), || {
-        let backend = hello.agent.backend(SERVICE, &hello.key(n))?;
-        Ok(if backend.state == state { Seen::Yes(()) } else { Seen::NotYet(format!("{backend:?}")) })
-    })
+    setup::backend_is(&hello.agent, SERVICE, &hello.key(n), state)
 }
 
 fn counters(hello: &HelloLab) -> Result<Counters> {

@@ -27,7 +27,7 @@ fn side_by_side() {
         let front = Config::on_eth0("front", vec![service(VIP4, [address(0, Segment::Front)])]);
         let mut back = Config::on_eth0("back", vec![service(VIP_BACK, [address(1, Segment::Back)])]);
         back.interfaces[0].0 = "eth1".to_owned();
-        back.add_to = "eth1".to_owned();
+        back.add_to = Some("eth1".to_owned());
 
         let front = lab.start_agent(&front)?;
         let back = lab.start_agent(&back)?;

@@ -2,6 +2,7 @@
 //!
 //! One binary, one module per topic. `LB_CAPTURE=1` adds the packets to the report of a failure.
 
+mod conns;
 mod crash;
 mod dns;
 mod hot;
@@ -10,6 +11,9 @@ mod mysql;
 mod neighbour;
 mod refusals;
 mod reload;
+mod save;
 mod segments;
 mod setup;
 mod spread;
+mod stats;
+mod swap;

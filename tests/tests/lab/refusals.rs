@@ -6,11 +6,11 @@ use lb_tests::{
     config::Config,
     hello::spread,
     lab::Lab,
-    topo::{Node, Topology, VIP4},
+    topo::{Topology, VIP4},
     xdp_pass,
 };
 
-use crate::setup::{HELLO, HelloLab, config};
+use crate::setup::{HELLO, HelloLab, config, said, xdp_program};
 
 #[test]
 fn unknown_key() {
@@ -51,10 +51,13 @@ fn another_program_attached() {
         xdp_pass::attach(director, "eth0", &lab.scope.bpffs(), "their_program", &xdp_pass::PASS)?;
         let agent = lab.prepare_agent(&config(lab, 1))?;
         said(&agent.start_refused(&[])?, &["eth0", "their_program", "--replace"])?;
-        ensure!(xdp_program(&lab.net.director)?.contains("their_program"), "their program is gone");
+        ensure!(xdp_program(&lab.net.director.netns)?.contains("their_program"), "their program is gone");
         ensure!(!agent.pins().exists(), "pins are left");
         agent.start_with(&["--replace"])?;
-        ensure!(!xdp_program(&lab.net.director)?.contains("their_program"), "their program is still there");
+        ensure!(
+            !xdp_program(&lab.net.director.netns)?.contains("their_program"),
+            "their program is still there"
+        );
         Ok(())
     });
 }
@@ -96,22 +99,9 @@ fn refused(lab: &Lab, agent: &Agent, words: &[&str]) -> Result<()> {
     said(&agent.start_refused(&[])?, words)?;
     ensure!(!agent.pins().exists(), "pins are left in {}", agent.pins().display());
     ensure!(!agent.socket().exists(), "the control socket is left");
-    let program = xdp_program(&lab.net.director)?;
+    let program = xdp_program(&lab.net.director.netns)?;
     ensure!(program.is_empty(), "a program is left: {program}");
     let addresses = lab.net.director.netns.run("ip", &["addr"])?.ok()?;
     ensure!(!addresses.contains(&VIP4.to_string()), "the VIP is left:\n{addresses}");
     Ok(())
-}
-
-fn said(error: &str, words: &[&str]) -> Result<()> {
-    let missing: Vec<_> = words.iter().filter(|word| !error.contains(**word)).collect();
-    ensure!(missing.is_empty(), "{missing:?} are not in the error:\n{error}");
-    ensure!(!error.contains("panicked"), "{error}");
-    Ok(())
-}
-
-/// What `ip -d link` says about the XDP program of eth0; empty if there is none.
-fn xdp_program(node: &Node) -> Result<String> {
-    let link = node.netns.run("ip", &["-d", "link", "show", "dev", "eth0"])?.ok()?;
-    Ok(link.lines().filter(|line| line.contains("prog/xdp")).collect())
 }

@@ -5,7 +5,8 @@ use std::{
     sync::Arc,
 };
 
-use anyhow::Result;
+use anyhow::{Context, Result, ensure};
+use lb::api::types::{BackendState, ServiceView, Stats};
 use lb_tests::{
     agent::Agent,
     config::{Config, Service},
@@ -13,6 +14,7 @@ use lb_tests::{
     lab::Lab,
     netns::Netns,
     topo::{Network, VIP4},
+    wait::{PATIENCE, Seen, eventually},
 };
 
 /// Port of the servers that say their name.
@@ -70,4 +72,44 @@ pub fn config(lab: &Lab, backends: usize) -> Config {
 /// rr, weights 1.
 pub fn service(vip: IpAddr, backends: impl IntoIterator<Item = IpAddr>) -> Service {
     Service::tcp(SERVICE, vip, PORT, backends)
+}
+
+/// Waits until a backend is in this state.
+pub fn backend_is(agent: &Agent, service: &str, key: &str, state: BackendState) -> Result<()> {
+    eventually(PATIENCE, &format!("{key} to be {state:?}"), || {
+        let backend = agent.backend(service, key)?;
+        Ok(if backend.state == state { Seen::Yes(()) } else { Seen::NotYet(format!("{backend:?}")) })
+    })
+}
+
+/// Packets that ended this way.
+pub fn verdict(stats: &Stats, name: &str) -> Result<u64> {
+    let found = stats.verdicts.iter().find(|verdict| verdict.name == name);
+    Ok(found.with_context(|| format!("no verdict {name} in {stats:#?}"))?.packets)
+}
+
+/// What an operator has decided: everything of a listing that traffic does not change.
+pub fn decided(services: &[ServiceView]) -> Vec<ServiceView> {
+    let mut services = services.to_vec();
+    for service in &mut services {
+        service.counters = Default::default();
+        for backend in &mut service.backends {
+            (backend.active, backend.inactive, backend.counters) = (0, 0, Default::default());
+        }
+    }
+    services
+}
+
+/// All `words` are in the text, which is one paragraph of an error and no panic.
+pub fn said(error: &str, words: &[&str]) -> Result<()> {
+    let missing: Vec<_> = words.iter().filter(|word| !error.contains(**word)).collect();
+    ensure!(missing.is_empty(), "{missing:?} are not in the error:\n{error}");
+    ensure!(!error.contains("panicked"), "{error}");
+    Ok(())
+}
+
+/// What `ip -d link` says about the XDP program of eth0; empty if there is none.
+pub fn xdp_program(netns: &Netns) -> Result<String> {
+    let link = netns.run("ip", &["-d", "link", "show", "dev", "eth0"])?.ok()?;
+    Ok(link.lines().filter(|line| line.contains("prog/xdp")).collect())
 }
