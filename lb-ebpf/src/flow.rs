@@ -66,6 +66,14 @@ pub fn find_or_open(packet: &Packet, endpoints: &Endpoints) -> Result<Flow, Verd
         }
     }
     if let Some(endpoint) = opener {
+        if let Some(deleted) = endpoints.exact.filter(|exact| !exact.has(flag::OPEN)) {
+            // A finished flow of it may be left, and would be found before the one that begins now.
+            if is_wide(packet, deleted) {
+                flow_forget_wide(&wide_key(packet, deleted));
+            } else {
+                flow_forget_narrow(narrow_key(packet, deleted).0);
+            }
+        }
         let outcome = if is_wide(packet, endpoint) {
             Outcome(flow_open_wide(&wide_key(packet, endpoint), segment.0, endpoint.0))
         } else {
@@ -438,6 +446,22 @@ fn without_entry(service: u32, hash: u64, segment: Segment, record: &Service, no
     if segment.is_udp() { Outcome::known(dest) } else { Outcome::opened(dest) }
 }
 
+/// Lets a flow expire now.
+#[inline(always)]
+fn forget<B: Table>(key: &B::Key) -> u32 {
+    let (first, second) = candidates(B::hash(key), B::mask());
+    let mut forgotten = 0;
+    for index in [first, second] {
+        let Some(bucket) = B::bucket(index) else { break };
+        let hit = find(bucket, key);
+        let expired = hit.value.moved_to(hit.value.state(), clock::now());
+        if !hit.is_miss() && bucket.value(hit.slot).cas(hit.value.0, expired.0) {
+            forgotten += 1;
+        }
+    }
+    forgotten
+}
+
 // Functions with numbers (and a pointer that they check) for arguments: the kernel verifies each
 // once, by itself, instead of anew for every way that leads to a call.
 
@@ -463,6 +487,22 @@ extern "C" fn flow_in_wide(key: *const WideKey, segment: u32, endpoint: u64) -> 
     // SAFETY: as above.
     match unsafe { key.as_ref() } {
         Some(key) => in_table::<WideBucket<KernelWord>>(key, Segment(segment), Endpoint(endpoint)).0,
+        None => 0,
+    }
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn flow_forget_narrow(key: u64) -> u32 {
+    forget::<NarrowBucket<KernelWord>>(&NarrowKey(key))
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn flow_forget_wide(key: *const WideKey) -> u32 {
+    // SAFETY: as above.
+    match unsafe { key.as_ref() } {
+        Some(key) => forget::<WideBucket<KernelWord>>(key),
         None => 0,
     }
 }

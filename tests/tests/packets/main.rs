@@ -13,6 +13,7 @@ mod forward;
 mod fragment;
 mod full;
 mod header;
+mod property;
 mod redirect;
 mod schedule;
 mod state;

@@ -1,7 +1,7 @@
 //! Port-0 services: every port of an address.
 
 use lb::model::FlowSizes;
-use lb_common::verdict::Verdict::*;
+use lb_common::{tcp::flag::*, verdict::Verdict::*};
 use lb_tests::xdp::Director;
 
 use crate::{
@@ -87,6 +87,24 @@ fn a_flow_of_the_wildcard_service_survives_a_service_of_its_own_port() {
     }
     for kind in [TCP4, TCP6] {
         assert_eq!(send(&mut director, &kind.later().from_port(50001)), Err(DroppedNoFlow));
+    }
+}
+
+#[test]
+fn a_finished_flow_of_a_deleted_service_does_not_take_the_wildcards() {
+    for kind in [TCP4, TCP6] {
+        let mut want = lab();
+        want.services = vec![kind.service(0, &[1]), kind.service(PORT, &[2])];
+        let mut director = director(&want);
+        for flags in [SYN, ACK, RST] {
+            assert_eq!(send(&mut director, &kind.open().flags(flags)), Ok(2));
+        }
+        want.services.truncate(1);
+        director.configure(&want).expect("configured");
+        // The same client port, within the ten seconds that the old connection is kept.
+        for flags in [SYN, ACK, ACK] {
+            assert_eq!(send(&mut director, &kind.open().flags(flags)), Ok(1), "{}", kind.name);
+        }
     }
 }
 
