@@ -194,9 +194,11 @@ impl Planner<'_> {
         }
         let alive: BTreeSet<u16> = services.values().copied().collect();
         for (key, id) in known.iter().filter(|(key, _)| !given.contains_key(key)) {
-            // Of a deleted service the flows live on; of a removed backend they do not.
-            let flag = if alive.contains(&key.0) { dest::flag::RETIRED } else { dest::flag::ORPHANED };
             let mut dest = self.now.dests[id];
+            // Of a deleted service the flows live on; of a removed backend they do not, and do not come
+            // back when its service is deleted after it.
+            let removed = alive.contains(&key.0) || dest.flags & dest::flag::RETIRED != 0;
+            let flag = if removed { dest::flag::RETIRED } else { dest::flag::ORPHANED };
             let kept = dest.flags & !(dest::flag::RETIRED | dest::flag::ORPHANED);
             if dest.flags != kept | flag {
                 dest.flags = kept | flag;
