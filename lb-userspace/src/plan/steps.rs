@@ -108,7 +108,7 @@ impl Planner<'_> {
         for service in &self.want.services {
             let id = match known.get(service.name.as_str()) {
                 Some(id) => *id,
-                None => ids.give().ok_or(PlanError::Services(self.now.limits.services - 1))?,
+                None => ids.give().ok_or(PlanError::Services(self.now.limits.services.saturating_sub(1)))?,
             };
             given.insert(service.name.clone(), id);
         }
@@ -138,7 +138,7 @@ impl Planner<'_> {
         for address in backends.map(|backend| backend.key.address).collect::<BTreeSet<_>>() {
             let index = match known.get(&address) {
                 Some(index) => *index,
-                None => ids.give().ok_or(PlanError::Dests(self.now.limits.dests - 1))?,
+                None => ids.give().ok_or(PlanError::Dests(self.now.limits.dests.saturating_sub(1)))?,
             };
             let route = self.want.hosts.get(&address).unwrap_or(&HostRoute::Unresolved);
             self.host(index, host_record(address, route, links));
@@ -184,7 +184,9 @@ impl Planner<'_> {
                 let dest = dest_record(backend, services[&service.name], host);
                 let (id, fresh) = match known.get(&key(&dest)) {
                     Some(id) => (*id, false),
-                    None => (ids.give().ok_or(PlanError::Dests(self.now.limits.dests - 1))?, true),
+                    None => {
+                        (ids.give().ok_or(PlanError::Dests(self.now.limits.dests.saturating_sub(1)))?, true)
+                    }
                 };
                 if self.now.dests.get(&id) != Some(&dest) {
                     self.ops.push(Op::SetDest { id, dest, fresh });
