@@ -1,6 +1,6 @@
 //! The kernel's records of what the model names.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, net::IpAddr};
 
 use lb_common::{
     dest::{self, Dest},
@@ -29,12 +29,7 @@ pub fn link_record(spec: &LinkSpec) -> Link {
     }
 }
 
-pub fn host_record(
-    address: [u8; 16],
-    is_ipv6: bool,
-    route: &HostRoute,
-    links: &BTreeMap<String, u16>,
-) -> Host {
+pub fn host_record(address: IpAddr, route: &HostRoute, links: &BTreeMap<String, u16>) -> Host {
     let (route, path) = match route {
         HostRoute::Local => (Route::new([0; 6], host::LOCAL), Path::new(Tags::NONE, 0)),
         HostRoute::Neighbour { mac, link, tags, mtu, .. } => match links.get(link) {
@@ -43,7 +38,8 @@ pub fn host_record(
         },
         HostRoute::Unresolved => (Route::UNRESOLVED, Path::new(Tags::NONE, 0)),
     };
-    let is_ipv6 = if is_ipv6 { host::flag::IPV6 } else { 0 };
+    let is_ipv6 = if address.is_ipv6() { host::flag::IPV6 } else { 0 };
+    let address = address_bytes(address);
     Host { route: route.0, path: path.0, address, flags: host::flag::USED | is_ipv6, pad: 0 }
 }
 
@@ -76,7 +72,12 @@ pub fn dest_record(backend: &Backend, service: u16, host: u32) -> Dest {
     }
 }
 
+/// The address of a host record.
+pub fn host_address(host: &Host) -> IpAddr {
+    address_from(host.address, host.flags & host::flag::IPV6 != 0)
+}
+
 /// The address of a destination record.
-pub fn dest_address(dest: &Dest) -> std::net::IpAddr {
+pub fn dest_address(dest: &Dest) -> IpAddr {
     address_from(dest.address, dest.flags & dest::flag::IPV6 != 0)
 }

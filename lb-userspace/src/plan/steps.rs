@@ -4,19 +4,22 @@
 //! the endpoints that lead to them, then what is taken away. So every prefix of a plan leaves the kernel
 //! in a state that serves, and an agent that dies in between is corrected by the next one's plan.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
 use lb_common::{
     dest::{self, Dest},
     generation::{Member, Published},
-    host::Route,
+    host::{self, Host, Route},
     link::{self, MAX_LINKS},
 };
 
 use super::{
     CompileError, Desired, HostRoute, Op, Snapshot, compile,
     ids::Ids,
-    records::{dest_record, host_record, link_record, service_record},
+    records::{dest_record, host_address, host_record, link_record, service_record},
     region::Arena,
     rotation::resume,
     snapshot::{address_bytes, name_of},
@@ -111,7 +114,7 @@ impl Planner<'_> {
         for service in &self.want.services {
             let id = match known.get(service.name.as_str()) {
                 Some(id) => *id,
-                None => ids.give().ok_or(PlanError::Services(self.now.limits.services - 1))?,
+                None => ids.give().ok_or(PlanError::Services(self.now.limits.services.saturating_sub(1)))?,
             };
             given.insert(service.name.clone(), id);
         }
@@ -132,33 +135,49 @@ impl Planner<'_> {
     }
 
     /// Host indices by address.
-    fn hosts(&mut self, links: &BTreeMap<String, u16>) -> Result<BTreeMap<[u8; 16], u32>, PlanError> {
-        let known: BTreeMap<[u8; 16], u32> =
-            self.now.hosts.iter().map(|(index, host)| (host.address, *index)).collect();
+    fn hosts(&mut self, links: &BTreeMap<String, u16>) -> Result<BTreeMap<IpAddr, u32>, PlanError> {
+        let known: BTreeMap<IpAddr, u32> =
+            self.now.hosts.iter().map(|(index, host)| (host_address(host), *index)).collect();
         let mut ids = Ids::new(&self.now.hosts, self.now.limits.dests);
         let mut indices = BTreeMap::new();
         let backends = self.want.services.iter().flat_map(|service| &service.backends);
         for address in backends.map(|backend| backend.key.address).collect::<BTreeSet<_>>() {
-            let bytes = address_bytes(address);
-            let index = match known.get(&bytes) {
+            let index = match known.get(&address) {
                 Some(index) => *index,
-                None => ids.give().ok_or(PlanError::Dests(self.now.limits.dests - 1))?,
+                None => ids.give().ok_or(PlanError::Dests(self.now.limits.dests.saturating_sub(1)))?,
             };
             let route = self.want.hosts.get(&address).unwrap_or(&HostRoute::Unresolved);
-            let host = host_record(bytes, address.is_ipv6(), route, links);
-            if self.now.hosts.get(&index) != Some(&host) {
-                self.ops.push(Op::SetHost { index, host });
-            }
-            indices.insert(bytes, index);
+            self.host(index, host_record(address, route, links));
+            indices.insert(address, index);
+        }
+        for (address, index) in known.iter().filter(|(address, _)| !indices.contains_key(*address)) {
+            self.leftover_host(*address, *index, links);
         }
         Ok(indices)
+    }
+
+    /// A host that only flows of deleted services still go to: kept up to date as far as it is known,
+    /// and never behind an interface that is gone, whose index another one may get.
+    fn leftover_host(&mut self, address: IpAddr, index: u32, links: &BTreeMap<String, u16>) {
+        let link = Route(self.now.hosts[&index].route).link();
+        if let Some(route) = self.want.hosts.get(&address) {
+            self.host(index, host_record(address, route, links));
+        } else if link != host::LOCAL && !links.values().any(|there| *there == link) {
+            self.host(index, host_record(address, &HostRoute::Unresolved, links));
+        }
+    }
+
+    fn host(&mut self, index: u32, host: Host) {
+        if self.now.hosts.get(&index) != Some(&host) {
+            self.ops.push(Op::SetHost { index, host });
+        }
     }
 
     /// Destination ids by service, address and port; one taken out and added again gets its old one.
     fn dests(
         &mut self,
         services: &BTreeMap<ServiceName, u16>,
-        hosts: &BTreeMap<[u8; 16], u32>,
+        hosts: &BTreeMap<IpAddr, u32>,
     ) -> Result<BTreeMap<DestKey, u32>, PlanError> {
         let key = |dest: &Dest| (dest.service, dest.address, u16::from_be_bytes(dest.port));
         let known: BTreeMap<DestKey, u32> =
@@ -167,11 +186,13 @@ impl Planner<'_> {
         let mut given = BTreeMap::new();
         for service in &self.want.services {
             for backend in &service.backends {
-                let host = hosts.get(&address_bytes(backend.key.address)).copied().unwrap_or(0);
+                let host = hosts.get(&backend.key.address).copied().unwrap_or(0);
                 let dest = dest_record(backend, services[&service.name], host);
                 let (id, fresh) = match known.get(&key(&dest)) {
                     Some(id) => (*id, false),
-                    None => (ids.give().ok_or(PlanError::Dests(self.now.limits.dests - 1))?, true),
+                    None => {
+                        (ids.give().ok_or(PlanError::Dests(self.now.limits.dests.saturating_sub(1)))?, true)
+                    }
                 };
                 if self.now.dests.get(&id) != Some(&dest) {
                     self.ops.push(Op::SetDest { id, dest, fresh });
@@ -182,7 +203,8 @@ impl Planner<'_> {
         let alive: BTreeSet<u16> = services.values().copied().collect();
         for (key, id) in known.iter().filter(|(key, _)| !given.contains_key(key)) {
             let mut dest = self.now.dests[id];
-            // Of a deleted service the flows live on; of a backend that was removed before it they do not.
+            // Of a deleted service the flows live on; of a removed backend they do not, and do not come
+            // back when its service is deleted after it.
             let removed = alive.contains(&key.0) || dest.flags & dest::flag::RETIRED != 0;
             let flag = if removed { dest::flag::RETIRED } else { dest::flag::ORPHANED };
             let kept = dest.flags & !(dest::flag::RETIRED | dest::flag::ORPHANED);
