@@ -124,19 +124,11 @@ impl Agent {
         Ok(stderr)
     }
 
-    /// The same as another user of the host, in this group only (numbers).
-    pub fn lb_as(&self, user: u32, group: u32, args: &[&str]) -> Result<Finished> {
+    /// `BINARY --socket SOCKET ARGS` as another user of the host, in this group only (numbers).
+    pub fn lb_as(&self, (user, group): (u32, u32), binary: &Path, args: &[&str]) -> Result<Finished> {
         let mut command = self.netns.command("setpriv")?;
         command.args([format!("--reuid={user}"), format!("--regid={group}")]).arg("--clear-groups");
-        command.arg(lb_binary()?).arg("--socket").arg(self.socket()).args(args);
-        proc::run(command)
-    }
-
-    /// `lb run` as a user who is not root.
-    pub fn run_as(&self, user: u32) -> Result<Finished> {
-        let mut command = self.netns.command("setpriv")?;
-        command.args([format!("--reuid={user}"), format!("--regid={user}")]).arg("--clear-groups");
-        command.arg(lb_binary()?).args(["run", "--config"]).arg(self.config_path());
+        command.arg(binary).arg("--socket").arg(self.socket()).args(args);
         proc::run(command)
     }
 
@@ -226,12 +218,17 @@ impl Agent {
         if running.is_none() && !self.pins().exists() {
             return Ok(());
         }
-        proc::run(self.detach_command()?)?.ok()?;
+        self.detach_again()?.ok()?;
         if let Some(mut running) = running {
             running.proc.wait(PATIENCE).context("lb run must end after `lb detach`")?;
         }
         ensure!(!self.pins().exists(), "`lb detach` left pins in {}", self.pins().display());
         Ok(())
+    }
+
+    /// `lb detach` wherever it leads.
+    pub fn detach_again(&self) -> Result<Finished> {
+        proc::run(self.detach_command()?)
     }
 
     fn detach_command(&self) -> Result<Command> {

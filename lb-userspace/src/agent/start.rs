@@ -3,6 +3,7 @@
 
 use std::{
     fs::{self, File},
+    os::unix::fs::FileTypeExt,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -219,10 +220,20 @@ pub async fn detach_everything(layout: &Layout, state: &Path) -> Result<Vec<Stri
     Ok(warnings)
 }
 
-/// `lb detach` where no agent answers. Refuses under a live one.
-pub async fn detach_without_agent(instance: &str, bpffs: &Path, state_dir: &Path) -> Result<Vec<String>> {
+/// `lb detach` where no agent answers at `socket`. Refuses under a live one.
+pub async fn detach_without_agent(
+    instance: &str,
+    bpffs: &Path,
+    state_dir: &Path,
+    socket: &Path,
+) -> Result<Vec<String>> {
     let state = state_dir.join(instance);
     let layout = Layout::new(bpffs, instance);
     let _lock = if state.exists() { Some(lock(&state, instance)?) } else { None };
-    detach_everything(&layout, &state).await
+    let warnings = detach_everything(&layout, &state).await?;
+    // An agent that was killed leaves its socket.
+    if fs::symlink_metadata(socket).is_ok_and(|found| found.file_type().is_socket()) {
+        fs::remove_file(socket).with_context(|| format!("removing {}", socket.display()))?;
+    }
+    Ok(warnings)
 }

@@ -52,8 +52,8 @@ pub(super) async fn reload(
 pub(super) async fn detach(client: &Client, paths: &Paths, output: &mut Output<'_>) -> Result<(), CliError> {
     let done = match client.detach().await {
         Err(ClientError::NotRunning { .. }) => {
-            let Paths { instance, state_dir, bpffs, .. } = paths;
-            let warnings = crate::agent::detach_without_agent(instance, bpffs, state_dir).await?;
+            let Paths { instance, socket, state_dir, bpffs } = paths;
+            let warnings = crate::agent::detach_without_agent(instance, bpffs, state_dir, socket).await?;
             Done { warnings }
         }
         answer => answer?,

@@ -53,7 +53,6 @@ impl Pins {
     /// the instance's lock.
     pub fn open(layout: Layout, hz: u32, flows: FlowSizes, limits: Limits) -> Result<Self> {
         mount_bpffs(layout.bpffs())?;
-        fs::create_dir_all(layout.maps()).with_context(|| format!("making {}", layout.maps().display()))?;
         let (meta, adopted) = match read_meta(&layout)? {
             Some(meta) => (meta, Adopted::Tables),
             None => {
@@ -64,6 +63,7 @@ impl Pins {
                 (new_meta(hz, flows, limits)?, Adopted::Fresh)
             }
         };
+        fs::create_dir_all(layout.maps()).with_context(|| format!("making {}", layout.maps().display()))?;
         if adopted == Adopted::Tables {
             check_sizes(&layout, &meta)?;
         }

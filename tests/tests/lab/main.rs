@@ -4,11 +4,15 @@
 
 mod conns;
 mod crash;
+mod detach;
 mod dns;
 mod hot;
 mod instances;
+mod leftovers;
 mod mysql;
 mod neighbour;
+mod overlay;
+mod permission;
 mod refusals;
 mod reload;
 mod save;

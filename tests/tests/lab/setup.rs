@@ -42,11 +42,18 @@ impl<'lab> HelloLab<'lab> {
 
     /// The same with a configuration of one's own.
     pub fn start_with(lab: &'lab Lab, config: &Config) -> Result<Self> {
+        let prepared = Self::prepare(lab, config)?;
+        prepared.agent.start()?;
+        Ok(prepared)
+    }
+
+    /// Everything but the agent's start.
+    pub fn prepare(lab: &'lab Lab, config: &Config) -> Result<Self> {
         let servers = lab.net.backends.iter().map(|b| Hello::start(b, PORT)).collect::<Result<_>>()?;
         let mut vips: Vec<_> = config.services.iter().map(|s| s.address).collect();
         vips.dedup();
         lab.start_realservers(&vips)?;
-        Ok(Self { agent: lab.start_agent(config)?, servers, net: &lab.net })
+        Ok(Self { agent: lab.prepare_agent(config)?, servers, net: &lab.net })
     }
 
     pub fn client(&self) -> &Netns {

@@ -1,0 +1,109 @@
+//! `lb detach` leaves nothing of ours and everything of others.
+
+use std::{fs, net::SocketAddr};
+
+use anyhow::{Result, ensure};
+use lb_tests::{
+    config::Service,
+    hello::spread,
+    lab::Lab,
+    topo::{Node, Topology, VIP4, VIP6, host_prefix},
+    wait::{PATIENCE, Seen, eventually},
+};
+
+use crate::setup::{HELLO, HelloLab, PORT, config, said, service, xdp_program};
+
+#[test]
+fn with_a_live_agent() {
+    Lab::test(Topology::one_segment(2), |lab| {
+        let hello = both_families(lab)?;
+        detached(lab, &hello)?;
+        hello.agent.start()?;
+        ensure!(spread(hello.client(), HELLO, 10)?.values().eq(&[5, 5]), "a new start must work");
+        Ok(())
+    });
+}
+
+#[test]
+fn after_a_crash() {
+    Lab::test(Topology::one_segment(2), |lab| {
+        let hello = both_families(lab)?;
+        hello.agent.kill9()?;
+        detached(lab, &hello)?;
+        let again = hello.agent.detach_again()?;
+        ensure!(again.status.success(), "{again:?}");
+        said(&again.stderr, &["nothing was attached"])
+    });
+}
+
+/// Only what the agent has added goes with the last service that needs it.
+#[test]
+fn vips_of_deleted_services() {
+    Lab::test(Topology::one_segment(2), |lab| {
+        let hello = both_families(lab)?;
+        let second = format!("[{VIP6}]:9");
+        hello.agent.lb(&["service", "add", "second", "-t", &second])?.ok()?;
+        hello.agent.lb(&["service", "del", "six"])?.ok()?;
+        ensure!(addresses(lab)?.contains(&VIP6.to_string()), "the second service still needs it");
+        hello.agent.lb(&["service", "del", "second"])?.ok()?;
+        hello.agent.lb(&["service", "del", "hello"])?.ok()?;
+        let left = addresses(lab)?;
+        ensure!(!left.contains(&host_prefix(VIP6)) && left.contains(&host_prefix(VIP4)), "{left}");
+        Ok(())
+    });
+}
+
+/// A service on a VIP that the director had before, and one on a VIP that the agent adds.
+fn both_families(lab: &Lab) -> Result<HelloLab<'_>> {
+    lab.net.director.netns.ip(&format!("addr add {} dev eth0", host_prefix(VIP4)))?;
+    let mut config = config(lab, 2);
+    let sister = service(VIP6, lab.net.backends.iter().map(Node::ipv6));
+    config.services.push(Service { name: "six".to_owned(), ..sister });
+    let hello = HelloLab::start_with(lab, &config)?;
+    for vip in [VIP4, VIP6] {
+        let answered = spread(hello.client(), SocketAddr::new(vip, PORT), 10)?;
+        ensure!(answered.values().eq(&[5, 5]), "{answered:?}");
+    }
+    ensure!(addresses(lab)?.contains(&host_prefix(VIP6)), "the VIP was not added");
+    Ok(hello)
+}
+
+/// Detaches and looks for leftovers.
+fn detached(lab: &Lab, hello: &HelloLab) -> Result<()> {
+    let agent = &hello.agent;
+    let (_, program) = agent.link("eth0")?;
+    agent.detach()?;
+    let attached = xdp_program(&lab.net.director.netns)?;
+    ensure!(attached.is_empty(), "{attached}");
+    ensure!(!agent.bpffs().join("lb").exists(), "directories are left in the BPF file system");
+    ensure!(!agent.socket().exists(), "the control socket is left");
+    ensure!(!agent.state().join("host.json").exists(), "there is still something to undo");
+    let left = addresses(lab)?;
+    ensure!(!left.contains(&host_prefix(VIP6)), "the VIP that the agent had added is left:\n{left}");
+    ensure!(left.contains(&host_prefix(VIP4)), "the VIP that was there before is gone:\n{left}");
+    // The kernel frees a program after a grace period.
+    eventually(PATIENCE, "the program to be freed", || {
+        let mut ids = aya::programs::loaded_programs().filter_map(Result::ok).map(|program| program.id());
+        Ok(if ids.any(|id| id == program) { Seen::NotYet(format!("{program}")) } else { Seen::Yes(()) })
+    })
+}
+
+fn addresses(lab: &Lab) -> Result<String> {
+    lab.net.director.netns.run("ip", &["addr", "show", "dev", "eth0"])?.ok()
+}
+
+/// Where no BPF file system is mounted the agent mounts one.
+#[test]
+fn bpffs_is_mounted_if_missing() {
+    Lab::test(Topology::one_segment(2), |lab| {
+        let hello = HelloLab::prepare(lab, &config(lab, 2))?;
+        let agent = lab.prepare_agent_on(&config(lab, 2), "run/bpf")?;
+        agent.start()?;
+        let mounts = fs::read_to_string("/proc/self/mounts")?;
+        let point = format!(" {} bpf ", agent.bpffs().display());
+        ensure!(mounts.contains(&point), "{mounts}");
+        ensure!(agent.pins().join("meta").exists());
+        ensure!(spread(hello.client(), HELLO, 10)?.values().eq(&[5, 5]));
+        agent.detach()
+    });
+}
