@@ -83,7 +83,8 @@ impl Agent {
         }
         self.network.check_placement(model).map_err(|error| Failure::conflict(format!("{error:#}")))?;
         let snapshot = self.pins.maps.snapshot().map_err(refused)?;
-        plan(&self.desired(model), &snapshot).map_err(|error| Failure::conflict(error.to_string()))?;
+        plan(&self.desired(model, &snapshot), &snapshot)
+            .map_err(|error| Failure::conflict(error.to_string()))?;
         self.journal.store(overlay).map_err(|error| refused(error.into()))
     }
 

@@ -28,7 +28,7 @@ use crate::{
     dataplane::{Clock, Pins, Sweep},
     model::Model,
     overlay::{Journal, Overlay},
-    plan::{Desired, plan, reclaim},
+    plan::{Desired, Snapshot, plan, reclaim},
 };
 use host::HostChanges;
 use interfaces::Interfaces;
@@ -86,19 +86,20 @@ struct Agent {
 impl Agent {
     /// Makes the kernel equal to `model`.
     fn reconcile(&mut self, model: &Model) -> Result<()> {
-        let ops = plan(&self.desired(model), &self.pins.maps.snapshot()?)?;
+        let snapshot = self.pins.maps.snapshot()?;
+        let ops = plan(&self.desired(model, &snapshot), &snapshot)?;
         if !ops.is_empty() {
             tracing::debug!(operations = ops.len(), "applying a plan");
         }
         self.pins.maps.apply(&ops)
     }
 
-    fn desired(&self, model: &Model) -> Desired {
+    fn desired(&self, model: &Model, now: &Snapshot) -> Desired {
         Desired {
             services: model.services.clone(),
             timeouts: model.timeouts,
             hz: self.pins.meta.hz,
-            links: self.network.link_specs(&self.interfaces, model),
+            links: self.network.link_specs(&self.interfaces, model, now),
             hosts: self.network.hosts(model),
         }
     }

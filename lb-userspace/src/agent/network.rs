@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use lb_common::vlan::Tags;
+use lb_common::{host::Route, vlan::Tags};
 
 use super::interfaces::Interfaces;
 use crate::{
@@ -17,7 +17,7 @@ use crate::{
     net::{
         Address, Attachment, Error, Event, Events, Link, Neighbour, NeighbourState, Netlink, resolve_attach,
     },
-    plan::{HostRoute, LinkSpec},
+    plan::{HostRoute, LinkSpec, Snapshot, name_of},
 };
 
 /// Links, addresses, routes to the backends, and their MACs.
@@ -228,9 +228,13 @@ impl Network {
             .collect()
     }
 
-    /// The planner's links: the attached interfaces, and those that packets leave by.
-    pub fn link_specs(&self, interfaces: &Interfaces, model: &Model) -> Vec<LinkSpec> {
+    /// The planner's links: the attached interfaces, and those that packets leave by, flows of deleted
+    /// services among them.
+    pub fn link_specs(&self, interfaces: &Interfaces, model: &Model, now: &Snapshot) -> Vec<LinkSpec> {
         let mut names: BTreeSet<String> = self.egress();
+        let used: BTreeSet<u16> = now.hosts.values().map(|host| Route(host.route).link()).collect();
+        let kept = now.links.iter().filter(|(index, _)| used.contains(*index));
+        names.extend(kept.map(|(_, link)| name_of(&link.name)));
         names.extend(interfaces.attachments().map(|at| at.name.clone()));
         names.iter().filter_map(|name| self.link_spec(name, interfaces, model)).collect()
     }

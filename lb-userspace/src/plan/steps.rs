@@ -94,13 +94,7 @@ impl Planner<'_> {
         self.late.extend(self.now.tags.difference(&tags).map(|key| Op::DeleteTag(*key)));
         self.ops.extend(macs.difference(&self.now.macs).map(|key| Op::AddMac(*key)));
         self.late.extend(self.now.macs.difference(&macs).map(|key| Op::DeleteMac(*key)));
-        // Flows of deleted services still leave by links that the model does not need any more.
-        let backends = self.want.services.iter().flat_map(|service| &service.backends);
-        let wanted: BTreeSet<[u8; 16]> = backends.map(|backend| address_bytes(backend.key.address)).collect();
-        let others = self.now.hosts.values().filter(|host| !wanted.contains(&host.address));
-        let used: BTreeSet<u16> = others.map(|host| Route(host.route).link()).collect();
-        let gone =
-            known.iter().filter(|(name, index)| !indices.contains_key(*name) && !used.contains(*index));
+        let gone = known.iter().filter(|(name, _)| !indices.contains_key(*name));
         self.late.extend(gone.map(|(_, index)| Op::DeleteLink { index: *index }));
         Ok(indices)
     }
