@@ -2,13 +2,20 @@
 
 use std::net::IpAddr;
 
-use lb_common::{dest::flag::*, endpoint::flag::OPEN, generation::Header, host::Route};
+use lb_common::{
+    dest::flag::*,
+    endpoint::flag::OPEN,
+    generation::{Header, at},
+    host::Route,
+};
 
 use super::{
     build::{desired, link, neighbour, service},
     kernel::{Kernel, SIZES},
 };
-use crate::plan::{Census, Desired, EndpointKey, HostRoute, Op, Snapshot, dest_address, plan, reclaim};
+use crate::plan::{
+    Census, Desired, EndpointKey, HostRoute, Op, Snapshot, dest_address, plan, reclaim, rotation::Words,
+};
 
 fn kernel_with(want: &Desired) -> Kernel {
     let mut kernel = Kernel::new(SIZES);
@@ -181,4 +188,27 @@ fn a_backend_without_a_mac_gets_no_new_connections() {
     assert_eq!(period(&kernel), 1);
     want.hosts.remove(&address);
     assert_eq!(plan(&want, &kernel.snapshot()), Ok(Vec::new()), "not known is not resolved");
+}
+
+#[test]
+fn a_rotation_goes_on_when_its_service_changes() {
+    let mut kernel = kernel_with(&desired(&[service("a", 80, &[ONE, TWO, THREE])]));
+    let next = |kernel: &Kernel| {
+        let now = kernel.snapshot();
+        let (id, words) = now.regions.first_key_value().expect("a service");
+        let header = Header::from_words([words[0], words[1]]);
+        let position = now.rotations[id] % u64::from(header.period);
+        let id = at(&Words(words), 0, &header, position as u32).expect("somebody");
+        dest_address(&now.dests[&id]).to_string()
+    };
+    kernel.serve(1, 2);
+    assert_eq!(next(&kernel), THREE);
+    // The one served last goes; it is still the third one's turn, of two now.
+    change(&mut kernel, &desired(&[service("a", 80, &[ONE, THREE])]));
+    assert_eq!(next(&kernel), THREE);
+    // One that is added at the head, as IPVS does it, takes its turn after the last.
+    change(&mut kernel, &desired(&[service("a", 80, &["10.0.0.4", ONE, THREE])]));
+    assert_eq!(next(&kernel), THREE);
+    kernel.serve(1, 1);
+    assert_eq!(next(&kernel), "10.0.0.4");
 }
