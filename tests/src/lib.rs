@@ -2,7 +2,7 @@
 //!
 //! * [`topo`] builds a lab: switch, clients, director, backends; [`scope`] owns its names and takes it down;
 //! * [`agent`] runs `lb run` on the director and talks to it through the `lb` command line;
-//! * [`mariadb`], [`hello`], [`udp`], [`dns`] are what runs on the backends, and how a client asks them;
+//! * [`mariadb`], [`hello`], [`udp`], [`dns`], [`errqueue`] are what runs on the backends, and how a client asks them;
 //! * [`xdp`] runs the program on frames made by [`packet`], without any interface;
 //! * [`netns`], [`proc`], [`xdp_pass`], [`wait`], [`clock`] are the tools all of these are made of.
 
@@ -10,6 +10,7 @@ pub mod agent;
 pub mod clock;
 pub mod config;
 pub mod dns;
+pub mod errqueue;
 pub mod hello;
 pub mod lab;
 pub mod load;

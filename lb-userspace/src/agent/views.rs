@@ -227,6 +227,14 @@ fn matching(
 ) -> Result<(), Failure> {
     let client = filter.client.as_deref().map(prefix).transpose()?;
     let snapshot = agent.pins.maps.snapshot().map_err(super::change::internal)?;
+    // A deleted service is there as long as it has connections.
+    let is_known = |name: &ServiceName| {
+        agent.model.service(name).is_some()
+            || snapshot.services.values().any(|record| name_of(&record.name) == name.as_str())
+    };
+    if let Some(name) = filter.service.as_ref().filter(|name| !is_known(name)) {
+        return Err(edit::no_such_service(&agent.model, name).into());
+    }
     let endpoints: BTreeMap<u16, (&EndpointKey, Protocol)> = snapshot
         .endpoints
         .iter()

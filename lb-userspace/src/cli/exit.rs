@@ -81,7 +81,11 @@ fn is_permission(error: &anyhow::Error) -> bool {
 fn in_one_paragraph(error: &ClientError) -> String {
     match error {
         ClientError::Refused { error, .. } => match &error.hint {
-            Some(hint) => format!("{}; {hint}", error.message.trim_end_matches('.')),
+            // A sentence, or the rest of one.
+            Some(hint) => {
+                let joint = if hint.starts_with(char::is_uppercase) { "." } else { ";" };
+                format!("{}{joint} {hint}", error.message.trim_end_matches('.'))
+            }
             None => error.message.clone(),
         },
         other => other.to_string(),
@@ -115,5 +119,9 @@ mod tests {
     fn message_and_hint_are_one_paragraph() {
         let text = refused(404, Some("the nearest name is mysql")).to_string();
         assert_eq!(text, "no service msql; the nearest name is mysql");
+        assert_eq!(
+            refused(404, Some("Did you mean mysql?")).to_string(),
+            "no service msql. Did you mean mysql?"
+        );
     }
 }

@@ -13,7 +13,7 @@ use lb_tests::{
     wait::{PATIENCE, Seen, eventually},
 };
 
-use crate::setup::{HELLO, HelloLab, PORT, SERVICE, config, service, verdict};
+use crate::setup::{HELLO, HelloLab, PORT, SERVICE, config, service, until_verdict, verdict};
 
 #[test]
 fn every_filter() {
@@ -105,13 +105,9 @@ fn flush_of_one_backend() {
         );
 
         let (mut cut, mut kept): (Vec<_>, Vec<_>) = sessions.into_iter().partition(|s| s.server == "slave1");
-        let dropped = || verdict(&agent.stats()?, "dropped-no-flow");
-        let before = dropped()?;
+        let before = verdict(&agent.stats()?, "dropped-no-flow")?;
         cut.iter_mut().try_for_each(|session| session.send(b"lost"))?;
-        eventually(PATIENCE, "the packets of the flushed connections to be dropped", || {
-            let new = dropped()? - before;
-            Ok(if new >= 3 { Seen::Yes(()) } else { Seen::NotYet(format!("{new} dropped")) })
-        })?;
+        until_verdict(agent, "dropped-no-flow", before + 3)?;
         kept.iter_mut().try_for_each(|session| session.echo(b"after"))?;
         ensure!(!cut.iter().map(Session::has_answer).collect::<Result<Vec<_>>>()?.contains(&true));
         // The client gives up and connects again.

@@ -2,13 +2,17 @@
 //!
 //! One binary, one module per topic. `LB_CAPTURE=1` adds the packets to the report of a failure.
 
+mod cli;
 mod conns;
 mod crash;
 mod detach;
 mod dns;
+mod endpoints;
 mod hot;
 mod instances;
+mod jumbo;
 mod leftovers;
+mod local;
 mod mysql;
 mod neighbour;
 mod overlay;
@@ -21,3 +25,5 @@ mod setup;
 mod spread;
 mod stats;
 mod swap;
+mod threshold;
+mod ttl;

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
+use lb::api::types::BackendState;
 use lb_tests::{
     clock::now,
     hello::{Session, spread},
@@ -59,15 +60,44 @@ fn unresolved_backend_gets_no_connections() {
         lab.net.backends[1].netns.ip("link set dev eth0 down")?;
         let hello = HelloLab::start(lab, 2)?;
         let state = || Ok::<_, anyhow::Error>(hello.agent.backend(SERVICE, &hello.key(2))?.state);
-        ensure!(state()? == lb::api::types::BackendState::Unresolved, "{:?}", state()?);
+        ensure!(state()? == BackendState::Unresolved, "{:?}", state()?);
         let answered = spread(hello.client(), HELLO, 20)?;
         ensure!(answered == [("slave1".to_owned(), 20)].into(), "{answered:?}");
         lab.net.backends[1].netns.ip("link set dev eth0 up")?;
         eventually(LIMIT, "slave2 to come up", || {
             let seen = state()?;
-            let up = seen == lb::api::types::BackendState::Up;
+            let up = seen == BackendState::Up;
             Ok(if up { Seen::Yes(()) } else { Seen::NotYet(format!("{seen:?}")) })
         })?;
+        let answered = spread(hello.client(), HELLO, 20)?;
+        ensure!(answered.values().eq(&[10, 10]), "{answered:?}");
+        Ok(())
+    });
+}
+
+/// One that falls silent keeps what it has, gets nothing new, and comes back.
+#[test]
+fn silent_backend_gets_no_new_connections() {
+    Lab::test(Topology::one_segment(2), |lab| {
+        let hello = HelloLab::start(lab, 2)?;
+        let is = |state| {
+            eventually(LIMIT, &format!("slave2 to be {state:?}"), || {
+                let backend = hello.agent.backend(SERVICE, &hello.key(2))?;
+                Ok(if backend.state == state { Seen::Yes(()) } else { Seen::NotYet(format!("{backend:?}")) })
+            })
+        };
+        let mut session = Session::open(hello.client(), HELLO)?;
+        while session.server != "slave2" {
+            session = Session::open(hello.client(), HELLO)?;
+        }
+        session.set_limit(LIMIT)?;
+        lab.net.backends[1].netns.ip("link set dev eth0 down")?;
+        is(BackendState::Unresolved)?;
+        let answered = spread(hello.client(), HELLO, 20)?;
+        ensure!(answered == [("slave1".to_owned(), 20)].into(), "{answered:?}");
+        lab.net.backends[1].netns.ip("link set dev eth0 up")?;
+        session.echo(b"its connection was not cut")?;
+        is(BackendState::Up)?;
         let answered = spread(hello.client(), HELLO, 20)?;
         ensure!(answered.values().eq(&[10, 10]), "{answered:?}");
         Ok(())

@@ -24,6 +24,40 @@ fn unknown_key() {
     });
 }
 
+/// Each with file, line, column, and the wrong thing named.
+#[test]
+fn bad_values() {
+    Lab::test(Topology::one_segment(2), |lab| {
+        let agent = lab.prepare_agent(&config(lab, 2))?;
+        let text = std::fs::read_to_string(agent.config_path())?;
+        let second = text.lines().skip_while(|line| !line.contains("- {name: hello")).collect::<Vec<_>>();
+        let twice = |old: &str, new: &str| format!("{text}{}\n", second.join("\n").replacen(old, new, 1));
+        for (bad, words) in [
+            (twice("7000", "7001"), &["hello", "taken"][..]),
+            (twice("hello", "other"), &["172.18.14.100:7000", "hello"]),
+            (text.replacen("172.18.14.71", "172.18.14.710", 1), &["172.18.14.710"]),
+            (text.replacen("weight: 1", "weight: 65536", 1), &["65536", "65535"]),
+            (text.replacen("weight: 1", "weight: -1", 1), &["-1", "65535"]),
+            (text.replacen("172.18.14.71", "fd00:18:14::71", 1), &["fd00:18:14::71", "IPv"]),
+            (text.replacen("172.18.14.72", "172.18.14.71", 1), &["172.18.14.71", "twice"]),
+        ] {
+            ensure!(bad != text, "nothing is wrong with it");
+            agent.write_config(&bad)?;
+            let place = format!("{}:", agent.config_path().display());
+            refused(lab, &agent, &[&[place.as_str()], words].concat()).context(bad)?;
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn missing_interface_for_vips() {
+    Lab::test(Topology::one_segment(1), |lab| {
+        let config = Config { add_to: Some("eth7".to_owned()), ..config(lab, 1) };
+        refused(lab, &*lab.prepare_agent(&config)?, &["vips.add_to", "eth7"])
+    });
+}
+
 #[test]
 fn missing_interface() {
     Lab::test(Topology::one_segment(1), |lab| {

@@ -95,6 +95,14 @@ pub fn verdict(stats: &Stats, name: &str) -> Result<u64> {
     Ok(found.with_context(|| format!("no verdict {name} in {stats:#?}"))?.packets)
 }
 
+/// Waits until so many packets ended this way.
+pub fn until_verdict(agent: &Agent, name: &str, packets: u64) -> Result<()> {
+    eventually(PATIENCE, &format!("{packets} packets {name}"), || {
+        let seen = verdict(&agent.stats()?, name)?;
+        Ok(if seen >= packets { Seen::Yes(()) } else { Seen::NotYet(format!("{seen}")) })
+    })
+}
+
 /// What an operator has decided: everything of a listing that traffic does not change.
 pub fn decided(services: &[ServiceView]) -> Vec<ServiceView> {
     let mut services = services.to_vec();
