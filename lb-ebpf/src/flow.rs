@@ -66,25 +66,32 @@ pub fn find_or_open(packet: &Packet, endpoints: &Endpoints) -> Result<Flow, Verd
         }
     }
     if let Some(endpoint) = opener {
-        if let Some(deleted) = endpoints.exact.filter(|exact| !exact.has(flag::OPEN)) {
-            // A finished flow of it may be left, and would be found before the one that begins now.
-            if is_wide(packet, deleted) {
-                flow_forget_wide(&wide_key(packet, deleted));
-            } else {
-                flow_forget_narrow(narrow_key(packet, deleted).0);
-            }
-        }
         let outcome = if is_wide(packet, endpoint) {
             Outcome(flow_open_wide(&wide_key(packet, endpoint), segment.0, endpoint.0))
         } else {
             Outcome(flow_open_narrow(narrow_key(packet, endpoint).0, segment.0, endpoint.0))
         };
         if let Some(end) = outcome.end(endpoint) {
+            if end.is_ok() {
+                forget_finished(packet, endpoints);
+            }
             return end;
         }
     }
     // A deleted service without flows is no service.
     Err(if takes_new { Verdict::DroppedNoFlow } else { Verdict::PassedNoService })
+}
+
+/// A finished flow of a deleted service may be left, and would be found before the one that has begun.
+#[inline(always)]
+fn forget_finished(packet: &Packet, endpoints: &Endpoints) {
+    if let Some(deleted) = endpoints.exact.filter(|exact| !exact.has(flag::OPEN)) {
+        if is_wide(packet, deleted) {
+            flow_forget_wide(&wide_key(packet, deleted));
+        } else {
+            flow_forget_narrow(narrow_key(packet, deleted).0);
+        }
+    }
 }
 
 /// What the state machine needs of a packet: protocol, and TCP flags.
