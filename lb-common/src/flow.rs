@@ -74,9 +74,13 @@ impl Secret {
 }
 
 /// The two candidate buckets of a hash, for a table of `mask + 1` buckets (a power of two).
+///
+/// The second comes from one more multiplication (by 2^64 / golden ratio), not from low bits of the
+/// hash: where keys differ only in their high bits, as neighbouring addresses with one port do, those
+/// are little more than the high ones again, and keys that share one bucket share the other too.
 #[inline(always)]
 pub const fn candidates(hash: u64, mask: u32) -> (u32, u32) {
-    ((hash >> 32) as u32 & mask, (hash >> 1) as u32 & mask)
+    ((hash >> 32) as u32 & mask, (hash.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) as u32 & mask)
 }
 
 /// A slot of the narrow table: all that a connection listing needs.

@@ -35,30 +35,56 @@ pub struct Flow {
     pub opened: bool,
 }
 
-/// Finds the packet's flow under its endpoints, the exact one first, or opens one.
+/// Finds the packet's flow under its endpoints, the exact one first, or opens one in that order. What
+/// is known goes first, so that a service that is added to a port leaves the wildcard's flows alone.
 #[inline(always)]
 pub fn find_or_open(packet: &Packet, endpoints: &Endpoints) -> Result<Flow, Verdict> {
     let segment = Segment::new(packet.protocol, packet.flags);
-    let mut open = false;
+    let (mut takes_new, mut opener) = (false, None);
     if let Some(endpoint) = endpoints.exact {
-        open = endpoint.has(flag::OPEN);
-        let outcome = if packet.is_ipv6 || endpoint.has(flag::WILDCARD) {
+        takes_new = endpoint.has(flag::OPEN);
+        let outcome = if is_wide(packet, endpoint) {
             wide(packet, segment, endpoint)
         } else {
             narrow(packet, segment, endpoint)
+        };
+        if outcome.0 == Outcome::TO_OPEN.0 {
+            opener = Some(endpoint);
+        } else if let Some(end) = outcome.end(endpoint) {
+            return end;
+        }
+    }
+    if let Some(endpoint) = endpoints.wildcard {
+        takes_new = takes_new || endpoint.has(flag::OPEN);
+        let outcome = wide(packet, segment, endpoint);
+        if outcome.0 != Outcome::TO_OPEN.0 {
+            if let Some(end) = outcome.end(endpoint) {
+                return end;
+            }
+        } else if opener.is_none() {
+            opener = Some(endpoint);
+        }
+    }
+    if let Some(endpoint) = opener {
+        if let Some(deleted) = endpoints.exact.filter(|exact| !exact.has(flag::OPEN)) {
+            // A finished flow of it may be left, and would be found before the one that begins now.
+            if is_wide(packet, deleted) {
+                flow_forget_wide(&wide_key(packet, deleted));
+            } else {
+                flow_forget_narrow(narrow_key(packet, deleted).0);
+            }
+        }
+        let outcome = if is_wide(packet, endpoint) {
+            Outcome(flow_open_wide(&wide_key(packet, endpoint), segment.0, endpoint.0))
+        } else {
+            Outcome(flow_open_narrow(narrow_key(packet, endpoint).0, segment.0, endpoint.0))
         };
         if let Some(end) = outcome.end(endpoint) {
             return end;
         }
     }
-    if let Some(endpoint) = endpoints.wildcard {
-        open = open || endpoint.has(flag::OPEN);
-        if let Some(end) = wide(packet, segment, endpoint).end(endpoint) {
-            return end;
-        }
-    }
     // A deleted service without flows is no service.
-    Err(if open { Verdict::DroppedNoFlow } else { Verdict::PassedNoService })
+    Err(if takes_new { Verdict::DroppedNoFlow } else { Verdict::PassedNoService })
 }
 
 /// What the state machine needs of a packet: protocol, and TCP flags.
@@ -196,23 +222,29 @@ impl Table for WideBucket<KernelWord> {
 /// IPv4 and an exact port: the hot path.
 #[inline(always)]
 fn narrow(packet: &Packet, segment: Segment, endpoint: Endpoint) -> Outcome {
-    let key = NarrowKey::new(packet.source[0] as u32, packet.source_port, endpoint.id());
-    let outcome = in_table::<NarrowBucket<KernelWord>>(&key, segment, endpoint);
-    if outcome.0 != Outcome::TO_OPEN.0 {
-        return outcome;
-    }
-    Outcome(flow_open_narrow(key.0, segment.0, endpoint.0))
+    in_table::<NarrowBucket<KernelWord>>(&narrow_key(packet, endpoint), segment, endpoint)
 }
 
 /// IPv6, and any port of an address.
 #[inline(always)]
 fn wide(packet: &Packet, segment: Segment, endpoint: Endpoint) -> Outcome {
-    let key = WideKey::new(secret(), packet.source, packet.source_port, packet.dest_port, endpoint.id());
-    let outcome = Outcome(flow_in_wide(&key, segment.0, endpoint.0));
-    if outcome.0 != Outcome::TO_OPEN.0 {
-        return outcome;
-    }
-    Outcome(flow_open_wide(&key, segment.0, endpoint.0))
+    Outcome(flow_in_wide(&wide_key(packet, endpoint), segment.0, endpoint.0))
+}
+
+/// Which table has the endpoint's flows. A packet to port 0 has the wildcard for its exact endpoint.
+#[inline(always)]
+fn is_wide(packet: &Packet, endpoint: Endpoint) -> bool {
+    packet.is_ipv6 || endpoint.has(flag::WILDCARD)
+}
+
+#[inline(always)]
+fn narrow_key(packet: &Packet, endpoint: Endpoint) -> NarrowKey {
+    NarrowKey::new(packet.source[0] as u32, packet.source_port, endpoint.id())
+}
+
+#[inline(always)]
+fn wide_key(packet: &Packet, endpoint: Endpoint) -> WideKey {
+    WideKey::new(secret(), packet.source, packet.source_port, packet.dest_port, endpoint.id())
 }
 
 #[inline(always)]
@@ -290,10 +322,11 @@ fn timeout(service: &Service, state: State) -> u32 {
     service.timeouts[state.0 as usize & (State::COUNT - 1)]
 }
 
-/// Whether a packet of no known flow may belong to a connection that was placed by hash.
+/// Whether a packet of no known flow may belong to a connection that was placed by hash. A datagram
+/// always may: it does not say whether it begins something.
 #[inline(always)]
 fn by_hash(service: u32, segment: Segment, now: Tick) -> bool {
-    if segment.flags() & (tcp::flag::ACK | tcp::flag::RST) != tcp::flag::ACK {
+    if !segment.is_udp() && segment.flags() & (tcp::flag::ACK | tcp::flag::RST) != tcp::flag::ACK {
         return false;
     }
     match ROTATIONS.get(service) {
@@ -313,13 +346,13 @@ fn open<B: Table>(key: &B::Key, segment: Segment, endpoint: Endpoint) -> Outcome
     else {
         return Outcome::MISS;
     };
-    let opens = segment.opens();
-    let dest = if opens { schedule_next(service) } else { schedule_by_hash(service, hash) };
+    let now = clock::now();
+    let hashed = by_hash(service, segment, now);
+    let dest = if hashed { schedule_by_hash(service, hash) } else { schedule_next(service) };
     if dest == 0 {
         return Outcome::NO_BACKEND;
     }
-    let now = clock::now();
-    let value = first_value(dest, segment, record, now, opens);
+    let value = first_value(dest, segment, record, now, hashed);
     B::sweep(now);
     // The flow's old entry, expired or closed, takes the new connection.
     let mut before = retake(first, key, value, segment, now);
@@ -330,7 +363,7 @@ fn open<B: Table>(key: &B::Key, segment: Segment, endpoint: Endpoint) -> Outcome
         before = store(first, second, key, value, now);
     }
     if before.is_locked() {
-        return without_entry(service, hash, record, now, opens);
+        return without_entry(service, hash, segment, record, now);
     }
     if before.is_flow() {
         if !is_over(before, segment, now) {
@@ -339,7 +372,8 @@ fn open<B: Table>(key: &B::Key, segment: Segment, endpoint: Endpoint) -> Outcome
         count::ended(before);
     }
     count::opened(value);
-    Outcome::opened(dest)
+    // A connection that was placed by hash counted with its SYN.
+    if segment.opens() { Outcome::opened(dest) } else { Outcome::known(dest) }
 }
 
 /// Gives a flow's finished entry in `bucket` to its new connection; what it held, or
@@ -357,10 +391,10 @@ fn retake<B: Bucket>(bucket: &B, key: &B::Key, value: Value, segment: Segment, n
 
 /// The value that a new flow begins with.
 #[inline(always)]
-fn first_value(dest: u32, segment: Segment, service: &Service, now: Tick, opens: bool) -> Value {
+fn first_value(dest: u32, segment: Segment, service: &Service, now: Tick, hashed: bool) -> Value {
     // If its handshake was not seen, it counts as half-open until a later packet.
-    let state = if opens { segment.next(State::NONE) } else { HASHED_STATE };
-    let flags = if opens { 0 } else { value::flag::HASHED };
+    let state = if segment.opens() { segment.next(State::NONE) } else { HASHED_STATE };
+    let flags = if hashed { value::flag::HASHED } else { 0 };
     Value::new(dest, state, flags, now.after(timeout(service, state)))
 }
 
@@ -384,20 +418,48 @@ fn store<B: Bucket>(first: &B, second: &B, key: &B::Key, value: Value, now: Tick
 /// No room: an established flow is never evicted, so the new one is placed by hash, and for a while
 /// so is every packet of the service whose flow is not known.
 #[inline(always)]
-fn without_entry(service: u32, hash: u64, record: &Service, now: Tick, opens: bool) -> Outcome {
+fn without_entry(service: u32, hash: u64, segment: Segment, record: &Service, now: Tick) -> Outcome {
     let dest = schedule_by_hash(service, hash);
     if dest == 0 {
         return Outcome::NO_BACKEND;
     }
-    if opens {
-        count::event(Event::PlacedByHash);
-        if let Some(rotation) = ROTATIONS.get_ptr_mut(service) {
-            let until = Rotation::until(now.after(timeout(record, HASHED_STATE)));
-            // SAFETY: an aligned word of the map's value, stored whole; the latest writer wins.
-            unsafe { (&raw mut (*rotation).hashed_until).write_volatile(until) };
+    // As long as packets come that find no room: theirs are connections that go on.
+    let state = if segment.opens() { segment.next(State::NONE) } else { HASHED_STATE };
+    let until = now.after(timeout(record, state));
+    if let Some(rotation) = ROTATIONS.get_ptr_mut(service) {
+        // SAFETY: an aligned word of the map's value, read and stored whole; the latest writer wins.
+        unsafe {
+            let word = &raw mut (*rotation).hashed_until;
+            let before = word.read_volatile();
+            if !Rotation::places_by_hash(before, now)
+                || until.until(Tick(before as u32)) >= REFRESH.load() as i32
+            {
+                word.write_volatile(Rotation::until(until));
+            }
         }
     }
-    Outcome::opened(dest)
+    if !segment.opens() {
+        return Outcome::known(dest);
+    }
+    count::event(Event::PlacedByHash);
+    // Of datagrams without an entry nobody knows which one begins something.
+    if segment.is_udp() { Outcome::known(dest) } else { Outcome::opened(dest) }
+}
+
+/// Lets a flow expire now.
+#[inline(always)]
+fn forget<B: Table>(key: &B::Key) -> u32 {
+    let (first, second) = candidates(B::hash(key), B::mask());
+    let mut forgotten = 0;
+    for index in [first, second] {
+        let Some(bucket) = B::bucket(index) else { break };
+        let hit = find(bucket, key);
+        let expired = hit.value.moved_to(hit.value.state(), clock::now());
+        if !hit.is_miss() && bucket.value(hit.slot).cas(hit.value.0, expired.0) {
+            forgotten += 1;
+        }
+    }
+    forgotten
 }
 
 // Functions with numbers (and a pointer that they check) for arguments: the kernel verifies each
@@ -425,6 +487,22 @@ extern "C" fn flow_in_wide(key: *const WideKey, segment: u32, endpoint: u64) -> 
     // SAFETY: as above.
     match unsafe { key.as_ref() } {
         Some(key) => in_table::<WideBucket<KernelWord>>(key, Segment(segment), Endpoint(endpoint)).0,
+        None => 0,
+    }
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn flow_forget_narrow(key: u64) -> u32 {
+    forget::<NarrowBucket<KernelWord>>(&NarrowKey(key))
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn flow_forget_wide(key: *const WideKey) -> u32 {
+    // SAFETY: as above.
+    match unsafe { key.as_ref() } {
+        Some(key) => forget::<WideBucket<KernelWord>>(key),
         None => 0,
     }
 }

@@ -9,14 +9,14 @@ use lb_common::{
     host::{Path, Route},
     link::MAC_MASK,
     verdict::Verdict,
-    vlan::Tags,
+    vlan::{Tags, VID_MASK},
 };
 
 use crate::{
     count,
     flow::Flow,
     maps::{DESTS, DEVICES, HOSTS, INGRESS, LINKS},
-    packet::{ETH_LEN, ETH_P_8021Q, ETH_P_IP, ETH_P_IPV6, Packet, TAG_LEN, at},
+    packet::{ETH_LEN, ETH_P_8021Q, ETH_P_IP, ETH_P_IPV6, Packet, TAG_LEN, at, read},
     time_exceeded,
 };
 
@@ -107,30 +107,38 @@ extern "C" fn forward_retag(ctx: *mut xdp_md, old: u64, dest: u64, source: u64, 
     let (ctx, tags) = (XdpContext::new(ctx), Tags(tags));
     let needed = ETH_LEN + tags.count() as usize * TAG_LEN;
     let delta = (old >> 32) as i32 - needed as i32;
+    let inner_priority = if (old >> 32) as usize == ETH_LEN + 2 * TAG_LEN {
+        read(&ctx, ETH_LEN + TAG_LEN).map_or(0, u16::from_be) & !VID_MASK
+    } else {
+        0
+    };
     // SAFETY: the helper checks the room; all pointers into the frame are taken anew below.
     if delta != 0 && unsafe { bpf_xdp_adjust_head(ctx.ctx, delta) } != 0 {
         return 1;
     }
     let ethertype = if old >> 16 & 1 != 0 { ETH_P_IPV6 } else { ETH_P_IP };
-    let outer = (tags.outer() | old as u16).to_be();
-    match write_header(&ctx, mac_words(dest, source), outer, tags, ethertype) {
+    let tcis = [tags.outer() | old as u16, tags.inner() | inner_priority].map(u16::to_be);
+    match write_header(&ctx, mac_words(dest, source), tcis, tags.count(), ethertype) {
         Some(()) => 0,
         None => 1,
     }
 }
 
 #[inline(always)]
-fn write_header(ctx: &XdpContext, macs: [u16; 6], outer: u16, tags: Tags, ethertype: u16) -> Option<()> {
+fn write_header(
+    ctx: &XdpContext,
+    macs: [u16; 6],
+    [outer, inner]: [u16; 2],
+    tags: u32,
+    ethertype: u16,
+) -> Option<()> {
     // SAFETY: `at` checks the bounds of each write.
     unsafe {
         *at::<[u16; 6]>(ctx, 0)? = macs;
-        match tags.count() {
+        match tags {
             0 => *at::<u16>(ctx, 12)? = ethertype,
             1 => *at::<[u16; 3]>(ctx, 12)? = [ETH_P_8021Q, outer, ethertype],
-            _ => {
-                let inner = tags.inner().to_be();
-                *at::<[u16; 5]>(ctx, 12)? = [ETH_P_8021Q, outer, ETH_P_8021Q, inner, ethertype]
-            }
+            _ => *at::<[u16; 5]>(ctx, 12)? = [ETH_P_8021Q, outer, ETH_P_8021Q, inner, ethertype],
         }
     }
     Some(())

@@ -42,9 +42,9 @@ pub static FLOWSW_MASK: Global<u32> = Global::new(0);
 /// See [`lb_common::tick::shift`].
 #[unsafe(no_mangle)]
 pub static TICK_SHIFT: Global<u32> = Global::new(5);
-/// Ticks by which an expiry must move to be worth a write to shared memory (1 s).
+/// Ticks by which an expiry must move to be worth a write to shared memory (half a second).
 #[unsafe(no_mangle)]
-pub static REFRESH: Global<u32> = Global::new(8);
+pub static REFRESH: Global<u32> = Global::new(4);
 
 // Configuration: written by the agent's reconcile step alone.
 

@@ -105,7 +105,7 @@ pub fn parse(ctx: &XdpContext) -> Result<Packet, Verdict> {
         return Err(Verdict::PassedNotIp);
     }
     let mac = ethernet[0] as u64 | (ethernet[1] as u64) << 16 | (ethernet[2] as u64) << 32;
-    if !is_for_us(mac, tags, l3) {
+    if !is_for_us(mac, tags) {
         return Err(Verdict::PassedNotForUs);
     }
     let mut packet = if ethertype == ETH_P_IP { ipv4(ctx, l3) } else { ipv6(ctx, l3) }?;
@@ -120,7 +120,7 @@ fn is_tag(ethertype: u16) -> bool {
 
 /// Whether the frame is for this director: promiscuous mode and flooding switches deliver others'.
 #[inline(always)]
-fn is_for_us(mac: u64, tags: Tags, l3: usize) -> bool {
+fn is_for_us(mac: u64, tags: Tags) -> bool {
     let ingress = INGRESS.load();
     let Some(link) = LINKS.get(ingress) else { return false };
     if link.mac & MAC_MASK != mac {
@@ -131,7 +131,8 @@ fn is_for_us(mac: u64, tags: Tags, l3: usize) -> bool {
             return false;
         }
     }
-    if l3 == ETH_LEN {
+    // A tag with VLAN id 0 carries a priority only (IEEE 802.1Q).
+    if tags.0 == Tags::NONE.0 {
         return link.mac & link::flag::UNTAGGED != 0;
     }
     // SAFETY: presence is all that is asked.

@@ -33,7 +33,7 @@ pub struct Allowance {
 const ICMP_LEN: usize = 8;
 const IPV4_LEN: usize = 20;
 const IPV6_LEN: usize = 40;
-/// Bytes of the offending packet after its IPv6 header that are quoted.
+/// Bytes of the offending packet after its IPv6 header that are quoted; 8 where there are fewer.
 const QUOTED_PAYLOAD6: usize = 16;
 const TTL: u8 = 64;
 
@@ -157,7 +157,7 @@ fn build4(ctx: &XdpContext, packet: &Shape, link: &Link) -> Option<()> {
     Some(())
 }
 
-/// The IPv6 header and sixteen bytes behind it are quoted.
+/// The IPv6 header and sixteen bytes behind it are quoted, or eight of a short datagram.
 #[inline(always)]
 fn build6(ctx: &XdpContext, packet: &Shape, link: &Link) -> Option<()> {
     const GROW: usize = IPV6_LEN + ICMP_LEN;
@@ -168,15 +168,23 @@ fn build6(ctx: &XdpContext, packet: &Shape, link: &Link) -> Option<()> {
     if link.ipv6 == [0; 16] {
         return None;
     }
+    let payload: u16 = read(ctx, packet.l3 + 4).ok()?;
+    let left_out = if (u16::from_be(payload) as usize) < QUOTED_PAYLOAD6 { 8 } else { 0 };
+    // The whole of it first, whatever its last bytes are then: a size that the compiler knows.
     reframe(ctx, packet, link, GROW, packet.l3 + GROW + QUOTED)?;
     let block = at::<[u64; (GROW + QUOTED) / 8]>(ctx, packet.l3)?;
     let halves = |x: u64| (x & 0xffff_ffff) + (x >> 32);
     // SAFETY: `at` checked the bounds.
     let words = unsafe { *block };
     let mut sum = 0u64;
-    for word in &words[GROW / 8..] {
+    const LAST: usize = (GROW + QUOTED) / 8 - 1;
+    for word in &words[GROW / 8..LAST] {
         sum += halves(*word);
     }
+    if left_out == 0 {
+        sum += halves(words[LAST]);
+    }
+    let length = LENGTH - left_out;
     let sender = [words[GROW / 8 + 1], words[GROW / 8 + 2]];
     let word = |i: usize| {
         let b = &link.ipv6;
@@ -185,13 +193,16 @@ fn build6(ctx: &XdpContext, packet: &Shape, link: &Link) -> Option<()> {
     let source = [word(0), word(8)];
     // Pseudo header (RFC 8200 section 8.1).
     sum += halves(source[0]) + halves(source[1]) + halves(sender[0]) + halves(sender[1]);
-    sum += (LENGTH as u32).to_be() as u64 + (NEXT_HEADER << 24) + TYPE_CODE;
+    sum += (length as u32).to_be() as u64 + (NEXT_HEADER << 24) + TYPE_CODE;
     let checksum = !fold(sum) as u64;
-    let first = 0x60u64 | (((LENGTH as u16).to_be() as u64) << 32) | NEXT_HEADER << 48 | (TTL as u64) << 56;
+    let first = 0x60u64 | (((length as u16).to_be() as u64) << 32) | NEXT_HEADER << 48 | (TTL as u64) << 56;
     // SAFETY: in the bounds that were checked for `block`.
     unsafe {
         *block.cast::<[u64; GROW / 8]>() =
             [first, source[0], source[1], sender[0], sender[1], TYPE_CODE | checksum << 16];
+        if left_out != 0 && bpf_xdp_adjust_tail(ctx.ctx, -(left_out as i32)) != 0 {
+            return None;
+        }
     }
     Some(())
 }

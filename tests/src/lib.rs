@@ -3,6 +3,7 @@
 //! * [`topo`] builds a lab: switch, clients, director, backends; [`scope`] owns its names and takes it down;
 //! * [`agent`] runs `lb run` on the director and talks to it through the `lb` command line;
 //! * [`mariadb`], [`hello`], [`udp`], [`dns`], [`errqueue`] are what runs on the backends, and how a client asks them;
+//! * [`xdp`] runs the program on frames made by [`packet`], without any interface;
 //! * [`netns`], [`proc`], [`xdp_pass`], [`wait`], [`clock`] are the tools all of these are made of.
 
 pub mod agent;
@@ -16,10 +17,12 @@ pub mod load;
 pub mod mariadb;
 pub mod netns;
 pub mod notes;
+pub mod packet;
 pub mod proc;
 pub mod scope;
 pub mod supervise;
 pub mod topo;
 pub mod udp;
 pub mod wait;
+pub mod xdp;
 pub mod xdp_pass;

@@ -23,8 +23,13 @@ impl From<EditError> for Failure {
 
 /// The kernel or the system refused.
 pub fn internal(error: anyhow::Error) -> Failure {
+    Failure::internal(format!("{error:#}")).hint("the agent's log has more: `journalctl -u lb`")
+}
+
+/// The same before anything was changed.
+fn refused(error: anyhow::Error) -> Failure {
     Failure::internal(format!("{error:#}"))
-        .hint("nothing was lost; the agent's log has more: `journalctl -u lb`")
+        .hint("nothing was changed; the agent's log has more: `journalctl -u lb`")
 }
 
 impl Agent {
@@ -35,36 +40,57 @@ impl Agent {
         let said = change.to_string();
         let mut overlay = self.overlay.clone();
         overlay.push(&self.config.model, change);
-        let warnings = self.adopt(model, overlay).await?;
+        let warnings = self.adopt(model, overlay, None).await?;
         tracing::info!("{said}");
         Ok(Done { warnings })
     }
 
-    /// Checks that `model` can be had, journals `overlay`, makes the kernel follow.
-    async fn adopt(&mut self, model: Model, overlay: Overlay) -> Result<Vec<String>, Failure> {
-        self.network.read(&model).await.map_err(internal)?;
-        if let Some((backend, gateway)) = self.network.behind_gateway(&model) {
+    /// Checks that `model` can be had, journals `overlay`, makes the kernel follow. Until the journal
+    /// is written nothing has changed; from then on the change stands, and what fails is tried again.
+    async fn adopt(
+        &mut self,
+        model: Model,
+        overlay: Overlay,
+        config: Option<config::Config>,
+    ) -> Result<Vec<String>, Failure> {
+        if let Err(failure) = self.prepare(&model, &overlay).await {
             let old = self.model.clone();
-            self.network.read(&old).await.map_err(internal)?;
+            if let Err(error) = self.network.read(&old).await {
+                tracing::warn!("reading the network failed: {error:#}; trying again");
+                self.unfinished = true;
+            }
+            return Err(failure);
+        }
+        self.overlay = overlay;
+        self.config = config.unwrap_or_else(|| self.config.clone());
+        self.model = model;
+        let mut warnings = self.news();
+        if let Err(error) = self.follow_model().await {
+            tracing::error!("a change is not complete: {error:#}; trying again");
+            warnings
+                .push(format!("the change is noted but not complete yet ({error:#}); the agent tries again"));
+        }
+        self.ask_neighbours().await;
+        Ok(warnings)
+    }
+
+    /// Everything that can be refused, with the journal last.
+    async fn prepare(&mut self, model: &Model, overlay: &Overlay) -> Result<(), Failure> {
+        self.network.read(model).await.map_err(refused)?;
+        if let Some((backend, gateway)) = self.network.behind_gateway(model, &self.model) {
             return Err(Failure::conflict(format!("backend {backend} is behind gateway {gateway}"))
                 .hint("Direct Routing needs a backend in a segment that the director has an interface in"));
         }
-        self.network.check_placement(&model).map_err(|error| Failure::conflict(format!("{error:#}")))?;
-        let snapshot = self.pins.maps.snapshot().map_err(internal)?;
-        plan(&self.desired(&model), &snapshot).map_err(|error| Failure::conflict(error.to_string()))?;
-        self.journal.store(&overlay).map_err(|error| internal(error.into()))?;
-        self.overlay = overlay;
-        self.model = model.clone();
-        self.reconcile(&model).map_err(internal)?;
-        self.place_vips().await.map_err(internal)?;
-        self.attach_redirect_targets();
-        self.ask_neighbours().await;
-        Ok(self.news(&model))
+        self.network.check_placement(model).map_err(|error| Failure::conflict(format!("{error:#}")))?;
+        let snapshot = self.pins.maps.snapshot().map_err(refused)?;
+        plan(&self.desired(model, &snapshot), &snapshot)
+            .map_err(|error| Failure::conflict(error.to_string()))?;
+        self.journal.store(overlay).map_err(|error| refused(error.into()))
     }
 
     /// What an operator should hear about the new state at once.
-    fn news(&self, model: &Model) -> Vec<String> {
-        let empty = model.services.iter().filter(|service| {
+    fn news(&self) -> Vec<String> {
+        let empty = self.model.services.iter().filter(|service| {
             !service.backends.is_empty()
                 && service.backends.iter().all(|backend| backend.effective_weight() == 0)
         });
@@ -86,8 +112,7 @@ impl Agent {
         let (overlay, discarded) = self.overlay.reload(&new.model, options.keep_runtime);
         let (model, _) = overlay.apply(&new.model);
         let changes = diff(&self.model, &model);
-        let warnings = self.adopt(model, overlay).await?;
-        self.config = new;
+        let warnings = self.adopt(model, overlay, Some(new)).await?;
         for change in &changes {
             tracing::info!("reload: {change}");
         }

@@ -18,6 +18,9 @@ use crate::net::{Netlink, NewAddress, ethtool, host_prefix};
 pub struct HostChanges {
     #[serde(skip)]
     path: PathBuf,
+    /// The boot in which it was.
+    #[serde(default)]
+    boot: String,
     /// VIPs that we added, by interface.
     addresses: Vec<(String, IpAddr)>,
     /// Offloads that we switched off, by interface.
@@ -25,14 +28,24 @@ pub struct HostChanges {
 }
 
 impl HostChanges {
-    pub fn open(dir: &Path) -> Result<Self> {
-        let path = dir.join("host.json");
+    /// Where it is, below an instance's state directory.
+    pub fn path(state: &Path) -> PathBuf {
+        state.join("host.json")
+    }
+
+    pub fn open(state: &Path) -> Result<Self> {
+        let path = Self::path(state);
         let mut changes: Self = match fs::read(&path) {
             Ok(text) => serde_json::from_slice(&text)
                 .with_context(|| format!("{} is damaged; move it away to go on", path.display()))?,
             Err(error) if error.kind() == io::ErrorKind::NotFound => Self::default(),
             Err(error) => return Err(error).with_context(|| format!("reading {}", path.display())),
         };
+        let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").context("reading the boot id")?;
+        if changes.boot != boot {
+            // What was changed in another boot is gone; what stands there now is somebody else's.
+            changes = Self { boot, ..Self::default() };
+        }
         changes.path = path;
         Ok(changes)
     }
@@ -57,26 +70,21 @@ impl HostChanges {
         ifindex: u32,
         wanted: &[IpAddr],
     ) -> Result<()> {
+        let present = netlink.addresses().await?;
         for address in wanted {
-            let ours = (interface.to_owned(), *address);
-            let known = self.addresses.contains(&ours);
-            let present = netlink
-                .addresses()
-                .await?
-                .iter()
-                .any(|found| found.ifindex == ifindex && found.address == *address);
-            if present {
+            if present.iter().any(|found| found.ifindex == ifindex && found.address == *address) {
                 continue;
             }
-            if !known {
+            let ours = (interface.to_owned(), *address);
+            if !self.addresses.contains(&ours) {
                 self.addresses.push(ours);
                 self.store()?;
             }
             netlink.add_address(NewAddress::vip(ifindex, *address)).await?;
             tracing::info!(%address, interface, "added the VIP");
         }
-        let gone: Vec<_> =
-            self.addresses.iter().filter(|(_, address)| !wanted.contains(address)).cloned().collect();
+        let is_wanted = |(on, address): &(String, IpAddr)| on == interface && wanted.contains(address);
+        let gone: Vec<_> = self.addresses.iter().filter(|ours| !is_wanted(ours)).cloned().collect();
         for (interface, address) in gone {
             self.remove_vip(netlink, &interface, address).await?;
         }

@@ -1,5 +1,7 @@
 //! The interfaces that the program is attached to.
 
+use std::collections::BTreeSet;
+
 use anyhow::{Context, Result, bail};
 
 use super::{Agent, host::HostChanges};
@@ -18,6 +20,8 @@ pub struct Interface {
     pub attachment: Attachment,
     /// Once it has the program. Two VLAN devices of one parent share it.
     pub attached: Option<Attached>,
+    /// It was there and is not now.
+    missing: bool,
 }
 
 /// All of them, and what was attached to interfaces that only transmit.
@@ -25,6 +29,8 @@ pub struct Interface {
 pub struct Interfaces {
     pub all: Vec<Interface>,
     passing: Vec<Attached>,
+    /// Interfaces (by index) that took no pass program: said once.
+    refused: BTreeSet<u32>,
 }
 
 impl Interfaces {
@@ -35,10 +41,36 @@ impl Interfaces {
             .iter()
             .map(|spec| {
                 let attachment = resolve_attach(links, &spec.name)?;
-                Ok(Interface { spec: spec.clone(), attachment, attached: None })
+                Ok(Interface { spec: spec.clone(), attachment, attached: None, missing: false })
             })
             .collect::<Result<_>>()?;
-        Ok(Self { all, passing: Vec::new() })
+        Ok(Self { all, ..Self::default() })
+    }
+
+    /// Finds them anew; whether there is one to attach to, because it was deleted and made again.
+    pub fn follow(&mut self, links: &[Link]) -> bool {
+        let mut to_attach = false;
+        for interface in &mut self.all {
+            let name = &interface.spec.name;
+            match resolve_attach(links, name) {
+                Ok(attachment) => {
+                    if attachment.ifindex != interface.attachment.ifindex {
+                        tracing::warn!(interface = name, "was deleted and made again: attaching anew");
+                        interface.attached = None;
+                    }
+                    to_attach |= interface.attached.is_none();
+                    interface.attachment = attachment;
+                    interface.missing = false;
+                }
+                Err(error) => {
+                    if !interface.missing {
+                        tracing::error!("nothing comes in by {name} any more: {error}");
+                    }
+                    interface.missing = true;
+                }
+            }
+        }
+        to_attach
     }
 
     pub fn attachments(&self) -> impl Iterator<Item = &Attachment> {
@@ -86,7 +118,10 @@ impl Agent {
     pub(super) async fn attach(&mut self) -> Result<()> {
         let links = self.pins.maps.snapshot()?.links;
         for index in 0..self.interfaces.all.len() {
-            let Interface { spec, attachment, .. } = &self.interfaces.all[index];
+            let Interface { spec, attachment, attached, missing } = &self.interfaces.all[index];
+            if attached.is_some() || *missing {
+                continue;
+            }
             let shared = self.interfaces.all[..index]
                 .iter()
                 .find(|other| other.attachment.ifindex == attachment.ifindex)
@@ -117,6 +152,17 @@ impl Agent {
             self.interfaces.all[index].attached = Some(attached);
         }
         self.attach_redirect_targets();
+        self.leave_others()
+    }
+
+    /// Takes the program off interfaces that an earlier configuration had and this one has not.
+    fn leave_others(&self) -> Result<()> {
+        let passing = self.interfaces.passing.iter().map(|attached| attached.interface.clone());
+        let mut keep: BTreeSet<String> = self.interfaces.attachments().map(|at| at.name.clone()).collect();
+        keep.extend(passing);
+        for name in self.pins.layout.detach_others(&keep)? {
+            tracing::info!(interface = name, "detached: it is not in the configuration any more");
+        }
         Ok(())
     }
 
@@ -138,11 +184,14 @@ impl Agent {
 
     /// Some drivers transmit redirected frames only on an interface that has a program of its own.
     pub(super) fn attach_redirect_targets(&mut self) {
+        let links = &self.network.links;
+        self.interfaces.passing.retain(|attached| links.iter().any(|link| link.index == attached.ifindex));
         for name in self.network.egress() {
             let ours = self.interfaces.attachments().any(|at| at.name == name)
                 || self.interfaces.passing.iter().any(|attached| attached.interface == name);
             let Some(link) = self.network.links.iter().find(|link| link.name == name) else { continue };
-            if ours || !link.xdp.is_empty() && !self.pins.layout.link(&name).exists() {
+            let refused = self.interfaces.refused.contains(&link.index);
+            if ours || refused || !link.xdp.is_empty() && !self.pins.layout.link(&name).exists() {
                 continue;
             }
             let transmits =
@@ -165,10 +214,13 @@ impl Agent {
                     );
                     self.interfaces.passing.push(attached);
                 }
-                Err(error) => tracing::warn!(
-                    interface = name,
-                    "packets redirected there may not leave: its driver wants an XDP program and takes none: {error:#}"
-                ),
+                Err(error) => {
+                    self.interfaces.refused.insert(link.index);
+                    tracing::warn!(
+                        interface = name,
+                        "packets redirected there may not leave: its driver wants an XDP program and takes none: {error:#}"
+                    );
+                }
             }
         }
     }
@@ -203,11 +255,33 @@ fn report(attached: &Attached, warnings: &mut Vec<String>) {
     }
 }
 
-/// Looks for offloads that hide tags or merge frames before XDP; switches them off where told to.
-pub fn check_offloads(interfaces: &Interfaces, host: &mut HostChanges) -> Result<Vec<String>> {
+/// MTU up to which a frame fits in a page with XDP's headroom and the kernel's trailer
+/// (`XDP_PACKET_HEADROOM` 256, `skb_shared_info` 320, an Ethernet header with two tags).
+const LINEAR_MTU: u32 = 4096 - 256 - 320 - 22;
+
+/// A jumbo frame reaches native XDP in pieces, which not every driver can do.
+fn check_mtu(interface: &Interface) -> Option<String> {
+    let Attachment { name, ifindex, device_mtu, .. } = &interface.attachment;
+    let features = xdp::features(*ifindex).ok().flatten()?;
+    let refused = *device_mtu > LINEAR_MTU && interface.spec.mode != AttachMode::Generic && !features.rx_sg();
+    refused.then(|| {
+        format!(
+            "{name}: MTU {device_mtu}, but its driver has no multi-buffer XDP and will refuse a native program: set the \
+             MTU to {LINEAR_MTU} or less, or `mode: generic`"
+        )
+    })
+}
+
+/// Looks for an MTU that the driver cannot do, and for offloads that hide tags or merge frames before
+/// XDP; switches those off where told to.
+pub fn check_devices(interfaces: &Interfaces, host: &mut HostChanges) -> Result<Vec<String>> {
     let mut warnings = Vec::new();
     for interface in &interfaces.all {
         let name = &interface.attachment.name;
+        if let Some(warning) = check_mtu(interface) {
+            tracing::warn!("{warning}");
+            warnings.push(warning);
+        }
         let features = match ethtool::features(name) {
             Ok(features) => features,
             Err(error) => {

@@ -28,7 +28,7 @@ use crate::{
     dataplane::{Clock, Pins, Sweep},
     model::Model,
     overlay::{Journal, Overlay},
-    plan::{Desired, plan, reclaim},
+    plan::{Desired, Snapshot, plan, reclaim},
 };
 use host::HostChanges;
 use interfaces::Interfaces;
@@ -79,39 +79,70 @@ struct Agent {
     started: Duration,
     /// For `lb status`; those of the last attempt at something are replaced by its next.
     warnings: Vec<String>,
+    /// The kernel or the host is not yet as it should be: the timer tries again.
+    unfinished: bool,
 }
 
 impl Agent {
     /// Makes the kernel equal to `model`.
     fn reconcile(&mut self, model: &Model) -> Result<()> {
-        let ops = plan(&self.desired(model), &self.pins.maps.snapshot()?)?;
+        let snapshot = self.pins.maps.snapshot()?;
+        let ops = plan(&self.desired(model, &snapshot), &snapshot)?;
         if !ops.is_empty() {
             tracing::debug!(operations = ops.len(), "applying a plan");
         }
         self.pins.maps.apply(&ops)
     }
 
-    fn desired(&self, model: &Model) -> Desired {
+    fn desired(&self, model: &Model, now: &Snapshot) -> Desired {
         Desired {
             services: model.services.clone(),
             timeouts: model.timeouts,
             hz: self.pins.meta.hz,
-            links: self.network.link_specs(&self.interfaces, model),
+            links: self.network.link_specs(&self.interfaces, model, now),
             hosts: self.network.hosts(model),
         }
     }
 
-    /// Looks at the network again and follows it. Errors are for the log: the old state goes on.
+    /// Looks at the network again and follows it. Errors are for the log: the old state goes on, and
+    /// the timer tries again.
     async fn follow_network(&mut self) {
         let model = self.model.clone();
         if let Err(error) = self.network.read(&model).await {
             tracing::warn!("reading the network failed, keeping the last picture: {error:#}");
+            self.unfinished = true;
             return;
         }
-        if let Err(error) = self.reconcile(&model) {
-            tracing::error!("following a change of the network failed: {error:#}");
+        let moved = self.interfaces.follow(&self.network.links);
+        if let Err(error) = self.follow_model().await {
+            tracing::error!("following a change of the network failed: {error:#}; trying again");
         }
+        if moved {
+            self.attach_anew().await;
+        }
+    }
+
+    /// Makes kernel and host what the model says.
+    async fn follow_model(&mut self) -> Result<()> {
+        let model = self.model.clone();
+        self.unfinished = true;
+        self.reconcile(&model)?;
+        self.place_vips().await?;
         self.attach_redirect_targets();
+        self.unfinished = false;
+        Ok(())
+    }
+
+    /// After an interface was deleted and made again.
+    async fn attach_anew(&mut self) {
+        match interfaces::check_devices(&self.interfaces, &mut self.host) {
+            Ok(warnings) => self.warnings.extend(warnings),
+            Err(error) => tracing::error!("switching offloads off failed: {error:#}"),
+        }
+        if let Err(error) = self.attach().await {
+            tracing::error!("attaching anew failed: {error:#}; trying again");
+            self.unfinished = true;
+        }
     }
 
     /// One round of the sweeper, and freeing what it showed to be unused.

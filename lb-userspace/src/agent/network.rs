@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use lb_common::vlan::Tags;
+use lb_common::{host::Route, vlan::Tags};
 
 use super::interfaces::Interfaces;
 use crate::{
@@ -17,7 +17,7 @@ use crate::{
     net::{
         Address, Attachment, Error, Event, Events, Link, Neighbour, NeighbourState, Netlink, resolve_attach,
     },
-    plan::{HostRoute, LinkSpec},
+    plan::{HostRoute, LinkSpec, Snapshot, name_of},
 };
 
 /// Links, addresses, routes to the backends, and their MACs.
@@ -159,9 +159,9 @@ impl Network {
         self.neighbours.deadline()
     }
 
-    /// Whether an address change concerns us: not our VIPs coming and going.
-    pub fn has_address(&self, address: IpAddr) -> bool {
-        self.addresses.iter().any(|known| known.address == address)
+    /// Whether an address is known just so.
+    pub fn has_address(&self, address: &Address) -> bool {
+        self.addresses.contains(address)
     }
 
     /// Host routes by backend address.
@@ -199,9 +199,11 @@ impl Network {
         }
     }
 
-    /// The first backend of `model` that Direct Routing cannot reach at all.
-    pub fn behind_gateway(&self, model: &Model) -> Option<(IpAddr, IpAddr)> {
-        backends(model).into_iter().find_map(|address| match self.reach.get(&address) {
+    /// The first backend that `model` has and `old` has not that Direct Routing cannot reach at all.
+    pub fn behind_gateway(&self, model: &Model, old: &Model) -> Option<(IpAddr, IpAddr)> {
+        let old = backends(old);
+        let new = backends(model).into_iter().filter(|address| !old.contains(address));
+        new.into_iter().find_map(|address| match self.reach.get(&address) {
             Some(Reach::Gateway(gateway)) => Some((address, *gateway)),
             _ => None,
         })
@@ -226,9 +228,13 @@ impl Network {
             .collect()
     }
 
-    /// The planner's links: the attached interfaces, and those that packets leave by.
-    pub fn link_specs(&self, interfaces: &Interfaces, model: &Model) -> Vec<LinkSpec> {
+    /// The planner's links: the attached interfaces, and those that packets leave by, flows of deleted
+    /// services among them.
+    pub fn link_specs(&self, interfaces: &Interfaces, model: &Model, now: &Snapshot) -> Vec<LinkSpec> {
         let mut names: BTreeSet<String> = self.egress();
+        let used: BTreeSet<u16> = now.hosts.values().map(|host| Route(host.route).link()).collect();
+        let kept = now.links.iter().filter(|(index, _)| used.contains(*index));
+        names.extend(kept.map(|(_, link)| name_of(&link.name)));
         names.extend(interfaces.attachments().map(|at| at.name.clone()));
         names.iter().filter_map(|name| self.link_spec(name, interfaces, model)).collect()
     }

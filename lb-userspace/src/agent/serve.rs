@@ -3,6 +3,7 @@
 use std::{future::pending, time::Duration};
 
 use anyhow::Result;
+use futures::FutureExt;
 use tokio::{
     net::UnixListener,
     signal::unix::{SignalKind, signal},
@@ -25,6 +26,12 @@ use crate::{
 
 /// Between rounds of the sweeper.
 const SWEEP: Duration = Duration::from_secs(1);
+
+/// Between looks at the network without an event: routes change without one that we listen to (the
+/// table of a BGP router would drown us).
+const LOOK: Duration = Duration::from_secs(30);
+/// Events that are taken in before the agent acts on them: a rack that dies is one change, not 500.
+const EVENTS_AT_ONCE: usize = 4096;
 
 /// What ends the loop.
 enum End {
@@ -51,6 +58,7 @@ pub async fn run(
     notify(&[sd_notify::NotifyState::Ready]);
     tracing::info!(instance = agent.config.instance, services = agent.model.services.len(), "forwarding");
     let mut next_sweep = monotonic() + SWEEP;
+    let mut next_look = monotonic() + LOOK;
     let end = loop {
         let deadline = agent.network.deadline().map_or(next_sweep, |deadline| deadline.min(next_sweep));
         tokio::select! {
@@ -61,7 +69,7 @@ pub async fn run(
                 None => break End::Stop,
             },
             event = events.next() => match event {
-                Ok(event) => handle_event(&mut agent, event).await,
+                Ok(event) => handle_events(&mut agent, event, &mut events).await,
                 Err(error) => {
                     tracing::error!("the stream of network events broke: {error}; reading everything anew");
                     events = Events::subscribe()?;
@@ -75,6 +83,10 @@ pub async fn run(
                 if monotonic() >= next_sweep {
                     agent.sweep();
                     next_sweep = monotonic() + SWEEP;
+                    if agent.unfinished || monotonic() >= next_look {
+                        agent.follow_network().await;
+                        next_look = monotonic() + LOOK;
+                    }
                 }
                 agent.ask_neighbours().await;
             }
@@ -135,25 +147,48 @@ async fn reload_by_signal(agent: &mut Agent) {
     notify(&[sd_notify::NotifyState::Ready]);
 }
 
-async fn handle_event(agent: &mut Agent, event: Event) {
-    let concerns = match event {
-        Event::Neighbour(neighbour) => {
-            if agent.network.heard(&neighbour) {
-                let model = agent.model.clone();
-                if let Err(error) = agent.reconcile(&model) {
-                    tracing::error!("following a neighbour's change failed: {error:#}");
-                }
-            }
-            agent.ask_neighbours().await;
-            false
+/// What a burst of events asks for.
+#[derive(Default)]
+struct Concerns {
+    /// A backend's MAC, or whether it answers.
+    neighbours: bool,
+    /// Anything else.
+    network: bool,
+}
+
+/// Takes in this event and all that are ready behind it, then acts once.
+async fn handle_events(agent: &mut Agent, first: Event, events: &mut Events) {
+    let mut concerns = Concerns::default();
+    hear(agent, first, &mut concerns);
+    for _ in 1..EVENTS_AT_ONCE {
+        match events.next().now_or_never() {
+            Some(Ok(event)) => hear(agent, event, &mut concerns),
+            // An error comes again at the next await.
+            Some(Err(_)) | None => break,
         }
-        Event::NeighbourGone { ifindex, address } => agent.network.forgotten(ifindex, address),
-        Event::Address(address) => !agent.network.has_address(address.address),
-        Event::AddressGone(_) | Event::Link(_) | Event::LinkGone { .. } | Event::Resync => true,
-    };
-    if concerns {
+    }
+    if concerns.network {
         agent.follow_network().await;
-        agent.ask_neighbours().await;
+    } else if concerns.neighbours {
+        let model = agent.model.clone();
+        if let Err(error) = agent.reconcile(&model) {
+            tracing::error!("following a neighbour's change failed: {error:#}; trying again");
+            agent.unfinished = true;
+        }
+    }
+    agent.ask_neighbours().await;
+}
+
+fn hear(agent: &mut Agent, event: Event, concerns: &mut Concerns) {
+    match event {
+        Event::Neighbour(neighbour) => concerns.neighbours |= agent.network.heard(&neighbour),
+        Event::NeighbourGone { ifindex, address } => {
+            concerns.neighbours |= agent.network.forgotten(ifindex, address);
+        }
+        Event::Address(address) => concerns.network |= !agent.network.has_address(&address),
+        Event::AddressGone(_) | Event::Link(_) | Event::LinkGone { .. } | Event::Resync => {
+            concerns.network = true;
+        }
     }
 }
 

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use rustix::fs::FlockOperation;
 use tokio::net::UnixListener;
 
@@ -18,6 +18,7 @@ use crate::{
     clock::{kernel_hz, monotonic},
     config::{self, Config},
     dataplane::{Adopted, Clock, Layout, Object, Pins, Sweep, detach},
+    model::Model,
     net::{Events, Netlink},
     overlay::{Journal, JournalError, Overlay},
 };
@@ -48,7 +49,9 @@ async fn run_on(
     listener: UnixListener,
 ) -> Result<()> {
     let mut events = Events::subscribe()?;
-    let fresh = !layout.meta().exists();
+    // Neither pins nor host changes of an earlier agent: what a failed start leaves is its own. (Pins
+    // may be there and not be seen, behind another mount of bpffs.)
+    let fresh = !layout.meta().exists() && !HostChanges::path(state).exists();
     match start(options, config, state, layout, &mut events).await {
         Ok(agent) => {
             let (handle, requests) = AgentHandle::channel();
@@ -86,22 +89,26 @@ async fn start(
         interfaces.check_occupied(&network.links, is_ours)?;
     }
     network.read(&model).await?;
-    if let Some((backend, gateway)) = network.behind_gateway(&model) {
-        bail!(
+    let adopting = layout.meta().exists();
+    if let Some((backend, gateway)) = network.behind_gateway(&model, &Model::default()) {
+        // A director that is forwarding goes on with those that it can reach.
+        ensure!(
+            adopting,
             "backend {backend} is behind gateway {gateway}: Direct Routing rewrites MAC addresses, so a backend must be \
              in a segment that the director has an interface in. Give the director an address there, or use the \
              backend's address in the director's own segment"
         );
+        warnings.push(format!("backend {backend} is behind gateway {gateway} now: it gets no connections"));
     }
 
-    let pins = Pins::open(layout.clone(), kernel_hz()?, config.model.flows, config.model.limits)?;
+    let pins = Pins::open(layout.clone(), kernel_hz(), config.model.flows, config.model.limits)?;
     let clock = {
         let mut object = Object::open(layout, &pins.meta, 0)?;
         Clock::calibrate(&mut object, &pins.maps, pins.meta.hz)?
     };
     warnings.extend(differing_sizes(&config, &pins));
     let mut host = HostChanges::open(state)?;
-    warnings.extend(interfaces::check_offloads(&interfaces, &mut host)?);
+    warnings.extend(interfaces::check_devices(&interfaces, &mut host)?);
     let mut agent = Agent {
         options,
         config,
@@ -116,6 +123,7 @@ async fn start(
         sweep: Sweep::default(),
         started: monotonic(),
         warnings,
+        unfinished: false,
     };
     let model = agent.model.clone();
     agent.network.await_answers(&model, events, FIRST_ANSWERS).await?;
@@ -195,15 +203,19 @@ async fn take_down(layout: &Layout, state: &Path) {
     }
 }
 
-/// Pins, links and host changes of an instance, gone.
+/// Host changes, links and pins of an instance, gone. VIPs first: without the program the host itself
+/// would answer their connections with RST.
 pub async fn detach_everything(layout: &Layout, state: &Path) -> Result<Vec<String>> {
-    let there = detach(layout).with_context(|| format!("removing {}", layout.dir().display()))?;
-    let mut warnings = Vec::new();
-    if state.join("host.json").exists() {
+    let changed = HostChanges::path(state).exists();
+    let warnings = if changed {
         let netlink = Netlink::connect()?;
-        warnings = HostChanges::open(state)?.undo(&netlink).await?;
-    } else if !there {
-        warnings.push(format!("nothing was attached ({} does not exist)", layout.dir().display()));
+        HostChanges::open(state)?.undo(&netlink).await?
+    } else {
+        Vec::new()
+    };
+    let there = detach(layout).with_context(|| format!("removing {}", layout.dir().display()))?;
+    if !there && !changed {
+        return Ok(vec![format!("nothing was attached ({} does not exist)", layout.dir().display())]);
     }
     Ok(warnings)
 }

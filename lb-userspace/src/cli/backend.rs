@@ -24,7 +24,7 @@ pub(super) enum BackendCommand {
     Add(AddArgs),
     /// Changes a backend's weight or thresholds; connections stay
     Edit(EditArgs),
-    /// Removes a backend; open connections go on until they end
+    /// Removes a backend; its open connections are dropped: drain it first to let them end
     Del(Which),
     /// Sends a backend no new connections, keeping its weight; open ones go on
     Drain(Which),

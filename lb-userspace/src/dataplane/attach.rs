@@ -6,7 +6,7 @@ use std::{fs, io};
 use aya::programs::{
     ProgramError, Xdp, XdpMode,
     links::{FdLink, PinnedLink},
-    xdp::XdpLink,
+    xdp::{XdpError, XdpLink},
 };
 
 use super::{
@@ -111,15 +111,34 @@ fn put(
         // Of an interface that is gone, or of another mode.
         fs::remove_file(&pin).map_err(|error| other(target, &error))?;
     }
-    if target.mode == AttachMode::Generic {
-        fresh(program, target, XdpMode::Skb, &pin)?;
-        return Ok(attached(true, false, None));
+    let attempt = put_fresh(program, target, &pin);
+    if let (Err(error), Some(generic)) = (&attempt, was_generic) {
+        // What forwarded goes on forwarding, in its old mode.
+        let mode = if generic { XdpMode::Skb } else { XdpMode::Driver };
+        match fresh(program, target, mode, &pin) {
+            Ok(()) => tracing::error!("{error}; attached in the old mode again"),
+            Err(again) => tracing::error!("{error}; and attaching in the old mode failed: {again}"),
+        }
     }
-    match fresh(program, target, XdpMode::Driver, &pin) {
-        Ok(()) => Ok(attached(false, false, None)),
+    let (generic, fallback) = attempt?;
+    Ok(attached(generic, false, fallback))
+}
+
+/// Whether it is in generic mode, and why if native was to be preferred.
+fn put_fresh(
+    program: &mut Xdp,
+    target: &Target,
+    pin: &std::path::Path,
+) -> Result<(bool, Option<String>), AttachError> {
+    if target.mode == AttachMode::Generic {
+        fresh(program, target, XdpMode::Skb, pin)?;
+        return Ok((true, None));
+    }
+    match fresh(program, target, XdpMode::Driver, pin) {
+        Ok(()) => Ok((false, None)),
         Err(AttachError::NoNative { source, .. }) if target.mode == AttachMode::Auto => {
-            fresh(program, target, XdpMode::Skb, &pin)?;
-            Ok(attached(true, false, Some(source.to_string())))
+            fresh(program, target, XdpMode::Skb, pin)?;
+            Ok((true, Some(source.to_string())))
         }
         Err(error) => Err(error),
     }
@@ -149,19 +168,23 @@ fn fresh(
 }
 
 fn refused(target: &Target, mode: XdpMode, error: ProgramError) -> AttachError {
-    let source = match &error {
-        ProgramError::SyscallError(call) => &call.io_error,
-        _ => return other(target, &error),
+    let errno = match &error {
+        ProgramError::SyscallError(call) => call.io_error.raw_os_error(),
+        // aya's second attempt, where the kernel did not take a bpf_link.
+        ProgramError::XdpError(XdpError::NetlinkError(netlink)) => netlink.raw_os_error(),
+        _ => None,
     };
-    match source.raw_os_error() {
-        Some(libc::EBUSY | libc::EEXIST) => AttachError::Occupied {
-            interface: target.interface.clone(),
-            other: "see `ip -details link show`".to_owned(),
-        },
-        Some(_) if mode == XdpMode::Driver => AttachError::NoNative {
-            interface: target.interface.clone(),
-            source: io::Error::from_raw_os_error(source.raw_os_error().unwrap_or(0)),
-        },
+    let interface = target.interface.clone();
+    match errno {
+        Some(libc::EBUSY | libc::EEXIST) => {
+            AttachError::Occupied { interface, other: "see `ip -details link show`".to_owned() }
+        }
+        // What drivers say of a mode, an MTU, an offload or a feature that they cannot have with XDP.
+        Some(errno @ (libc::EOPNOTSUPP | libc::EINVAL | libc::ERANGE | libc::E2BIG | libc::EPERM))
+            if mode == XdpMode::Driver =>
+        {
+            AttachError::NoNative { interface, source: io::Error::from_raw_os_error(errno) }
+        }
         _ => other(target, &error),
     }
 }

@@ -1,8 +1,15 @@
 //! Where an instance's pins live.
 
-use std::path::{Path, PathBuf};
+use std::{
+    collections::BTreeSet,
+    fs, io,
+    path::{Path, PathBuf},
+};
 
 use lb_common::SCHEMA_VERSION;
+
+/// How the pins of links begin.
+const LINK: &str = "link_";
 
 /// Paths below bpffs of one instance.
 #[derive(Clone, Debug)]
@@ -40,6 +47,22 @@ impl Layout {
 
     /// The pin of the program's link on an interface. bpffs allows no dots in names.
     pub fn link(&self, interface: &str) -> PathBuf {
-        self.dir().join(format!("link_{}", interface.replace('.', "@")))
+        self.dir().join(format!("{LINK}{}", interface.replace('.', "@")))
+    }
+
+    /// Removes the pinned links of interfaces other than `keep`, which detaches their programs; the
+    /// names of those interfaces.
+    pub fn detach_others(&self, keep: &BTreeSet<String>) -> io::Result<Vec<String>> {
+        let kept: Vec<PathBuf> = keep.iter().map(|interface| self.link(interface)).collect();
+        let mut gone = Vec::new();
+        for entry in fs::read_dir(self.dir())? {
+            let entry = entry?;
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if let Some(interface) = name.strip_prefix(LINK).filter(|_| !kept.contains(&entry.path())) {
+                fs::remove_file(entry.path())?;
+                gone.push(interface.replace('@', "."));
+            }
+        }
+        Ok(gone)
     }
 }

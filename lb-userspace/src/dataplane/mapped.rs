@@ -6,6 +6,7 @@
 use std::{
     io,
     marker::PhantomData,
+    mem::MaybeUninit,
     os::fd::{AsFd, AsRawFd},
     ptr::NonNull,
     sync::atomic::{AtomicU64, Ordering},
@@ -82,9 +83,14 @@ impl<T> Mapped<T> {
 
 impl<T: Pod> Mapped<T> {
     pub fn get(&self, index: u32) -> Option<T> {
-        let words: Vec<u64> = self.words(index)?.iter().map(|word| word.load(Ordering::Acquire)).collect();
-        // SAFETY: T is plain data of exactly these bytes (`open` asserts the size).
-        Some(unsafe { std::ptr::read_unaligned(words.as_ptr().cast()) })
+        let mut value = MaybeUninit::<T>::uninit();
+        for (at, word) in self.words(index)?.iter().enumerate() {
+            let word = word.load(Ordering::Acquire);
+            // SAFETY: T is plain data of exactly these words (`open` asserts the size).
+            unsafe { value.as_mut_ptr().cast::<u64>().add(at).write_unaligned(word) }
+        }
+        // SAFETY: every word of it was written, and any bits are valid for plain data.
+        Some(unsafe { value.assume_init() })
     }
 
     /// Stores the words from `from` on, in order. False if there is no such entry.

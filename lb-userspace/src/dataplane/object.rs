@@ -59,7 +59,8 @@ impl Object {
     pub fn open(layout: &Layout, meta: &Meta, link: u16) -> Result<Self, LoadError> {
         let (ingress, shift) = (u32::from(link), tick::shift(meta.hz));
         let (narrow, wide) = (meta.narrow_buckets - 1, meta.wide_buckets - 1);
-        let refresh = meta.tick_rate();
+        // Half of the shortest timeout there is, so that every flow is refreshed before it expires.
+        let refresh = (meta.tick_rate() / 2).max(1);
         let mut loader = EbpfLoader::new();
         loader
             .override_global("INGRESS", &ingress, true)
@@ -119,7 +120,10 @@ fn load<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut Xdp, LoadE
         LoadError::Program(name, Box::new(ProgramError::InvalidName { name: name.to_owned() }))
     })?;
     let program: &mut Xdp = program.try_into().map_err(failed)?;
-    program.load().map_err(failed)?;
+    // Loaded by the first who asks; the rest get the same one.
+    if program.fd().is_err() {
+        program.load().map_err(failed)?;
+    }
     Ok(program)
 }
 

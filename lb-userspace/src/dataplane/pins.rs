@@ -1,6 +1,7 @@
 //! An instance's pins: made, adopted, checked, taken down.
 
 use std::{
+    collections::BTreeSet,
     fs, io,
     path::{Path, PathBuf},
 };
@@ -16,6 +17,7 @@ use crate::model::{FlowSizes, Limits};
 /// Words of the arena: room for 28 of the longest rotation tables beside 16 backends for each of
 /// 4,096 services.
 const ARENA_WORDS: u32 = 1 << 20;
+pub(super) const ARENA_BYTES: u64 = ARENA_WORDS as u64 * 8;
 
 /// Why the pins cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -53,7 +55,13 @@ impl Pins {
         mount_bpffs(layout.bpffs())?;
         let (meta, adopted) = match read_meta(&layout)? {
             Some(meta) => (meta, Adopted::Tables),
-            None => (new_meta(hz, flows, limits)?, Adopted::Fresh),
+            None => {
+                // Left by a start that was cut off: of sizes that nobody knows.
+                fs::remove_dir_all(layout.maps())
+                    .and_then(|()| fs::create_dir(layout.maps()))
+                    .with_context(|| format!("making {} anew", layout.maps().display()))?;
+                (new_meta(hz, flows, limits)?, Adopted::Fresh)
+            }
         };
         fs::create_dir_all(layout.maps()).with_context(|| format!("making {}", layout.maps().display()))?;
         if adopted == Adopted::Tables {
@@ -167,12 +175,7 @@ pub fn detach(layout: &Layout) -> io::Result<bool> {
         return Ok(false);
     }
     // Links first, so that no packet meets half a configuration.
-    for entry in fs::read_dir(&dir)? {
-        let entry = entry?;
-        if entry.file_name().to_string_lossy().starts_with("link_") {
-            fs::remove_file(entry.path())?;
-        }
-    }
+    layout.detach_others(&BTreeSet::new())?;
     fs::remove_dir_all(&dir)?;
     if let Some(parent) = dir.parent() {
         // Of the last instance.

@@ -87,7 +87,8 @@ impl EditError {
             Self::BadVip { .. } | Self::BadBackend { .. } => "Give a unicast address.".to_owned(),
             Self::LimitReached { what, .. } => {
                 format!(
-                    "Delete some, or raise `limits.{what}` in the configuration file and restart the agent."
+                    "Delete some, or raise `limits.{what}` in the configuration file; maps get their size when they \
+                     are made, so that takes `lb detach` and a new start, which ends all connections."
                 )
             }
         }

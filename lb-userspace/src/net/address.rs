@@ -4,10 +4,13 @@ use std::net::IpAddr;
 
 use rtnetlink::packet_route::{
     AddressFamily,
-    address::{AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage},
+    address::{AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage, CacheInfo},
 };
 
 use super::{Error, Netlink, all, bounded};
+
+/// A lifetime without end (`INFINITY_LIFE_TIME`, `include/net/addrconf.h`).
+const FOREVER: u32 = u32::MAX;
 
 /// An address that an interface has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -30,13 +33,24 @@ pub struct NewAddress {
     pub no_prefix_route: bool,
     /// IFA_F_NODAD: IPv6 only, usable at once.
     pub no_dad: bool,
+    /// IPv6 only: preferred lifetime 0, so that the host does not take it as the source of its own
+    /// connections (RFC 6724 rule 3).
+    pub deprecated: bool,
 }
 
 impl NewAddress {
     /// A VIP: /32 or /128, without duplicate address detection (another host may hold it too, as a
-    /// backend on its loopback or as a director that has just failed).
+    /// backend on its loopback or as a director that has just failed), and never a source address by
+    /// itself: a backend would answer its own VIP.
     pub fn vip(ifindex: u32, address: IpAddr) -> Self {
-        Self { ifindex, address, prefix: host_prefix(address), no_prefix_route: false, no_dad: true }
+        Self {
+            ifindex,
+            address,
+            prefix: host_prefix(address),
+            no_prefix_route: false,
+            no_dad: true,
+            deprecated: true,
+        }
     }
 }
 
@@ -57,13 +71,19 @@ impl Netlink {
 
     /// Adds an address; `false` if the interface had it with this prefix already.
     pub async fn add_address(&self, new: NewAddress) -> Result<bool, Error> {
-        let NewAddress { ifindex, address, prefix, no_prefix_route, no_dad } = new;
+        let NewAddress { ifindex, address, prefix, no_prefix_route, no_dad, deprecated } = new;
         let mut request = self.handle.address().add(ifindex, address, prefix);
         let mut flags = AddressFlags::empty();
         flags.set(AddressFlags::Noprefixroute, no_prefix_route);
         flags.set(AddressFlags::Nodad, no_dad && address.is_ipv6());
         if !flags.is_empty() {
             request.message_mut().attributes.push(AddressAttribute::Flags(flags));
+        }
+        if deprecated && address.is_ipv6() {
+            let mut lifetimes = CacheInfo::default();
+            lifetimes.ifa_preferred = 0;
+            lifetimes.ifa_valid = FOREVER;
+            request.message_mut().attributes.push(AddressAttribute::CacheInfo(lifetimes));
         }
         let action = || format!("add {address}/{prefix} to interface {ifindex}");
         absent_is(bounded(action, request.execute()).await, &[libc::EEXIST])

@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 /// Ids in use, and the range they come from.
 pub struct Ids<'a, K, V> {
     used: &'a BTreeMap<K, V>,
-    given: Vec<K>,
     next: u32,
     end: u32,
 }
@@ -13,7 +12,7 @@ pub struct Ids<'a, K, V> {
 impl<'a, K: Ord + Copy + TryFrom<u32>, V> Ids<'a, K, V> {
     /// Ids from 1 up to and without `end`.
     pub fn new(used: &'a BTreeMap<K, V>, end: u32) -> Self {
-        Self { used, given: Vec::new(), next: 1, end }
+        Self { used, next: 1, end }
     }
 
     /// The next free id; none when all are taken.
@@ -22,7 +21,6 @@ impl<'a, K: Ord + Copy + TryFrom<u32>, V> Ids<'a, K, V> {
             let id = K::try_from(self.next).ok()?;
             self.next += 1;
             if !self.used.contains_key(&id) {
-                self.given.push(id);
                 return Some(id);
             }
         }

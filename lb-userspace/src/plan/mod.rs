@@ -6,8 +6,11 @@
 
 mod compile;
 mod desired;
+mod endpoints;
 mod ids;
 mod op;
+mod reclaim;
+mod records;
 mod region;
 mod rotation;
 mod snapshot;
@@ -16,5 +19,7 @@ mod steps;
 pub use compile::{CompileError, compile};
 pub use desired::{Desired, HostRoute, LinkSpec};
 pub use op::Op;
+pub use reclaim::reclaim;
+pub use records::dest_address;
 pub use snapshot::{Census, EndpointKey, MapSizes, Snapshot, address_words, name_of};
-pub use steps::{PlanError, dest_address, plan, reclaim};
+pub use steps::{PlanError, plan};

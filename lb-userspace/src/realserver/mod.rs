@@ -8,8 +8,8 @@
 //!
 //! IPv6 needs no sysctl: Linux answers a neighbour solicitation only for an address of the interface that
 //! the solicitation came in on (`net/ipv6/ndisc.c`, `ndisc_recv_ns`), and takes only such an address as the
-//! source of its own (`ndisc_solicit`). `tests/net.rs` proves both on the running kernel. The VIP goes on
-//! the loopback without duplicate address detection.
+//! source of its own (`ndisc_solicit`). `tests/net/realserver.rs` proves both on the running kernel. The
+//! VIP goes on the loopback without duplicate address detection.
 //!
 //! What an operator can rely on:
 //! * `start` changes only what is not right yet: `arp_ignore` 2 (stricter than 1) stays, and a VIP that

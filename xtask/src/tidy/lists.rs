@@ -20,14 +20,11 @@ const PURE_EXCEPT: &[(&str, &str)] = &[
 
 /// Where `unsafe` may stand, with the reason. Everywhere else it is a finding.
 const UNSAFE: &[(&str, &str)] = &[
-    ("lb-common/src/slot.rs", "the slot protocol's words are shared memory"),
-    ("lb-common/src/slot/", "the slot protocol's words are shared memory"),
     ("lb-common/src/user.rs", "aya's Pod marks the map types as plain bytes"),
     ("lb-ebpf/src/", "packet and map access in the kernel is through raw pointers"),
-    ("lb-userspace/src/clock.rs", "clock_gettime(2)"),
     ("lb-userspace/src/dataplane/mapped.rs", "maps the flow tables"),
-    ("lb-userspace/src/dataplane/sys.rs", "bpf(2) commands that aya has no call for"),
     ("lb-userspace/src/net/ethtool.rs", "ethtool's ioctl takes a pointer"),
+    ("lb-userspace/tests/net/xdp.rs", "bpf(2) for somebody else's program of two instructions"),
     ("tests/src/netns.rs", "enters a namespace between fork and exec"),
     ("tests/src/proc.rs", "sets the parent-death signal between fork and exec"),
     ("tests/src/xdp_pass.rs", "bpf(2) for a program of two instructions"),

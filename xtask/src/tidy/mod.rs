@@ -1,6 +1,7 @@
 //! `cargo xtask tidy`: house rules that no compiler checks. A rule is a function from text to
 //! findings (`rules.rs`), what it applies to is a table (`lists.rs`); each finding says why.
 
+mod documents;
 mod lists;
 mod rules;
 mod source;
@@ -24,20 +25,23 @@ struct Finding {
 }
 
 pub fn main() -> Result<()> {
-    let files = rust_files(repo::root())?;
+    let files = files_with("rs", repo::root())?;
     let mut found = 0;
     for file in &files {
         let name = file.strip_prefix(repo::root()).unwrap_or(file).to_string_lossy();
         found += report(&name, check(&name, &repo::read(file)?));
     }
-    let map = repo::root().join("ARCHITECTURE.md");
-    if map.is_file() {
-        found += report("ARCHITECTURE.md", rules::code_map(&repo::read(&map)?, &top_level_directories()?));
+    let documents = files_with("md", repo::root())?;
+    let directories = top_level_directories()?;
+    for file in &documents {
+        let name = file.strip_prefix(repo::root()).unwrap_or(file).to_string_lossy();
+        found += report(&name, check_document(&name, &repo::read(file)?, &directories));
     }
+    let files = files.len() + documents.len();
     if found > 0 {
-        bail!("tidy: {found} findings in {} files", files.len());
+        bail!("tidy: {found} findings in {files} files");
     }
-    println!("tidy: {} files, no finding", files.len());
+    println!("tidy: {files} files, no finding");
     Ok(())
 }
 
@@ -64,12 +68,22 @@ fn check(name: &str, text: &str) -> Vec<Finding> {
     findings
 }
 
-fn rust_files(dir: &Path) -> Result<Vec<PathBuf>> {
+/// Every rule for documents.
+fn check_document(name: &str, text: &str, directories: &[String]) -> Vec<Finding> {
+    let mut findings = documents::verbs(text, &crate::command_line());
+    findings.extend(documents::paths(text, directories, |path| repo::root().join(path).exists()));
+    if name == "ARCHITECTURE.md" {
+        findings.extend(rules::code_map(text, directories));
+    }
+    findings
+}
+
+fn files_with(extension: &str, dir: &Path) -> Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     for path in entries(dir)? {
         if path.is_dir() {
-            files.extend(rust_files(&path)?);
-        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            files.extend(files_with(extension, &path)?);
+        } else if path.extension().is_some_and(|found| found == extension) {
             files.push(path);
         }
     }

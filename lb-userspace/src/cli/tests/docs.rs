@@ -1,8 +1,10 @@
-//! docs/cli.md is generated from the definitions; this fails when the committed file is stale.
+//! docs/cli.md is generated from the definitions; this fails when the committed file is stale. What other
+//! documents say about commands and verdicts is held against the definitions too.
 
 use std::{env, fs, path::Path};
 
-use clap::CommandFactory;
+use clap::{CommandFactory, Parser};
+use lb_common::verdict::{Event, Verdict};
 
 use crate::cli::{args::Cli, exit::EXIT_CODES};
 
@@ -86,5 +88,49 @@ fn exit_codes_are_in_the_help_and_the_reference() {
     let help = Cli::command().render_long_help().to_string();
     for text in [help, reference()] {
         assert!(text.contains("3  the agent is not running"), "{text}");
+    }
+}
+
+/// A document, by its path from the repository's root.
+fn document(name: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(name);
+    fs::read_to_string(&path).unwrap_or_else(|error| panic!("{name}: {error}"))
+}
+
+#[test]
+fn every_verdict_and_event_is_in_the_operators_page() {
+    let page = document("docs/operations.md");
+    let names = Verdict::ALL.iter().map(|it| it.name()).chain(Event::ALL.iter().map(|it| it.name()));
+    for name in names {
+        let rows = page.lines().filter(|line| line.starts_with(&format!("| `{name}` |"))).count();
+        assert_eq!(rows, 1, "docs/operations.md needs one row that begins with | `{name}` |");
+    }
+}
+
+/// Lines of code blocks that begin with `lb`, up to a pipe or a remark.
+fn commands(text: &str) -> Vec<String> {
+    let mut is_code = false;
+    let mut commands = Vec::new();
+    for line in text.lines() {
+        if line.starts_with("```") {
+            is_code = !is_code;
+        } else if is_code && line.starts_with("lb ") {
+            let words = line.split_whitespace().take_while(|word| !word.starts_with(['#', '|', '>', '&']));
+            commands.push(words.collect::<Vec<_>>().join(" "));
+        }
+    }
+    commands
+}
+
+#[test]
+fn commands_in_documents_parse() {
+    for name in ["README.md", "docs/cli.md", "docs/ipvs-differences.md", "docs/operations.md"] {
+        let commands = commands(&document(name));
+        assert!(!commands.is_empty(), "{name} has no commands");
+        for line in commands {
+            if let Err(error) = Cli::try_parse_from(line.split(' ')) {
+                panic!("{name}: {line}: {error}");
+            }
+        }
     }
 }

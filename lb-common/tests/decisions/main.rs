@@ -1,0 +1,8 @@
+//! The pure decisions against independent statements of what they have to be.
+mod capacity;
+mod filter;
+mod hash;
+mod population;
+mod tcp;
+mod tick;
+mod value;

@@ -1,0 +1,83 @@
+//! The kernel's records of what the model names.
+
+use std::{collections::BTreeMap, net::IpAddr};
+
+use lb_common::{
+    dest::{self, Dest},
+    host::{self, Host, Path, Route},
+    link::{self, Link},
+    service::{self, Service as Record},
+    tcp::State,
+    tick,
+    vlan::Tags,
+};
+
+use super::{
+    HostRoute, LinkSpec,
+    snapshot::{address_bytes, address_from, name_bytes},
+};
+use crate::model::{Backend, Service, Timeouts};
+
+pub fn link_record(spec: &LinkSpec) -> Link {
+    let untagged = if spec.untagged { link::flag::UNTAGGED } else { 0 };
+    Link {
+        mac: link::mac_word(spec.mac) | untagged,
+        ifindex: spec.ifindex,
+        ipv4: spec.ipv4.map_or([0; 4], |address| address.octets()),
+        ipv6: spec.ipv6.map_or([0; 16], |address| address.octets()),
+        name: name_bytes(&spec.name),
+    }
+}
+
+pub fn host_record(address: IpAddr, route: &HostRoute, links: &BTreeMap<String, u16>) -> Host {
+    let (route, path) = match route {
+        HostRoute::Local => (Route::new([0; 6], host::LOCAL), Path::new(Tags::NONE, 0)),
+        HostRoute::Neighbour { mac, link, tags, mtu, .. } => match links.get(link) {
+            Some(index) => (Route::new(*mac, *index), Path::new(*tags, *mtu)),
+            None => (Route::UNRESOLVED, Path::new(Tags::NONE, 0)),
+        },
+        HostRoute::Unresolved => (Route::UNRESOLVED, Path::new(Tags::NONE, 0)),
+    };
+    let is_ipv6 = if address.is_ipv6() { host::flag::IPV6 } else { 0 };
+    let address = address_bytes(address);
+    Host { route: route.0, path: path.0, address, flags: host::flag::USED | is_ipv6, pad: 0 }
+}
+
+pub fn service_record(service: &Service, timeouts: &Timeouts, hz: u32, generation: u64) -> Record {
+    let mut ticks = [0; State::COUNT];
+    for (state, slot) in (0u8..).map(State).zip(ticks.iter_mut()) {
+        *slot = tick::ticks(timeouts.of(state), hz.max(4));
+    }
+    Record {
+        generation,
+        flags: service::flag::USED,
+        pad: 0,
+        timeouts: ticks,
+        name: name_bytes(service.name.as_str()),
+    }
+}
+
+pub fn dest_record(backend: &Backend, service: u16, host: u32) -> Dest {
+    let is_ipv6 = if backend.key.address.is_ipv6() { dest::flag::IPV6 } else { 0 };
+    Dest {
+        host,
+        service,
+        flags: dest::flag::USED | is_ipv6,
+        upper: backend.upper_threshold,
+        lower: backend.lower_threshold,
+        address: address_bytes(backend.key.address),
+        port: backend.key.port.to_be_bytes(),
+        weight: backend.effective_weight(),
+        pad: 0,
+    }
+}
+
+/// The address of a host record.
+pub fn host_address(host: &Host) -> IpAddr {
+    address_from(host.address, host.flags & host::flag::IPV6 != 0)
+}
+
+/// The address of a destination record.
+pub fn dest_address(dest: &Dest) -> IpAddr {
+    address_from(dest.address, dest.flags & dest::flag::IPV6 != 0)
+}

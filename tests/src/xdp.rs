@@ -1,0 +1,169 @@
+//! The XDP program in a kernel, on maps of its own, fed with frames through BPF_PROG_TEST_RUN.
+
+use anyhow::{Context, Result, bail, ensure};
+use aya::{TestRun, TestRunOptions, programs::Xdp};
+use lb::{
+    clock::kernel_hz,
+    dataplane::{Clock, FlowEntry, Layout, Maps, Object, Pins, Sweep},
+    model::{FlowSizes, Limits},
+    plan::{Desired, plan, reclaim},
+};
+use lb_common::{
+    meta::Meta,
+    tick::{self, Tick},
+    verdict::Verdict,
+};
+
+use crate::scope::Scope;
+
+/// A frame's longest answer.
+const MAX_FRAME: usize = 1 << 14;
+
+/// Small tables: a director a test.
+pub const SMALL: FlowSizes = FlowSizes { ipv4: 1024, wide: 1024 };
+
+/// A loaded program with pins in a BPF file system of its own. Dropping it, on panic too, takes all of it down; what
+/// a killed test leaves behind is swept by the next one ([`Scope::unique`]).
+pub struct Director {
+    object: Object,
+    pub clock: Clock,
+    pins: Pins,
+    last_sweep: Sweep,
+    // Last: the file system goes when nothing of ours is open any more.
+    scope: Scope,
+}
+
+/// What became of one frame.
+#[derive(Clone, Debug)]
+pub struct Ran {
+    /// `enum xdp_action` (`include/uapi/linux/bpf.h`).
+    pub action: u32,
+    pub frame: Vec<u8>,
+    /// Verdicts and events that were counted, and how often.
+    pub moved: Vec<(&'static str, u64)>,
+}
+
+impl Director {
+    /// Loads the program for link 1 (the first of `want.links`) and configures it.
+    pub fn new(sizes: FlowSizes, want: &Desired) -> Result<Self> {
+        let scope = Scope::unique()?;
+        let layout = Layout::new(scope.bpffs(), "test");
+        let limits = Limits { services: 64, destinations: 256 };
+        let pins = Pins::open(layout, kernel_hz(), sizes, limits)?;
+        let mut object = Object::open(&pins.layout, &pins.meta, 1)?;
+        let clock = Clock::calibrate(&mut object, &pins.maps, pins.meta.hz)?;
+        object.director()?;
+        let mut director = Self { object, clock, pins, last_sweep: Sweep::default(), scope };
+        director.configure(want)?;
+        Ok(director)
+    }
+
+    pub fn program(&mut self) -> Result<&mut Xdp> {
+        Ok(self.object.director()?)
+    }
+
+    pub fn maps(&self) -> &Maps {
+        &self.pins.maps
+    }
+
+    pub fn maps_mut(&mut self) -> &mut Maps {
+        &mut self.pins.maps
+    }
+
+    pub fn meta(&self) -> &Meta {
+        &self.pins.meta
+    }
+
+    /// What owns the names of whatever else a test needs to make.
+    pub fn scope(&self) -> &Scope {
+        &self.scope
+    }
+
+    pub fn layout(&self) -> &Layout {
+        &self.pins.layout
+    }
+
+    /// Makes the maps equal to `want`. Planning again must then give nothing.
+    pub fn configure(&mut self, want: &Desired) -> Result<()> {
+        let want = Desired { hz: self.pins.meta.hz, ..want.clone() };
+        let ops = plan(&want, &self.maps().snapshot()?)?;
+        self.maps_mut().apply(&ops)?;
+        let again = plan(&want, &self.maps().snapshot()?)?;
+        ensure!(again.is_empty(), "planning again after applying gave {again:?}");
+        Ok(())
+    }
+
+    /// Sends a frame through the program.
+    pub fn run(&mut self, frame: &[u8]) -> Result<Ran> {
+        let before = self.counters()?;
+        let (action, frame) = self.send(frame, None)?;
+        let moved =
+            self.counters()?.into_iter().zip(before).filter(|((_, after), (_, before))| after != before);
+        let moved = moved.map(|((name, after), (_, before))| (name, after - before)).collect();
+        Ok(Ran { action, frame, moved })
+    }
+
+    /// [`Director::run`] without looking at the counters: action and frame.
+    pub fn send(&mut self, frame: &[u8], context: Option<&[u8]>) -> Result<(u32, Vec<u8>)> {
+        let mut out = vec![0; frame.len().max(256).next_power_of_two().min(MAX_FRAME)];
+        let options = TestRunOptions {
+            data_in: Some(frame),
+            data_out: Some(&mut out),
+            ctx_in: context,
+            ..TestRunOptions::new()
+        };
+        let ran = self.program()?.test_run(options).context("BPF_PROG_TEST_RUN")?;
+        let length = ran.data_size_out as usize;
+        ensure!(length <= out.len(), "a frame of {length} bytes came back");
+        out.truncate(length);
+        Ok((ran.return_value, out))
+    }
+
+    /// Every verdict and event, and how often it was counted.
+    pub fn counters(&self) -> Result<Vec<(&'static str, u64)>> {
+        Ok(self.maps().verdicts()?.into_iter().map(|count| (count.name, count.packets)).collect())
+    }
+
+    pub fn flows(&self) -> Vec<FlowEntry> {
+        let mut flows = Vec::new();
+        self.maps().flows(self.clock.now(), |flow| flows.push(flow));
+        flows
+    }
+
+    /// A round of the sweeper as it will be in `seconds` from now, then frees the ids that it found unused.
+    pub fn sweep_in(&mut self, seconds: u32) -> Result<u64> {
+        let now = self.tick_in(seconds);
+        let sweep = self.maps().sweep(now, &self.last_sweep);
+        let ops = reclaim(&self.maps().snapshot()?, &sweep.census);
+        self.maps_mut().apply(&ops)?;
+        self.last_sweep = sweep;
+        Ok(self.last_sweep.expired)
+    }
+
+    /// The flow table's clock in `seconds` from now.
+    pub fn tick_in(&self, seconds: u32) -> Tick {
+        self.clock.now().after(tick::ticks(seconds, self.clock.hz()))
+    }
+
+    /// Instructions that the verifier walked to accept the program.
+    pub fn verified_instructions(&mut self) -> Result<u32> {
+        self.program()?
+            .info()?
+            .verified_instruction_count()
+            .context("this kernel does not tell the count (before 5.16)")
+    }
+}
+
+impl Ran {
+    /// The one verdict that was counted.
+    pub fn verdict(&self) -> Result<Verdict> {
+        let mut counted = self.moved.iter().filter_map(|(name, times)| {
+            let verdict = Verdict::ALL.iter().find(|verdict| verdict.name() == *name)?;
+            Some((*verdict, *times))
+        });
+        match (counted.next(), counted.next()) {
+            (Some((verdict, 1)), None) => Ok(verdict),
+            _ => bail!("one packet counted {:?}", self.moved),
+        }
+    }
+}

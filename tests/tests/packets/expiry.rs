@@ -1,0 +1,145 @@
+//! Flows end: by the sweeper, and by the data path alone when there is no agent.
+
+use lb::{
+    model::{FlowSizes, Timeouts},
+    plan::Desired,
+};
+use lb_common::{tcp::flag::*, verdict::Verdict::*};
+use lb_tests::{
+    wait::{PATIENCE, Seen, eventually},
+    xdp::Director,
+};
+
+use crate::world::*;
+
+/// Active and inactive connections of every backend together.
+fn counts(director: &Director) -> (u64, u64) {
+    let snapshot = director.maps().snapshot().expect("a snapshot");
+    let counts = snapshot.dests.keys().map(|id| director.maps().conn_counts(*id));
+    counts.fold((0, 0), |(active, inactive), c| (active + c.active, inactive + c.inactive))
+}
+
+#[test]
+fn the_sweeper_frees_each_state_at_its_timeout() {
+    // Flags that lead to a state, and IPVS's timeout of it.
+    let lives: [(&[u8], u32); 6] = [
+        (&[SYN], 60),
+        (&[SYN, ACK], 900),
+        (&[SYN, ACK, FIN | ACK], 120),
+        (&[SYN, FIN | ACK], 120),
+        (&[SYN, ACK, RST], 10),
+        (&[SYN, ACK, 0], 10),
+    ];
+    for kind in [TCP4, TCP6] {
+        let mut director = director(&every_kind());
+        for (flags, timeout) in lives {
+            for flags in flags {
+                assert_eq!(send(&mut director, &kind.open().flags(*flags)), Ok(1));
+            }
+            // Ticks are coarse: a second before it lives, a second after it does not.
+            assert_eq!(director.sweep_in(timeout - 1).expect("swept"), 0, "{} {flags:?}", kind.name);
+            assert_eq!(director.flows().len(), 1);
+            assert_eq!(director.sweep_in(timeout + 1).expect("swept"), 1, "{} {flags:?}", kind.name);
+            assert_eq!((director.flows().len(), counts(&director)), (0, (0, 0)));
+        }
+    }
+    for kind in [UDP4, UDP6] {
+        let mut director = director(&every_kind());
+        assert_eq!(send(&mut director, &kind.open()), Ok(1));
+        assert_eq!(director.sweep_in(299).expect("swept"), 0);
+        assert_eq!(director.sweep_in(301).expect("swept"), 1);
+    }
+}
+
+#[test]
+fn timeouts_are_configurable() {
+    let timeouts = Timeouts { tcp: 40, tcp_fin: 20, tcp_syn: 30, tcp_close: 5, udp: 50 };
+    let mut director = director(&Desired { timeouts, ..every_kind() });
+    for (flags, timeout) in [(vec![SYN], 30), (vec![SYN, ACK], 40), (vec![SYN, ACK, FIN], 20)] {
+        for flags in flags {
+            assert_eq!(send(&mut director, &TCP4.open().flags(flags)), Ok(1));
+        }
+        assert_eq!(director.sweep_in(timeout - 1).expect("swept"), 0);
+        assert_eq!(director.sweep_in(timeout + 1).expect("swept"), 1);
+    }
+    assert_eq!(send(&mut director, &UDP6.open()), Ok(1));
+    assert_eq!(director.sweep_in(49).expect("swept"), 0);
+    assert_eq!(director.sweep_in(51).expect("swept"), 1);
+}
+
+#[test]
+fn the_shortest_timeout_is_long_enough_for_a_flow_that_is_busy() {
+    let timeouts = Timeouts { tcp: 1, tcp_fin: 1, tcp_syn: 1, tcp_close: 1, udp: 1 };
+    let mut director = director(&Desired { timeouts, ..every_kind() });
+    assert_eq!(KINDS.map(|kind| send(&mut director, &kind.open())), [Ok(1); 4]);
+    let end = director.tick_in(3);
+    while !end.is_past(director.clock.now()) {
+        assert_eq!(KINDS.map(|kind| send(&mut director, &kind.later())), [Ok(1); 4]);
+    }
+}
+
+#[test]
+fn an_expired_flow_is_none_even_before_anybody_frees_it() {
+    let timeouts = Timeouts { tcp: 1, tcp_syn: 1, udp: 1, ..Timeouts::default() };
+    let want =
+        Desired { timeouts, services: KINDS.map(|kind| kind.service(PORT, &[1, 2])).to_vec(), ..lab() };
+    let mut director = director(&want);
+    for kind in KINDS {
+        assert_eq!(send(&mut director, &kind.open()), Ok(1));
+        assert_eq!(send(&mut director, &kind.later()), Ok(1));
+    }
+    all_expired(&director);
+    for kind in [TCP4, TCP6] {
+        assert_eq!(send(&mut director, &kind.later()), Err(DroppedNoFlow), "{}", kind.name);
+    }
+    for kind in KINDS {
+        assert_eq!(send(&mut director, &kind.open()), Ok(2), "{}: scheduled anew", kind.name);
+    }
+    assert_eq!(counts(&director), (2, 2), "the old ones are not counted any more");
+}
+
+#[test]
+fn the_data_path_frees_what_has_expired_without_an_agent() {
+    let timeouts = Timeouts { tcp: 1, tcp_syn: 1, tcp_fin: 1, ..Timeouts::default() };
+    let sizes = FlowSizes { ipv4: 16, wide: 16 };
+    for kind in [TCP4, TCP6] {
+        let mut service = kind.service(PORT, &[1, 2]);
+        service.backends[0].upper_threshold = 12;
+        let want = Desired { timeouts, services: vec![service], ..lab() };
+        let mut director = Director::new(sizes, &want).expect("a director");
+        // Below what any of the 16 buckets would have to evict for.
+        open(&mut director, kind, 1000..1024);
+        assert_eq!(
+            send(&mut director, &kind.open().from_port(1024)),
+            Ok(2),
+            "{}: 1 is overloaded",
+            kind.name
+        );
+        all_expired(&director);
+        // Each new connection sweeps one bucket, on its CPU: both CPUs go round all 16 in twice as many.
+        let frees = |port: u16| send(&mut director, &kind.open().from_port(port)).expect("forwarded");
+        let backends: Vec<u8> = (2000..2040).map(frees).collect();
+        assert!(
+            backends.contains(&1),
+            "{}: the threshold was passed on the way down, {backends:?}",
+            kind.name
+        );
+        all_expired(&director);
+        let cpus = aya::util::nr_cpus().expect("CPUs") as u16;
+        for port in 3000..3000 + 16 * cpus {
+            send(&mut director, &kind.open().from_port(port)).expect("forwarded");
+        }
+        let counted = counts(&director);
+        let live = director.flows().len() as u64;
+        assert_eq!(counted, (live, 0), "{}: nothing expired is left and counted", kind.name);
+    }
+}
+
+/// Waits until the clock has passed the expiry of every flow.
+fn all_expired(director: &Director) {
+    eventually(PATIENCE, "the flows to expire", || {
+        let live = director.flows().len();
+        Ok(if live == 0 { Seen::Yes(()) } else { Seen::NotYet(format!("{live} live")) })
+    })
+    .expect("expired");
+}

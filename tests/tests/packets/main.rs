@@ -1,0 +1,24 @@
+//! Packet tables: maps, a packet in, the verdict and the exact packet out, through the real program in the kernel
+//! (BPF_PROG_TEST_RUN). Each test has a director of its own; they run in parallel.
+//!
+//! One binary, one module per topic; [`world`] names who is who, [`table`] runs cases and tells what differs.
+
+mod table;
+mod world;
+
+mod change;
+mod counters;
+mod expiry;
+mod forward;
+mod fragment;
+mod full;
+mod header;
+mod property;
+mod redirect;
+mod schedule;
+mod state;
+mod threshold;
+mod ttl;
+mod verifier;
+mod vlan;
+mod wildcard;

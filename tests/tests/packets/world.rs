@@ -1,0 +1,183 @@
+//! Who is who: a client (or the router before it), a director with two interfaces, nine backends, four kinds of
+//! service on one VIP of each family.
+
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    ops::Range,
+};
+
+use lb::{
+    clock::kernel_hz,
+    model::{Backend, BackendKey, Endpoint, Protocol, Scheduler, Service, Timeouts},
+    plan::{Desired, HostRoute, LinkSpec},
+};
+use lb_common::{
+    tcp::flag::{ACK, SYN},
+    verdict::Verdict,
+    vlan::Tags,
+};
+use lb_tests::{
+    packet::{Mac, Packet},
+    xdp::{Director, SMALL},
+};
+
+/// The interface that frames come in by, and a second one.
+pub const ETH0: &str = "eth0";
+pub const ETH1: &str = "eth1";
+pub const ETH0_MAC: Mac = [2, 0, 0, 0, 0, 1];
+pub const ETH1_MAC: Mac = [2, 0, 0, 0, 0, 2];
+/// Another MAC that is ours.
+pub const VIRTUAL_MAC: Mac = [0, 0, 0x5e, 0, 1, 51];
+pub const CLIENT_MAC: Mac = [2, 0, 0, 0, 0xc, 1];
+/// Every device map entry must name a device that exists; TEST_RUN sends nothing through it.
+pub const LO: u32 = 1;
+
+pub const VIP4: Ipv4Addr = Ipv4Addr::new(172, 18, 14, 100);
+pub const VIP6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x14, 0, 0, 0, 0, 0, 0x100);
+const CLIENT4: Ipv4Addr = Ipv4Addr::new(10, 1, 2, 3);
+const CLIENT6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0xc, 0, 0, 0, 0xffff, 0xfeed, 7);
+/// Where the director's ICMP errors come from.
+pub const ROUTER4: Ipv4Addr = Ipv4Addr::new(172, 18, 14, 1);
+pub const ROUTER6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x14, 0, 0, 0, 0, 0, 1);
+
+/// The port that services have unless a test wants others.
+pub const PORT: u16 = 3306;
+/// A client's port.
+pub const CLIENT_PORT: u16 = 40000;
+
+/// IPv4 or IPv6, TCP or UDP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Kind {
+    pub name: &'static str,
+    pub is_ipv6: bool,
+    pub is_udp: bool,
+}
+
+pub const TCP4: Kind = Kind { name: "tcp4", is_ipv6: false, is_udp: false };
+pub const UDP4: Kind = Kind { name: "udp4", is_ipv6: false, is_udp: true };
+pub const TCP6: Kind = Kind { name: "tcp6", is_ipv6: true, is_udp: false };
+pub const UDP6: Kind = Kind { name: "udp6", is_ipv6: true, is_udp: true };
+pub const KINDS: [Kind; 4] = [TCP4, UDP4, TCP6, UDP6];
+
+impl Kind {
+    pub fn vip(self) -> IpAddr {
+        if self.is_ipv6 { VIP6.into() } else { VIP4.into() }
+    }
+
+    pub fn client(self) -> IpAddr {
+        if self.is_ipv6 { CLIENT6.into() } else { CLIENT4.into() }
+    }
+
+    pub fn router(self) -> IpAddr {
+        if self.is_ipv6 { ROUTER6.into() } else { ROUTER4.into() }
+    }
+
+    pub fn backend(self, number: u8) -> IpAddr {
+        if self.is_ipv6 {
+            Ipv6Addr::new(0xfd00, 0x14, 0, 0, 0, 0, 1, u16::from(number)).into()
+        } else {
+            Ipv4Addr::new(172, 18, 14, 10 + number).into()
+        }
+    }
+
+    /// A packet that opens a connection to the VIP: a SYN or a datagram.
+    pub fn open(self) -> Packet {
+        let (source, dest) = (SocketAddr::new(self.client(), CLIENT_PORT), SocketAddr::new(self.vip(), PORT));
+        let packet = if self.is_udp { Packet::udp(source, dest) } else { Packet::tcp(source, dest, SYN) };
+        packet.with(|p| (p.to, p.from) = (ETH0_MAC, CLIENT_MAC))
+    }
+
+    /// A packet in the middle of the connection that [`Kind::open`] opens.
+    pub fn later(self) -> Packet {
+        if self.is_udp { self.open() } else { self.open().flags(ACK) }
+    }
+
+    /// A service on the VIP, rr over backends of weight 1.
+    pub fn service(self, port: u16, backends: &[u8]) -> Service {
+        let weights: Vec<(u8, u16)> = backends.iter().map(|number| (*number, 1)).collect();
+        self.weighted(port, Scheduler::Rr, &weights)
+    }
+
+    /// A service on the VIP with backends and their weights.
+    pub fn weighted(self, port: u16, scheduler: Scheduler, weights: &[(u8, u16)]) -> Service {
+        let protocol = if self.is_udp { Protocol::Udp } else { Protocol::Tcp };
+        let endpoint = Endpoint { address: self.vip(), port, protocol };
+        let backend = |(number, weight): &(u8, u16)| Backend {
+            key: BackendKey { address: self.backend(*number), port },
+            weight: *weight,
+            upper_threshold: 0,
+            lower_threshold: 0,
+            drained: false,
+        };
+        let backends = weights.iter().map(backend).collect();
+        Service { name: endpoint.default_name(), endpoint, scheduler, backends }
+    }
+}
+
+/// Backend `number`'s MAC.
+pub fn backend_mac(number: u8) -> Mac {
+    [2, 0, 0, 0, 0xb, number]
+}
+
+/// The packet as it leaves by `eth0` for backend `number`.
+pub fn forwarded(packet: &Packet, number: u8) -> Packet {
+    packet.with(|p| {
+        (p.to, p.from) = (backend_mac(number), ETH0_MAC);
+        p.ttl -= 1;
+    })
+}
+
+/// Two interfaces, backends 1 to 9 of both families behind the first; no tags, no services.
+pub fn lab() -> Desired {
+    let link = |name: &str, mac| LinkSpec {
+        name: name.to_owned(),
+        ifindex: LO,
+        mac,
+        ipv4: Some(ROUTER4),
+        ipv6: Some(ROUTER6),
+        untagged: true,
+        tags: Vec::new(),
+        macs: Vec::new(),
+    };
+    let addresses = (1..=9).flat_map(|number| [TCP4, TCP6].map(|kind| (kind.backend(number), number)));
+    Desired {
+        services: Vec::new(),
+        timeouts: Timeouts::default(),
+        hz: kernel_hz(),
+        links: vec![link(ETH0, ETH0_MAC), link(ETH1, ETH1_MAC)],
+        hosts: addresses.map(|(address, number)| (address, neighbour(number, ETH0, Tags::NONE))).collect(),
+    }
+}
+
+/// [`lab`] with a service of every kind on [`PORT`], each with backend 1 alone.
+pub fn every_kind() -> Desired {
+    Desired { services: KINDS.map(|kind| kind.service(PORT, &[1])).to_vec(), ..lab() }
+}
+
+pub fn neighbour(number: u8, link: &str, tags: Tags) -> HostRoute {
+    HostRoute::Neighbour { mac: backend_mac(number), answers: true, link: link.to_owned(), tags, mtu: 1500 }
+}
+
+/// A director with small tables.
+pub fn director(want: &Desired) -> Director {
+    Director::new(SMALL, want).unwrap_or_else(|error| panic!("cannot set the director up: {error:#}"))
+}
+
+/// Sends a packet: the backend that it was forwarded to, or what else became of it.
+pub fn send(director: &mut Director, packet: &Packet) -> Result<u8, Verdict> {
+    let ran = director.run(&packet.bytes()).unwrap_or_else(|error| panic!("{packet:?}: {error:#}"));
+    match ran.verdict().unwrap_or_else(|error| panic!("{packet:?}: {error:#}")) {
+        Verdict::ForwardedTx | Verdict::ForwardedRedirect => {
+            let number = ran.frame[5];
+            assert_eq!(ran.frame[..6], backend_mac(number), "sent to nobody's MAC");
+            Ok(number)
+        }
+        verdict => Err(verdict),
+    }
+}
+
+/// Opens a connection from each of the client's ports: the backends in the order of their turn.
+pub fn open(director: &mut Director, kind: Kind, ports: Range<u16>) -> Vec<u8> {
+    let open = kind.open();
+    ports.map(|port| send(director, &open.from_port(port)).expect("forwarded")).collect()
+}
