@@ -57,9 +57,10 @@ impl Pins {
             Some(meta) => (meta, Adopted::Tables),
             None => {
                 // Left by a start that was cut off: of sizes that nobody knows.
-                fs::remove_dir_all(layout.maps())
-                    .and_then(|()| fs::create_dir(layout.maps()))
-                    .with_context(|| format!("making {} anew", layout.maps().display()))?;
+                if layout.maps().exists() {
+                    fs::remove_dir_all(layout.maps())
+                        .with_context(|| format!("removing {}", layout.maps().display()))?;
+                }
                 (new_meta(hz, flows, limits)?, Adopted::Fresh)
             }
         };
