@@ -1,9 +1,10 @@
 //! Step 3: the flow a packet belongs to, found or opened. Either way it names a destination.
 
 use lb_common::{
-    bucket::{Bucket, Candidate, Claim, Hit, SLOTS, Word, candidate, claim, expire, find},
+    bucket::{self, Bucket, Candidate, Claim, Hit, Word, candidate, claim, find},
+    dest,
     endpoint::{Endpoint, flag},
-    flow::{NarrowBucket, NarrowKey, Secret, WideBucket, WideKey, candidates},
+    flow::{NarrowBucket, NarrowKey, WideBucket, WideKey, candidates},
     protocol,
     service::{Rotation, Service},
     tcp::{self, State},
@@ -15,11 +16,10 @@ use lb_common::{
 use crate::{
     clock, count,
     endpoint::Endpoints,
-    maps::{
-        FLOWS4, FLOWS4_MASK, FLOWSW, FLOWSW_MASK, REFRESH, ROTATIONS, SECRET_A, SECRET_B, SERVICES, SWEEP,
-    },
+    maps::{DESTS, REFRESH, ROTATIONS, SERVICES},
     packet::Packet,
     schedule::{schedule_by_hash, schedule_next},
+    table::{Table, secret},
     word::KernelWord,
 };
 
@@ -160,65 +160,6 @@ impl Outcome {
     }
 }
 
-#[inline(always)]
-fn secret() -> Secret {
-    Secret { a: SECRET_A.load(), b: SECRET_B.load() }
-}
-
-/// The two tables: how a key finds its buckets, and the functions that the kernel verifies once.
-trait Table: Bucket + Sized + 'static {
-    fn hash(key: &Self::Key) -> u64;
-    fn mask() -> u32;
-    fn bucket(index: u32) -> Option<&'static Self>;
-    /// Frees what has expired in the next bucket of this CPU's round, counts included, so that
-    /// nothing depends on the agent being alive.
-    fn sweep(now: Tick);
-}
-
-impl Table for NarrowBucket<KernelWord> {
-    #[inline(always)]
-    fn hash(key: &NarrowKey) -> u64 {
-        secret().mix(key.0)
-    }
-
-    #[inline(always)]
-    fn mask() -> u32 {
-        FLOWS4_MASK.load()
-    }
-
-    #[inline(always)]
-    fn bucket(index: u32) -> Option<&'static Self> {
-        FLOWS4.get(index)
-    }
-
-    #[inline(always)]
-    fn sweep(now: Tick) {
-        flow_sweep_narrow(now.0);
-    }
-}
-
-impl Table for WideBucket<KernelWord> {
-    #[inline(always)]
-    fn hash(key: &WideKey) -> u64 {
-        key.fingerprint
-    }
-
-    #[inline(always)]
-    fn mask() -> u32 {
-        FLOWSW_MASK.load()
-    }
-
-    #[inline(always)]
-    fn bucket(index: u32) -> Option<&'static Self> {
-        FLOWSW.get(index)
-    }
-
-    #[inline(always)]
-    fn sweep(now: Tick) {
-        flow_sweep_wide(now.0);
-    }
-}
-
 /// IPv4 and an exact port: the hot path.
 #[inline(always)]
 fn narrow(packet: &Packet, segment: Segment, endpoint: Endpoint) -> Outcome {
@@ -297,6 +238,11 @@ fn follow<B: Bucket>(
         if next == state && gained < REFRESH.load() as i32 {
             return Outcome::known(dest);
         }
+        // A removed backend's packets are dropped, and must not keep the flow alive: it ends, and the
+        // client's next one goes elsewhere.
+        if is_retired(dest) {
+            return Outcome::known(dest);
+        }
         if bucket.value(slot).cas(value.0, value.moved_to(next, expiry).0) {
             count::moved(dest, state, next);
             return Outcome::known(dest);
@@ -309,6 +255,11 @@ fn follow<B: Bucket>(
         (slot, value) = (again.slot, again.value);
     }
     Outcome::known(value.dest())
+}
+
+#[inline(always)]
+fn is_retired(dest: u32) -> bool {
+    DESTS.get(dest).is_some_and(|record| record.flags & dest::flag::RETIRED != 0)
 }
 
 /// Whether a stored flow is none to this packet.
@@ -381,8 +332,7 @@ fn open<B: Table>(key: &B::Key, segment: Segment, endpoint: Endpoint) -> Outcome
 #[inline(always)]
 fn retake<B: Bucket>(bucket: &B, key: &B::Key, value: Value, segment: Segment, now: Tick) -> Value {
     let hit = find(bucket, key);
-    if !hit.is_miss() && is_over(hit.value, segment, now) && bucket.value(hit.slot).cas(hit.value.0, value.0)
-    {
+    if !hit.is_miss() && is_over(hit.value, segment, now) && bucket::retake(bucket, hit, key, value, now) {
         hit.value
     } else {
         Value::FREE
@@ -505,46 +455,4 @@ extern "C" fn flow_forget_wide(key: *const WideKey) -> u32 {
         Some(key) => forget::<WideBucket<KernelWord>>(key),
         None => 0,
     }
-}
-
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn flow_sweep_narrow(now: u32) -> u32 {
-    match turn(0).and_then(|turn| FLOWS4.get(turn & FLOWS4_MASK.load())) {
-        Some(bucket) => sweep_bucket(bucket, Tick(now)),
-        None => 0,
-    }
-}
-
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn flow_sweep_wide(now: u32) -> u32 {
-    match turn(1).and_then(|turn| FLOWSW.get(turn & FLOWSW_MASK.load())) {
-        Some(bucket) => sweep_bucket(bucket, Tick(now)),
-        None => 0,
-    }
-}
-
-#[inline(always)]
-fn turn(table: u32) -> Option<u32> {
-    let turn = SWEEP.get_ptr_mut(table)?;
-    // SAFETY: this CPU's own copy.
-    unsafe {
-        *turn = (*turn).wrapping_add(1);
-        Some(*turn)
-    }
-}
-
-/// How many were freed.
-#[inline(always)]
-fn sweep_bucket<B: Bucket>(bucket: &B, now: Tick) -> u32 {
-    let mut freed = 0;
-    for slot in 0..SLOTS {
-        if let Some(value) = expire(bucket, slot, now, Value::locked(now)) {
-            count::event(Event::Expired);
-            count::ended(value);
-            freed += 1;
-        }
-    }
-    freed
 }

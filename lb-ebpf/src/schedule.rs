@@ -3,14 +3,21 @@
 use core::{ffi::c_void, ptr};
 
 use aya_ebpf::helpers::bpf_loop;
-use lb_common::generation::{Arena, HEADER_WORDS, Header, MAX_MEMBERS, Published, Search, from_table};
+use lb_common::generation::{
+    Arena, HEADER_WORDS, Header, MAX_MEMBERS, Member, Published, Search, from_table,
+};
 
 use crate::{
     maps::{ARENA, CONNS, ROTATIONS, SERVICES},
     word::fetch_add,
 };
 
-/// Turns of the rotation that overloaded destinations may take before the service counts as full.
+// What a callback of bpf_loop returns.
+const GO_ON: i64 = 0;
+const STOP: i64 = 1;
+
+/// Turns of the rotation that overloaded destinations may take before the members are looked
+/// at one by one.
 const TRIES: u32 = 32;
 
 /// The next destination of the service's rotation; 0 if there is none that takes connections.
@@ -30,7 +37,42 @@ pub extern "C" fn schedule_next(service: u32) -> u32 {
             return dest;
         }
     }
-    0
+    schedule_spare(region)
+}
+
+/// The first member that takes connections, where the rotation met nothing but overloaded ones.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn schedule_spare(region: u32) -> u32 {
+    let (Some(first), Some(second)) = (Words.word(region), Words.word(region + 1)) else { return 0 };
+    let header = Header::from_words([first, second]);
+    let mut spare = Spare { members: region + header.members_at(), count: header.members as u32, found: 0 };
+    // SAFETY: the callback gets the pointer back and nothing else uses it meanwhile.
+    unsafe {
+        bpf_loop(MAX_MEMBERS, look_at as *mut c_void, (&raw mut spare).cast(), 0);
+    }
+    spare.found
+}
+
+struct Spare {
+    members: u32,
+    count: u32,
+    found: u32,
+}
+
+extern "C" fn look_at(index: u32, spare: *mut c_void) -> i64 {
+    // SAFETY: `schedule_spare` passed a `Spare`.
+    let spare = unsafe { &mut *spare.cast::<Spare>() };
+    if index >= spare.count {
+        return STOP;
+    }
+    let Some(word) = Words.word(spare.members + index) else { return STOP };
+    let member = Member(word);
+    if member.weight() == 0 || is_overloaded(member.dest()) {
+        return GO_ON;
+    }
+    spare.found = member.dest();
+    STOP
 }
 
 /// The destination that a flow without an entry gets as long as the generation stands.
@@ -92,8 +134,6 @@ struct Walk {
 }
 
 extern "C" fn step(index: u32, walk: *mut c_void) -> i64 {
-    const GO_ON: i64 = 0;
-    const STOP: i64 = 1;
     // SAFETY: `computed` passed a `Walk`.
     let walk = unsafe { &mut *walk.cast::<Walk>() };
     if walk.search.is_over(index) {

@@ -16,6 +16,9 @@ mod rotation;
 mod snapshot;
 mod steps;
 
+#[cfg(test)]
+mod tests;
+
 pub use compile::{CompileError, compile};
 pub use desired::{Desired, HostRoute, LinkSpec};
 pub use op::Op;

@@ -3,37 +3,64 @@
 
 use std::collections::BTreeMap;
 
-/// The arena's occupied stretches, by offset.
+/// The arena's free stretches: offset and length. They are few: what is published lies close together.
 pub struct Arena {
-    taken: BTreeMap<u32, u32>,
-    size: u32,
+    gaps: BTreeMap<u32, u32>,
 }
 
 impl Arena {
+    /// An arena of `size` words, of which `published` (offset, length) are taken.
     pub fn new(size: u32, published: impl IntoIterator<Item = (u32, u32)>) -> Self {
-        Self { taken: published.into_iter().filter(|(_, length)| *length != 0).collect(), size }
+        let mut taken: Vec<(u32, u32)> = published.into_iter().filter(|(_, length)| *length != 0).collect();
+        taken.sort_unstable();
+        let (mut gaps, mut end) = (BTreeMap::new(), 0);
+        for (start, length) in taken.into_iter().chain([(size, 0)]) {
+            let start = start.min(size);
+            if start > end {
+                gaps.insert(end, start - end);
+            }
+            end = end.max(start.saturating_add(length));
+        }
+        Self { gaps }
     }
 
     /// The lowest gap of `length` words.
     pub fn allocate(&mut self, length: u32) -> Option<u32> {
-        let mut offset = 0;
-        for (start, taken) in &self.taken {
-            if start.saturating_sub(offset) >= length {
-                break;
-            }
-            offset = offset.max(start + taken);
+        let (offset, gap) = self.gaps.iter().find(|(_, gap)| **gap >= length).map(|(o, g)| (*o, *g))?;
+        self.gaps.remove(&offset);
+        if gap > length {
+            self.gaps.insert(offset + length, gap - length);
         }
-        if self.size.saturating_sub(offset) < length {
-            return None;
-        }
-        self.taken.insert(offset, length);
         Some(offset)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    proptest! {
+        #[test]
+        fn every_word_is_given_once_and_the_lowest_place_that_fits(
+            taken in prop::collection::vec((0..100u32, 0..20u32), 0..6),
+            wanted in prop::collection::vec(1..30u32, 1..12),
+        ) {
+            let mut words = [false; 100];
+            let mark = |words: &mut [bool], start: u32, length: u32| {
+                words.iter_mut().skip(start as usize).take(length as usize).for_each(|word| *word = true);
+            };
+            taken.iter().for_each(|(start, length)| mark(&mut words, *start, *length));
+            let mut arena = Arena::new(100, taken);
+            for length in wanted {
+                let lowest = words.windows(length as usize).position(|place| !place.contains(&true));
+                let given = arena.allocate(length);
+                prop_assert_eq!(given.map(|offset| offset as usize), lowest);
+                given.inspect(|offset| mark(&mut words, *offset, length));
+            }
+        }
+    }
 
     #[test]
     fn gaps_are_filled_lowest_first_and_nothing_overlaps() {

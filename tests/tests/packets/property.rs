@@ -167,7 +167,10 @@ impl World {
                 let there = self.has(known.service, known.backend);
                 let expected = if there { Ok(known.backend) } else { Err(Verdict::DroppedBackendRemoved) };
                 prop_assert_eq!(outcome, expected, "{:?} of {:?} {:?}", packet.flags, flow, known);
-                self.flows.insert(flow, Known { state: next(known.state), ..known });
+                // What is dropped keeps no flow alive.
+                if there {
+                    self.flows.insert(flow, Known { state: next(known.state), ..known });
+                }
             }
             _ => {
                 let server = services.iter().copied().find(|service| self.services.contains_key(service));

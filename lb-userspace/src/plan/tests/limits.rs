@@ -1,0 +1,83 @@
+//! What does not fit is refused as a whole: an error and no operation.
+
+use super::{
+    build::{desired, link, service},
+    kernel::Kernel,
+};
+use crate::{
+    model::{Scheduler, Service},
+    plan::{CompileError, Desired, MapSizes, Op, PlanError, plan, reclaim},
+};
+
+const SMALL: MapSizes = MapSizes { services: 3, dests: 4, arena: 200 };
+
+fn on_empty(want: &Desired) -> Result<Vec<Op>, PlanError> {
+    plan(want, &Kernel::new(SMALL).snapshot())
+}
+
+fn many(count: u16) -> Vec<Service> {
+    (1..=count).map(|n| service(&format!("s{n}"), n, &["10.0.0.1"])).collect()
+}
+
+#[test]
+fn services() {
+    // Id 0 does not exist.
+    assert!(on_empty(&desired(&many(2))).is_ok());
+    assert_eq!(on_empty(&desired(&many(3))), Err(PlanError::Services(2)));
+}
+
+#[test]
+fn services_that_are_deleted_and_still_in_use_count() {
+    let mut kernel = Kernel::new(SMALL);
+    kernel.apply(&plan(&desired(&many(2)), &kernel.snapshot()).expect("a plan"));
+    let other = desired(&[service("other", 99, &["10.0.0.1"])]);
+    assert_eq!(plan(&other, &kernel.snapshot()), Err(PlanError::Services(2)));
+    kernel.apply(&plan(&desired(&[]), &kernel.snapshot()).expect("a plan"));
+    assert_eq!(plan(&other, &kernel.snapshot()), Err(PlanError::Services(2)));
+    kernel.apply(&reclaim(&kernel.snapshot(), &Default::default()));
+    assert!(plan(&other, &kernel.snapshot()).is_ok());
+}
+
+#[test]
+fn destinations() {
+    let backends = ["10.0.0.1", "10.0.0.2", "10.0.0.3", "10.0.0.4"];
+    assert!(on_empty(&desired(&[service("a", 80, &backends[..3])])).is_ok());
+    assert_eq!(on_empty(&desired(&[service("a", 80, &backends)])), Err(PlanError::Dests(3)));
+    // Two services of two each: four destinations, though only two hosts.
+    let two = [service("a", 80, &backends[..2]), service("b", 81, &backends[..2])];
+    assert_eq!(on_empty(&desired(&two)), Err(PlanError::Dests(3)));
+}
+
+#[test]
+fn interfaces() {
+    let with = |count: u32| Desired {
+        links: (1..=count).map(|n| link(&format!("eth{n}"), n)).collect(),
+        ..desired(&[])
+    };
+    assert!(on_empty(&with(lb_common::link::MAX_LINKS - 1)).is_ok());
+    assert_eq!(on_empty(&with(lb_common::link::MAX_LINKS)), Err(PlanError::Links));
+}
+
+#[test]
+fn the_arena() {
+    let mut long = service("long", 80, &["10.0.0.1", "10.0.0.2"]);
+    long.scheduler = Scheduler::Wrr;
+    long.backends[0].weight = 1000;
+    assert_eq!(on_empty(&desired(&[long])), Err(PlanError::Arena(200)));
+}
+
+#[test]
+fn members() {
+    let addresses: Vec<String> = (0..1025).map(|n| format!("10.0.{}.{}", n / 256, n % 256)).collect();
+    let addresses: Vec<&str> = addresses.iter().map(String::as_str).collect();
+    let want = desired(&[service("a", 80, &addresses)]);
+    let kernel = Kernel::new(MapSizes { services: 3, dests: 2000, arena: 1 << 16 });
+    let expected = PlanError::Compile(want.services[0].name.clone(), CompileError::TooManyMembers(1025));
+    assert_eq!(plan(&want, &kernel.snapshot()), Err(expected));
+}
+
+#[test]
+fn maps_of_no_entries() {
+    let kernel = Kernel::new(MapSizes::default());
+    assert_eq!(plan(&desired(&many(1)), &kernel.snapshot()), Err(PlanError::Services(0)));
+}

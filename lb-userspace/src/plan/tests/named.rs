@@ -1,0 +1,214 @@
+//! Single things that an operator does.
+
+use std::net::IpAddr;
+
+use lb_common::{
+    dest::flag::*,
+    endpoint::flag::OPEN,
+    generation::{Header, at},
+    host::Route,
+};
+
+use super::{
+    build::{desired, link, neighbour, service},
+    kernel::{Kernel, SIZES},
+};
+use crate::plan::{
+    Census, Desired, EndpointKey, HostRoute, Op, Snapshot, dest_address, plan, reclaim, rotation::Words,
+};
+
+fn kernel_with(want: &Desired) -> Kernel {
+    let mut kernel = Kernel::new(SIZES);
+    change(&mut kernel, want);
+    kernel
+}
+
+fn change(kernel: &mut Kernel, want: &Desired) -> Vec<Op> {
+    let ops = plan(want, &kernel.snapshot()).expect("a plan");
+    kernel.apply(&ops);
+    ops
+}
+
+/// Id and flags of the backend's destination.
+fn dest(now: &Snapshot, address: &str) -> Option<(u32, u16)> {
+    let address: IpAddr = address.parse().expect("an address");
+    let found = now.dests.iter().find(|(_, dest)| dest_address(dest) == address);
+    found.map(|(id, dest)| (*id, dest.flags & !IPV6))
+}
+
+/// Nothing is in use but this destination and endpoint.
+fn used(dests: &[u32], endpoints: &[u16]) -> Census {
+    Census { dests: dests.iter().copied().collect(), endpoints: endpoints.iter().copied().collect() }
+}
+
+fn endpoint(now: &Snapshot, want: &Desired) -> Option<lb_common::endpoint::Endpoint> {
+    let at = want.services[0].endpoint;
+    now.endpoints
+        .get(&EndpointKey { address: at.address, port: at.port, protocol: Some(at.protocol) })
+        .copied()
+}
+
+const ONE: &str = "10.0.0.1";
+const TWO: &str = "10.0.0.2";
+const THREE: &str = "10.0.0.3";
+
+#[test]
+fn a_backend_taken_out_and_added_again_gets_its_old_id() {
+    let all = desired(&[service("a", 80, &[ONE, TWO])]);
+    let mut kernel = kernel_with(&all);
+    let before = dest(&kernel.snapshot(), ONE);
+    change(&mut kernel, &desired(&[service("a", 80, &[TWO])]));
+    assert_eq!(dest(&kernel.snapshot(), ONE), before.map(|(id, flags)| (id, flags | RETIRED)));
+    // Another one that comes meanwhile does not get it.
+    change(&mut kernel, &desired(&[service("a", 80, &[TWO, THREE])]));
+    let ops = change(&mut kernel, &desired(&[service("a", 80, &[ONE, TWO, THREE])]));
+    assert_eq!(dest(&kernel.snapshot(), ONE), before);
+    // Its counts go on.
+    assert!(!ops.iter().any(|op| matches!(op, Op::SetDest { fresh: true, .. })));
+}
+
+#[test]
+fn an_id_in_use_is_not_given_out() {
+    let mut kernel = kernel_with(&desired(&[service("a", 80, &[ONE, TWO])]));
+    let (one, _) = dest(&kernel.snapshot(), ONE).expect("there");
+    change(&mut kernel, &desired(&[service("a", 80, &[TWO])]));
+    let free = reclaim(&kernel.snapshot(), &used(&[one], &[]));
+    assert_eq!(free, [], "a flow still names it");
+    change(&mut kernel, &desired(&[service("a", 80, &[TWO, THREE])]));
+    assert_ne!(dest(&kernel.snapshot(), THREE).map(|(id, _)| id), Some(one));
+    kernel.apply(&reclaim(&kernel.snapshot(), &used(&[], &[])));
+    assert_eq!(dest(&kernel.snapshot(), ONE), None);
+    change(&mut kernel, &desired(&[service("a", 80, &[TWO, THREE, "10.0.0.4"])]));
+    assert_eq!(dest(&kernel.snapshot(), "10.0.0.4").map(|(id, _)| id), Some(one), "free again");
+}
+
+#[test]
+fn a_deleted_service_is_a_tombstone_until_its_flows_are_gone() {
+    let want = desired(&[service("a", 80, &[ONE])]);
+    let mut kernel = kernel_with(&want);
+    let before = endpoint(&kernel.snapshot(), &want).expect("there");
+    let (one, _) = dest(&kernel.snapshot(), ONE).expect("there");
+    change(&mut kernel, &desired(&[]));
+    let tombstone = endpoint(&kernel.snapshot(), &want).expect("still there");
+    assert_eq!((tombstone.id(), tombstone.has(OPEN)), (before.id(), false));
+    // Its flows go on.
+    assert_eq!(dest(&kernel.snapshot(), ONE), Some((one, USED | ORPHANED)));
+    assert_eq!(reclaim(&kernel.snapshot(), &used(&[one], &[before.id()])), []);
+    kernel.apply(&reclaim(&kernel.snapshot(), &used(&[], &[])));
+    change(&mut kernel, &desired(&[]));
+    let left = kernel.snapshot();
+    assert!(left.endpoints.is_empty() && left.services.is_empty() && left.hosts.is_empty());
+    assert!(left.filter.is_empty());
+}
+
+#[test]
+fn a_deleted_service_that_comes_back_is_the_old_one() {
+    let want = desired(&[service("a", 80, &[ONE])]);
+    let mut kernel = kernel_with(&want);
+    let before = kernel.snapshot();
+    change(&mut kernel, &desired(&[]));
+    change(&mut kernel, &want);
+    let after = kernel.snapshot();
+    assert_eq!((after.endpoints, after.dests), (before.endpoints, before.dests));
+    assert!(after.services.keys().eq(before.services.keys()));
+}
+
+#[test]
+fn a_removed_backend_stays_removed_when_its_service_goes() {
+    let mut kernel = kernel_with(&desired(&[service("a", 80, &[ONE, TWO])]));
+    change(&mut kernel, &desired(&[service("a", 80, &[TWO])]));
+    change(&mut kernel, &desired(&[]));
+    // Else its flows, which have got nothing since, would go on.
+    assert_eq!(dest(&kernel.snapshot(), ONE).map(|(_, flags)| flags), Some(USED | RETIRED));
+    assert_eq!(dest(&kernel.snapshot(), TWO).map(|(_, flags)| flags), Some(USED | ORPHANED));
+    assert_eq!(plan(&desired(&[]), &kernel.snapshot()), Ok(Vec::new()));
+}
+
+#[test]
+fn a_renamed_service_keeps_its_flows() {
+    let want = desired(&[service("a", 80, &[ONE])]);
+    let mut kernel = kernel_with(&want);
+    let before = endpoint(&kernel.snapshot(), &want).expect("there");
+    change(&mut kernel, &desired(&[service("b", 80, &[ONE])]));
+    let after = endpoint(&kernel.snapshot(), &want).expect("there");
+    assert_eq!((after.id(), after.has(OPEN)), (before.id(), true));
+    assert_ne!(after.service(), before.service());
+    assert!(kernel.snapshot().dests.values().any(|dest| dest.flags & ORPHANED != 0));
+}
+
+#[test]
+fn addresses_of_both_families_with_the_same_bytes_are_two_hosts() {
+    // 32.1.13.184 is 2001:0db8.
+    let services = [service("a", 80, &["32.1.13.184"]), service("b", 80, &["2001:db8::"])];
+    let kernel = kernel_with(&desired(&services));
+    let now = kernel.snapshot();
+    for (address, mac) in [("32.1.13.184", [2, 0, 0, 0, 0, 184]), ("2001:db8::", [2, 0, 0, 0, 1, 0])] {
+        let (id, _) = dest(&now, address).expect("there");
+        assert_eq!(Route(now.hosts[&now.dests[&id].host].route).mac(), mac, "{address}");
+    }
+    assert_eq!(plan(&desired(&services), &now), Ok(Vec::new()));
+}
+
+#[test]
+fn what_is_left_of_a_deleted_service_follows_its_host() {
+    let mut kernel = kernel_with(&desired(&[service("a", 80, &[ONE])]));
+    let mut nothing = desired(&[]);
+    change(&mut kernel, &nothing);
+    let mac =
+        |kernel: &Kernel| kernel.snapshot().hosts.values().map(|h| Route(h.route).mac()).collect::<Vec<_>>();
+    assert_eq!(mac(&kernel), [[2, 0, 0, 0, 0, 1]], "as it was: nobody knows better");
+    let address: IpAddr = ONE.parse().expect("an address");
+    let HostRoute::Neighbour { link: name, tags, mtu, .. } = neighbour(address) else {
+        unreachable!("made so")
+    };
+    let moved = HostRoute::Neighbour { mac: [2, 9, 9, 9, 9, 9], link: name, tags, mtu };
+    nothing.hosts.insert(address, moved);
+    change(&mut kernel, &nothing);
+    assert_eq!(mac(&kernel), [[2, 9, 9, 9, 9, 9]]);
+    // Its interface goes, and another one gets the index.
+    nothing.hosts.clear();
+    nothing.links = vec![link("eth1", 7)];
+    change(&mut kernel, &nothing);
+    assert!(kernel.snapshot().hosts.values().all(|host| Route(host.route) == Route::UNRESOLVED));
+}
+
+#[test]
+fn a_backend_without_a_mac_gets_no_new_connections() {
+    let mut want = desired(&[service("a", 80, &[ONE, TWO])]);
+    let mut kernel = kernel_with(&want);
+    let period = |kernel: &Kernel| {
+        let now = kernel.snapshot();
+        let words = &now.regions[now.services.keys().next().expect("a service")];
+        Header::from_words([words[0], words[1]]).period
+    };
+    assert_eq!(period(&kernel), 2);
+    let address: IpAddr = ONE.parse().expect("an address");
+    want.hosts.insert(address, HostRoute::Unresolved);
+    change(&mut kernel, &want);
+    assert_eq!(period(&kernel), 1);
+    want.hosts.remove(&address);
+    assert_eq!(plan(&want, &kernel.snapshot()), Ok(Vec::new()), "not known is not resolved");
+}
+
+#[test]
+fn a_rotation_goes_on_when_its_service_changes() {
+    let mut kernel = kernel_with(&desired(&[service("a", 80, &[ONE, TWO, THREE])]));
+    let next = |kernel: &Kernel| {
+        let now = kernel.snapshot();
+        let (id, words) = now.regions.first_key_value().expect("a service");
+        let header = Header::from_words([words[0], words[1]]);
+        let position = now.rotations[id] % u64::from(header.period);
+        let id = at(&Words(words), 0, &header, position as u32).expect("somebody");
+        dest_address(&now.dests[&id]).to_string()
+    };
+    kernel.serve(1, 2);
+    assert_eq!(next(&kernel), THREE);
+    // The one served last goes; it is still the third one's turn, of two now.
+    change(&mut kernel, &desired(&[service("a", 80, &[ONE, THREE])]));
+    assert_eq!(next(&kernel), THREE);
+    // One that is added at the head, as IPVS does it, takes its turn after the last.
+    change(&mut kernel, &desired(&[service("a", 80, &["10.0.0.4", ONE, THREE])]));
+    assert_eq!(next(&kernel), THREE);
+    kernel.serve(1, 1);
+    assert_eq!(next(&kernel), "10.0.0.4");
+}

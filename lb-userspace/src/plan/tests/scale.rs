@@ -1,0 +1,50 @@
+//! The largest configuration that design.md names: 4,096 services of 16 backends.
+
+use std::net::Ipv4Addr;
+
+use super::{
+    build::{desired, service},
+    consistent,
+    kernel::{Kernel, regions},
+};
+use crate::{
+    model::Service,
+    plan::{Census, MapSizes, Op, plan, reclaim},
+};
+
+const SERVICES: u16 = 4096;
+const BACKENDS: u32 = 16;
+
+fn large() -> Vec<Service> {
+    (0..SERVICES)
+        .map(|n| {
+            let address = |i| Ipv4Addr::from(0x0a00_0000 + (u32::from(n) * 7 + i) % 4096).to_string();
+            let addresses: Vec<String> = (0..BACKENDS).map(address).collect();
+            service(&format!("s{n}"), n + 1, &addresses.iter().map(String::as_str).collect::<Vec<_>>())
+        })
+        .collect()
+}
+
+/// Takes seconds if a step looks through everything once for each service, minutes for each backend.
+#[test]
+fn thousands_of_services_are_planned_changed_and_taken_away() {
+    let sizes = MapSizes { services: 4097, dests: 65537, arena: 1 << 20 };
+    let mut kernel = Kernel::new(sizes);
+    let mut want = desired(&large());
+    let ops = plan(&want, &kernel.snapshot()).expect("a plan");
+    kernel.apply(&ops);
+    let count = |what: fn(&Op) -> bool| ops.iter().filter(|op| what(op)).count();
+    assert_eq!(count(|op| matches!(op, Op::SetDest { fresh: true, .. })), 65536);
+    assert_eq!(count(|op| matches!(op, Op::Publish { .. })), 4096);
+    consistent::check_done(&kernel.snapshot());
+    assert_eq!(plan(&want, &kernel.snapshot()), Ok(Vec::new()));
+    // A drain in each second service finds the arena full of holes in the end.
+    want.services.iter_mut().step_by(2).for_each(|service| service.backends[0].drained = true);
+    kernel.apply(&plan(&want, &kernel.snapshot()).expect("a plan"));
+    consistent::check_done(&kernel.snapshot());
+    let end = regions(&kernel.snapshot()).values().map(|(offset, length)| offset + length).max();
+    assert!(end < Some(sizes.arena / 4));
+    kernel.apply(&plan(&desired(&[]), &kernel.snapshot()).expect("a plan"));
+    kernel.apply(&reclaim(&kernel.snapshot(), &Census::default()));
+    assert!(kernel.snapshot().services.is_empty() && kernel.snapshot().dests.is_empty());
+}

@@ -1,0 +1,70 @@
+//! Random desired states: models of few names and addresses, so that what goes comes back.
+
+use std::{collections::BTreeMap, net::IpAddr};
+
+use lb_common::vlan::Tags;
+use proptest::{collection::vec, prelude::*, sample::select};
+
+use crate::{
+    model::{Service, Timeouts, arbitrary::models},
+    plan::{Desired, HostRoute, LinkSpec},
+};
+
+pub fn desired() -> impl Strategy<Value = Desired> {
+    (models(), links(), vec(routes(), 16)).prop_map(|(model, links, routes)| {
+        let services: Vec<Service> = model.services.into_iter().map(light).collect();
+        let addresses = services.iter().flat_map(|s| &s.backends).map(|b| b.key.address);
+        // A backend's route depends on its address, so that it changes on its own.
+        let hosts: BTreeMap<IpAddr, HostRoute> = addresses
+            .filter_map(|address| {
+                let last = match address {
+                    IpAddr::V4(v4) => v4.octets()[3],
+                    IpAddr::V6(v6) => v6.octets()[15],
+                };
+                Some((address, routes[usize::from(last) % routes.len()].clone()?))
+            })
+            .collect();
+        Desired { services, timeouts: Timeouts { ..model.timeouts }, hz: 250, links, hosts }
+    })
+}
+
+/// Seldom a long rotation: they take long.
+fn light(mut service: Service) -> Service {
+    for backend in &mut service.backends {
+        backend.weight = if backend.weight % 64 == 63 { backend.weight } else { backend.weight % 7 };
+    }
+    service
+}
+
+fn links() -> impl Strategy<Value = Vec<LinkSpec>> {
+    let link = |name: &'static str| {
+        (any::<bool>(), any::<bool>(), vec(1..4u16, 0..3), 1..4u8, 1..3u32).prop_map(
+            move |(there, untagged, tags, mac, ifindex)| {
+                there.then(|| LinkSpec {
+                    name: name.to_owned(),
+                    ifindex,
+                    mac: [2, 0, 0, 0, 0, mac],
+                    ipv4: untagged.then_some([192, 0, 2, mac].into()),
+                    ipv6: None,
+                    untagged,
+                    tags: tags.iter().map(|tag| Tags::new(*tag, 0)).collect(),
+                    macs: tags.iter().map(|tag| [2, 1, 0, 0, 0, *tag as u8]).collect(),
+                })
+            },
+        )
+    };
+    (link("eth0"), link("eth1"), link("bond0"))
+        .prop_map(|(a, b, c)| [a, b, c].into_iter().flatten().collect())
+}
+
+fn routes() -> impl Strategy<Value = Option<HostRoute>> {
+    let neighbour = (1..5u8, select(vec!["eth0", "eth1", "bond0", "gone0"])).prop_map(|(mac, link)| {
+        HostRoute::Neighbour { mac: [2, 2, 0, 0, 0, mac], link: link.to_owned(), tags: Tags::NONE, mtu: 1500 }
+    });
+    prop_oneof![
+        4 => neighbour.prop_map(Some),
+        1 => Just(Some(HostRoute::Local)),
+        1 => Just(Some(HostRoute::Unresolved)),
+        1 => Just(None),
+    ]
+}
