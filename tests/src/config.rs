@@ -8,6 +8,8 @@ pub struct Config {
     pub instance: String,
     /// Device and mode (`auto`, `native`, `generic`).
     pub interfaces: Vec<(String, String)>,
+    /// What to do about offloads of every interface: `check` or `set`.
+    pub offloads: &'static str,
     /// Who gets the VIPs, if not somebody else sees to that.
     pub add_to: Option<String>,
     /// Seconds a connection is kept after the client's FIN; 0 for the default.
@@ -32,6 +34,7 @@ impl Config {
         Self {
             instance: instance.to_owned(),
             interfaces: vec![("eth0".to_owned(), "native".to_owned())],
+            offloads: "check",
             add_to: Some("eth0".to_owned()),
             tcp_fin: 0,
             services,
@@ -40,9 +43,11 @@ impl Config {
 
     /// The file's text.
     pub fn to_yaml(&self, socket: &Path) -> String {
-        let Self { instance, interfaces, add_to, tcp_fin, services } = self;
-        let interfaces: Vec<_> =
-            interfaces.iter().map(|(n, m)| format!("{{name: {n}, mode: {m}}}")).collect();
+        let Self { instance, interfaces, offloads, add_to, tcp_fin, services } = self;
+        let interfaces: Vec<_> = interfaces
+            .iter()
+            .map(|(n, m)| format!("{{name: {n}, mode: {m}, offloads: {offloads}}}"))
+            .collect();
         let vips = add_to.as_ref().map_or_else(String::new, |name| format!("vips: {{add_to: {name}}}\n"));
         let timeouts =
             if *tcp_fin == 0 { String::new() } else { format!("timeouts: {{tcp_fin: {tcp_fin}}}\n") };

@@ -213,6 +213,8 @@ impl Link {
         ))?;
         // XDP loses the "checksum to be filled in" mark of a frame, and a tag that is not in the frame.
         netns.run("ethtool", &["-K", device, "tx", "off", "txvlan", "off"])?.ok()?;
+        // The switch takes the tag out, and must put it back into the frame.
+        switch.run("ethtool", &["-K", &port, "txvlan", "off"])?.ok()?;
         netns.ip(&format!(
             "link set {device} up\n\
              addr add {ipv4}/24 dev {device}\n\
