@@ -115,12 +115,13 @@ fn readiness(value: Value, now: Tick) -> u32 {
 /// The slot of a bucket that yields first, and how readily.
 #[derive(Clone, Copy)]
 pub struct Candidate {
-    /// `readiness << 4 | slot`.
+    /// `slots that are free or expired << 8 | readiness << 4 | slot`.
     rank: u32,
 }
 
 impl Candidate {
-    /// Whether this one is to be preferred to `other`.
+    /// Whether this one is to be preferred to `other`: that of the emptier bucket, so that none fills
+    /// up long before the others (the power of two choices), then what yields more readily.
     #[inline(always)]
     pub fn beats(&self, other: &Self) -> bool {
         self.rank >> 4 > other.rank >> 4
@@ -130,15 +131,18 @@ impl Candidate {
 /// Chooses the slot of `bucket` for a new flow.
 #[inline(always)]
 pub fn candidate<B: Bucket>(bucket: &B, now: Tick) -> Candidate {
-    let (mut rank, mut slot) = (0, 0);
+    let (mut rank, mut empty, mut slot) = (0, 0, 0);
     while slot < SLOTS {
-        let this = readiness(Value(bucket.value(slot).load()), now) << 4 | slot as u32;
+        let readiness = readiness(Value(bucket.value(slot).load()), now);
+        let this = readiness << 4 | slot as u32;
         if this > rank {
             rank = this;
         }
+        // Expired is 4 and more; free is 3, or 7 where its zero looks like an expiry that has passed.
+        empty += (0b1111_1000 >> readiness) & 1;
         slot += 1;
     }
-    Candidate { rank }
+    Candidate { rank: empty << 8 | rank }
 }
 
 /// What became of a claim.

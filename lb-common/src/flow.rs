@@ -73,10 +73,14 @@ impl Secret {
     }
 }
 
-/// The two candidate buckets of a hash, for a table of `mask + 1` buckets (a power of two).
+/// The two candidate buckets of a hash, for a table of `mask + 1` buckets (a power of two, at least
+/// two). They differ, or one flow in that many would have four slots to go to instead of eight.
 #[inline(always)]
 pub const fn candidates(hash: u64, mask: u32) -> (u32, u32) {
-    ((hash >> 32) as u32 & mask, (hash >> 1) as u32 & mask)
+    let (first, second) = ((hash >> 32) as u32 & mask, (hash >> 1) as u32 & mask);
+    // 1 if they are the same, without a branch.
+    let same = (first ^ second).wrapping_sub(1) >> 31;
+    (first, second ^ same)
 }
 
 /// A slot of the narrow table: all that a connection listing needs.

@@ -170,6 +170,8 @@ trait Table: Bucket + Sized + 'static {
     fn hash(key: &Self::Key) -> u64;
     fn mask() -> u32;
     fn bucket(index: u32) -> Option<&'static Self>;
+    /// See [`put`].
+    fn put(key: &Self::Key, value: Value, segment: Segment, now: Tick) -> Value;
     /// Frees what has expired in the next bucket of this CPU's round, counts included, so that
     /// nothing depends on the agent being alive.
     fn sweep(now: Tick);
@@ -192,6 +194,11 @@ impl Table for NarrowBucket<KernelWord> {
     }
 
     #[inline(always)]
+    fn put(key: &NarrowKey, value: Value, segment: Segment, now: Tick) -> Value {
+        Value(flow_put_narrow(key.0, value.0, segment.0, now.0))
+    }
+
+    #[inline(always)]
     fn sweep(now: Tick) {
         flow_sweep_narrow(now.0);
     }
@@ -211,6 +218,11 @@ impl Table for WideBucket<KernelWord> {
     #[inline(always)]
     fn bucket(index: u32) -> Option<&'static Self> {
         FLOWSW.get(index)
+    }
+
+    #[inline(always)]
+    fn put(key: &WideKey, value: Value, segment: Segment, now: Tick) -> Value {
+        Value(flow_put_wide(key, value.0, segment.0, now.0))
     }
 
     #[inline(always)]
@@ -339,13 +351,8 @@ fn by_hash(service: u32, segment: Segment, now: Tick) -> bool {
 #[inline(always)]
 fn open<B: Table>(key: &B::Key, segment: Segment, endpoint: Endpoint) -> Outcome {
     let hash = B::hash(key);
-    let (first, second) = candidates(hash, B::mask());
     let service = endpoint.service() as u32;
-    let (Some(first), Some(second), Some(record)) =
-        (B::bucket(first), B::bucket(second), SERVICES.get(service))
-    else {
-        return Outcome::MISS;
-    };
+    let Some(record) = SERVICES.get(service) else { return Outcome::MISS };
     let now = clock::now();
     let hashed = by_hash(service, segment, now);
     let dest = if hashed { schedule_by_hash(service, hash) } else { schedule_next(service) };
@@ -354,14 +361,7 @@ fn open<B: Table>(key: &B::Key, segment: Segment, endpoint: Endpoint) -> Outcome
     }
     let value = first_value(dest, segment, record, now, hashed);
     B::sweep(now);
-    // The flow's old entry, expired or closed, takes the new connection.
-    let mut before = retake(first, key, value, segment, now);
-    if before.is_free() {
-        before = retake(second, key, value, segment, now);
-    }
-    if before.is_free() {
-        before = store(first, second, key, value, now);
-    }
+    let before = B::put(key, value, segment, now);
     if before.is_locked() {
         return without_entry(service, hash, segment, record, now);
     }
@@ -374,6 +374,24 @@ fn open<B: Table>(key: &B::Key, segment: Segment, endpoint: Endpoint) -> Outcome
     count::opened(value);
     // A connection that was placed by hash counted with its SYN.
     if segment.opens() { Outcome::opened(dest) } else { Outcome::known(dest) }
+}
+
+/// Stores a new flow; the value that had to go for it, or a locked one if there is no room.
+#[inline(always)]
+fn put<B: Table>(key: &B::Key, value: Value, segment: Segment, now: Tick) -> Value {
+    let (first, second) = candidates(B::hash(key), B::mask());
+    let (Some(first), Some(second)) = (B::bucket(first), B::bucket(second)) else {
+        return Value::locked(now);
+    };
+    // The flow's old entry, expired or closed, takes the new connection.
+    let mut before = retake(first, key, value, segment, now);
+    if before.is_free() {
+        before = retake(second, key, value, segment, now);
+    }
+    if before.is_free() {
+        before = store(first, second, key, value, now);
+    }
+    before
 }
 
 /// Gives a flow's finished entry in `bucket` to its new connection; what it held, or
@@ -478,6 +496,22 @@ extern "C" fn flow_open_wide(key: *const WideKey, segment: u32, endpoint: u64) -
     match unsafe { key.as_ref() } {
         Some(key) => open::<WideBucket<KernelWord>>(key, Segment(segment), Endpoint(endpoint)).0,
         None => 0,
+    }
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn flow_put_narrow(key: u64, value: u64, segment: u32, now: u32) -> u64 {
+    put::<NarrowBucket<KernelWord>>(&NarrowKey(key), Value(value), Segment(segment), Tick(now)).0
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn flow_put_wide(key: *const WideKey, value: u64, segment: u32, now: u32) -> u64 {
+    // SAFETY: as above.
+    match unsafe { key.as_ref() } {
+        Some(key) => put::<WideBucket<KernelWord>>(key, Value(value), Segment(segment), Tick(now)).0,
+        None => Value::locked(Tick(now)).0,
     }
 }
 
