@@ -1,46 +1,8 @@
-//! Builds lb-ebpf for the BPF target and leaves the objects in OUT_DIR for `dataplane::object`.
-//!
-//! aya-build does the same but fixes the compiler's flags, and the flow table needs
-//! `-Ctarget-cpu=v3` (64-bit compare-and-swap). A second cargo runs, on nightly for `-Zbuild-std`,
-//! with a target directory of its own so that it does not wait for the lock of the first.
+//! Builds the XDP programs and leaves them in OUT_DIR for `dataplane::object`.
 
-use std::{env, path::PathBuf, process::Command};
+#[path = "../lb-ebpf/builder.rs"]
+mod builder;
 
 fn main() {
-    let manifest = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").expect("cargo sets it"));
-    let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets it"));
-    let workspace = manifest.parent().expect("the crate lies in the workspace").to_path_buf();
-    for watched in ["lb-ebpf/src", "lb-ebpf/Cargo.toml", "lb-common/src", "Cargo.lock"] {
-        println!("cargo:rerun-if-changed={}", workspace.join(watched).display());
-    }
-    // One directory for all profiles and features of lb-userspace: the objects are the same.
-    let target = out.ancestors().nth(4).expect("OUT_DIR is target/PROFILE/build/PKG/out").join("ebpf");
-    let flags = ["--cfg=bpf_target_arch=\"x86_64\"", "-Cdebuginfo=2", "-Clink-arg=--btf", "-Ctarget-cpu=v3"];
-    println!("cargo:rerun-if-env-changed=LB_NIGHTLY");
-    let nightly = env::var("LB_NIGHTLY").unwrap_or_else(|_| "nightly".to_owned());
-    let status = Command::new("rustup")
-        .args(["run", &nightly, "cargo", "build", "--package=lb-ebpf", "--bins", "--release"])
-        .args(["--target=bpfel-unknown-none", "-Zbuild-std=core"])
-        .arg("--target-dir")
-        .arg(&target)
-        .current_dir(&workspace)
-        // The outer cargo's variables would mislead the inner one.
-        .env_remove("RUSTC")
-        .env_remove("RUSTC_WORKSPACE_WRAPPER")
-        .env_remove("RUSTUP_TOOLCHAIN")
-        .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f"))
-        .status();
-    match status {
-        Ok(status) if status.success() => {}
-        Ok(status) => {
-            panic!("building lb-ebpf failed ({status}); `cargo xtask setup` installs what it needs")
-        }
-        Err(error) => panic!("rustup cannot be run ({error}); `cargo xtask setup` says what to install"),
-    }
-    for object in ["lb", "pass"] {
-        let built = target.join("bpfel-unknown-none/release").join(object);
-        if let Err(error) = std::fs::copy(&built, out.join(object).with_extension("o")) {
-            panic!("copying {}: {error}", built.display());
-        }
-    }
+    builder::build(&["lb", "pass"], "");
 }

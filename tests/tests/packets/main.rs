@@ -6,6 +6,7 @@
 mod table;
 mod world;
 
+mod capacity;
 mod change;
 mod counters;
 mod expiry;
