@@ -31,7 +31,7 @@ impl<T> Mapped<T> {
 
     /// Maps the whole array.
     pub fn open(map: &MapData) -> io::Result<Self> {
-        const { assert!(size_of::<T>() % 8 == 0 && size_of::<T>() != 0) };
+        const { assert!(size_of::<T>().is_multiple_of(8) && size_of::<T>() != 0) };
         let info = map.info().map_err(io::Error::other)?;
         if info.value_size() as usize != size_of::<T>() {
             return Err(io::Error::other(format!(

@@ -142,7 +142,7 @@ fn mount_bpffs(path: &Path) -> Result<()> {
     /// `BPF_FS_MAGIC` (`include/uapi/linux/magic.h`).
     const BPF_FS_MAGIC: i64 = 0xcafe_4a11;
     if let Ok(stat) = rustix::fs::statfs(path)
-        && i64::from(stat.f_type) & 0xffff_ffff == BPF_FS_MAGIC
+        && stat.f_type & 0xffff_ffff == BPF_FS_MAGIC
     {
         return Ok(());
     }
