@@ -182,51 +182,46 @@ pub fn from_table<A: Arena>(arena: &A, region: u32, header: &Header, position: u
 
 /// A search for the destination at a position of a rotation too long for a table, one arena word
 /// per [`Search::step`], so that the kernel can bound and verify it (`bpf_loop`). The index comes from
-/// the caller: a counter kept in here would make the verifier walk every turn of the loop.
+/// the caller: a counter kept in here would make the verifier walk every turn of the loop. Small, because it
+/// lies on the program's stack: kernel 6.1 rounds each frame up to 32 bytes, and the deepest calls use all there is.
 #[derive(Clone, Copy, Debug)]
 pub struct Search {
     position: u32,
-    level: Level,
     /// Members still to be passed by; the one found when it is 0.
     skip: u32,
-    levels: u32,
-    members: u32,
+    /// Of the level that the position is in.
+    threshold: u16,
+    levels: u16,
+    members: u16,
     /// The answer; 0: none yet.
     pub found: u32,
 }
 
 impl Search {
     pub const fn new(header: &Header, position: u32) -> Self {
-        Self {
-            position,
-            level: Level(0),
-            skip: 0,
-            levels: header.levels as u32,
-            members: header.members as u32,
-            found: 0,
-        }
+        Self { position, skip: 0, threshold: 0, levels: header.levels, members: header.members, found: 0 }
     }
 
     /// Whether there is nothing to look at from `index` on.
     #[inline(always)]
     pub const fn is_over(&self, index: u32) -> bool {
-        self.found != 0 || index >= self.levels + self.members
+        self.found != 0 || index >= self.levels as u32 + self.members as u32
     }
 
     /// Looks at word `index` of the region, counted after its header.
     #[inline(always)]
     pub fn step(&mut self, index: u32, word: u64) {
-        if index < self.levels {
+        if index < self.levels as u32 {
             let level = Level(word);
             // Levels ascend by position: the last that begins at or before it is the one.
             if level.first() <= self.position {
-                self.level = level;
+                self.threshold = level.threshold();
                 let round = self.position - level.first();
                 self.skip = if level.members() == 0 { 0 } else { round % level.members() as u32 };
             }
         } else {
             let member = Member(word);
-            if member.weight() != 0 && member.weight() >= self.level.threshold() {
+            if member.weight() != 0 && member.weight() >= self.threshold {
                 if self.skip == 0 {
                     self.found = member.dest();
                 } else {
