@@ -43,8 +43,9 @@ fn map_sizes(meta: &Meta) -> [(&'static str, Option<u32>); 19] {
 pub enum LoadError {
     #[error("the eBPF object cannot be loaded: {0}")]
     Object(#[from] aya::EbpfError),
-    #[error("the kernel refuses the program: {source}\n{log}")]
-    Refused { source: std::io::Error, log: String },
+    /// Not as its source: the verifier says EACCES, which is about the program and not about who loads it.
+    #[error("the kernel refuses the program: {error}\n{log}")]
+    Refused { error: std::io::Error, log: String },
     #[error("program {0}: {1}")]
     Program(&'static str, Box<ProgramError>),
 }
@@ -112,7 +113,7 @@ impl PassObject {
 fn load<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut Xdp, LoadError> {
     let failed = |error: ProgramError| match error {
         ProgramError::LoadError { io_error, verifier_log } => {
-            LoadError::Refused { source: io_error, log: tail(&verifier_log.to_string()) }
+            LoadError::Refused { error: io_error, log: tail(&verifier_log.to_string()) }
         }
         other => LoadError::Program(name, Box::new(other)),
     };
