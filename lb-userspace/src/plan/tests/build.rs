@@ -46,7 +46,13 @@ pub fn neighbour(address: IpAddr) -> HostRoute {
         IpAddr::V6(v6) => v6.octets()[15],
     };
     let v6 = u8::from(address.is_ipv6());
-    HostRoute::Neighbour { mac: [2, 0, 0, 0, v6, last], link: "eth0".to_owned(), tags: Tags::NONE, mtu: 1500 }
+    HostRoute::Neighbour {
+        mac: [2, 0, 0, 0, v6, last],
+        answers: true,
+        link: "eth0".to_owned(),
+        tags: Tags::NONE,
+        mtu: 1500,
+    }
 }
 
 pub fn link(name: &str, ifindex: u32) -> LinkSpec {

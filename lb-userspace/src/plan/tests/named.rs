@@ -161,7 +161,7 @@ fn what_is_left_of_a_deleted_service_follows_its_host() {
     let HostRoute::Neighbour { link: name, tags, mtu, .. } = neighbour(address) else {
         unreachable!("made so")
     };
-    let moved = HostRoute::Neighbour { mac: [2, 9, 9, 9, 9, 9], link: name, tags, mtu };
+    let moved = HostRoute::Neighbour { mac: [2, 9, 9, 9, 9, 9], answers: true, link: name, tags, mtu };
     nothing.hosts.insert(address, moved);
     change(&mut kernel, &nothing);
     assert_eq!(mac(&kernel), [[2, 9, 9, 9, 9, 9]]);

@@ -59,7 +59,13 @@ fn links() -> impl Strategy<Value = Vec<LinkSpec>> {
 
 fn routes() -> impl Strategy<Value = Option<HostRoute>> {
     let neighbour = (1..5u8, select(vec!["eth0", "eth1", "bond0", "gone0"])).prop_map(|(mac, link)| {
-        HostRoute::Neighbour { mac: [2, 2, 0, 0, 0, mac], link: link.to_owned(), tags: Tags::NONE, mtu: 1500 }
+        HostRoute::Neighbour {
+            mac: [2, 2, 0, 0, 0, mac],
+            answers: true,
+            link: link.to_owned(),
+            tags: Tags::NONE,
+            mtu: 1500,
+        }
     });
     prop_oneof![
         4 => neighbour.prop_map(Some),
