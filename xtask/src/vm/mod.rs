@@ -25,7 +25,8 @@ use crate::tally::Tally;
 const PACKET_TESTS: &str = "packets";
 /// Which of them run in the VM: loading and verifying takes 10 s there for each test, so those that
 /// show that the program loads and forwards under that kernel.
-const PACKET_TESTS_OF_VM: [&str; 2] = ["forward::", "vlan::"];
+/// The one that is skipped uses up the headroom by metadata, which TEST_RUN of 6.1 refuses (EINVAL).
+const PACKET_TESTS_OF_VM: [&str; 4] = ["forward::", "vlan::", "--skip", "a_tag_that_does_not_fit"];
 /// For all of these, on a busy machine.
 const PACKET_LIMIT: Duration = Duration::from_secs(900);
 /// Boot takes 10 s, the tables some more; TCG on a busy machine is slow.
