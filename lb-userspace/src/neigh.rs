@@ -144,6 +144,19 @@ mod tests {
     }
 
     #[test]
+    fn a_start_waits_until_each_has_answered_or_failed() {
+        for last in [News::Answers(OLD), News::Unverified(OLD), News::Failed] {
+            let mut neighbours = watching();
+            assert!(neighbours.is_pending());
+            neighbours.heard(at(0), A, 7, News::Asking);
+            assert!(neighbours.is_pending());
+            neighbours.heard(at(0), A, 7, last);
+            assert!(!neighbours.is_pending(), "{last:?}");
+        }
+        assert!(!Neighbours::default().is_pending());
+    }
+
+    #[test]
     fn a_swapped_nic_is_found_by_asking_again_at_once() {
         let mut neighbours = watching();
         neighbours.heard(at(0), A, 7, News::Answers(OLD));
