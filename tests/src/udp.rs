@@ -61,14 +61,17 @@ impl Drop for UdpHello {
     }
 }
 
-/// Who answers a datagram from a new port.
+/// Who answers a datagram from a port that no open socket has. An earlier call may have had it.
 pub fn ask(netns: &Netns, to: SocketAddr) -> Result<String> {
+    let socket = netns.enter(|| client(to))??;
+    ask_by(&socket).with_context(|| format!("no answer from {to}"))
+}
+
+/// Who answers this socket's datagram.
+pub fn ask_by(socket: &UdpSocket) -> Result<String> {
     let mut answer = [0; 64];
-    let length = netns.enter(|| {
-        let socket = client(to)?;
-        socket.send(QUESTION)?;
-        socket.recv(&mut answer).with_context(|| format!("no answer from {to}"))
-    })??;
+    socket.send(QUESTION)?;
+    let length = socket.recv(&mut answer)?;
     Ok(String::from_utf8_lossy(&answer[..length]).into_owned())
 }
 

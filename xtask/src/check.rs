@@ -5,6 +5,7 @@ use clap::Args as ClapArgs;
 
 use crate::cmd::Cmd;
 use crate::setup::{self, Group, nightly};
+use crate::vm;
 
 #[derive(ClapArgs)]
 pub struct FmtArgs {
@@ -27,8 +28,10 @@ pub fn lint() -> Result<()> {
 
 /// Every crate but lb-ebpf, which has no `std` and no host to be linted for.
 pub fn lint_host() -> Result<()> {
-    let args = ["clippy", "--workspace", "--exclude", "lb-ebpf", "--all-targets", "--", "-D", "warnings"];
-    Cmd::cargo(args).run()
+    let clippy = |what: &[&str]| Cmd::cargo(["clippy"]).args(what).args(["--", "-D", "warnings"]).run();
+    clippy(&["--workspace", "--exclude", "lb-ebpf", "--all-targets"])?;
+    // What runs only in the VM is no test of this machine, so not among all targets.
+    clippy(&["-p", "lb-tests", "--test", vm::LAB_TARGET])
 }
 
 /// lb-ebpf as it is built: nightly, for the BPF target, core from source. `bpf_target_arch` is

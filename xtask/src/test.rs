@@ -32,7 +32,7 @@ pub fn main(args: &Args) -> Result<()> {
 pub fn steps(report: &mut Report, filter: Option<&str>) {
     let before = Before::look();
     if filter == Some("vm") {
-        report.step("packet tests under kernel 6.1", vm::packet_tests);
+        vm_steps(report);
     } else {
         report.step("unit and property tests", || {
             cargo_test(&["-p", "lb-common", "-p", "lb-userspace", "-p", "xtask"], filter, None)
@@ -42,10 +42,15 @@ pub fn steps(report: &mut Report, filter: Option<&str>) {
             cargo_test(&["-p", "lb-tests"], filter, Some(&lb))
         });
         if filter.is_none() {
-            report.step("packet tests under kernel 6.1", vm::packet_tests);
+            vm_steps(report);
         }
     }
     report.finally("nothing is left behind", || before.compare().map(|()| Tally::PASSED));
+}
+
+fn vm_steps(report: &mut Report) {
+    report.step("packet tests under kernel 6.1", vm::packet_tests);
+    report.step("VLAN and bond labs under kernel 6.1", vm::labs);
 }
 
 /// Runs `cargo test` and counts. A run that fails without a failed test (it does not build, a test

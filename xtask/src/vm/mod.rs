@@ -15,20 +15,33 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use clap::{Args as ClapArgs, Subcommand};
 
+use crate::build;
 use crate::clock::Stopwatch;
 use crate::metadata;
 use crate::repo;
 use crate::setup::{self, Group};
 use crate::tally::Tally;
 
-/// The test target of lb-tests that loads the program and runs its packet tables.
-const PACKET_TESTS: &str = "packets";
-/// Which of them run in the VM: loading and verifying takes 10 s there for each test, so those that
-/// show that the program loads and forwards under that kernel.
+/// Loading and verifying takes 10 s there for each test, so of the packet tables those that show that
+/// the program loads and forwards under that kernel.
 /// The one that is skipped uses up the headroom by metadata, which TEST_RUN of 6.1 refuses (EINVAL).
-const PACKET_TESTS_OF_VM: [&str; 4] = ["forward::", "vlan::", "--skip", "a_tag_that_does_not_fit"];
-/// For all of these, on a busy machine.
-const PACKET_LIMIT: Duration = Duration::from_secs(900);
+const PACKET_TESTS: KernelTests = KernelTests {
+    target: "packets",
+    args: &["forward::", "vlan::", "--skip", "a_tag_that_does_not_fit"],
+    modules: &[],
+    limit: Duration::from_secs(900),
+};
+/// What the development machine's kernel cannot show: VLAN devices and bonds.
+const LABS: KernelTests = KernelTests {
+    target: LAB_TARGET,
+    args: &[],
+    modules: &["8021q", "bonding", "bridge"],
+    limit: Duration::from_secs(600),
+};
+/// The test target that runs nowhere else.
+pub const LAB_TARGET: &str = "vm61";
+/// Where `lb` lies in the VM.
+const LB: &str = "/vm/lb";
 /// Boot takes 10 s, the tables some more; TCG on a busy machine is slow.
 const DEFAULT_LIMIT: u64 = 180;
 
@@ -40,7 +53,7 @@ pub struct Args {
 
 #[derive(Subcommand)]
 enum Verb {
-    /// Run the packet tests under kernel 6.1
+    /// Run packet tests and labs under kernel 6.1
     Test,
     /// Run any program of this machine, as root: `vm run -- /bin/sh -c 'ip link'`
     Run(RunArgs),
@@ -69,6 +82,15 @@ struct RunArgs {
     /// The program and its arguments
     #[arg(required = true, last = true)]
     command: Vec<String>,
+}
+
+/// A test target of lb-tests as it runs in the VM.
+struct KernelTests {
+    target: &'static str,
+    args: &'static [&'static str],
+    modules: &'static [&'static str],
+    /// On a busy machine.
+    limit: Duration,
 }
 
 /// What one boot of the VM does.
@@ -141,9 +163,10 @@ pub fn main(args: &Args) -> Result<()> {
     match &args.verb {
         Verb::Test => {
             setup::ensure(&[Group::Build])?;
-            let tally = packet_tests()?;
+            let mut tally = packet_tests()?;
+            tally += labs()?;
             println!("{tally}");
-            ensure!(tally.failed == 0, "packet tests failed under kernel 6.1: see above");
+            ensure!(tally.failed == 0, "tests failed under kernel 6.1: see above");
             Ok(())
         }
         Verb::Run(args) => match Job::from_args(args)?.run(|line| println!("{line}"))? {
@@ -153,19 +176,32 @@ pub fn main(args: &Args) -> Result<()> {
     }
 }
 
-/// Runs the packet tables under kernel 6.1. Skips, loudly, where there is no qemu or no Debian kernel to get.
+/// Runs packet tables under kernel 6.1.
 pub fn packet_tests() -> Result<Tally> {
+    run_tests(&PACKET_TESTS)
+}
+
+/// Runs the labs that need VLAN devices and bonds.
+pub fn labs() -> Result<Tally> {
+    run_tests(&LABS)
+}
+
+/// Skips, loudly, where there is no qemu or no Debian kernel to get.
+fn run_tests(tests: &KernelTests) -> Result<Tally> {
     for tool in ["qemu-system-x86_64", "busybox", "apt-get"] {
         if repo::find_command(tool).is_none() {
             println!("SKIPPED: NOTHING WAS TESTED UNDER KERNEL 6.1: {tool} is missing on this machine");
             return Ok(Tally::NONE);
         }
     }
-    let program = metadata::build_test("lb-tests", PACKET_TESTS)?;
-    let mut tally = Tally::NONE;
+    let program = metadata::build_test("lb-tests", tests.target)?;
     // One thread: the tests share two slow CPUs, and their output stays readable.
-    let mut job = Job::new(program, &[&["--test-threads=1"], PACKET_TESTS_OF_VM.as_slice()].concat());
-    job.limit = PACKET_LIMIT;
+    let mut job = Job::new(program, &[&["--test-threads=1"], tests.args].concat());
+    job.files.push((build::lb(false)?, LB.into()));
+    job.envs.push(("LB_BIN".to_owned(), LB.to_owned()));
+    job.modules = tests.modules.iter().map(|&module| module.to_owned()).collect();
+    job.limit = tests.limit;
+    let mut tally = Tally::NONE;
     let status = job.run(|line| {
         println!("{line}");
         tally += Tally::of_line(line).unwrap_or_default();
