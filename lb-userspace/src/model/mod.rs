@@ -10,10 +10,12 @@ pub mod edit;
 mod name;
 pub mod nearest;
 pub mod rules;
+pub mod timeouts;
 mod types;
 
 pub use name::{NameError, ServiceName};
+pub use timeouts::{PartialTimeouts, PerState, Timeouts};
 pub use types::{
     AttachMode, Backend, BackendKey, Endpoint, FlowSizes, InterfaceSpec, Limits, Model, OffloadPolicy,
-    Protocol, Scheduler, Service, Timeouts, VipPlacement,
+    Protocol, Scheduler, Service, ServiceOptions, VipPlacement,
 };
