@@ -24,6 +24,13 @@ const _: () = assert!(size_of::<Service>() == 144);
 
 pub mod flag {
     pub const USED: u32 = 1;
+    /// A packet that begins something, a SYN or a datagram, on a flow whose destination was removed, is
+    /// scheduled anew (IPVS's `expire_nodest_conn`).
+    pub const RESCHEDULE: u32 = 1 << 1;
+    /// Any TCP segment but a reset opens a flow (IPVS's `sloppy_tcp`).
+    pub const SLOPPY_TCP: u32 = 1 << 2;
+    /// Each datagram is scheduled by itself, and no flow is stored (`IP_VS_SVC_F_ONEPACKET`).
+    pub const ONE_PACKET: u32 = 1 << 3;
 }
 
 /// Map value of `ROTATIONS`, by service id: what the kernel keeps of a service between packets.

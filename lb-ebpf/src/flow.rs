@@ -2,12 +2,9 @@
 
 use lb_common::{
     bucket::{self, Bucket, Candidate, Claim, Hit, Word, candidate, claim, find},
-    dest,
     endpoint::{Endpoint, flag},
     flow::{NarrowBucket, NarrowKey, WideBucket, WideKey, candidates},
-    protocol,
-    service::{Rotation, Service},
-    tcp::{self, State},
+    service::{self, Rotation, Service},
     tick::Tick,
     value::{self, Value},
     verdict::{Event, Verdict},
@@ -16,15 +13,15 @@ use lb_common::{
 use crate::{
     clock, count,
     endpoint::Endpoints,
-    maps::{DESTS, REFRESH, ROTATIONS, SERVICES},
+    maps::{REFRESH, ROTATIONS, SERVICES},
     packet::Packet,
     schedule::{schedule_by_hash, schedule_next},
+    segment::{
+        Segment, by_hash, is_abandoned, is_over, is_retired, segment_first_value, segment_goes_on, timeout,
+    },
     table::{Table, secret},
     word::KernelWord,
 };
-
-/// State of a flow that was placed by hash; its timeout is also how long hash placement goes on.
-const HASHED_STATE: State = State::SYN_RECV;
 
 /// Where a packet goes.
 #[derive(Clone, Copy)]
@@ -91,39 +88,6 @@ fn forget_finished(packet: &Packet, endpoints: &Endpoints) {
         } else {
             flow_forget_narrow(narrow_key(packet, deleted).0);
         }
-    }
-}
-
-/// What the state machine needs of a packet: protocol, and TCP flags.
-#[derive(Clone, Copy)]
-#[repr(transparent)]
-struct Segment(u32);
-
-impl Segment {
-    #[inline(always)]
-    fn new(protocol: u8, flags: u8) -> Self {
-        Self((protocol as u32) << 8 | flags as u32)
-    }
-
-    #[inline(always)]
-    fn is_udp(self) -> bool {
-        self.0 >> 8 == protocol::UDP as u32
-    }
-
-    #[inline(always)]
-    fn flags(self) -> u8 {
-        self.0 as u8
-    }
-
-    /// Whether it may open a flow.
-    #[inline(always)]
-    fn opens(self) -> bool {
-        self.is_udp() || tcp::opens(self.flags())
-    }
-
-    #[inline(always)]
-    fn next(self, state: State) -> State {
-        if self.is_udp() { State::UDP } else { tcp::next(state, self.flags()) }
     }
 }
 
@@ -209,13 +173,13 @@ fn in_table<B: Table>(key: &B::Key, segment: Segment, endpoint: Endpoint) -> Out
         (bucket, hit) = (other, find(other, key));
     }
     let now = clock::now();
-    if !hit.is_miss() {
+    if !hit.is_miss() && !is_abandoned(hit.value, service, segment) {
         let outcome = follow(bucket, hit, key, segment, record, now);
         if outcome.0 != 0 {
             return outcome;
         }
     }
-    if endpoint.has(flag::OPEN) && (segment.opens() || by_hash(service, segment, now)) {
+    if endpoint.has(flag::OPEN) && (segment.begins() || segment_goes_on(service, segment.0) != 0) {
         Outcome::TO_OPEN
     } else {
         Outcome::MISS
@@ -242,7 +206,7 @@ fn follow<B: Bucket>(
         let expiry = now.after(timeout(service, next));
         let gained = expiry.until(value.expiry());
         // A packet that changes nothing must not write to shared memory.
-        if next == state && gained < REFRESH.load() as i32 {
+        if next == state && !is_worth_a_write(gained) {
             return Outcome::known(dest);
         }
         // A removed backend's packets are dropped, and must not keep the flow alive: it ends, and the
@@ -264,95 +228,73 @@ fn follow<B: Bucket>(
     Outcome::known(value.dest())
 }
 
+/// Whether an expiry that moves by so many ticks does: backwards, where a timeout was made shorter.
 #[inline(always)]
-fn is_retired(dest: u32) -> bool {
-    DESTS.get(dest).is_some_and(|record| record.flags & dest::flag::RETIRED != 0)
+fn is_worth_a_write(gained: i32) -> bool {
+    let refresh = REFRESH.load();
+    // One comparison for both bounds.
+    (gained as u32).wrapping_add(refresh) >= 2 * refresh
 }
 
-/// Whether a stored flow is none to this packet.
-#[inline(always)]
-fn is_over(value: Value, segment: Segment, now: Tick) -> bool {
-    value.expiry().is_past(now) || (value.state().is_reusable() && tcp::opens(segment.flags()))
-}
-
-#[inline(always)]
-fn timeout(service: &Service, state: State) -> u32 {
-    service.timeouts[state.0 as usize & (State::COUNT - 1)]
-}
-
-/// Whether a packet of no known flow may belong to a connection that was placed by hash. A datagram
-/// always may: it does not say whether it begins something.
-#[inline(always)]
-fn by_hash(service: u32, segment: Segment, now: Tick) -> bool {
-    if !segment.is_udp() && segment.flags() & (tcp::flag::ACK | tcp::flag::RST) != tcp::flag::ACK {
-        return false;
-    }
-    match ROTATIONS.get(service) {
-        Some(rotation) => Rotation::places_by_hash(rotation.hashed_until, now),
-        None => false,
-    }
-}
-
-/// A new connection: chooses its destination and stores the flow.
+/// A new connection: chooses its destination and stores the flow, if the service remembers them.
 #[inline(always)]
 fn open<B: Table>(key: &B::Key, segment: Segment, endpoint: Endpoint) -> Outcome {
+    let service = endpoint.service() as u32;
+    if SERVICES.get(service).is_some_and(|record| record.flags & service::flag::ONE_PACKET != 0) {
+        let dest = schedule_next(service);
+        return if dest == 0 { Outcome::NO_BACKEND } else { Outcome::opened(dest) };
+    }
     let hash = B::hash(key);
     let (first, second) = candidates(hash, B::mask());
-    let service = endpoint.service() as u32;
-    let (Some(first), Some(second), Some(record)) =
-        (B::bucket(first), B::bucket(second), SERVICES.get(service))
-    else {
-        return Outcome::MISS;
-    };
+    let (Some(first), Some(second)) = (B::bucket(first), B::bucket(second)) else { return Outcome::MISS };
     let now = clock::now();
     let hashed = by_hash(service, segment, now);
     let dest = if hashed { schedule_by_hash(service, hash) } else { schedule_next(service) };
     if dest == 0 {
         return Outcome::NO_BACKEND;
     }
-    let value = first_value(dest, segment, record, now, hashed);
+    let value = Value(segment_first_value(dest, service, segment.0, hashed as u32));
     B::sweep(now);
-    // The flow's old entry, expired or closed, takes the new connection.
-    let mut before = retake(first, key, value, segment, now);
+    // The flow's old entry, expired, closed or abandoned, takes the new connection.
+    let mut before = retake(first, key, value, service, segment, now);
     if before.is_free() {
-        before = retake(second, key, value, segment, now);
+        before = retake(second, key, value, service, segment, now);
     }
     if before.is_free() {
         before = store(first, second, key, value, now);
-    }
-    if before.is_locked() {
-        return without_entry(service, hash, segment, record, now);
-    }
-    if before.is_flow() {
-        if !is_over(before, segment, now) {
+        if before.is_locked() {
+            return without_entry(service, hash, segment, now);
+        }
+        if before.is_flow() && !is_over(before, segment, now) {
             count::event(Event::Evicted);
         }
+    }
+    if before.is_flow() {
         count::ended(before);
     }
-    count::opened(value);
-    // A connection that was placed by hash counted with its SYN.
-    if segment.opens() { Outcome::opened(dest) } else { Outcome::known(dest) }
+    Outcome(flow_stored(value.0, segment.0))
 }
 
 /// Gives a flow's finished entry in `bucket` to its new connection; what it held, or
 /// [`Value::FREE`] if there is none.
 #[inline(always)]
-fn retake<B: Bucket>(bucket: &B, key: &B::Key, value: Value, segment: Segment, now: Tick) -> Value {
+fn retake<B: Bucket>(
+    bucket: &B,
+    key: &B::Key,
+    value: Value,
+    service: u32,
+    segment: Segment,
+    now: Tick,
+) -> Value {
     let hit = find(bucket, key);
-    if !hit.is_miss() && is_over(hit.value, segment, now) && bucket::retake(bucket, hit, key, value, now) {
+    if !hit.is_miss()
+        && (is_over(hit.value, segment, now) || is_abandoned(hit.value, service, segment))
+        && bucket::retake(bucket, hit, key, value, now)
+    {
         hit.value
     } else {
         Value::FREE
     }
-}
-
-/// The value that a new flow begins with.
-#[inline(always)]
-fn first_value(dest: u32, segment: Segment, service: &Service, now: Tick, hashed: bool) -> Value {
-    // If its handshake was not seen, it counts as half-open until a later packet.
-    let state = if segment.opens() { segment.next(State::NONE) } else { HASHED_STATE };
-    let flags = if hashed { value::flag::HASHED } else { 0 };
-    Value::new(dest, state, flags, now.after(timeout(service, state)))
 }
 
 /// Takes the slot of the two buckets that yields most readily; the value it held, or
@@ -375,14 +317,13 @@ fn store<B: Bucket>(first: &B, second: &B, key: &B::Key, value: Value, now: Tick
 /// No room: an established flow is never evicted, so the new one is placed by hash, and for a while
 /// so is every packet of the service whose flow is not known.
 #[inline(always)]
-fn without_entry(service: u32, hash: u64, segment: Segment, record: &Service, now: Tick) -> Outcome {
+fn without_entry(service: u32, hash: u64, segment: Segment, now: Tick) -> Outcome {
     let dest = schedule_by_hash(service, hash);
     if dest == 0 {
         return Outcome::NO_BACKEND;
     }
     // As long as packets come that find no room: theirs are connections that go on.
-    let state = if segment.opens() { segment.next(State::NONE) } else { HASHED_STATE };
-    let until = now.after(timeout(record, state));
+    let until = Value(segment_first_value(dest, service, segment.0, 1)).expiry();
     if let Some(rotation) = ROTATIONS.get_ptr_mut(service) {
         // SAFETY: an aligned word of the map's value, read and stored whole; the latest writer wins.
         unsafe {
@@ -395,7 +336,7 @@ fn without_entry(service: u32, hash: u64, segment: Segment, record: &Service, no
             }
         }
     }
-    if !segment.opens() {
+    if !segment.begins() {
         return Outcome::known(dest);
     }
     count::event(Event::PlacedByHash);
@@ -446,6 +387,17 @@ extern "C" fn flow_in_wide(key: *const WideKey, segment: u32, endpoint: u64) -> 
         Some(key) => in_table::<WideBucket<KernelWord>>(key, Segment(segment), Endpoint(endpoint)).0,
         None => 0,
     }
+}
+
+/// Counts the flow that was stored; where its packet goes.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn flow_stored(value: u64, segment: u32) -> u64 {
+    let (value, segment) = (Value(value), Segment(segment));
+    count::opened(value);
+    // A connection that was placed by hash counted with its SYN.
+    let goes_on = value.flags() & value::flag::HASHED != 0 && !segment.begins();
+    if goes_on { Outcome::known(value.dest()).0 } else { Outcome::opened(value.dest()).0 }
 }
 
 #[unsafe(no_mangle)]

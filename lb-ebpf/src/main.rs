@@ -14,6 +14,7 @@ mod forward;
 mod maps;
 mod packet;
 mod schedule;
+mod segment;
 mod table;
 mod time_exceeded;
 mod word;

@@ -21,7 +21,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::{BackendKey, Endpoint, PartialTimeouts, Scheduler, ServiceName, ServiceOptions};
+use crate::model::{
+    BackendKey, Endpoint, ExpireNodest, PartialTimeouts, Scheduler, ServiceName, ServiceOptions,
+};
 
 /// A change was made. `warnings` are for the operator, one sentence each.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -65,6 +67,12 @@ pub struct ServiceEdit {
 pub struct OptionsEdit {
     /// In seconds; 0 takes the service's own away, so that the global one holds.
     pub timeouts: PartialTimeouts,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub expire_nodest: Option<ExpireNodest>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sloppy_tcp: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ops: Option<bool>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

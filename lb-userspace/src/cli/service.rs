@@ -16,7 +16,8 @@ use crate::{
         client::Client,
         types::{BackendState, OptionsEdit, ServiceAdd, ServiceEdit, ServiceView},
     },
-    model::{Endpoint, Protocol, Scheduler, ServiceName, ServiceOptions},
+    config,
+    model::{Endpoint, ExpireNodest, Protocol, Scheduler, ServiceName, ServiceOptions, edit::edited_options},
 };
 
 #[derive(Debug, Subcommand)]
@@ -64,6 +65,18 @@ pub(super) struct OptionArgs {
     /// Names: tcp, tcp_fin, tcp_syn, tcp_time_wait, tcp_close, udp
     #[arg(long, value_name = "NAME=DURATION", value_delimiter = ',', value_parser = parse::own_timeout)]
     pub(super) timeout: Vec<OwnTimeout>,
+    /// What happens to connections of a removed backend: drop their packets, or reschedule a SYN or a
+    /// datagram; auto is drop for TCP, reschedule for UDP
+    #[arg(long, value_name = "auto|drop|reschedule", value_parser = config::expire_nodest)]
+    pub(super) expire_nodest: Option<ExpireNodest>,
+    /// Take TCP connections up in their middle: any segment but a reset opens one
+    #[arg(long, value_name = "true|false", num_args = 0..=1, require_equals = true)]
+    #[arg(default_missing_value = "true")]
+    pub(super) sloppy_tcp: Option<bool>,
+    /// One-packet scheduling of UDP: each datagram goes to the next backend, none is remembered
+    #[arg(long, alias = "one-packet", value_name = "true|false", num_args = 0..=1, require_equals = true)]
+    #[arg(default_missing_value = "true")]
+    pub(super) ops: Option<bool>,
 }
 
 /// Where clients connect.
@@ -81,7 +94,8 @@ pub(super) struct EndpointArgs {
 }
 
 #[derive(Debug, Args)]
-#[command(group = ArgGroup::new("what").required(true).multiple(true).args(["scheduler", "timeout"]))]
+#[command(group = ArgGroup::new("what").required(true).multiple(true)
+    .args(["scheduler", "timeout", "expire_nodest", "sloppy_tcp", "ops"]))]
 pub(super) struct EditArgs {
     /// The service: its name, or its endpoint VIP:PORT or PROTOCOL/VIP:PORT
     #[arg(value_parser = parse::service)]
@@ -228,17 +242,30 @@ pub(super) fn show(view: &ServiceView, output: &mut Output<'_>) -> Result<(), Cl
 
 /// One line for each thing that is not as by default.
 fn option_lines(options: &ServiceOptions) -> Vec<String> {
-    let ServiceOptions { timeouts } = *options;
-    let own = || format!("timeouts of its own (seconds): {}", timeout::listed(timeouts));
-    (!timeouts.is_empty()).then(own).into_iter().collect()
+    let ServiceOptions { timeouts, expire_nodest, sloppy_tcp, ops } = *options;
+    let lines = [
+        (!timeouts.is_empty())
+            .then(|| format!("timeouts of its own (seconds): {}", timeout::listed(timeouts))),
+        (expire_nodest != ExpireNodest::default())
+            .then(|| format!("connections of a removed backend (expire_nodest): {expire_nodest}")),
+        sloppy_tcp.then(|| "takes TCP connections up in their middle (sloppy_tcp)".to_owned()),
+        ops.then(|| "schedules each datagram by itself (ops)".to_owned()),
+    ];
+    lines.into_iter().flatten().collect()
 }
 
 /// What an edit set.
 fn edited(edit: &ServiceEdit) -> String {
-    let ServiceEdit { scheduler, options: OptionsEdit { timeouts } } = edit;
-    let scheduler = scheduler.map(|scheduler| format!("scheduler {scheduler}"));
-    let timeouts = (!timeouts.is_empty()).then(|| format!("timeouts {}", timeout::listed(*timeouts)));
-    scheduler.into_iter().chain(timeouts).collect::<Vec<_>>().join(", ")
+    let ServiceEdit { scheduler, options } = edit;
+    let OptionsEdit { timeouts, expire_nodest, sloppy_tcp, ops } = options;
+    let set = [
+        scheduler.map(|scheduler| format!("scheduler {scheduler}")),
+        expire_nodest.map(|what| format!("expire_nodest {what}")),
+        sloppy_tcp.map(|is| format!("sloppy_tcp {is}")),
+        ops.map(|is| format!("ops {is}")),
+        (!timeouts.is_empty()).then(|| format!("timeouts {}", timeout::listed(*timeouts))),
+    ];
+    set.into_iter().flatten().collect::<Vec<_>>().join(", ")
 }
 
 fn address(endpoint: &Endpoint) -> String {
@@ -259,8 +286,7 @@ fn up_of_all(service: &ServiceView) -> Cell {
 impl AddArgs {
     fn into_body(self) -> ServiceAdd {
         let Self { name, name_option, endpoint, scheduler, options } = self;
-        let OptionsEdit { timeouts } = options.into_edit();
-        let options = ServiceOptions { timeouts: timeouts.map(|own| own.filter(|seconds| *seconds != 0)) };
+        let options = edited_options(&ServiceOptions::default(), &options.into_edit());
         ServiceAdd { name: name.or(name_option), endpoint: endpoint.into(), scheduler, options }
     }
 }
@@ -274,7 +300,8 @@ impl Change {
 
 impl OptionArgs {
     fn into_edit(self) -> OptionsEdit {
-        OptionsEdit { timeouts: timeout::collected(&self.timeout) }
+        let Self { timeout, expire_nodest, sloppy_tcp, ops } = self;
+        OptionsEdit { timeouts: timeout::collected(&timeout), expire_nodest, sloppy_tcp, ops }
     }
 }
 

@@ -17,7 +17,7 @@ mod values;
 
 use std::path::PathBuf;
 
-use crate::model::Model;
+use crate::model::{ExpireNodest, Model};
 
 pub use error::{ConfigErrors, Pos, Problem};
 pub use memory::{EntrySizes, MemoryItem, memory};
@@ -77,6 +77,11 @@ pub fn parse(file_name: &str, text: &str) -> Result<Config, ConfigErrors> {
 /// An idle timeout in seconds as the file takes it: `900`, `15m`; what is wrong otherwise.
 pub fn timeout(text: &str) -> Result<u32, String> {
     values::timeout(text).map_err(|fault| format!("{}; {}", fault.wrong, fault.right))
+}
+
+/// What becomes of a removed backend's connections, as the file takes it; what is wrong otherwise.
+pub fn expire_nodest(text: &str) -> Result<ExpireNodest, String> {
+    service::expire_nodest(text).map_err(|fault| format!("{}; {}", fault.wrong, fault.right))
 }
 
 #[cfg(test)]

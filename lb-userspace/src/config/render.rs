@@ -9,7 +9,8 @@ use super::{
     service::DEFAULT_WEIGHT,
 };
 use crate::model::{
-    AttachMode, Backend, FlowSizes, InterfaceSpec, Limits, OffloadPolicy, Service, ServiceOptions, Timeouts,
+    AttachMode, Backend, ExpireNodest, FlowSizes, InterfaceSpec, Limits, OffloadPolicy, Service,
+    ServiceOptions, Timeouts,
 };
 
 /// Writes a file that [`super::parse`] reads back to exactly `config`.
@@ -129,8 +130,12 @@ impl Out {
     }
 
     fn options(&mut self, options: &ServiceOptions) {
-        let ServiceOptions { timeouts } = options;
-        self.section(&schema::service::TIMEOUTS, |out| {
+        use schema::service::*;
+        let ServiceOptions { timeouts, expire_nodest, sloppy_tcp, ops } = options;
+        self.line_unless(&EXPIRE_NODEST, expire_nodest, &ExpireNodest::default());
+        self.line_unless(&SLOPPY_TCP, sloppy_tcp, &false);
+        self.line_unless(&OPS, ops, &false);
+        self.section(&TIMEOUTS, |out| {
             for (key, own) in schema::service_timeouts::KEYS.zip(*timeouts).all() {
                 if let Some(own) = own {
                     out.line(key, own);

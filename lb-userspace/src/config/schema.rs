@@ -243,7 +243,19 @@ pub(super) mod service {
     pub static SECTION: Section = Section {
         path: "services[]",
         doc: "One virtual server. Names are unique, and so are address, port and protocol together.",
-        keys: &[&NAME, &ADDRESS, &PORT, &PROTOCOL, &SCHEDULER, &PERSISTENCE, &TIMEOUTS, &BACKENDS],
+        keys: &[
+            &NAME,
+            &ADDRESS,
+            &PORT,
+            &PROTOCOL,
+            &SCHEDULER,
+            &PERSISTENCE,
+            &TIMEOUTS,
+            &EXPIRE_NODEST,
+            &SLOPPY_TCP,
+            &OPS,
+            &BACKENDS,
+        ],
     };
     pub static NAME: Key = key(
         "name",
@@ -283,6 +295,30 @@ pub(super) mod service {
         Words("the global `timeouts`"),
         "Idle timeouts of this service's connections, where they shall differ from the global ones.",
     );
+    pub static EXPIRE_NODEST: Key = key(
+        "expire_nodest",
+        "`auto`, `drop` or `reschedule`",
+        Is("auto"),
+        "What happens to connections whose backend was removed. `drop`: their packets are dropped, and go on if \
+         the backend is added again, as with IPVS's `expire_nodest_conn` 0. `reschedule`: the next SYN or \
+         datagram goes to another backend at once; TCP in the middle of a connection is dropped. `auto` is \
+         `drop` for TCP and `reschedule` for UDP.",
+    );
+    pub static SLOPPY_TCP: Key = key(
+        "sloppy_tcp",
+        "`true` or `false`",
+        Is("false"),
+        "TCP only. A connection that is not known is taken up in its middle: any segment but a reset opens one, \
+         as with IPVS's sysctl of this name.",
+    );
+    pub static OPS: Key = key(
+        "ops",
+        "`true` or `false`",
+        Is("false"),
+        "UDP only. One-packet scheduling: each datagram goes to the next backend and is counted as a connection; \
+         none is remembered.",
+    )
+    .also(&["one_packet"]);
     pub static BACKENDS: Key = key(
         "backends",
         "list of `services[].backends[]`",

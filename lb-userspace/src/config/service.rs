@@ -11,9 +11,9 @@ use super::{
     values::{Fault, address, boolean, fault, number, word},
 };
 use crate::model::{
-    Backend, BackendKey, Endpoint, Limits, PartialTimeouts, Protocol, Scheduler, Service, ServiceName,
-    ServiceOptions,
-    rules::{backend_fault, family, same_family, thresholds_ok, vip_fault},
+    Backend, BackendKey, Endpoint, ExpireNodest, Limits, PartialTimeouts, Protocol, Scheduler, Service,
+    ServiceName, ServiceOptions,
+    rules::{backend_fault, family, option_fault, same_family, thresholds_ok, vip_fault},
 };
 
 /// What a service has that names none. IPVS's default, wlc, replaces it as soon as it exists here.
@@ -84,7 +84,7 @@ fn service(node: &Node, problems: &mut Problems) -> Option<(Service, Places)> {
     let protocol = fields.value(&PROTOCOL, problems, |text| word(text, "protocol", &PROTOCOLS));
     let scheduler = fields.value(&SCHEDULER, problems, scheduler);
     fields.value(&PERSISTENCE, problems, persistence);
-    let options = options(&fields, problems);
+    let options = options(&fields, protocol.unwrap_or_default(), problems);
 
     let mut backends: Vec<Backend> = Vec::new();
     let mut seen: HashMap<BackendKey, Pos> = HashMap::new();
@@ -114,11 +114,29 @@ fn service(node: &Node, problems: &mut Problems) -> Option<(Service, Places)> {
     Some((Service { name, endpoint, scheduler, backends, options }, places))
 }
 
-fn options(fields: &Fields<'_>, problems: &mut Problems) -> ServiceOptions {
+fn options(fields: &Fields<'_>, protocol: Protocol, problems: &mut Problems) -> ServiceOptions {
     use schema::service::*;
-    ServiceOptions {
+    let options = ServiceOptions {
         timeouts: fields.node(&TIMEOUTS).and_then(|node| timeouts(node, problems)).unwrap_or_default(),
+        expire_nodest: fields.value(&EXPIRE_NODEST, problems, expire_nodest).unwrap_or_default(),
+        sloppy_tcp: fields.value(&SLOPPY_TCP, problems, boolean).unwrap_or_default(),
+        ops: fields.value(&OPS, problems, boolean).unwrap_or_default(),
+    };
+    if let Some((name, its)) = option_fault(protocol, &options) {
+        let pos = SECTION.key(name).and_then(|key| fields.node(key)).map_or(fields.pos, |node| node.pos);
+        let wrong = format!("`{name}` is for {its} services, and this one is {protocol}");
+        problems.add(pos, wrong, "leave the key out");
     }
+    options
+}
+
+/// `auto`, `drop` or `reschedule`.
+pub(super) fn expire_nodest(text: &str) -> Result<ExpireNodest, Fault> {
+    let words = [ExpireNodest::Auto, ExpireNodest::Drop, ExpireNodest::Reschedule];
+    if text.eq_ignore_ascii_case("reset") {
+        return fault("expire_nodest `reset` is not supported yet", "valid are auto, drop, reschedule");
+    }
+    word(text, "expire_nodest", &words.map(|word| (word.name(), word)))
 }
 
 fn timeouts(node: &Node, problems: &mut Problems) -> Option<PartialTimeouts> {

@@ -251,6 +251,22 @@ fn bad_files_are_refused_where_they_are_bad() {
             "3:47: unknown key `tpc` in services[].timeouts; did you mean `tcp`?",
         ),
         (
+            bad_service("address: 192.0.2.1, port: 80, expire_nodest: reset"),
+            "3:51: `expire_nodest`: expire_nodest `reset` is not supported yet; valid are auto, drop, reschedule",
+        ),
+        (
+            bad_service("address: 192.0.2.1, port: 80, expire_nodest: dorp"),
+            "3:51: `expire_nodest`: unknown expire_nodest `dorp`; did you mean `drop`? valid are auto, drop, ",
+        ),
+        (
+            bad_service("address: 192.0.2.1, port: 80, ops: true"),
+            "3:41: `ops` is for udp services, and this one is tcp; leave the key out",
+        ),
+        (
+            bad_service("address: 192.0.2.1, port: 80, protocol: udp, sloppy_tcp: true"),
+            "3:63: `sloppy_tcp` is for tcp services, and this one is udp; leave the key out",
+        ),
+        (
             bad_service("address: 192.0.2.1, port: 80, timeouts: 5"),
             "3:46: services[].timeouts must be a mapping, not a single value; ",
         ),

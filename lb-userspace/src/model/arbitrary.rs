@@ -41,6 +41,7 @@ fn interfaces() -> impl Strategy<Value = InterfaceSpec> {
 pub(crate) fn services() -> impl Strategy<Value = Service> {
     (option::of(names()), endpoints(), schedulers(), vec((0..6u8, backends()), 0..5), options()).prop_map(
         |(name, endpoint, scheduler, backends, options)| {
+            let options = for_protocol(endpoint.protocol, options);
             let backends = backends
                 .into_iter()
                 .map(|(n, backend)| Backend { key: backend_key(endpoint, n), ..backend })
@@ -57,7 +58,21 @@ pub(crate) fn services() -> impl Strategy<Value = Service> {
 }
 
 pub(crate) fn options() -> impl Strategy<Value = ServiceOptions> {
-    timeouts().prop_map(|timeouts| ServiceOptions { timeouts })
+    let nodest = select(vec![ExpireNodest::Auto, ExpireNodest::Drop, ExpireNodest::Reschedule]);
+    (timeouts(), nodest, any::<bool>(), any::<bool>()).prop_map(
+        |(timeouts, expire_nodest, sloppy_tcp, ops)| ServiceOptions {
+            timeouts,
+            expire_nodest,
+            sloppy_tcp,
+            ops,
+        },
+    )
+}
+
+/// Without what a service of this protocol cannot have.
+fn for_protocol(protocol: Protocol, options: ServiceOptions) -> ServiceOptions {
+    let (is_tcp, is_udp) = (protocol == Protocol::Tcp, protocol == Protocol::Udp);
+    ServiceOptions { sloppy_tcp: options.sloppy_tcp && is_tcp, ops: options.ops && is_udp, ..options }
 }
 
 /// None, or some.

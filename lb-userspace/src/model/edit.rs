@@ -5,9 +5,9 @@
 use std::net::IpAddr;
 
 use super::{
-    Backend, BackendKey, Endpoint, Model, PartialTimeouts, Service, ServiceName, ServiceOptions,
+    Backend, BackendKey, Endpoint, Model, PartialTimeouts, Protocol, Service, ServiceName, ServiceOptions,
     nearest::nearest,
-    rules::{backend_fault, family, same_family, thresholds_ok, vip_fault},
+    rules::{backend_fault, family, option_fault, same_family, thresholds_ok, vip_fault},
     timeouts::MAX_TIMEOUT,
 };
 use crate::api::types::{ApiError, BackendAdd, BackendEdit, OptionsEdit, ServiceAdd, ServiceEdit};
@@ -32,6 +32,8 @@ pub enum EditError {
     PortMismatch { service: ServiceName, key: BackendKey, port: u16 },
     #[error("lower threshold {lower} is above upper threshold {upper}")]
     BadThresholds { upper: u32, lower: u32 },
+    #[error("{option} is for {its} services, and service {service} is none")]
+    WrongProtocol { service: ServiceName, option: &'static str, its: Protocol },
     #[error("timeout {name} cannot be {seconds} s: it is 1 to {MAX_TIMEOUT} s (31 days)")]
     BadTimeout { name: &'static str, seconds: u32 },
     #[error("{address} cannot be a VIP: it is {why}")]
@@ -55,6 +57,7 @@ impl EditError {
             | Self::PortMismatch { .. }
             | Self::BadThresholds { .. }
             | Self::BadTimeout { .. }
+            | Self::WrongProtocol { .. }
             | Self::BadVip { .. }
             | Self::BadBackend { .. } => 400,
         }
@@ -88,6 +91,7 @@ impl EditError {
                 "Give a lower threshold that is at most the upper one; 0 means three quarters of it."
                     .to_owned()
             }
+            Self::WrongProtocol { option, .. } => format!("Leave {option} out."),
             Self::BadTimeout { .. } => "Leave out what shall stay as it is.".to_owned(),
             Self::BadVip { .. } | Self::BadBackend { .. } => "Give a unicast address.".to_owned(),
             Self::LimitReached { what, .. } => {
@@ -119,7 +123,7 @@ pub fn add_service(model: &mut Model, body: &ServiceAdd) -> Result<Service, Edit
 pub fn edit_service(model: &mut Model, name: &ServiceName, body: &ServiceEdit) -> Result<Service, EditError> {
     let service = service_mut(model, name)?;
     let edited = edited_service(service, body);
-    check_options(&edited.options)?;
+    check_options(&edited)?;
     *service = edited.clone();
     Ok(edited)
 }
@@ -207,7 +211,7 @@ pub fn insert_service(model: &mut Model, service: Service) -> Result<(), EditErr
     if let Some(why) = vip_fault(address) {
         return Err(EditError::BadVip { address, why });
     }
-    check_options(&service.options)?;
+    check_options(&service)?;
     for (at, backend) in service.backends.iter().enumerate() {
         check_backend(&service, &service.backends[..at], backend)?;
     }
@@ -229,18 +233,32 @@ pub fn insert_backend(model: &mut Model, service: &ServiceName, backend: Backend
 
 /// `service` with the fields of `body` that are given.
 pub fn edited_service(service: &Service, body: &ServiceEdit) -> Service {
-    let ServiceEdit { scheduler, options: OptionsEdit { timeouts } } = *body;
-    let own = service.options.timeouts.zip(timeouts);
-    let options = ServiceOptions {
-        timeouts: own.map(|(before, given)| given.or(before).filter(|seconds| *seconds != 0)),
-    };
+    let ServiceEdit { scheduler, options } = body;
+    let options = edited_options(&service.options, options);
     Service { scheduler: scheduler.unwrap_or(service.scheduler), options, ..service.clone() }
+}
+
+/// `before` with what is given.
+pub fn edited_options(before: &ServiceOptions, given: &OptionsEdit) -> ServiceOptions {
+    let OptionsEdit { timeouts, expire_nodest, sloppy_tcp, ops } = *given;
+    let own = before.timeouts.zip(timeouts);
+    ServiceOptions {
+        timeouts: own.map(|(before, given)| given.or(before).filter(|seconds| *seconds != 0)),
+        expire_nodest: expire_nodest.unwrap_or(before.expire_nodest),
+        sloppy_tcp: sloppy_tcp.unwrap_or(before.sloppy_tcp),
+        ops: ops.unwrap_or(before.ops),
+    }
 }
 
 /// The edit that makes `options` of any others.
 pub fn to_options(options: &ServiceOptions) -> OptionsEdit {
-    let ServiceOptions { timeouts } = *options;
-    OptionsEdit { timeouts: timeouts.map(|own| Some(own.unwrap_or(0))) }
+    let ServiceOptions { timeouts, expire_nodest, sloppy_tcp, ops } = *options;
+    OptionsEdit {
+        timeouts: timeouts.map(|own| Some(own.unwrap_or(0))),
+        expire_nodest: Some(expire_nodest),
+        sloppy_tcp: Some(sloppy_tcp),
+        ops: Some(ops),
+    }
 }
 
 /// `backend` with the fields of `body` that are given.
@@ -272,8 +290,11 @@ fn check_backend(service: &Service, others: &[Backend], backend: &Backend) -> Re
     check_thresholds(backend)
 }
 
-fn check_options(options: &ServiceOptions) -> Result<(), EditError> {
-    check_timeouts(options.timeouts)
+fn check_options(service: &Service) -> Result<(), EditError> {
+    if let Some((option, its)) = option_fault(service.endpoint.protocol, &service.options) {
+        return Err(EditError::WrongProtocol { service: service.name.clone(), option, its });
+    }
+    check_timeouts(service.options.timeouts)
 }
 
 fn check_timeouts(given: PartialTimeouts) -> Result<(), EditError> {

@@ -79,7 +79,7 @@ fn edits_change_what_is_given_and_nothing_else() {
 fn a_refused_change_changes_nothing_and_says_what_would_be_right() {
     type Edit = fn(&mut Model) -> Result<(), EditError>;
     let service = || name("mysql-read");
-    let cases: [(Edit, u16, &str, &str); 16] = [
+    let cases: [(Edit, u16, &str, &str); 18] = [
         (
             |m| add_service(m, &service_add(Some("mysql-read"), endpoint("172.18.14.101", 1))).map(drop),
             409,
@@ -163,6 +163,26 @@ fn a_refused_change_changes_nothing_and_says_what_would_be_right() {
         ),
         (
             |m| {
+                let options = OptionsEdit { ops: Some(true), ..OptionsEdit::default() };
+                let edit = ServiceEdit { options, ..ServiceEdit::default() };
+                edit_service(m, &name("mysql-read"), &edit).map(drop)
+            },
+            400,
+            "ops is for udp services, and service mysql-read is none",
+            "Leave ops out",
+        ),
+        (
+            |m| {
+                let endpoint = Endpoint { protocol: Protocol::Udp, ..endpoint("172.18.14.101", 53) };
+                let options = ServiceOptions { sloppy_tcp: true, ..ServiceOptions::default() };
+                add_service(m, &ServiceAdd { options, ..service_add(Some("dns"), endpoint) }).map(drop)
+            },
+            400,
+            "sloppy_tcp is for tcp services, and service dns is none",
+            "Leave sloppy_tcp out",
+        ),
+        (
+            |m| {
                 edit_timeouts(m, PartialTimeouts { udp: Some(0), tcp: Some(5), ..PartialTimeouts::default() })
             },
             400,
@@ -172,7 +192,8 @@ fn a_refused_change_changes_nothing_and_says_what_would_be_right() {
         (
             |m| {
                 let timeouts = PartialTimeouts { tcp: Some(MAX_TIMEOUT + 1), ..PartialTimeouts::default() };
-                let edit = ServiceEdit { options: OptionsEdit { timeouts }, ..ServiceEdit::default() };
+                let options = OptionsEdit { timeouts, ..OptionsEdit::default() };
+                let edit = ServiceEdit { options, ..ServiceEdit::default() };
                 edit_service(m, &name("mysql-read"), &edit).map(drop)
             },
             400,
@@ -210,7 +231,10 @@ fn a_refused_change_changes_nothing_and_says_what_would_be_right() {
 fn timeouts_of_a_service_are_its_own_until_they_are_given_back() {
     let mut model = model();
     let service = name("mysql-read");
-    let set = |timeouts| ServiceEdit { options: OptionsEdit { timeouts }, ..ServiceEdit::default() };
+    let set = |timeouts| {
+        let options = OptionsEdit { timeouts, ..OptionsEdit::default() };
+        ServiceEdit { options, ..ServiceEdit::default() }
+    };
     let own = PartialTimeouts { tcp: Some(1800), udp: Some(5), ..PartialTimeouts::default() };
     assert_eq!(edit_service(&mut model, &service, &set(own)).expect("edited").options.timeouts, own);
     let back = PartialTimeouts { tcp: Some(0), ..PartialTimeouts::default() };

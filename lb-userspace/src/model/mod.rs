@@ -16,6 +16,6 @@ mod types;
 pub use name::{NameError, ServiceName};
 pub use timeouts::{PartialTimeouts, PerState, Timeouts};
 pub use types::{
-    AttachMode, Backend, BackendKey, Endpoint, FlowSizes, InterfaceSpec, Limits, Model, OffloadPolicy,
-    Protocol, Scheduler, Service, ServiceOptions, VipPlacement,
+    AttachMode, Backend, BackendKey, Endpoint, ExpireNodest, FlowSizes, InterfaceSpec, Limits, Model,
+    OffloadPolicy, Protocol, Scheduler, Service, ServiceOptions, VipPlacement,
 };

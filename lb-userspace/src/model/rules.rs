@@ -2,6 +2,8 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
+use super::{Protocol, ServiceOptions};
+
 /// Why `address` cannot be a VIP, as the end of a sentence "a VIP cannot be ..."; `None`: it can.
 pub fn vip_fault(address: IpAddr) -> Option<&'static str> {
     if address.is_loopback() {
@@ -37,6 +39,13 @@ fn unicast_fault(address: IpAddr) -> Option<&'static str> {
 /// (`net/netfilter/ipvs/ip_vs_ctl.c` ip_vs_add_dest), also when upper is 0, "no limit".
 pub fn thresholds_ok(upper: u32, lower: u32) -> bool {
     lower <= upper
+}
+
+/// The option that a service of this protocol cannot have, and the protocol that it is for.
+pub fn option_fault(protocol: Protocol, options: &ServiceOptions) -> Option<(&'static str, Protocol)> {
+    let given = [("sloppy_tcp", options.sloppy_tcp, Protocol::Tcp), ("ops", options.ops, Protocol::Udp)];
+    let wrong = given.into_iter().find(|(_, is_given, its)| *is_given && *its != protocol);
+    wrong.map(|(name, _, its)| (name, its))
 }
 
 /// "IPv4" or "IPv6".

@@ -112,6 +112,44 @@ pub struct Service {
 pub struct ServiceOptions {
     /// Idle timeouts of its own; `Model::timeouts` has the others.
     pub timeouts: PartialTimeouts,
+    pub expire_nodest: ExpireNodest,
+    /// TCP only. A connection is taken up in its middle: any segment but a reset opens a flow, as with
+    /// IPVS's sysctl `sloppy_tcp`.
+    pub sloppy_tcp: bool,
+    /// UDP only. One-packet scheduling: each datagram is scheduled by itself (`ipvsadm --ops`).
+    pub ops: bool,
+}
+
+/// What happens to the connections of a removed backend.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ExpireNodest {
+    /// [`Self::Drop`] for TCP, [`Self::Reschedule`] for UDP.
+    #[default]
+    Auto,
+    /// Their packets are dropped; if the backend comes back they go on (IPVS's `expire_nodest_conn` 0).
+    Drop,
+    /// The next SYN or datagram goes to another backend at once; TCP in the middle is dropped.
+    Reschedule,
+}
+
+impl ExpireNodest {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Drop => "drop",
+            Self::Reschedule => "reschedule",
+        }
+    }
+
+    /// Whether the connections of a service of this protocol are scheduled anew.
+    pub fn reschedules(self, protocol: Protocol) -> bool {
+        match self {
+            Self::Auto => protocol == Protocol::Udp,
+            Self::Drop => false,
+            Self::Reschedule => true,
+        }
+    }
 }
 
 /// Where clients connect: VIP, port (0: every port of the address), protocol.
@@ -238,6 +276,12 @@ impl fmt::Display for Protocol {
             Self::Tcp => "tcp",
             Self::Udp => "udp",
         })
+    }
+}
+
+impl fmt::Display for ExpireNodest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
     }
 }
 

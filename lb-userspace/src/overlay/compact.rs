@@ -88,13 +88,11 @@ impl Overlay {
         let of_file = file.service(&name);
         let edit = ServiceEdit {
             scheduler: pick(new.scheduler, before.scheduler, of_file.map(|s| s.scheduler)),
-            options: OptionsEdit {
-                timeouts: pick_timeouts(
-                    new.options.timeouts,
-                    before.options.timeouts,
-                    of_file.map(|s| edit::to_options(&s.options).timeouts).unwrap_or_default(),
-                ),
-            },
+            options: pick_options(
+                &new.options,
+                &before.options,
+                &of_file.map(|s| edit::to_options(&s.options)).unwrap_or_default(),
+            ),
         };
         if edit != ServiceEdit::default() {
             self.changes.push(Change::EditService { name, edit });
@@ -206,6 +204,15 @@ impl Overlay {
     fn take(&mut self, is_it: impl Fn(&Change) -> bool) -> Option<Change> {
         let at = self.changes.iter().position(is_it)?;
         Some(self.changes.remove(at))
+    }
+}
+
+fn pick_options(new: &OptionsEdit, before: &OptionsEdit, of_file: &OptionsEdit) -> OptionsEdit {
+    OptionsEdit {
+        timeouts: pick_timeouts(new.timeouts, before.timeouts, of_file.timeouts),
+        expire_nodest: pick(new.expire_nodest, before.expire_nodest, of_file.expire_nodest),
+        sloppy_tcp: pick(new.sloppy_tcp, before.sloppy_tcp, of_file.sloppy_tcp),
+        ops: pick(new.ops, before.ops, of_file.ops),
     }
 }
 

@@ -102,7 +102,7 @@ fn one_service(old: &Service, new: &Service, changes: &mut Vec<String>) {
 }
 
 fn options(service: &ServiceName, old: &ServiceOptions, new: &ServiceOptions, changes: &mut Vec<String>) {
-    let ServiceOptions { timeouts } = old;
+    let ServiceOptions { timeouts, expire_nodest, sloppy_tcp, ops } = old;
     let shown = |own: Option<u32>| own.map_or_else(|| "the global one".to_owned(), |own| own.to_string());
     for (name, (old, new)) in
         timeouts.zip(new.timeouts).named().into_iter().filter(|(_, (old, new))| old != new)
@@ -110,6 +110,15 @@ fn options(service: &ServiceName, old: &ServiceOptions, new: &ServiceOptions, ch
         let (old, new) = (shown(old), shown(new));
         changes.push(format!("service {service}: timeouts.{name} changed from {old} to {new}"));
     }
+    let mut word = |name: &str, old: &dyn Display, new: &dyn Display| {
+        let (old, new) = (old.to_string(), new.to_string());
+        if old != new {
+            changes.push(format!("service {service}: {name} changed from {old} to {new}"));
+        }
+    };
+    word("expire_nodest", expire_nodest, &new.expire_nodest);
+    word("sloppy_tcp", sloppy_tcp, &new.sloppy_tcp);
+    word("ops", ops, &new.ops);
 }
 
 fn one_backend(old: &Backend, new: &Backend) -> String {

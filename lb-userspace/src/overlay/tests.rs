@@ -236,7 +236,8 @@ fn timeouts_are_changes_like_any_other() {
     assert_eq!(pushed(vec![set(Some(1800), Some(5)), set(Some(900), None)]), ["timeouts: udp set to 5"]);
     assert_eq!(pushed(vec![set(Some(1800), None), set(Some(900), None)]), Vec::<String>::new());
     let own = |tcp| {
-        let options = OptionsEdit { timeouts: PartialTimeouts { tcp: Some(tcp), ..Default::default() } };
+        let timeouts = PartialTimeouts { tcp: Some(tcp), ..Default::default() };
+        let options = OptionsEdit { timeouts, ..Default::default() };
         Change::EditService { name: db(), edit: ServiceEdit { scheduler: None, options } }
     };
     assert_eq!(pushed(vec![own(5)]), ["service db: timeouts.tcp set to 5"]);
@@ -253,6 +254,12 @@ fn timeouts_are_changes_like_any_other() {
     assert_eq!(overlay.reload(&new_file, false).1, ["service db: timeouts.tcp set to 5"]);
     let (kept, discarded) = overlay.reload(&new_file, true);
     assert_eq!((kept.describe(), discarded.len()), (vec!["service db: timeouts.tcp set to 5".to_owned()], 0));
+    let nodest = |what| {
+        let options = OptionsEdit { expire_nodest: Some(what), ..Default::default() };
+        Change::EditService { name: db(), edit: ServiceEdit { scheduler: None, options } }
+    };
+    assert_eq!(pushed(vec![nodest(ExpireNodest::Drop)]), ["service db: expire_nodest set to drop"]);
+    assert_eq!(pushed(vec![nodest(ExpireNodest::Drop), nodest(ExpireNodest::Auto)]), Vec::<String>::new());
     // The file may have one of its own, and the command gives it back.
     let mut overlay = Overlay::default();
     overlay.push(&new_file, own(0));
@@ -356,6 +363,8 @@ services:
     port: 3306
     scheduler: wrr
     timeouts: {tcp: 30m}
+    expire_nodest: reschedule
+    sloppy_tcp: yes
     backends:
       - {address: 10.0.0.2, weight: 6, upper_threshold: 10}
       - {address: 10.0.0.3, drained: true}
@@ -372,6 +381,8 @@ services:
             "service web added (tcp/10.0.0.200:80, wrr, 1 backend)",
             "service db: scheduler changed from rr to wrr",
             "service db: timeouts.tcp changed from the global one to 1800",
+            "service db: expire_nodest changed from auto to reschedule",
+            "service db: sloppy_tcp changed from false to true",
             "service db: backend 10.0.0.1:3306 removed",
             "service db: backend 10.0.0.2:3306: weight changed from 5 to 6, upper_threshold changed from 0 to 10, \
              undrained",

@@ -16,7 +16,7 @@ use super::{
     HostRoute, LinkSpec,
     snapshot::{address_bytes, address_from, name_bytes},
 };
-use crate::model::{Backend, Service, Timeouts};
+use crate::model::{Backend, Service, ServiceOptions, Timeouts};
 
 pub fn link_record(spec: &LinkSpec) -> Link {
     let untagged = if spec.untagged { link::flag::UNTAGGED } else { 0 };
@@ -51,11 +51,22 @@ pub fn service_record(service: &Service, timeouts: &Timeouts, hz: u32, generatio
     }
     Record {
         generation,
-        flags: service::flag::USED,
+        flags: service::flag::USED | option_flags(service),
         pad: 0,
         timeouts: ticks,
         name: name_bytes(service.name.as_str()),
     }
+}
+
+fn option_flags(service: &Service) -> u32 {
+    use service::flag::{ONE_PACKET, RESCHEDULE, SLOPPY_TCP};
+    let ServiceOptions { timeouts: _, expire_nodest, sloppy_tcp, ops } = service.options;
+    let given = [
+        (RESCHEDULE, expire_nodest.reschedules(service.endpoint.protocol)),
+        (SLOPPY_TCP, sloppy_tcp),
+        (ONE_PACKET, ops),
+    ];
+    given.into_iter().filter(|(_, is)| *is).map(|(flag, _)| flag).sum()
 }
 
 pub fn dest_record(backend: &Backend, service: u16, host: u32) -> Dest {

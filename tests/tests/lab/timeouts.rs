@@ -22,7 +22,7 @@ fn timeouts_by_command_hold_and_are_kept_as_every_change() {
         let expected = Timeouts { tcp: 1800, udp: 60, tcp_syn: 7, ..Timeouts::default() };
         let get = || agent.json::<Timeouts>(&["timeout", "get"]);
         ensure!(get()? == expected && first_line()? == "Timeout (tcp tcpfin udp): 1800 120 60");
-        let mut sessions = vec![Session::open(hello.client(), HELLO)?];
+        let mut session = Session::open(hello.client(), HELLO)?;
         expires(&hello, 1700..=1801)?;
 
         agent.kill9()?;
@@ -33,7 +33,7 @@ fn timeouts_by_command_hold_and_are_kept_as_every_change() {
 
         // A service's own come first, for its next packets.
         agent.lb(&["service", "edit", SERVICE, "--timeout", "tcp=1h,tcp_fin=5"])?.ok()?;
-        sessions[0].echo(b"the next packet")?;
+        session.echo(b"the next packet")?;
         expires(&hello, 3500..=3601)?;
         let shown = agent.lb(&["service", "show", SERVICE])?.ok()?;
         ensure!(shown.contains("timeouts of its own (seconds): tcp 3600, tcp_fin 5\n"), "{shown}");

@@ -1,14 +1,24 @@
 //! Changing services under traffic: new connections follow, established ones stay where they are.
 
-use lb::plan::{Desired, HostRoute};
+use lb::{
+    model::{ExpireNodest, Service},
+    plan::{Desired, HostRoute},
+};
 use lb_common::{verdict::Verdict::*, vlan::Tags};
 use lb_tests::xdp::Director;
 
 use crate::world::*;
 
+/// A service of every kind; what a removed backend had is dropped (`options.rs` has the other way).
+fn every_kind_with(backends: &[u8]) -> Vec<Service> {
+    let mut services = KINDS.map(|kind| kind.service(PORT, backends)).to_vec();
+    services.iter_mut().for_each(|service| service.options.expire_nodest = ExpireNodest::Drop);
+    services
+}
+
 /// A service of every kind with backends 1 and 2, and a connection to each: from ports 1001 and 1002.
 fn busy() -> (Desired, Director) {
-    let want = Desired { services: KINDS.map(|kind| kind.service(PORT, &[1, 2])).to_vec(), ..lab() };
+    let want = Desired { services: every_kind_with(&[1, 2]), ..lab() };
     let mut director = director(&want);
     for kind in KINDS {
         assert_eq!(open(&mut director, kind, 1001..1003), [1, 2]);
@@ -71,14 +81,14 @@ fn an_unresolved_backend_gets_nothing_new_until_its_mac_is_known() {
 #[test]
 fn flows_of_a_removed_backend_are_dropped_and_revive_with_it() {
     let (mut want, mut director) = busy();
-    want.services = KINDS.map(|kind| kind.service(PORT, &[1])).to_vec();
+    want.services = every_kind_with(&[1]);
     director.configure(&want).expect("configured");
     established(&mut director, [Ok(1), Err(DroppedBackendRemoved)]);
     new(&mut director, 2000, [1; 4]);
     // The sweeper frees no id that flows still name.
     director.sweep_in(0).expect("swept");
     established(&mut director, [Ok(1), Err(DroppedBackendRemoved)]);
-    want.services = KINDS.map(|kind| kind.service(PORT, &[2, 1])).to_vec();
+    want.services = every_kind_with(&[2, 1]);
     director.configure(&want).expect("configured");
     established(&mut director, [Ok(1), Ok(2)]);
 }
@@ -86,12 +96,12 @@ fn flows_of_a_removed_backend_are_dropped_and_revive_with_it() {
 #[test]
 fn a_backend_in_the_place_of_a_removed_one_gets_none_of_its_flows() {
     let (mut want, mut director) = busy();
-    want.services = KINDS.map(|kind| kind.service(PORT, &[1, 3])).to_vec();
+    want.services = every_kind_with(&[1, 3]);
     director.configure(&want).expect("configured");
     established(&mut director, [Ok(1), Err(DroppedBackendRemoved)]);
     // When the flows are gone, so is the id, and the next backend may have it.
     director.sweep_in(1000).expect("swept");
-    want.services = KINDS.map(|kind| kind.service(PORT, &[1, 3, 4])).to_vec();
+    want.services = every_kind_with(&[1, 3, 4]);
     director.configure(&want).expect("configured");
     for kind in [TCP4, TCP6] {
         assert_eq!(send(&mut director, &kind.later().from_port(1002)), Err(DroppedNoFlow));
@@ -130,7 +140,7 @@ fn flows_of_a_deleted_service_go_on_and_new_ones_pass_to_the_stack() {
 #[test]
 fn a_removed_backend_stays_so_when_its_service_is_deleted() {
     let (mut want, mut director) = busy();
-    want.services = KINDS.map(|kind| kind.service(PORT, &[1])).to_vec();
+    want.services = every_kind_with(&[1]);
     for services in [want.services.clone(), Vec::new(), want.services.clone()] {
         want.services = services;
         director.configure(&want).expect("configured");

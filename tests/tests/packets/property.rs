@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use lb::{
-    model::{Service, Timeouts},
+    model::{ExpireNodest, Service, Timeouts},
     plan::Desired,
 };
 use lb_common::{
@@ -19,6 +19,11 @@ use crate::world::*;
 /// The services there may be, by index: of a port, and the wildcards of two kinds.
 const SERVICES: [(Kind, u16); 6] =
     [(TCP4, PORT), (TCP4, 0), (UDP4, PORT), (TCP6, PORT), (UDP6, PORT), (UDP6, 0)];
+/// What happens to what a removed backend of each had.
+const NODEST: [ExpireNodest; 6] = {
+    use ExpireNodest::*;
+    [Auto, Reschedule, Drop, Reschedule, Auto, Auto]
+};
 /// What clients connect to, and the services that may serve it: the first that there is.
 const TARGETS: [(Kind, u16, &[usize]); 6] = [
     (TCP4, PORT, &[0, 1]),
@@ -103,7 +108,11 @@ struct World {
 
 impl World {
     fn new() -> Self {
-        let make = |(index, (kind, port)): (usize, &(Kind, u16))| (index, kind.service(*port, &[1, 2]));
+        let make = |(index, (kind, port)): (usize, &(Kind, u16))| {
+            let mut service = kind.service(*port, &[1, 2]);
+            service.options.expire_nodest = NODEST[index];
+            (index, service)
+        };
         let services: BTreeMap<usize, Service> = SERVICES.iter().enumerate().map(make).collect();
         let mut world =
             Self { director: director(&lab()), services, deleted: BTreeMap::new(), flows: BTreeMap::new() };
@@ -163,8 +172,10 @@ impl World {
         let outcome = send(&mut self.director, &packet);
         let opens = kind.is_udp || tcp::opens(flags);
         let next = |state| if kind.is_udp { State::UDP } else { tcp::next(state, flags) };
-        match self.flows.get(&flow).copied() {
-            Some(known) if !(opens && known.state.is_reusable()) => {
+        let known = self.flows.get(&flow).copied();
+        let abandoned = known.is_some_and(|known| opens && self.is_abandoned(known));
+        match known {
+            Some(known) if !(abandoned || opens && known.state.is_reusable()) => {
                 let there = self.has(known.service, known.backend);
                 let expected = if there { Ok(known.backend) } else { Err(Verdict::DroppedBackendRemoved) };
                 prop_assert_eq!(outcome, expected, "{:?} of {:?} {:?}", packet.flags, flow, known);
@@ -177,8 +188,10 @@ impl World {
                 let server = services.iter().copied().find(|service| self.services.contains_key(service));
                 match (outcome, server) {
                     (Ok(backend), Some(service)) if opens => {
+                        // A wildcard's flow from before may have been waiting.
+                        let waited = abandoned && self.has(service, backend);
                         prop_assert!(
-                            self.takes_new(service, backend),
+                            waited || self.takes_new(service, backend),
                             "to {} that takes nothing new",
                             backend
                         );
@@ -203,6 +216,13 @@ impl World {
         let address = SERVICES[service].0.backend(backend);
         let found = self.services.get(&service).or(self.deleted.get(&service));
         found.is_some_and(|s| s.backends.iter().any(|b| b.key.address == address))
+    }
+
+    /// Whether its backend was removed, and it is of a service that schedules such anew.
+    fn is_abandoned(&self, known: Known) -> bool {
+        let service = self.services.get(&known.service).or(self.deleted.get(&known.service));
+        let reschedules = |service: &Service| NODEST[known.service].reschedules(service.endpoint.protocol);
+        service.is_some_and(reschedules) && !self.has(known.service, known.backend)
     }
 
     fn takes_new(&self, service: usize, backend: u8) -> bool {

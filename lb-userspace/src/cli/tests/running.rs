@@ -9,9 +9,10 @@ use std::{
 use crate::{
     api::{
         fake::{self, FakeAgent},
-        types::{ConnList, ServiceView, Stats, Status},
+        types::{ConnList, OptionsEdit, ServiceAdd, ServiceEdit, ServiceView, Stats, Status},
     },
     cli::{Exit, Output, execute},
+    model::{Endpoint, ExpireNodest, PartialTimeouts, Protocol, Scheduler, ServiceOptions},
 };
 
 struct Ran {
@@ -83,26 +84,6 @@ async fn requests_say_what_was_typed() {
     let agent = FakeAgent::start().await;
     for (line, asked, says) in [
         (
-            "service add -t 10.9.9.9:80 -s wrr",
-            "ServiceAdd { add: ServiceAdd { name: None, endpoint: Endpoint { address: 10.9.9.9, port: 80, protocol: Tcp }, scheduler: Wrr, options: ServiceOptions { timeouts: PerState { tcp: None, tcp_fin: None, tcp_syn: None, tcp_time_wait: None, tcp_close: None, udp: None } } }",
-            "service tcp/10.9.9.9:80 added",
-        ),
-        (
-            "service edit 172.18.14.100:3306 -s wrr",
-            "ServiceEdit { name: ServiceName(\"mysql\"), edit: ServiceEdit { scheduler: Some(Wrr), options: OptionsEdit { timeouts: PerState { tcp: None, tcp_fin: None, tcp_syn: None, tcp_time_wait: None, tcp_close: None, udp: None } } }",
-            "service mysql changed: scheduler wrr",
-        ),
-        (
-            "service edit mysql --timeout tcp=30m,tcp_fin=default",
-            "ServiceEdit { name: ServiceName(\"mysql\"), edit: ServiceEdit { scheduler: None, options: OptionsEdit { timeouts: PerState { tcp: Some(1800), tcp_fin: Some(0), tcp_syn: None, tcp_time_wait: None, tcp_close: None, udp: None } } }",
-            "service mysql changed: timeouts tcp 1800, tcp_fin as the global one",
-        ),
-        (
-            "timeout set 30m 0 60 --tcp-syn 5",
-            "TimeoutsEdit { edit: PerState { tcp: Some(1800), tcp_fin: None, tcp_syn: Some(5), tcp_time_wait: None, tcp_close: None, udp: Some(60) }",
-            "timeouts changed: tcp 1800, tcp_syn 5, udp 60",
-        ),
-        (
             "backend edit mysql 172.18.14.11 -w 0",
             "BackendEdit { service: ServiceName(\"mysql\"), key: BackendKey { address: 172.18.14.11, port: 3306 }, edit: BackendEdit { weight: Some(0), upper_threshold: None, lower_threshold: None }",
             "backend 172.18.14.11:3306 of mysql changed",
@@ -124,6 +105,62 @@ async fn requests_say_what_was_typed() {
         assert_eq!(agent.last(), asked, "{line}");
         assert_eq!(ran.stdout, format!("{says}\n"), "{line}");
     }
+}
+
+#[tokio::test]
+async fn what_a_service_is_given_arrives() {
+    let agent = FakeAgent::start().await;
+    let timeouts = PartialTimeouts { tcp: Some(1800), ..PartialTimeouts::default() };
+    let endpoint = |protocol| Endpoint { address: [10, 9, 9, 9].into(), port: 80, protocol };
+    let add = |protocol, options| {
+        let add = ServiceAdd { name: None, endpoint: endpoint(protocol), scheduler: Scheduler::Wrr, options };
+        format!("ServiceAdd {{ add: {add:?}")
+    };
+    let edit = |scheduler, options| {
+        let edit = ServiceEdit { scheduler, options };
+        format!("ServiceEdit {{ name: {:?}, edit: {edit:?}", fake::name("mysql"))
+    };
+    let (own, given) = (ServiceOptions::default(), OptionsEdit::default());
+    for (line, asked, says) in [
+        ("add -t 10.9.9.9:80 -s wrr", add(Protocol::Tcp, own), "tcp/10.9.9.9:80 added"),
+        (
+            "add -t 10.9.9.9:80 -s wrr --timeout tcp=30m,udp=default --sloppy-tcp",
+            add(Protocol::Tcp, ServiceOptions { timeouts, sloppy_tcp: true, ..own }),
+            "tcp/10.9.9.9:80 added",
+        ),
+        (
+            "add -u 10.9.9.9:80 -s wrr --expire-nodest drop --ops",
+            add(Protocol::Udp, ServiceOptions { expire_nodest: ExpireNodest::Drop, ops: true, ..own }),
+            "udp/10.9.9.9:80 added",
+        ),
+        ("edit 172.18.14.100:3306 -s wrr", edit(Some(Scheduler::Wrr), given), "mysql changed: scheduler wrr"),
+        (
+            "edit mysql --timeout tcp=30m,udp=default",
+            edit(None, OptionsEdit { timeouts: PartialTimeouts { udp: Some(0), ..timeouts }, ..given }),
+            "mysql changed: timeouts tcp 1800, udp as the global one",
+        ),
+        (
+            "edit mysql --expire-nodest=reschedule --sloppy-tcp=false",
+            edit(
+                None,
+                OptionsEdit {
+                    expire_nodest: Some(ExpireNodest::Reschedule),
+                    sloppy_tcp: Some(false),
+                    ..given
+                },
+            ),
+            "mysql changed: expire_nodest reschedule, sloppy_tcp false",
+        ),
+    ] {
+        let ran = run(agent.socket(), &format!("service {line}")).await;
+        assert_eq!((ran.exit, ran.stderr.as_str()), (Exit::Success, ""), "{line}");
+        assert_eq!(agent.last(), asked, "{line}");
+        assert_eq!(ran.stdout, format!("service {says}\n"), "{line}");
+    }
+    let set = PartialTimeouts { tcp_syn: Some(5), udp: Some(60), ..timeouts };
+    let ran = run(agent.socket(), "timeout set 30m 0 60 --tcp-syn 5").await;
+    assert_eq!(agent.last(), format!("TimeoutsEdit {{ edit: {set:?}"));
+    assert_eq!(ran.stdout, "timeouts changed: tcp 1800, tcp_syn 5, udp 60\n");
 }
 
 #[tokio::test]

@@ -9,7 +9,7 @@ use crate::{
         Output, args::ColorChoice, args::OutputFormat, backend, conn, rate::Rates, realserver, service,
         stats, status, timeout,
     },
-    model::{PartialTimeouts, Timeouts},
+    model::{ExpireNodest, PartialTimeouts, ServiceOptions, Timeouts},
     realserver::{Item, Report, Verdict},
 };
 
@@ -69,11 +69,22 @@ udp/[2001:db8::53]:53  UDP   [2001:db8::53]:53   wrr             0/1           3
 }
 
 #[test]
-fn a_service_with_timeouts_of_its_own() {
+fn a_service_with_options() {
     let mut view = fake::services().remove(0);
     view.options.timeouts = PartialTimeouts { tcp: Some(1800), udp: Some(60), ..PartialTimeouts::default() };
     let text = printed(|out| service::show(&view, out).unwrap());
     assert_eq!(text.lines().nth(2), Some("timeouts of its own (seconds): tcp 1800, udp 60"), "{text}");
+    assert_eq!(text.lines().nth(3), Some(""), "what is as by default is not shown: {text}");
+    view.options = ServiceOptions {
+        timeouts: PartialTimeouts::default(),
+        expire_nodest: ExpireNodest::Reschedule,
+        sloppy_tcp: true,
+        ops: true,
+    };
+    let text = printed(|out| service::show(&view, out).unwrap());
+    for words in ["(expire_nodest): reschedule\n", "(sloppy_tcp)\n", "(ops)\n"] {
+        assert!(text.contains(words), "{words}: {text}");
+    }
 }
 
 #[test]

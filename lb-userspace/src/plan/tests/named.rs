@@ -15,9 +15,12 @@ use super::{
     build::{desired, link, neighbour, service},
     kernel::{Kernel, SIZES},
 };
-use crate::plan::{
-    Census, Desired, EndpointKey, HostRoute, Op, Snapshot, dest_address, name_of, plan, reclaim,
-    rotation::Words,
+use crate::{
+    model::{ExpireNodest, PartialTimeouts, Protocol, ServiceOptions},
+    plan::{
+        Census, Desired, EndpointKey, HostRoute, Op, Snapshot, dest_address, name_of, plan, reclaim,
+        rotation::Words,
+    },
 };
 
 fn kernel_with(want: &Desired) -> Kernel {
@@ -78,6 +81,26 @@ fn a_services_own_timeouts_come_before_the_global_ones() {
     let ops = change(&mut kernel, &want);
     assert!(matches!(ops[..], [Op::SetService { fresh: false, .. }]), "{ops:?}");
     assert_eq!(ticks(&kernel, "a", State::ESTABLISHED), tick::ticks(900, want.hz));
+}
+
+#[test]
+fn options_become_flags() {
+    use lb_common::service::flag::{ONE_PACKET, RESCHEDULE, SLOPPY_TCP, USED};
+    for (protocol, expire_nodest, sloppy_tcp, ops, flags) in [
+        (Protocol::Tcp, ExpireNodest::Auto, false, false, USED),
+        (Protocol::Tcp, ExpireNodest::Drop, true, false, USED | SLOPPY_TCP),
+        (Protocol::Tcp, ExpireNodest::Reschedule, false, false, USED | RESCHEDULE),
+        (Protocol::Udp, ExpireNodest::Auto, false, false, USED | RESCHEDULE),
+        (Protocol::Udp, ExpireNodest::Drop, false, true, USED | ONE_PACKET),
+    ] {
+        let mut want = desired(&[service("a", 80, &[ONE])]);
+        want.services[0].endpoint.protocol = protocol;
+        let timeouts = PartialTimeouts::default();
+        want.services[0].options = ServiceOptions { timeouts, expire_nodest, sloppy_tcp, ops };
+        let now = kernel_with(&want).snapshot();
+        let found: Vec<u32> = now.services.values().map(|record| record.flags).collect();
+        assert_eq!(found, [flags], "{:?}", want.services[0].options);
+    }
 }
 
 #[test]
