@@ -2,7 +2,7 @@
 
 use std::{net::IpAddr, net::SocketAddr, path::Path, time::Duration};
 
-use crate::model::{Endpoint, Protocol, Scheduler, ServiceName};
+use crate::model::{Endpoint, Protocol, ServiceName};
 
 /// `VIP:PORT`, IPv6 as `[VIP]:PORT`; port 0 is every port of the address.
 pub(super) fn vip_and_port(text: &str) -> Result<SocketAddr, String> {
@@ -62,9 +62,6 @@ impl ServiceArg {
         })
     }
 }
-
-/// What `--scheduler` takes.
-pub(super) const SCHEDULERS: [(&str, Scheduler); 2] = [("rr", Scheduler::Rr), ("wrr", Scheduler::Wrr)];
 
 /// Part of paths, so nothing that could leave its directory.
 pub(super) fn instance(text: &str) -> Result<String, String> {

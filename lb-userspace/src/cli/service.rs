@@ -8,7 +8,7 @@ use comfy_table::{Cell, Table};
 use super::{
     CliError, Exit, Output, backend, number,
     output::{Column, Tone},
-    parse::{self, SCHEDULERS, ServiceArg},
+    parse::{self, ServiceArg},
 };
 use crate::{
     api::{
@@ -50,8 +50,11 @@ pub(super) struct AddArgs {
     #[command(flatten)]
     pub(super) endpoint: EndpointArgs,
     /// Which backend a new connection gets
-    #[arg(short, long, value_name = "SCHEDULER", default_value = "rr", value_parser = schedulers())]
+    #[arg(short, long, value_name = "SCHEDULER", default_value = "wlc", value_parser = schedulers())]
     pub(super) scheduler: Scheduler,
+    /// Flags of sh and mh: sh-fallback, sh-port, mh-fallback, mh-port
+    #[arg(short = 'b', long = "flags", alias = "sched-flags", value_name = "FLAG", value_delimiter = ',')]
+    pub(super) flags: Vec<String>,
 }
 
 /// Where clients connect.
@@ -76,6 +79,9 @@ pub(super) struct EditArgs {
     /// Which backend a new connection gets
     #[arg(short, long, value_name = "SCHEDULER", value_parser = schedulers())]
     pub(super) scheduler: Scheduler,
+    /// Flags of sh and mh: sh-fallback, sh-port, mh-fallback, mh-port
+    #[arg(short = 'b', long = "flags", alias = "sched-flags", value_name = "FLAG", value_delimiter = ',')]
+    pub(super) flags: Vec<String>,
 }
 
 pub(super) async fn run(
@@ -85,12 +91,13 @@ pub(super) async fn run(
 ) -> Result<(), CliError> {
     match command {
         ServiceCommand::Add(args) => {
-            let add = args.into_body();
+            let add = args.into_body()?;
             let name = add.name.clone().unwrap_or_else(|| add.endpoint.default_name());
             let done = client.service_add(&add).await?;
             output.done(&done, || format!("service {name} added"))
         }
-        ServiceCommand::Edit(EditArgs { service, scheduler }) => {
+        ServiceCommand::Edit(EditArgs { service, scheduler, flags }) => {
+            let scheduler = with_flags(scheduler, &flags)?;
             let name = find_name(client, &service).await?;
             let done = client.service_edit(&name, &ServiceEdit { scheduler: Some(scheduler) }).await?;
             output.done(&done, || format!("service {name} changed: scheduler {scheduler}"))
@@ -148,10 +155,7 @@ pub(super) async fn find_name(client: &Client, arg: &ServiceArg) -> Result<Servi
 }
 
 fn schedulers() -> impl TypedValueParser<Value = Scheduler> {
-    PossibleValuesParser::new(SCHEDULERS.map(|(name, _)| name)).try_map(|typed| {
-        let found = SCHEDULERS.into_iter().find(|(name, _)| *name == typed);
-        found.map(|(_, scheduler)| scheduler).ok_or("not a scheduler")
-    })
+    PossibleValuesParser::new(Scheduler::ALL.map(Scheduler::name)).try_map(|typed| typed.parse::<Scheduler>())
 }
 
 /// One row per service; `ActiveConn` and `InActConn` are sums over the backends.
@@ -216,10 +220,18 @@ fn up_of_all(service: &ServiceView) -> Cell {
 }
 
 impl AddArgs {
-    fn into_body(self) -> ServiceAdd {
-        let Self { name, name_option, endpoint, scheduler } = self;
-        ServiceAdd { name: name.or(name_option), endpoint: endpoint.into(), scheduler }
+    fn into_body(self) -> Result<ServiceAdd, CliError> {
+        let Self { name, name_option, endpoint, scheduler, flags } = self;
+        let scheduler = with_flags(scheduler, &flags)?;
+        Ok(ServiceAdd { name: name.or(name_option), endpoint: endpoint.into(), scheduler })
     }
+}
+
+fn with_flags(scheduler: Scheduler, flags: &[String]) -> Result<Scheduler, CliError> {
+    flags
+        .iter()
+        .try_fold(scheduler, |scheduler, flag| scheduler.with_flag(flag))
+        .map_err(|wrong| CliError::Local { exit: Exit::Usage, message: format!("--flags: {wrong}") })
 }
 
 impl From<EndpointArgs> for Endpoint {

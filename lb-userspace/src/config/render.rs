@@ -138,8 +138,11 @@ impl Out {
             out.line(&ADDRESS, endpoint.address);
             out.line(&PORT, endpoint.port);
             out.line(&PROTOCOL, endpoint.protocol);
-            // Always: the default is going to change.
-            out.line(&SCHEDULER, service.scheduler);
+            out.line(&SCHEDULER, service.scheduler.name());
+            let flags = service.scheduler.flag_names();
+            if !flags.is_empty() {
+                out.raw(&format!("{}: [{}]", FLAGS.name, flags.join(", ")));
+            }
             out.list(&BACKENDS, &service.backends, Self::backend);
         });
     }

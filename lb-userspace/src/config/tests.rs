@@ -147,7 +147,7 @@ services:
   - name: a
     address: 172.18.14.100
     port: 3306
-    scheduler: wlc
+    scheduler: wlcc
     persistence: 50
     backends:
       - {address: 172.18.14.71, port: 3307, weight: 70000}
@@ -171,7 +171,7 @@ services:
         "4:24: `mode`: unknown mode `turbo`; valid are auto, native, generic",
         "5:17: `tcp`: `15 minutes` is not a duration; write whole seconds, or a number with s, m, h or d, for \
          example 900 or 15m",
-        "10:16: `scheduler`: scheduler `wlc` is not supported yet; valid are rr, wrr",
+        "10:16: `scheduler`: unknown scheduler `wlcc`; did you mean `wlc`? valid are rr, wrr, lc, wlc, sed, nq, fo, ovf, sh, mh, dh, twos, lblc, lblcr",
         "11:18: `persistence`: persistence (50) is not supported yet; write 0 or leave the key out; each \
          connection is then scheduled on its own",
         "13:39: `port`: backend port 3307 differs from the service's port 3306; write 3306 or leave the key \
@@ -261,7 +261,15 @@ fn bad_files_are_refused_where_they_are_bad() {
         ),
         (
             bad_service("address: 192.0.2.1, port: 80, scheduler: rrr"),
-            "3:47: `scheduler`: unknown scheduler `rrr`; did you mean `rr`? valid are rr, wrr",
+            "3:47: `scheduler`: unknown scheduler `rrr`; did you mean `rr`? valid are rr, wrr, lc, wlc, sed, nq, fo, ovf, sh, mh, dh, twos, lblc, lblcr",
+        ),
+        (
+            bad_service("address: 192.0.2.1, port: 80, scheduler: sh, flags: [sh-port, mh-port]"),
+            "3:68: `flags`: sh has no flag `mh-port`, only sh-fallback and sh-port; write flags of",
+        ),
+        (
+            bad_service("address: 192.0.2.1, port: 80, scheduler: rr, flags: [sh-port]"),
+            "3:59: `flags`: the scheduler rr has no flags, only sh and mh have; write flags of",
         ),
         (
             bad_service("address: 192.0.2.1, port: 80, vip: 192.0.2.2"),

@@ -68,7 +68,14 @@ pub(crate) fn names() -> impl Strategy<Value = ServiceName> {
 }
 
 pub(crate) fn schedulers() -> impl Strategy<Value = Scheduler> {
-    select(vec![Scheduler::Rr, Scheduler::Wrr])
+    (select(Scheduler::ALL.to_vec()), any::<bool>(), any::<bool>()).prop_map(|(scheduler, fallback, port)| {
+        let flags = HashFlags { fallback, port };
+        match scheduler {
+            Scheduler::Sh(_) => Scheduler::Sh(flags),
+            Scheduler::Mh(_) => Scheduler::Mh(flags),
+            other => other,
+        }
+    })
 }
 
 pub(crate) fn endpoints() -> impl Strategy<Value = Endpoint> {

@@ -9,7 +9,7 @@ use std::{
 use lb_common::tcp::State;
 use serde::{Deserialize, Serialize};
 
-use super::ServiceName;
+use super::{Scheduler, ServiceName};
 
 /// Everything the agent keeps the kernel equal to.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -158,16 +158,6 @@ pub enum Protocol {
     Udp,
 }
 
-/// Which backend a new connection gets.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Scheduler {
-    /// Round robin.
-    Rr,
-    /// Weighted round robin, interleaved by weight level as IPVS does it.
-    Wrr,
-}
-
 /// A backend's identity within its service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
@@ -264,15 +254,6 @@ impl fmt::Display for Protocol {
         f.pad(match self {
             Self::Tcp => "tcp",
             Self::Udp => "udp",
-        })
-    }
-}
-
-impl fmt::Display for Scheduler {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
-            Self::Rr => "rr",
-            Self::Wrr => "wrr",
         })
     }
 }

@@ -162,7 +162,7 @@ fn wrong_lines_are_usage_errors_that_say_what_is_wrong() {
         ("lb service add -t 1.2.3.4:80 -u 1.2.3.4:80", "cannot be used with"),
         ("lb service add a --name b -t 1.2.3.4:80", "cannot be used with"),
         ("lb service add -t 1.2.3.4", "1.2.3.4:PORT"),
-        ("lb service add -t 1.2.3.4:80 -s wlc", "rr, wrr"),
+        ("lb service add -t 1.2.3.4:80 -s wcl", "rr, wrr, lc, wlc"),
         ("lb service edit mysql", "--scheduler"),
         ("lb backend add mysql 10.0.0.1 -w 65536", "0..=65535"),
         ("lb backend add mysql db1", "host names are not looked up"),
