@@ -3,6 +3,7 @@
 use std::{collections::HashMap, net::IpAddr};
 
 use super::{
+    director::partial_timeouts,
     error::{Pos, Problems},
     fields::{Fields, scalar},
     schema,
@@ -10,7 +11,8 @@ use super::{
     values::{Fault, address, boolean, fault, number, word},
 };
 use crate::model::{
-    Backend, BackendKey, Endpoint, Limits, Protocol, Scheduler, Service, ServiceName,
+    Backend, BackendKey, Endpoint, Limits, PartialTimeouts, Protocol, Scheduler, Service, ServiceName,
+    ServiceOptions,
     rules::{backend_fault, family, same_family, thresholds_ok, vip_fault},
 };
 
@@ -81,6 +83,7 @@ fn service(node: &Node, problems: &mut Problems) -> Option<(Service, Places)> {
         scalar(flag, &FLAGS, problems, with_flag).unwrap_or(scheduler)
     });
     fields.value(&PERSISTENCE, problems, persistence);
+    let options = options(&fields, problems);
 
     let mut backends: Vec<Backend> = Vec::new();
     let mut seen: HashMap<BackendKey, Pos> = HashMap::new();
@@ -106,7 +109,20 @@ fn service(node: &Node, problems: &mut Problems) -> Option<(Service, Places)> {
     let place = |key| fields.node(key).map_or(fields.pos, |n| n.pos);
     let places = Places { name: place(&NAME), address: place(&ADDRESS) };
     let name = name.unwrap_or_else(|| endpoint.default_name());
-    Some((Service { name, endpoint, scheduler, backends }, places))
+    Some((Service { name, endpoint, scheduler, backends, options }, places))
+}
+
+fn options(fields: &Fields<'_>, problems: &mut Problems) -> ServiceOptions {
+    use schema::service::*;
+    ServiceOptions {
+        timeouts: fields.node(&TIMEOUTS).and_then(|node| timeouts(node, problems)).unwrap_or_default(),
+    }
+}
+
+fn timeouts(node: &Node, problems: &mut Problems) -> Option<PartialTimeouts> {
+    use schema::service_timeouts::*;
+    let fields = Fields::of(node, &SECTION, problems)?;
+    Some(partial_timeouts(&fields, KEYS, problems))
 }
 
 fn scheduler(text: &str) -> Result<Scheduler, Fault> {

@@ -47,6 +47,7 @@ fn the_notes_service_reads_as_the_notes_mean_it() {
             endpoint,
             scheduler: Scheduler::Rr,
             backends: vec![backend("172.18.14.71"), backend("172.18.14.72")],
+            options: ServiceOptions::default(),
         }],
         ..Model::default()
     };
@@ -241,6 +242,18 @@ fn bad_files_are_refused_where_they_are_bad() {
             "interfaces: [eth0]\ncontrol: {socket: lb.sock}\n".to_owned(),
             "2:19: `socket`: \"lb.sock\" is not the absolute path",
         ),
+        (
+            bad_service("address: 192.0.2.1, port: 80, timeouts: {tcp: 0}"),
+            "3:52: `tcp`: 0 is out of range; write a duration from 1s to 2678400s",
+        ),
+        (
+            bad_service("address: 192.0.2.1, port: 80, timeouts: {tpc: 1}"),
+            "3:47: unknown key `tpc` in services[].timeouts; did you mean `tcp`?",
+        ),
+        (
+            bad_service("address: 192.0.2.1, port: 80, timeouts: 5"),
+            "3:46: services[].timeouts must be a mapping, not a single value; ",
+        ),
         (bad_service("port: 80"), "3:5: services[] has no `address`; add"),
         (bad_service("address: 192.0.2.1"), "3:5: services[] has no `port`; add `port: ...` (0 to 65535)"),
         (
@@ -331,7 +344,7 @@ fn nested_aliases_do_not_fill_the_memory() {
 #[test]
 fn a_rendered_file_is_short_and_readable() {
     let text = with_service(
-        "    scheduler: rr\n    backends:\n      - address: 192.0.2.2\n      - {address: 192.0.2.3, weight: 0, drained: \
+        "    scheduler: rr\n    timeouts: {udp: 1m, tcp: 15m}\n    backends:\n      - address: 192.0.2.2\n      - {address: 192.0.2.3, weight: 0, drained: \
          true}\nflows: {ipv4: 4M, wide: 3k}\ntimeouts: {tcp: 15m, udp: 1m}\n",
     );
     let config = parse("f", &text).expect("valid");
@@ -348,6 +361,9 @@ services:
     port: 80
     protocol: tcp
     scheduler: rr
+    timeouts:
+      tcp: 900
+      udp: 60
     backends:
       - address: 192.0.2.2
       - address: 192.0.2.3

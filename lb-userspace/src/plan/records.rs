@@ -44,6 +44,7 @@ pub fn host_record(address: IpAddr, route: &HostRoute, links: &BTreeMap<String, 
 }
 
 pub fn service_record(service: &Service, timeouts: &Timeouts, hz: u32, generation: u64) -> Record {
+    let timeouts = timeouts.with(service.options.timeouts);
     let mut ticks = [0; State::COUNT];
     for (state, slot) in (0u8..).map(State).zip(ticks.iter_mut()) {
         *slot = tick::ticks(timeouts.of(state), hz.max(4));
