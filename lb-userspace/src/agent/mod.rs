@@ -12,14 +12,16 @@ mod interfaces;
 mod network;
 mod preflight;
 mod serve;
+mod signals;
 mod start;
+mod takedown;
 mod views;
 
 use std::{path::PathBuf, time::Duration};
 
 use anyhow::Result;
 
-pub use start::detach_without_agent;
+pub use takedown::detach_without_agent;
 
 use crate::{
     api::types::Status,

@@ -23,6 +23,7 @@ mod save;
 mod segments;
 mod setup;
 mod spread;
+mod starts;
 mod stats;
 mod swap;
 mod threshold;

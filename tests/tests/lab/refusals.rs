@@ -77,23 +77,47 @@ fn backend_behind_a_gateway() {
     });
 }
 
+/// Root without the capabilities, as in a container.
+#[test]
+fn no_capabilities() {
+    Lab::test(Topology::one_segment(1), |lab| {
+        let agent = lab.prepare_agent(&config(lab, 1))?;
+        let ended = agent.start_refused_with("-all")?;
+        ensure!(ended.status.code() == Some(1), "{ended:?}");
+        said(&ended.stderr, &["the kernel makes no map", "CAP_BPF", "locked down"])?;
+        untouched(lab, &agent)
+    });
+}
+
 /// The other program is named; `--replace` takes over.
 #[test]
 fn another_program_attached() {
-    Lab::test(Topology::one_segment(1), |lab| {
-        let director = &lab.net.director.netns;
-        xdp_pass::attach(director, "eth0", &lab.scope.bpffs(), "their_program", &xdp_pass::PASS)?;
-        let agent = lab.prepare_agent(&config(lab, 1))?;
-        said(&agent.start_refused(&[])?, &["eth0", "their_program", "--replace"])?;
-        ensure!(xdp_program(&lab.net.director.netns)?.contains("their_program"), "their program is gone");
-        ensure!(!agent.pins().exists(), "pins are left");
-        agent.start_with(&["--replace"])?;
-        ensure!(
-            !xdp_program(&lab.net.director.netns)?.contains("their_program"),
-            "their program is still there"
-        );
-        Ok(())
-    });
+    Lab::test(Topology::one_segment(1), |lab| displaced(lab, "xdpdrv"));
+}
+
+/// One in generic mode on a NIC that has native XDP: to be taken off in its own mode.
+#[test]
+fn another_generic_program_attached() {
+    Lab::test(Topology::one_segment(1), |lab| displaced(lab, "xdpgeneric"));
+}
+
+fn displaced(lab: &Lab, mode: &str) -> Result<()> {
+    let director = &lab.net.director.netns;
+    xdp_pass::attach_in(mode, director, "eth0", &lab.scope.bpffs(), "their_program", &xdp_pass::PASS)?;
+    let agent = lab.prepare_agent(&config(lab, 1))?;
+    let hint = format!("`ip link set dev eth0 {mode} off`");
+    said(&agent.start_refused(&[])?, &["eth0", "their_program", &hint, "bpftool prog show id", "--replace"])?;
+    ensure!(xdp_program(director)?.contains("their_program"), "their program is gone");
+    ensure!(!agent.pins().exists(), "pins are left");
+    agent.start_with(&["--replace"])?;
+    let program = xdp_program(director)?;
+    ensure!(!program.contains("their_program") && program.contains("name lb"), "{program}");
+    agent.detach()?;
+
+    // What the refusal says to do does it.
+    xdp_pass::attach_in(mode, director, "eth0", &lab.scope.bpffs(), "their_program", &xdp_pass::PASS)?;
+    director.ip(&format!("link set dev eth0 {mode} off"))?;
+    agent.start()
 }
 
 /// A second agent with the first one's socket; the first one goes on.
@@ -131,6 +155,10 @@ fn instance_of_a_live_agent() {
 /// `lb run` ends by itself with an error that has `words`, and has not touched the director.
 fn refused(lab: &Lab, agent: &Agent, words: &[&str]) -> Result<()> {
     said(&agent.start_refused(&[])?, words)?;
+    untouched(lab, agent)
+}
+
+fn untouched(lab: &Lab, agent: &Agent) -> Result<()> {
     ensure!(!agent.pins().exists(), "pins are left in {}", agent.pins().display());
     ensure!(!agent.socket().exists(), "the control socket is left");
     let program = xdp_program(&lab.net.director.netns)?;
