@@ -8,6 +8,7 @@ mod crash;
 mod detach;
 mod dns;
 mod endpoints;
+mod generic;
 mod hot;
 mod instances;
 mod jumbo;

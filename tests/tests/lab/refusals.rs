@@ -32,18 +32,26 @@ fn bad_values() {
         let text = std::fs::read_to_string(agent.config_path())?;
         let second = text.lines().skip_while(|line| !line.contains("- {name: hello")).collect::<Vec<_>>();
         let twice = |old: &str, new: &str| format!("{text}{}\n", second.join("\n").replacen(old, new, 1));
-        for (bad, words) in [
-            (twice("7000", "7001"), &["hello", "taken"][..]),
-            (twice("hello", "other"), &["172.18.14.100:7000", "hello"]),
-            (text.replacen("172.18.14.71", "172.18.14.710", 1), &["172.18.14.710"]),
-            (text.replacen("weight: 1", "weight: 65536", 1), &["65536", "65535"]),
-            (text.replacen("weight: 1", "weight: -1", 1), &["-1", "65535"]),
-            (text.replacen("172.18.14.71", "fd00:18:14::71", 1), &["fd00:18:14::71", "IPv"]),
-            (text.replacen("172.18.14.72", "172.18.14.71", 1), &["172.18.14.71", "twice"]),
+        let once = |old: &str, new: &str| text.replacen(old, new, 1);
+        // The last line that has this; where it begins there.
+        let at = |text: &str, what: &str| -> Result<String> {
+            let lines: Vec<_> = text.lines().collect();
+            let line = lines.iter().rposition(|line| line.contains(what)).context(what.to_owned())?;
+            let column = lines[line].find(what).context(what.to_owned())?;
+            Ok(format!("{}:{}:{}:", agent.config_path().display(), line + 1, column + 1))
+        };
+        for (bad, place, words) in [
+            (twice("7000", "7001"), "hello,", &["hello", "taken"][..]),
+            (twice("hello", "other"), "\"172.18.14.100", &["172.18.14.100:7000", "hello"]),
+            (once("172.18.14.71", "172.18.14.710"), "\"172.18.14.710", &["172.18.14.710"]),
+            (once("weight: 1", "weight: 65536"), "65536", &["65536", "65535"]),
+            (once("weight: 1", "weight: -1"), "-1", &["-1", "65535"]),
+            (once("172.18.14.71", "fd00:18:14::71"), "\"fd00:18:14::71", &["fd00:18:14::71", "IPv"]),
+            (once("172.18.14.72", "172.18.14.71"), "\"172.18.14.71", &["172.18.14.71", "twice"]),
         ] {
             ensure!(bad != text, "nothing is wrong with it");
             agent.write_config(&bad)?;
-            let place = format!("{}:", agent.config_path().display());
+            let place = at(&bad, place)?;
             refused(lab, &agent, &[&[place.as_str()], words].concat()).context(bad)?;
         }
         Ok(())
