@@ -11,13 +11,17 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use aya::programs::links::{FdLink, PinnedLink};
-use lb::api::types::{BackendView, ServiceView, Stats};
+use lb::{
+    api::types::{BackendView, ServiceView, Stats},
+    dataplane::Layout,
+};
 use nix::sys::signal::Signal;
 use serde::de::DeserializeOwned;
 
 use crate::{
     config::Config,
     netns::Netns,
+    pins,
     proc::{self, Finished, Lifetime, Proc, tail},
     scope::Scope,
     topo::Node,
@@ -262,7 +266,7 @@ impl Agent {
         Ok(command)
     }
 
-    /// For a failure report: the log's end and what `lb` says.
+    /// For a failure report: the log's end, what `lb` says, and what the maps hold.
     pub fn describe(&self, into: &mut String) {
         into.push_str(&format!("--- agent {}, end of its log\n{}\n", self.instance, tail(&self.log(), 80)));
         for args in [&["service", "list"][..], &["backend", "list"], &["stats"], &["conn", "list"]] {
@@ -272,6 +276,9 @@ impl Agent {
             };
             into.push_str(&format!("--- lb {}\n{text}\n", args.join(" ")));
         }
+        let layout = Layout::new(&self.bpffs, &self.instance);
+        let maps = pins::describe(&layout).unwrap_or_else(|error| format!("{error:#}\n"));
+        into.push_str(&format!("--- maps in {}\n{maps}", layout.maps().display()));
     }
 
     fn log_path(&self) -> PathBuf {
