@@ -19,6 +19,7 @@ mod mysql;
 mod neighbour;
 mod overlay;
 mod permission;
+mod realserver;
 mod refusals;
 mod reload;
 mod report;
