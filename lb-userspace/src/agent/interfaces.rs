@@ -4,10 +4,10 @@ use std::collections::BTreeSet;
 
 use anyhow::{Context, Result, bail};
 
-use super::{Agent, host::HostChanges};
+use super::{Agent, drivers, host::HostChanges};
 use crate::{
     dataplane::{Attached, Loaded, Pins, Target},
-    model::{AttachMode, InterfaceSpec, Model, OffloadPolicy},
+    model::{InterfaceSpec, Model, OffloadPolicy},
     net::{
         Attachment, Link, ethtool, offload, resolve_attach,
         xdp::{self, XdpMode, XdpProgram},
@@ -24,13 +24,15 @@ pub struct Interface {
     missing: bool,
 }
 
-/// All of them, and what was attached to interfaces that only transmit.
+/// All of them, and what was attached to interfaces that only transmit (`targets.rs`).
 #[derive(Default)]
 pub struct Interfaces {
     pub all: Vec<Interface>,
-    passing: Vec<Attached>,
-    /// Interfaces (by index) that took no pass program: said once.
-    refused: BTreeSet<u32>,
+    pub(super) passing: Vec<Attached>,
+    /// Interfaces (by index) that took no pass program: tried once.
+    pub(super) refused: BTreeSet<u32>,
+    /// What drivers cannot do, as it was found last.
+    pub(super) warnings: Vec<String>,
 }
 
 impl Interfaces {
@@ -45,6 +47,10 @@ impl Interfaces {
             })
             .collect::<Result<_>>()?;
         Ok(Self { all, ..Self::default() })
+    }
+
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
     }
 
     /// Finds them anew; whether there is one to attach to, because it was deleted and made again.
@@ -200,55 +206,9 @@ impl Agent {
         }
         Ok(())
     }
-
-    /// Some drivers transmit redirected frames only on an interface that has a program of its own.
-    pub(super) fn attach_redirect_targets(&mut self) {
-        let links = &self.network.links;
-        self.interfaces.passing.retain(|attached| links.iter().any(|link| link.index == attached.ifindex));
-        for name in self.network.egress() {
-            let ours = self.interfaces.attachments().any(|at| at.name == name)
-                || self.interfaces.passing.iter().any(|attached| attached.interface == name);
-            let Some(link) = self.network.links.iter().find(|link| link.name == name) else { continue };
-            let refused = self.interfaces.refused.contains(&link.index);
-            if ours || refused || !link.xdp.is_empty() && !self.pins.layout.link(&name).exists() {
-                continue;
-            }
-            let transmits =
-                xdp::features(link.index).ok().flatten().is_some_and(|features| features.ndo_xmit());
-            if transmits && !self.pins.layout.link(&name).exists() {
-                continue;
-            }
-            let target = Target {
-                interface: name.clone(),
-                ifindex: link.index,
-                mode: AttachMode::Native,
-                link: 0,
-                pass: true,
-            };
-            let put = Loaded::load(&self.pins.layout, &self.pins.meta, target)
-                .map_err(Into::into)
-                .and_then(|loaded| put(&self.pins, loaded, &self.network.links));
-            match put {
-                Ok(attached) => {
-                    tracing::info!(
-                        interface = name,
-                        "attached a pass program: its driver transmits only with one"
-                    );
-                    self.interfaces.passing.push(attached);
-                }
-                Err(error) => {
-                    self.interfaces.refused.insert(link.index);
-                    tracing::warn!(
-                        interface = name,
-                        "packets redirected there may not leave: its driver wants an XDP program and takes none: {error:#}"
-                    );
-                }
-            }
-        }
-    }
 }
 
-fn put(pins: &Pins, loaded: Loaded, links: &[Link]) -> Result<Attached> {
+pub(super) fn put(pins: &Pins, loaded: Loaded, links: &[Link]) -> Result<Attached> {
     let target = loaded.target();
     let link = links.iter().find(|link| link.index == target.ifindex);
     let was_generic = link
@@ -278,30 +238,15 @@ fn report(attached: &Attached, warnings: &mut Vec<String>) {
     }
 }
 
-/// MTU up to which a frame fits in a page with XDP's headroom and the kernel's trailer
-/// (`XDP_PACKET_HEADROOM` 256, `skb_shared_info` 320, an Ethernet header with two tags).
-const LINEAR_MTU: u32 = 4096 - 256 - 320 - 22;
-
-/// A jumbo frame reaches native XDP in pieces, which not every driver can do.
-fn check_mtu(interface: &Interface) -> Option<String> {
-    let Attachment { name, ifindex, device_mtu, .. } = &interface.attachment;
-    let features = xdp::features(*ifindex).ok().flatten()?;
-    let refused = *device_mtu > LINEAR_MTU && interface.spec.mode != AttachMode::Generic && !features.rx_sg();
-    refused.then(|| {
-        format!(
-            "{name}: MTU {device_mtu}, but its driver has no multi-buffer XDP and will refuse a native program: set the \
-             MTU to {LINEAR_MTU} or less, or `mode: generic`"
-        )
-    })
-}
-
 /// Looks for an MTU that the driver cannot do, and for offloads that hide tags or merge frames before
 /// XDP; switches those off where told to.
 pub fn check_devices(interfaces: &Interfaces, host: &mut HostChanges) -> Result<Vec<String>> {
     let mut warnings = Vec::new();
     for interface in &interfaces.all {
         let name = &interface.attachment.name;
-        if let Some(warning) = check_mtu(interface) {
+        let Interface { spec, attachment, .. } = interface;
+        let features = xdp::features(attachment.ifindex).ok().flatten();
+        if let Some(warning) = features.and_then(|found| drivers::receives(attachment, spec.mode, found)) {
             tracing::warn!("{warning}");
             warnings.push(warning);
         }

@@ -7,6 +7,7 @@
 //! ```
 
 mod change;
+mod drivers;
 mod host;
 mod interfaces;
 mod network;
@@ -15,6 +16,7 @@ mod serve;
 mod signals;
 mod start;
 mod takedown;
+mod targets;
 mod views;
 
 use std::{path::PathBuf, time::Duration};

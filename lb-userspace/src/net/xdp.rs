@@ -71,6 +71,10 @@ pub struct XdpFeatures {
 }
 
 impl XdpFeatures {
+    pub const fn from_bits(bits: u64) -> Self {
+        Self { bits }
+    }
+
     /// Native XDP with PASS, DROP, TX and ABORTED.
     pub fn basic(self) -> bool {
         self.bits & 1 << 0 != 0

@@ -3,6 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use anyhow::{Context, Result, ensure};
+use lb::api::types::Status;
 use lb_tests::{
     agent::Agent,
     hello::{Session, spread},
@@ -54,6 +55,9 @@ fn a_program_for_an_interface_that_only_transmits() {
         let hello = HelloLab::start_with(lab, &config)?;
         ensure!(program_of(&hello.agent, "eth1")? == "pass", "{}", program_of(&hello.agent, "eth1")?);
         ensure!(xdp_program_of(director, "eth1")?.contains("name pass"));
+        // Not with that either: such packets are lost.
+        let warning = warned(&hello.agent)?.context("no warning")?;
+        ensure!(warning.starts_with("eth1: its driver transmits no frames"), "{warning}");
         xdp_pass::attach(switch, "p-director1", &lab.scope.bpffs(), "xdp_pass", &xdp_pass::PASS)?;
         let to = SocketAddr::new(VIP4, PORT);
         ensure!(spread(hello.client(), to, 10)?.values().eq(&[10]));
@@ -61,6 +65,7 @@ fn a_program_for_an_interface_that_only_transmits() {
         // A successor keeps it.
         hello.agent.kill9()?;
         hello.agent.start()?;
+        ensure!(warned(&hello.agent)?.is_none(), "{:?}", warned(&hello.agent)?);
         ensure!(program_of(&hello.agent, "eth1")? == "pass", "{}", program_of(&hello.agent, "eth1")?);
         ensure!(spread(hello.client(), to, 10)?.values().eq(&[10]));
         hello.agent.detach()?;
@@ -70,6 +75,11 @@ fn a_program_for_an_interface_that_only_transmits() {
         }
         Ok(())
     });
+}
+
+fn warned(agent: &Agent) -> Result<Option<String>> {
+    let status: Status = agent.json(&["status"])?;
+    Ok(status.warnings.into_iter().next())
 }
 
 /// Name of the program that the instance's pinned link holds on a device.
