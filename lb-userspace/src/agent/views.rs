@@ -25,6 +25,7 @@ use crate::{
 
 pub fn status(agent: &Agent) -> Status {
     let Agent { config, model, pins, network, interfaces, .. } = agent;
+    let of_drivers = interfaces.warnings();
     let backends = model.services.iter().flat_map(|service| &service.backends);
     let interfaces = interfaces.all.iter().filter_map(|interface| {
         let attached = interface.attached.as_ref()?;
@@ -54,7 +55,7 @@ pub fn status(agent: &Agent) -> Status {
             .filter(|backend| network.trouble(backend.key.address).is_some())
             .count(),
         overlay: agent.overlay.describe(),
-        warnings: agent.warnings.clone(),
+        warnings: agent.warnings.iter().chain(of_drivers).cloned().collect(),
     }
 }
 
