@@ -240,9 +240,10 @@ fn follow<B: Bucket>(
         }
         let next = segment.next(state);
         let expiry = now.after(timeout(service, next));
-        let gained = expiry.until(value.expiry());
+        // Further away than it was; nearer, if the timeout was made shorter.
+        let moved = expiry.until(value.expiry()).unsigned_abs();
         // A packet that changes nothing must not write to shared memory.
-        if next == state && gained < REFRESH.load() as i32 {
+        if next == state && moved < REFRESH.load() {
             return Outcome::known(dest);
         }
         // A removed backend's packets are dropped, and must not keep the flow alive: it ends, and the

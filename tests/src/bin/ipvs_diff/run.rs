@@ -1,16 +1,17 @@
 //! One script on both directors, compared after every step.
 
-use std::{thread, time::Duration};
+use std::{net::SocketAddr, thread, time::Duration};
 
 use anyhow::{Result, bail};
 use lb::model::Timeouts;
+use lb_common::tcp::flag::{ACK, RST, SYN};
 
 use crate::{
     ipvs::Ipvs,
     lab,
     ours::Ours,
     script::{Config, Script, Step},
-    view::{self, View},
+    view::{self, FlowKey, View},
 };
 
 /// A connection of IPVS with less left than this is waited for: it may be gone, or not, when the next packet comes.
@@ -23,6 +24,17 @@ pub struct Directors {
     pub ipvs: Ipvs,
     pub ours: Ours,
     config: Config,
+}
+
+/// A SYN with ACK or RST: to IPVS it is as good as a SYN alone where no connection stands, or one that is over
+/// (docs/ipvs-differences.md).
+fn is_compared(step: Step, before: &View) -> bool {
+    let Step::Packet { to, client, flags } = step else { return true };
+    if flags & SYN == 0 || flags & (ACK | RST) == 0 {
+        return true;
+    }
+    let key = FlowKey { to, client: SocketAddr::new(client.address(to.address), client.port) };
+    before.flows.get(&key).is_some_and(|flow| !["TIME_WAIT", "CLOSE"].contains(&flow.state.as_str()))
 }
 
 /// How a script went.
@@ -50,7 +62,7 @@ impl Directors {
         let mut outcome = Outcome::default();
         let mut before = View::default();
         for (at, step) in script.steps.iter().enumerate() {
-            let mut found = self.step(*step)?;
+            let mut found = if is_compared(*step, &before) { self.step(*step)? } else { continue };
             let ipvs = self.settle()?;
             found.extend(view::views(&ipvs, &self.ours.view()?));
             outcome.packets += usize::from(matches!(step, Step::Packet { .. }));
@@ -75,7 +87,10 @@ impl Directors {
                 let packet = lab::packet(client, to, flags);
                 return Ok(view::answers(&self.ipvs.send(&packet)?, &self.ours.send(&packet)?));
             }
-            Step::Wait { seconds } => thread::sleep(Duration::from_secs(u64::from(seconds))),
+            Step::Wait { seconds } => {
+                thread::sleep(Duration::from_secs(u64::from(seconds)));
+                self.ours.reclaim()?;
+            }
             _ => {
                 self.ipvs.configure(step)?;
                 self.ours.configure(&self.config)?;
