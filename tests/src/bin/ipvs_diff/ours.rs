@@ -5,11 +5,11 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use lb::{
     dataplane::Sweep,
-    model::{Backend, BackendKey, Endpoint, FlowSizes, Service},
-    plan::{Desired, HostRoute, LinkSpec, Snapshot, dest_address},
+    model::{Backend, BackendKey, Endpoint, FlowSizes, Service, ServiceOptions},
+    plan::{Desired, HostRoute, LinkSpec, Snapshot, dest_address, plan},
 };
 use lb_common::{dest, endpoint, tick, verdict::Verdict};
 use lb_tests::{packet::Packet, xdp::Director};
@@ -42,8 +42,12 @@ impl Ours {
     }
 
     pub fn configure(&mut self, config: &Config) -> Result<()> {
-        self.director.configure(&desired(config))?;
+        let want = Desired { hz: self.director.clock.hz(), ..desired(config) };
+        let ops = plan(&want, &self.director.maps().snapshot()?)?;
+        self.director.maps_mut().apply(&ops)?;
         self.configured = self.director.maps().snapshot()?;
+        let again = plan(&want, &self.configured)?;
+        ensure!(again.is_empty(), "planning again after applying gave {again:?}");
         Ok(())
     }
 
@@ -182,5 +186,6 @@ fn service(configured: &Configured) -> Service {
         endpoint: configured.endpoint,
         scheduler: configured.kind.model,
         backends: configured.backends.iter().map(backend).collect(),
+        options: ServiceOptions::default(),
     }
 }
