@@ -13,14 +13,20 @@ pub struct Service {
     pub generation: u64,
     /// See [`flag`]; 0 means the id is not in use.
     pub flags: u32,
-    pub pad: u32,
+    /// Persistence timeout, in ticks; 0: every connection is scheduled by itself.
+    pub persistence: u32,
     /// Idle timeouts by state, in ticks.
     pub timeouts: [u32; State::COUNT],
+    /// Clients whose addresses are equal under this mask share a template; words as loaded from a packet.
+    pub mask: [u64; 2],
+    /// [`crate::template::REARM`], in ticks.
+    pub rearm: u32,
+    pub pad: u32,
     /// The service's name, zero-padded.
     pub name: [u8; NAME_LEN + 1],
 }
 
-const _: () = assert!(size_of::<Service>() == 144);
+const _: () = assert!(size_of::<Service>() == 168);
 
 pub mod flag {
     pub const USED: u32 = 1;
@@ -31,6 +37,9 @@ pub mod flag {
     pub const SLOPPY_TCP: u32 = 1 << 2;
     /// Each datagram is scheduled by itself, and no flow is stored (`IP_VS_SVC_F_ONEPACKET`).
     pub const ONE_PACKET: u32 = 1 << 3;
+    /// A persistence template whose destination has weight 0 counts for nothing
+    /// (IPVS's `expire_quiescent_template`).
+    pub const EXPIRE_QUIESCENT: u32 = 1 << 4;
 }
 
 /// Map value of `ROTATIONS`, by service id: what the kernel keeps of a service between packets.
@@ -42,9 +51,35 @@ pub struct Rotation {
     /// Tick until which packets of unknown flows are placed by hash, because a connection had to be
     /// placed so when its buckets were full; bit 32 is set when there was any.
     pub hashed_until: u64,
+    /// See [`Locality`].
+    pub locality: u64,
+    pub pad: u64,
 }
 
-const _: () = assert!(size_of::<Rotation>() == 16);
+const _: () = assert!(size_of::<Rotation>() == 32);
+
+/// What lblc and lblcr remember of their VIP: `number 32 | tick 32`. Of lblc the destination and when it
+/// was last used; of lblcr how many came into the set and when it last changed. 0: nothing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(transparent)]
+pub struct Locality(pub u64);
+
+impl Locality {
+    #[inline(always)]
+    pub const fn new(number: u32, tick: crate::tick::Tick) -> Self {
+        Self((number as u64) << 32 | tick.0 as u64)
+    }
+
+    #[inline(always)]
+    pub const fn number(self) -> u32 {
+        (self.0 >> 32) as u32
+    }
+
+    #[inline(always)]
+    pub const fn tick(self) -> crate::tick::Tick {
+        crate::tick::Tick(self.0 as u32)
+    }
+}
 
 impl Rotation {
     /// `hashed_until` for hash placement until `tick`.

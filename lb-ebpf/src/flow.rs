@@ -1,25 +1,29 @@
 //! Step 3: the flow a packet belongs to, found or opened. Either way it names a destination.
 
+mod follow;
+pub mod open;
+
 use lb_common::{
-    bucket::{self, Bucket, Candidate, Claim, Hit, Word, candidate, claim, find},
+    bucket::{Word, find},
     endpoint::{Endpoint, flag},
     flow::{NarrowBucket, NarrowKey, WideBucket, WideKey, candidates},
-    service::{self, Rotation, Service},
-    tick::Tick,
-    value::{self, Value},
-    verdict::{Event, Verdict},
+    protocol,
+    service::{self, Service},
+    tcp::{self, State},
+    value::Value,
+    verdict::Verdict,
 };
 
+use self::{
+    follow::{follow, in_table, steady},
+    open::open_under,
+};
 use crate::{
-    clock, count,
+    clock,
     endpoint::Endpoints,
-    maps::{REFRESH, ROTATIONS, SERVICES},
     packet::Packet,
-    schedule::{schedule_by_hash, schedule_next},
-    segment::{
-        Segment, by_hash, is_abandoned, is_over, is_retired, segment_first_value, segment_goes_on, timeout,
-    },
     table::{Table, secret},
+    template::{Source, template_assure},
     word::KernelWord,
 };
 
@@ -45,17 +49,19 @@ pub fn find_or_open(packet: &Packet, endpoints: &Endpoints) -> Result<Flow, Verd
         } else {
             narrow(packet, segment, endpoint)
         };
-        if outcome.0 == Outcome::TO_OPEN.0 {
+        if outcome == Outcome::TO_OPEN {
             opener = Some(endpoint);
         } else if let Some(end) = outcome.end(endpoint) {
+            assure(packet, endpoint, outcome);
             return end;
         }
     }
     if let Some(endpoint) = endpoints.wildcard {
         takes_new = takes_new || endpoint.has(flag::OPEN);
         let outcome = wide(packet, segment, endpoint);
-        if outcome.0 != Outcome::TO_OPEN.0 {
+        if outcome != Outcome::TO_OPEN {
             if let Some(end) = outcome.end(endpoint) {
+                assure(packet, endpoint, outcome);
                 return end;
             }
         } else if opener.is_none() {
@@ -63,20 +69,20 @@ pub fn find_or_open(packet: &Packet, endpoints: &Endpoints) -> Result<Flow, Verd
         }
     }
     if let Some(endpoint) = opener {
-        let outcome = if is_wide(packet, endpoint) {
-            Outcome(flow_open_wide(&wide_key(packet, endpoint), segment.0, endpoint.0))
-        } else {
-            Outcome(flow_open_narrow(narrow_key(packet, endpoint).0, segment.0, endpoint.0))
-        };
-        if let Some(end) = outcome.end(endpoint) {
-            if end.is_ok() {
-                forget_finished(packet, endpoints);
-            }
-            return end;
-        }
+        let end = open_under(packet, segment, endpoint)?;
+        forget_finished(packet, endpoints);
+        return Ok(end);
     }
     // A deleted service without flows is no service.
     Err(if takes_new { Verdict::DroppedNoFlow } else { Verdict::PassedNoService })
+}
+
+/// A template whose connection was established is not given up for a new one.
+#[inline(always)]
+fn assure(packet: &Packet, endpoint: Endpoint, outcome: Outcome) {
+    if outcome.0 & Outcome::ASSURES != 0 {
+        template_assure(&Source(packet.source), endpoint.0);
+    }
 }
 
 /// A finished flow of a deleted service may be left, and would be found before the one that has begun.
@@ -91,10 +97,49 @@ fn forget_finished(packet: &Packet, endpoints: &Endpoints) {
     }
 }
 
-/// A destination, a verdict, or nothing, in one register: BPF functions return no more.
+/// What the state machine needs of a packet: protocol, and TCP flags.
 #[derive(Clone, Copy)]
 #[repr(transparent)]
-struct Outcome(u64);
+pub struct Segment(pub u32);
+
+impl Segment {
+    #[inline(always)]
+    fn new(protocol: u8, flags: u8) -> Self {
+        Self((protocol as u32) << 8 | flags as u32)
+    }
+
+    #[inline(always)]
+    fn is_udp(self) -> bool {
+        self.0 >> 8 == protocol::UDP as u32
+    }
+
+    #[inline(always)]
+    fn flags(self) -> u8 {
+        self.0 as u8
+    }
+
+    /// Whether it begins something: it may open a flow.
+    #[inline(always)]
+    fn begins(self) -> bool {
+        self.is_udp() || tcp::opens(self.flags())
+    }
+
+    /// Whether the service takes up a connection in its middle with it.
+    #[inline(always)]
+    fn is_taken_up(self, service: &Service) -> bool {
+        service.flags & service::flag::SLOPPY_TCP != 0 && self.flags() & tcp::flag::RST == 0
+    }
+
+    #[inline(always)]
+    fn next(self, state: State) -> State {
+        if self.is_udp() { State::UDP } else { tcp::next(state, self.flags()) }
+    }
+}
+
+/// A destination, a verdict, or nothing, in one register: BPF functions return no more.
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(transparent)]
+pub struct Outcome(pub u64);
 
 impl Outcome {
     const MISS: Self = Self(0);
@@ -102,8 +147,14 @@ impl Outcome {
     const REFUSED: u64 = 1 << 33;
     /// The only refusal there is.
     const NO_BACKEND: Self = Self(Self::REFUSED);
-    /// Not found, and may be opened. Returned rather than done at once: the stack is short.
+    /// Not found, and may be opened.
     const TO_OPEN: Self = Self(1 << 34);
+    /// Neither bucket has a slot that yields.
+    const NO_ROOM: Self = Self(1 << 35);
+    /// Another CPU moved the flow on meanwhile.
+    const LOST: Self = Self(1 << 37);
+    /// A controlled connection has just been established.
+    const ASSURES: u64 = 1 << 36;
 
     #[inline(always)]
     fn known(dest: u32) -> Self {
@@ -131,10 +182,14 @@ impl Outcome {
     }
 }
 
-/// IPv4 and an exact port: the hot path.
+/// IPv4 and an exact port: the hot path. Most packets change nothing of their flow.
 #[inline(always)]
 fn narrow(packet: &Packet, segment: Segment, endpoint: Endpoint) -> Outcome {
-    in_table::<NarrowBucket<KernelWord>>(&narrow_key(packet, endpoint), segment, endpoint)
+    let key = narrow_key(packet, endpoint);
+    match steady::<NarrowBucket<KernelWord>>(&key, segment, endpoint) {
+        Outcome::MISS => Outcome(flow_in_narrow(key.0, segment.0, endpoint.0)),
+        known => known,
+    }
 }
 
 /// IPv6, and any port of an address.
@@ -159,191 +214,6 @@ fn wide_key(packet: &Packet, endpoint: Endpoint) -> WideKey {
     WideKey::new(secret(), packet.source, packet.source_port, packet.dest_port, endpoint.id())
 }
 
-#[inline(always)]
-fn in_table<B: Table>(key: &B::Key, segment: Segment, endpoint: Endpoint) -> Outcome {
-    let (first, second) = candidates(B::hash(key), B::mask());
-    let service = endpoint.service() as u32;
-    let (Some(mut bucket), Some(record)) = (B::bucket(first), SERVICES.get(service)) else {
-        return Outcome::MISS;
-    };
-    // Lookup order is what decides if one flow stands in both buckets.
-    let mut hit = find(bucket, key);
-    if hit.is_miss() {
-        let Some(other) = B::bucket(second) else { return Outcome::MISS };
-        (bucket, hit) = (other, find(other, key));
-    }
-    let now = clock::now();
-    if !hit.is_miss() && !is_abandoned(hit.value, service, segment) {
-        let outcome = follow(bucket, hit, key, segment, record, now);
-        if outcome.0 != 0 {
-            return outcome;
-        }
-    }
-    if endpoint.has(flag::OPEN) && (segment.begins() || segment_goes_on(service, segment.0) != 0) {
-        Outcome::TO_OPEN
-    } else {
-        Outcome::MISS
-    }
-}
-
-/// Moves a found flow on. A miss if it has expired, or if the packet starts a new connection on it.
-#[inline(always)]
-fn follow<B: Bucket>(
-    bucket: &B,
-    hit: Hit,
-    key: &B::Key,
-    segment: Segment,
-    service: &Service,
-    now: Tick,
-) -> Outcome {
-    let (mut slot, mut value) = (hit.slot, hit.value);
-    for _ in 0..2 {
-        let (dest, state) = (value.dest(), value.state());
-        if is_over(value, segment, now) {
-            return Outcome::MISS;
-        }
-        let next = segment.next(state);
-        let expiry = now.after(timeout(service, next));
-        let gained = expiry.until(value.expiry());
-        // A packet that changes nothing must not write to shared memory.
-        if next == state && !is_worth_a_write(gained) {
-            return Outcome::known(dest);
-        }
-        // A removed backend's packets are dropped, and must not keep the flow alive: it ends, and the
-        // client's next one goes elsewhere.
-        if is_retired(dest) {
-            return Outcome::known(dest);
-        }
-        if bucket.value(slot).cas(value.0, value.moved_to(next, expiry).0) {
-            count::moved(dest, state, next);
-            return Outcome::known(dest);
-        }
-        // Another CPU moved it: look again, once, so that a FIN is not lost to a refresh.
-        let again = find(bucket, key);
-        if again.is_miss() {
-            return Outcome::known(dest);
-        }
-        (slot, value) = (again.slot, again.value);
-    }
-    Outcome::known(value.dest())
-}
-
-/// Whether an expiry that moves by so many ticks does: backwards, where a timeout was made shorter.
-#[inline(always)]
-fn is_worth_a_write(gained: i32) -> bool {
-    let refresh = REFRESH.load();
-    // One comparison for both bounds.
-    (gained as u32).wrapping_add(refresh) >= 2 * refresh
-}
-
-/// A new connection: chooses its destination and stores the flow, if the service remembers them.
-#[inline(always)]
-fn open<B: Table>(key: &B::Key, segment: Segment, endpoint: Endpoint) -> Outcome {
-    let service = endpoint.service() as u32;
-    if SERVICES.get(service).is_some_and(|record| record.flags & service::flag::ONE_PACKET != 0) {
-        let dest = schedule_next(service);
-        return if dest == 0 { Outcome::NO_BACKEND } else { Outcome::opened(dest) };
-    }
-    let hash = B::hash(key);
-    let (first, second) = candidates(hash, B::mask());
-    let (Some(first), Some(second)) = (B::bucket(first), B::bucket(second)) else { return Outcome::MISS };
-    let now = clock::now();
-    let hashed = by_hash(service, segment, now);
-    let dest = if hashed { schedule_by_hash(service, hash) } else { schedule_next(service) };
-    if dest == 0 {
-        return Outcome::NO_BACKEND;
-    }
-    let value = Value(segment_first_value(dest, service, segment.0, hashed as u32));
-    B::sweep(now);
-    // The flow's old entry, expired, closed or abandoned, takes the new connection.
-    let mut before = retake(first, key, value, service, segment, now);
-    if before.is_free() {
-        before = retake(second, key, value, service, segment, now);
-    }
-    if before.is_free() {
-        before = store(first, second, key, value, now);
-        if before.is_locked() {
-            return without_entry(service, hash, segment, now);
-        }
-        if before.is_flow() && !is_over(before, segment, now) {
-            count::event(Event::Evicted);
-        }
-    }
-    if before.is_flow() {
-        count::ended(before);
-    }
-    Outcome(flow_stored(value.0, segment.0))
-}
-
-/// Gives a flow's finished entry in `bucket` to its new connection; what it held, or
-/// [`Value::FREE`] if there is none.
-#[inline(always)]
-fn retake<B: Bucket>(
-    bucket: &B,
-    key: &B::Key,
-    value: Value,
-    service: u32,
-    segment: Segment,
-    now: Tick,
-) -> Value {
-    let hit = find(bucket, key);
-    if !hit.is_miss()
-        && (is_over(hit.value, segment, now) || is_abandoned(hit.value, service, segment))
-        && bucket::retake(bucket, hit, key, value, now)
-    {
-        hit.value
-    } else {
-        Value::FREE
-    }
-}
-
-/// Takes the slot of the two buckets that yields most readily; the value it held, or
-/// a locked value if none yields.
-#[inline(always)]
-fn store<B: Bucket>(first: &B, second: &B, key: &B::Key, value: Value, now: Tick) -> Value {
-    for _ in 0..2 {
-        let (a, b): (Candidate, Candidate) = (candidate(first, now), candidate(second, now));
-        let claimed =
-            if b.beats(&a) { claim(second, b, key, value, now) } else { claim(first, a, key, value, now) };
-        match claimed {
-            Claim::Stored(before) => return before,
-            Claim::Full => return Value::locked(now),
-            Claim::Lost => {}
-        }
-    }
-    Value::locked(now)
-}
-
-/// No room: an established flow is never evicted, so the new one is placed by hash, and for a while
-/// so is every packet of the service whose flow is not known.
-#[inline(always)]
-fn without_entry(service: u32, hash: u64, segment: Segment, now: Tick) -> Outcome {
-    let dest = schedule_by_hash(service, hash);
-    if dest == 0 {
-        return Outcome::NO_BACKEND;
-    }
-    // As long as packets come that find no room: theirs are connections that go on.
-    let until = Value(segment_first_value(dest, service, segment.0, 1)).expiry();
-    if let Some(rotation) = ROTATIONS.get_ptr_mut(service) {
-        // SAFETY: an aligned word of the map's value, read and stored whole; the latest writer wins.
-        unsafe {
-            let word = &raw mut (*rotation).hashed_until;
-            let before = word.read_volatile();
-            if !Rotation::places_by_hash(before, now)
-                || until.until(Tick(before as u32)) >= REFRESH.load() as i32
-            {
-                word.write_volatile(Rotation::until(until));
-            }
-        }
-    }
-    if !segment.begins() {
-        return Outcome::known(dest);
-    }
-    count::event(Event::PlacedByHash);
-    // Of datagrams without an entry nobody knows which one begins something.
-    if segment.is_udp() { Outcome::known(dest) } else { Outcome::opened(dest) }
-}
-
 /// Lets a flow expire now.
 #[inline(always)]
 fn forget<B: Table>(key: &B::Key) -> u32 {
@@ -365,18 +235,20 @@ fn forget<B: Table>(key: &B::Key) -> u32 {
 
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn flow_open_narrow(key: u64, segment: u32, endpoint: u64) -> u64 {
-    open::<NarrowBucket<KernelWord>>(&NarrowKey(key), Segment(segment), Endpoint(endpoint)).0
+extern "C" fn flow_in_narrow(key: u64, segment: u32, endpoint: u64) -> u64 {
+    in_table::<NarrowBucket<KernelWord>>(&NarrowKey(key), Segment(segment), Endpoint(endpoint)).0
 }
 
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn flow_open_wide(key: *const WideKey, segment: u32, endpoint: u64) -> u64 {
-    // SAFETY: callers pass a reference; the verifier wants the check for null.
-    match unsafe { key.as_ref() } {
-        Some(key) => open::<WideBucket<KernelWord>>(key, Segment(segment), Endpoint(endpoint)).0,
-        None => 0,
-    }
+pub extern "C" fn flow_follow_narrow(place: u32, value: u64, segment: u32, service: u32) -> u64 {
+    follow::<NarrowBucket<KernelWord>>(place, Value(value), Segment(segment), service).0
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn flow_follow_wide(place: u32, value: u64, segment: u32, service: u32) -> u64 {
+    follow::<WideBucket<KernelWord>>(place, Value(value), Segment(segment), service).0
 }
 
 #[unsafe(no_mangle)]
@@ -387,17 +259,6 @@ extern "C" fn flow_in_wide(key: *const WideKey, segment: u32, endpoint: u64) -> 
         Some(key) => in_table::<WideBucket<KernelWord>>(key, Segment(segment), Endpoint(endpoint)).0,
         None => 0,
     }
-}
-
-/// Counts the flow that was stored; where its packet goes.
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn flow_stored(value: u64, segment: u32) -> u64 {
-    let (value, segment) = (Value(value), Segment(segment));
-    count::opened(value);
-    // A connection that was placed by hash counted with its SYN.
-    let goes_on = value.flags() & value::flag::HASHED != 0 && !segment.begins();
-    if goes_on { Outcome::known(value.dest()).0 } else { Outcome::opened(value.dest()).0 }
 }
 
 #[unsafe(no_mangle)]

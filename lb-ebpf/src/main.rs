@@ -14,8 +14,8 @@ mod forward;
 mod maps;
 mod packet;
 mod schedule;
-mod segment;
 mod table;
+mod template;
 mod time_exceeded;
 mod word;
 

@@ -4,20 +4,24 @@ use std::{
     fs, io,
     os::unix::net::UnixDatagram,
     path::{Path, PathBuf},
-    process::Command,
+    process::{Command, ExitStatus},
     sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use anyhow::{Context, Result, ensure};
 use aya::programs::links::{FdLink, PinnedLink};
-use lb::api::types::{BackendView, ServiceView, Stats};
+use lb::{
+    api::types::{BackendView, ServiceView, Stats},
+    dataplane::Layout,
+};
 use nix::sys::signal::Signal;
 use serde::de::DeserializeOwned;
 
 use crate::{
     config::Config,
     netns::Netns,
+    pins,
     proc::{self, Finished, Lifetime, Proc, tail},
     scope::Scope,
     topo::Node,
@@ -73,6 +77,12 @@ impl Agent {
 
     /// [`Agent::start`] with more arguments for `lb run`.
     pub fn start_with(&self, extra: &[&str]) -> Result<()> {
+        self.begin(extra)?;
+        self.said("READY=1").inspect_err(|_| *self.running() = None)
+    }
+
+    /// Starts `lb run` and does not wait.
+    pub fn begin(&self, extra: &[&str]) -> Result<()> {
         let notify = self.dir.join("notify.sock");
         // Left by an earlier start, or not there.
         let _ = fs::remove_file(&notify);
@@ -81,24 +91,43 @@ impl Agent {
         let mut command = self.run_command(extra)?;
         command.env("NOTIFY_SOCKET", &notify);
         let proc = Proc::spawn("lb run", command, &self.log_path(), self.lifetime)?;
-        let mut running = Running { proc, notify: socket };
-        running.said("READY=1")?;
-        *self.running() = Some(running);
+        *self.running() = Some(Running { proc, notify: socket });
         Ok(())
+    }
+
+    /// Waits until it tells systemd this.
+    pub fn said(&self, line: &str) -> Result<()> {
+        self.running().as_mut().context("the agent is not running")?.said(line)
+    }
+
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        self.running().as_ref().context("the agent is not running")?.proc.signal(signal)
+    }
+
+    /// Waits for its end by itself.
+    pub fn ended(&self) -> Result<ExitStatus> {
+        let mut running = self.running().take().context("the agent is not running")?;
+        running.proc.wait(PATIENCE)
     }
 
     /// SIGHUP, and waits until the agent says that it is done with it.
     pub fn hang_up(&self) -> Result<()> {
-        let mut running = self.running();
-        let running = running.as_mut().context("the agent is not running")?;
-        running.proc.signal(Signal::SIGHUP)?;
-        running.said("RELOADING=1")?;
-        running.said("READY=1")
+        self.signal(Signal::SIGHUP)?;
+        self.said("RELOADING=1")?;
+        self.said("READY=1")
     }
 
     /// Runs an `lb run` that is expected to end by itself soon, refusing its configuration or its surroundings.
     pub fn start_refused(&self, extra: &[&str]) -> Result<String> {
         proc::run_with(self.run_command(extra)?, "", START_LIMIT)?.failed()
+    }
+
+    /// The same with a root that may do only what `capabilities` says, as setpriv(1) writes it.
+    pub fn start_refused_with(&self, capabilities: &str) -> Result<Finished> {
+        let lb = self.run_command(&[])?;
+        let mut command = self.netns.command("setpriv")?;
+        command.args(["--bounding-set", capabilities]).arg(lb.get_program()).args(lb.get_args());
+        proc::run_with(command, "", START_LIMIT)
     }
 
     fn run_command(&self, extra: &[&str]) -> Result<Command> {
@@ -210,9 +239,8 @@ impl Agent {
 
     /// SIGTERM, and waits for the end, which must be a success.
     pub fn terminate(&self) -> Result<()> {
-        let mut running = self.running().take().context("the agent is not running")?;
-        running.proc.signal(Signal::SIGTERM)?;
-        let status = running.proc.wait(PATIENCE)?;
+        self.signal(Signal::SIGTERM)?;
+        let status = self.ended()?;
         ensure!(status.success(), "lb run ended with {status} on SIGTERM");
         Ok(())
     }
@@ -243,7 +271,7 @@ impl Agent {
         Ok(command)
     }
 
-    /// For a failure report: the log's end and what `lb` says.
+    /// For a failure report: the log's end, what `lb` says, and what the maps hold.
     pub fn describe(&self, into: &mut String) {
         into.push_str(&format!("--- agent {}, end of its log\n{}\n", self.instance, tail(&self.log(), 80)));
         for args in [&["service", "list"][..], &["backend", "list"], &["stats"], &["conn", "list"]] {
@@ -253,6 +281,9 @@ impl Agent {
             };
             into.push_str(&format!("--- lb {}\n{text}\n", args.join(" ")));
         }
+        let layout = Layout::new(&self.bpffs, &self.instance);
+        let maps = pins::describe(&layout).unwrap_or_else(|error| format!("{error:#}\n"));
+        into.push_str(&format!("--- maps in {}\n{maps}", layout.maps().display()));
     }
 
     fn log_path(&self) -> PathBuf {

@@ -1,29 +1,23 @@
 //! A lab as the tests see it: the network, the agents on it, and the report when something fails.
 
-use std::{
-    path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context, Result};
 
 use crate::{
     agent::{self, Agent},
+    capture::Capture,
     config::Config,
-    netns::Netns,
-    proc::{Proc, tail},
     scope::Scope,
     topo::{Network, Topology},
 };
-
-/// Set to 1 to record what every node sees and to print its end with a failure.
-const CAPTURE_FLAG: &str = "LB_CAPTURE";
 
 /// Everything of one test. Dropping it takes all down; dropping it unfinished prints the report first.
 pub struct Lab {
     // In the order of their taking down.
     agents: Mutex<Vec<Arc<Agent>>>,
-    captures: Vec<(Proc, PathBuf)>,
+    /// Nodes in the order of [`Network::nodes`], then the switch.
+    captures: Mutex<Vec<Capture>>,
     pub net: Network,
     pub scope: Scope,
     finished: bool,
@@ -36,6 +30,9 @@ impl Lab {
     /// If the lab cannot be built, the test fails, or it leaves pins behind.
     pub fn test(topology: Topology, body: impl FnOnce(&Self) -> Result<()>) {
         let mut lab = Scope::unique().and_then(|scope| Self::build(topology, scope)).expect("build the lab");
+        if Capture::wanted() {
+            lab.record().expect("record the lab's packets");
+        }
         let outcome = body(&lab).and_then(|()| lab.detach_agents());
         lab.finished = outcome.is_ok();
         drop(lab);
@@ -47,15 +44,18 @@ impl Lab {
     /// A lab for the bins, which tell themselves what failed.
     pub fn build(topology: Topology, scope: Scope) -> Result<Self> {
         let net = topology.build(&scope)?;
-        let mut lab = Self { agents: Mutex::default(), captures: Vec::new(), net, scope, finished: false };
-        if std::env::var(CAPTURE_FLAG).is_ok_and(|value| value == "1") {
-            // The switch too: what XDP sends again never shows on the director itself.
-            let nodes = lab.net.nodes().map(|node| (&node.netns, node.role.as_str()));
-            let all = nodes.chain([(&lab.net.switch, "switch")]);
-            lab.captures =
-                all.map(|(netns, role)| capture(&lab.scope, netns, role)).collect::<Result<_>>()?;
+        Ok(Self { agents: Mutex::default(), captures: Mutex::default(), net, scope, finished: false })
+    }
+
+    /// Records what every node sees, for the report. The switch too: what XDP sends again never shows on the
+    /// director itself.
+    fn record(&self) -> Result<()> {
+        let nodes = self.net.nodes().map(|node| (&node.netns, node.role.as_str()));
+        let all = nodes.chain([(&self.net.switch, "switch")]);
+        for (netns, role) in all {
+            self.captures().push(Capture::start(&self.scope, netns, role)?);
         }
-        Ok(lab)
+        Ok(())
     }
 
     /// No report when dropped.
@@ -101,19 +101,22 @@ impl Lab {
         self.agents().iter().try_for_each(|agent| agent.detach().context("at the end of the test"))
     }
 
+    fn captures(&self) -> MutexGuard<'_, Vec<Capture>> {
+        self.captures.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn agents(&self) -> MutexGuard<'_, Vec<Arc<Agent>>> {
         self.agents.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn report(&self) -> String {
+    /// What a failure prints: the agents' logs and views, the maps, the nodes, the packets.
+    pub fn report(&self) -> String {
         let mut text = format!("\n===== report of the lab {} =====\n", self.scope.name());
         self.agents().iter().for_each(|agent| agent.describe(&mut text));
         self.net.nodes().for_each(|node| node.describe(&mut text));
-        for (_, file) in &self.captures {
-            text.push_str(&format!("--- {}\n{}\n", file.display(), capture_summary(file)));
-        }
-        if self.captures.is_empty() {
-            text.push_str(&format!("(run again with {CAPTURE_FLAG}=1 to see the packets)\n"));
+        let nodes = self.net.nodes().map(|node| &node.netns).chain([&self.net.switch]);
+        for (capture, netns) in self.captures().iter_mut().zip(nodes) {
+            capture.describe(netns, &mut text);
         }
         text
     }
@@ -124,23 +127,5 @@ impl Drop for Lab {
         if !self.finished {
             eprintln!("{}", self.report());
         }
-    }
-}
-
-/// Records the packets of a namespace until the lab is down.
-fn capture(scope: &Scope, netns: &Netns, role: &str) -> Result<(Proc, PathBuf)> {
-    let file = scope.dir().join(format!("{role}.pcap"));
-    let mut command = netns.command("tcpdump")?;
-    command.args(["-i", "any", "-U", "-s", "128", "-Z", "root", "-w"]).arg(&file);
-    let log = scope.dir().join(format!("tcpdump-{role}.log"));
-    Ok((Proc::spawn("tcpdump", command, &log, scope.lifetime())?, file))
-}
-
-fn capture_summary(file: &Path) -> String {
-    let mut command = std::process::Command::new("tcpdump");
-    command.args(["-nn", "-e", "-Z", "root", "-r"]).arg(file);
-    match crate::proc::run(command) {
-        Ok(ran) => tail(&ran.stdout, 60),
-        Err(error) => format!("{error:#}"),
     }
 }

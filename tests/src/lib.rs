@@ -3,10 +3,12 @@
 //! * [`topo`] builds a lab: switch, clients, director, backends; [`scope`] owns its names and takes it down;
 //! * [`agent`] runs `lb run` on the director and talks to it through the `lb` command line;
 //! * [`mariadb`], [`hello`], [`udp`], [`dns`], [`errqueue`] are what runs on the backends, and how a client asks them;
+//! * [`lab::Lab::test`] runs a test and prints packets, maps and logs if it fails;
 //! * [`xdp`] runs the program on frames made by [`packet`], without any interface;
 //! * [`netns`], [`proc`], [`xdp_pass`], [`wait`], [`clock`] are the tools all of these are made of.
 
 pub mod agent;
+mod capture;
 pub mod clock;
 pub mod config;
 pub mod dns;
@@ -18,6 +20,7 @@ pub mod mariadb;
 pub mod netns;
 pub mod notes;
 pub mod packet;
+mod pins;
 pub mod proc;
 pub mod scope;
 pub mod supervise;

@@ -32,10 +32,22 @@ pub const fn insn(code: u8, dst: u8, src: u8, off: i16, imm: i32) -> u64 {
 ///
 /// It is pinned in `bpffs` for the moment that iproute2 needs to find it; afterwards the device alone holds it.
 pub fn attach(netns: &Netns, device: &str, bpffs: &Path, name: &str, program: &[u64]) -> Result<()> {
+    attach_in("xdpdrv", netns, device, bpffs, name, program)
+}
+
+/// The same in a mode of iproute2's: `xdpdrv` or `xdpgeneric`.
+pub fn attach_in(
+    mode: &str,
+    netns: &Netns,
+    device: &str,
+    bpffs: &Path,
+    name: &str,
+    program: &[u64],
+) -> Result<()> {
     let pin = bpffs.join(format!("{name}-{}-{device}", netns.name()).replace('.', "_"));
     load_and_pin(name, program, &pin).with_context(|| format!("cannot load the XDP program {name}"))?;
     let shown = pin.to_string_lossy();
-    let attached = netns.run("ip", &["link", "set", "dev", device, "xdpdrv", "pinned", &shown]);
+    let attached = netns.run("ip", &["link", "set", "dev", device, mode, "pinned", &shown]);
     fs::remove_file(&pin)?;
     attached?.ok()?;
     Ok(())

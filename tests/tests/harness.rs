@@ -21,6 +21,7 @@ use lb_tests::{
     wait::{PATIENCE, Seen, eventually},
     xdp_pass::{self, insn},
 };
+use nix::sys::signal::Signal;
 
 #[test]
 fn every_pair_of_one_segment_can_talk() {
@@ -223,16 +224,24 @@ fn sleep_in(netns: &Netns, dir: &Path, lifetime: Lifetime) -> Result<u32> {
 }
 
 fn nothing_left(name: &str, dir: &Path, sleeper: u32) -> Result<()> {
-    let left = netns::names(&format!("{name}-"));
-    ensure!(left.is_empty(), "{left:?} are left");
-    ensure!(!dir.exists(), "{} is left", dir.display());
-    let mounts = std::fs::read_to_string("/proc/self/mounts")?;
-    ensure!(!mounts.contains(name), "a mount of {name} is left:\n{mounts}");
+    gone(name, dir)?;
     eventually(PATIENCE, "the end of a process in the lab", || {
         // Nobody has waited for it, so a zombie is what is left of it.
         let stat = std::fs::read_to_string(format!("/proc/{sleeper}/stat")).unwrap_or_default();
         Ok(if stat.is_empty() || stat.contains(") Z ") { Seen::Yes(()) } else { Seen::NotYet(stat) })
     })
+}
+
+/// Neither namespaces, files nor mounts.
+fn gone(name: &str, dir: &Path) -> Result<()> {
+    let left = netns::names(&format!("{name}-"));
+    ensure!(left.is_empty(), "{left:?} are left");
+    ensure!(!dir.exists(), "{} is left", dir.display());
+    let mounts = std::fs::read_to_string("/proc/self/mounts")?;
+    let ours = |line: &&str| line.contains(&format!("/{name}/")) || line.contains(&format!("/{name}-"));
+    let left: Vec<_> = mounts.lines().filter(ours).collect();
+    ensure!(left.is_empty(), "mounts of {name} are left: {left:?}");
+    Ok(())
 }
 
 #[test]
@@ -270,4 +279,48 @@ fn a_command_that_hangs_is_ended_and_what_it_printed_is_shown() -> Result<()> {
         "{error}"
     );
     Ok(())
+}
+
+/// Ctrl-C at any time: with the first namespace, and with everything up.
+#[test]
+fn an_interrupted_demo_leaves_nothing() -> Result<()> {
+    let scope = Scope::unique()?;
+    for (n, stage) in ["namespaces", "an attached program"].into_iter().enumerate() {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_demo"));
+        command.stdin(Stdio::null());
+        let mut demo =
+            Proc::spawn("the demo", command, &scope.dir().join(format!("demo{n}.log")), Lifetime::Guarded)?;
+        let name = format!("lb{}-1", demo.pid());
+        let dir = scope::dir_of(&name)?;
+        eventually(3 * PATIENCE, stage, || {
+            demo.check_alive()?;
+            let there = if n == 0 {
+                !netns::names(&format!("{name}-")).is_empty()
+            } else {
+                std::fs::read_dir(dir.join("bpffs/lb")).is_ok_and(|mut instances| {
+                    instances.any(|at| at.is_ok_and(|at| at.path().join("link_eth0").exists()))
+                })
+            };
+            Ok(if there { Seen::Yes(()) } else { Seen::NotYet(proc::tail(&demo.log(), 5)) })
+        })?;
+        demo.signal(Signal::SIGINT)?;
+        let status = demo.wait(PATIENCE)?;
+        ensure!(status.code() == Some(130), "{stage}: {status}\n{}", demo.log());
+        ensure!(demo.log().contains("interrupted"), "{}", demo.log());
+        // Whoever has the lab's name in its command line is of it: the agent, the servers, tcpdump.
+        eventually(PATIENCE, "the processes of the demo to be gone", || {
+            let left = processes_naming(&name);
+            Ok(if left.is_empty() { Seen::Yes(()) } else { Seen::NotYet(left.join("\n")) })
+        })?;
+        gone(&name, &dir)?;
+    }
+    Ok(())
+}
+
+/// Command lines that have this word in them; zombies have none.
+fn processes_naming(word: &str) -> Vec<String> {
+    let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    let lines = entries.filter_map(|entry| std::fs::read(entry.path().join("cmdline")).ok());
+    let lines = lines.map(|line| String::from_utf8_lossy(&line).replace('\0', " "));
+    lines.filter(|line| line.contains(&format!("{word}-")) || line.contains(&format!("{word}/"))).collect()
 }

@@ -19,7 +19,7 @@ pub fn main() -> Result<()> {
     report.check("clippy", check::lint_host);
     report.check("clippy for BPF", check::lint_bpf);
     report.check("unused dependencies", check::unused_dependencies);
-    test::steps(&mut report, None);
+    test::steps(&mut report, test::Scope::All);
     report.check("demo", || lab::demo(false));
     report.finish()
 }

@@ -50,6 +50,11 @@ impl HostChanges {
         Ok(changes)
     }
 
+    /// Whether there is nothing to undo.
+    pub fn is_empty(&self) -> bool {
+        self.addresses.is_empty() && self.offloads.is_empty()
+    }
+
     fn store(&self) -> Result<()> {
         let write = || -> io::Result<()> {
             let new = self.path.with_extension("json.new");
@@ -131,7 +136,7 @@ impl HostChanges {
             }
         }
         self.offloads = left;
-        if self.addresses.is_empty() && self.offloads.is_empty() {
+        if self.is_empty() {
             match fs::remove_file(&self.path) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => {
                     return Err(error).with_context(|| format!("removing {}", self.path.display()));

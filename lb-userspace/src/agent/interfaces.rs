@@ -4,13 +4,13 @@ use std::collections::BTreeSet;
 
 use anyhow::{Context, Result, bail};
 
-use super::{Agent, host::HostChanges};
+use super::{Agent, drivers, host::HostChanges};
 use crate::{
-    dataplane::{Attached, Pins, Target, attach},
-    model::{AttachMode, InterfaceSpec, Model, OffloadPolicy},
+    dataplane::{Attached, Loaded, Pins, Target},
+    model::{InterfaceSpec, Model, OffloadPolicy},
     net::{
         Attachment, Link, ethtool, offload, resolve_attach,
-        xdp::{self, XdpMode},
+        xdp::{self, XdpMode, XdpProgram},
     },
 };
 
@@ -18,19 +18,21 @@ use crate::{
 pub struct Interface {
     pub spec: InterfaceSpec,
     pub attachment: Attachment,
-    /// Once it has the program. Two VLAN devices of one parent share it.
+    /// Once it has the program.
     pub attached: Option<Attached>,
     /// It was there and is not now.
     missing: bool,
 }
 
-/// All of them, and what was attached to interfaces that only transmit.
+/// All of them, and what was attached to interfaces that only transmit (`targets.rs`).
 #[derive(Default)]
 pub struct Interfaces {
     pub all: Vec<Interface>,
-    passing: Vec<Attached>,
-    /// Interfaces (by index) that took no pass program: said once.
-    refused: BTreeSet<u32>,
+    pub(super) passing: Vec<Attached>,
+    /// Interfaces (by index) that took no pass program: tried once.
+    pub(super) refused: BTreeSet<u32>,
+    /// What drivers cannot do, as it was found last.
+    pub(super) warnings: Vec<String>,
 }
 
 impl Interfaces {
@@ -45,6 +47,10 @@ impl Interfaces {
             })
             .collect::<Result<_>>()?;
         Ok(Self { all, ..Self::default() })
+    }
+
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
     }
 
     /// Finds them anew; whether there is one to attach to, because it was deleted and made again.
@@ -85,6 +91,17 @@ impl Interfaces {
         })
     }
 
+    /// What is attached to a device is so for all the interfaces whose program it has: two VLAN devices
+    /// of one parent share it.
+    fn shared(&mut self, attached: &Attached) {
+        let here = |interface: &&mut Interface| {
+            !interface.missing && interface.attachment.ifindex == attached.ifindex
+        };
+        for interface in self.all.iter_mut().filter(here) {
+            interface.attached.get_or_insert_with(|| attached.clone());
+        }
+    }
+
     /// Refuses to go on where somebody else's program is in the way.
     pub fn check_occupied(&self, links: &[Link], is_ours: impl Fn(&str) -> bool) -> Result<()> {
         for interface in &self.all {
@@ -93,18 +110,20 @@ impl Interfaces {
             let Some(program) = link.and_then(|link| link.xdp.first()).filter(|_| !is_ours(name)) else {
                 continue;
             };
+            let XdpProgram { mode, id } = *program;
             bail!(
-                "{name} already has another XDP program: {} (id {}), which lb would displace. Detach it \
-                 (`ip link set dev {name} xdp off`, or stop what attached it), or start with --replace to take over",
-                program_name(program.id),
-                program.id
+                "{name} already has another XDP program: {} (id {id}; `bpftool prog show id {id}` tells more), which lb \
+                 would displace. Detach it (`ip link set dev {name} {} off`, or stop what attached it), or start with \
+                 --replace to take over",
+                program_name(id),
+                mode.iproute2()
             );
         }
         Ok(())
     }
 }
 
-/// The name of a loaded program, as `bpftool prog` shows it.
+/// The name of a loaded program, as `bpftool prog` shows it. The kernel tells it with CAP_SYS_ADMIN.
 fn program_name(id: u32) -> String {
     aya::programs::loaded_programs()
         .filter_map(|program| program.ok())
@@ -116,43 +135,42 @@ fn program_name(id: u32) -> String {
 impl Agent {
     /// Attaches the program wherever it belongs, or swaps it in where an earlier agent's runs.
     pub(super) async fn attach(&mut self) -> Result<()> {
-        let links = self.pins.maps.snapshot()?.links;
-        for index in 0..self.interfaces.all.len() {
-            let Interface { spec, attachment, attached, missing } = &self.interfaces.all[index];
-            if attached.is_some() || *missing {
-                continue;
+        // All are loaded before the first displaces another program or one of an earlier agent's.
+        for loaded in self.load()? {
+            if self.options.replace {
+                self.displace(loaded.target()).await?;
             }
-            let shared = self.interfaces.all[..index]
-                .iter()
-                .find(|other| other.attachment.ifindex == attachment.ifindex)
-                .and_then(|other| other.attached.clone());
-            let attached = match shared {
-                Some(attached) => attached,
-                None => {
-                    let name = &attachment.name;
-                    let link = links
-                        .iter()
-                        .find(|(_, link)| crate::plan::name_of(&link.name) == *name)
-                        .map(|(index, _)| *index)
-                        .with_context(|| format!("{name} has no link index"))?;
-                    let target = Target {
-                        interface: name.clone(),
-                        ifindex: attachment.ifindex,
-                        mode: spec.mode,
-                        link,
-                        pass: false,
-                    };
-                    if self.options.replace {
-                        self.displace(&target).await?;
-                    }
-                    put(&self.pins, &target, &self.network.links)?
-                }
-            };
+            let attached = put(&self.pins, loaded, &self.network.links)?;
             report(&attached, &mut self.warnings);
-            self.interfaces.all[index].attached = Some(attached);
+            self.interfaces.shared(&attached);
         }
         self.attach_redirect_targets();
         self.leave_others()
+    }
+
+    /// Loads a program for each device that should have one and has not.
+    fn load(&mut self) -> Result<Vec<Loaded>> {
+        let there: Vec<Attached> =
+            self.interfaces.all.iter().filter_map(|interface| interface.attached.clone()).collect();
+        there.iter().for_each(|attached| self.interfaces.shared(attached));
+        let links = self.pins.maps.snapshot()?.links;
+        let mut loaded: Vec<Loaded> = Vec::new();
+        for Interface { spec, attachment, attached, missing } in &self.interfaces.all {
+            let again = loaded.iter().any(|loaded| loaded.target().ifindex == attachment.ifindex);
+            if attached.is_some() || *missing || again {
+                continue;
+            }
+            let name = &attachment.name;
+            let link = links
+                .iter()
+                .find(|(_, link)| crate::plan::name_of(&link.name) == *name)
+                .map(|(index, _)| *index)
+                .with_context(|| format!("{name} has no link index"))?;
+            let (interface, ifindex) = (name.clone(), attachment.ifindex);
+            let target = Target { interface, ifindex, mode: spec.mode, link, pass: false };
+            loaded.push(Loaded::load(&self.pins.layout, &self.pins.meta, target)?);
+        }
+        Ok(loaded)
     }
 
     /// Takes the program off interfaces that an earlier configuration had and this one has not.
@@ -168,71 +186,36 @@ impl Agent {
 
     /// Removes somebody else's program.
     async fn displace(&self, target: &Target) -> Result<()> {
-        let pinned = self.pins.layout.link(&target.interface).exists();
-        let link = self.network.links.iter().find(|link| link.index == target.ifindex);
-        if pinned || link.is_none_or(|link| link.xdp.is_empty()) {
+        if self.pins.layout.link(&target.interface).exists() {
             return Ok(());
         }
-        tracing::warn!(interface = target.interface, "taking over from another XDP program (--replace)");
-        self.network.netlink.detach_xdp(target.ifindex).await.with_context(|| {
-            format!(
-                "the program on {} cannot be displaced (one attached through a bpf_link belongs to its owner: stop that)",
-                target.interface
-            )
-        })
-    }
-
-    /// Some drivers transmit redirected frames only on an interface that has a program of its own.
-    pub(super) fn attach_redirect_targets(&mut self) {
-        let links = &self.network.links;
-        self.interfaces.passing.retain(|attached| links.iter().any(|link| link.index == attached.ifindex));
-        for name in self.network.egress() {
-            let ours = self.interfaces.attachments().any(|at| at.name == name)
-                || self.interfaces.passing.iter().any(|attached| attached.interface == name);
-            let Some(link) = self.network.links.iter().find(|link| link.name == name) else { continue };
-            let refused = self.interfaces.refused.contains(&link.index);
-            if ours || refused || !link.xdp.is_empty() && !self.pins.layout.link(&name).exists() {
-                continue;
-            }
-            let transmits =
-                xdp::features(link.index).ok().flatten().is_some_and(|features| features.ndo_xmit());
-            if transmits && !self.pins.layout.link(&name).exists() {
-                continue;
-            }
-            let target = Target {
-                interface: name.clone(),
-                ifindex: link.index,
-                mode: AttachMode::Native,
-                link: 0,
-                pass: true,
-            };
-            match put(&self.pins, &target, &self.network.links) {
-                Ok(attached) => {
-                    tracing::info!(
-                        interface = name,
-                        "attached a pass program: its driver transmits only with one"
-                    );
-                    self.interfaces.passing.push(attached);
-                }
-                Err(error) => {
-                    self.interfaces.refused.insert(link.index);
-                    tracing::warn!(
-                        interface = name,
-                        "packets redirected there may not leave: its driver wants an XDP program and takes none: {error:#}"
-                    );
-                }
-            }
+        let link = self.network.links.iter().find(|link| link.index == target.ifindex);
+        for program in link.map(|link| link.xdp.as_slice()).unwrap_or_default() {
+            tracing::warn!(
+                interface = target.interface,
+                program = program.id,
+                "taking over from another XDP program (--replace)"
+            );
+            self.network.netlink.detach_xdp(target.ifindex, program.mode).await.with_context(|| {
+                format!(
+                    "the program on {} cannot be displaced (one attached through a bpf_link belongs to its owner: stop \
+                     that)",
+                    target.interface
+                )
+            })?;
         }
+        Ok(())
     }
 }
 
-fn put(pins: &Pins, target: &Target, links: &[Link]) -> Result<Attached> {
+pub(super) fn put(pins: &Pins, loaded: Loaded, links: &[Link]) -> Result<Attached> {
+    let target = loaded.target();
     let link = links.iter().find(|link| link.index == target.ifindex);
     let was_generic = link
         .and_then(|link| link.xdp.first())
         .filter(|_| pins.layout.link(&target.interface).exists())
         .map(|program| program.mode == XdpMode::Generic);
-    Ok(attach(&pins.layout, &pins.meta, target, was_generic)?)
+    Ok(loaded.attach(&pins.layout, was_generic)?)
 }
 
 fn report(attached: &Attached, warnings: &mut Vec<String>) {
@@ -255,30 +238,15 @@ fn report(attached: &Attached, warnings: &mut Vec<String>) {
     }
 }
 
-/// MTU up to which a frame fits in a page with XDP's headroom and the kernel's trailer
-/// (`XDP_PACKET_HEADROOM` 256, `skb_shared_info` 320, an Ethernet header with two tags).
-const LINEAR_MTU: u32 = 4096 - 256 - 320 - 22;
-
-/// A jumbo frame reaches native XDP in pieces, which not every driver can do.
-fn check_mtu(interface: &Interface) -> Option<String> {
-    let Attachment { name, ifindex, device_mtu, .. } = &interface.attachment;
-    let features = xdp::features(*ifindex).ok().flatten()?;
-    let refused = *device_mtu > LINEAR_MTU && interface.spec.mode != AttachMode::Generic && !features.rx_sg();
-    refused.then(|| {
-        format!(
-            "{name}: MTU {device_mtu}, but its driver has no multi-buffer XDP and will refuse a native program: set the \
-             MTU to {LINEAR_MTU} or less, or `mode: generic`"
-        )
-    })
-}
-
 /// Looks for an MTU that the driver cannot do, and for offloads that hide tags or merge frames before
 /// XDP; switches those off where told to.
 pub fn check_devices(interfaces: &Interfaces, host: &mut HostChanges) -> Result<Vec<String>> {
     let mut warnings = Vec::new();
     for interface in &interfaces.all {
         let name = &interface.attachment.name;
-        if let Some(warning) = check_mtu(interface) {
+        let Interface { spec, attachment, .. } = interface;
+        let features = xdp::features(attachment.ifindex).ok().flatten();
+        if let Some(warning) = features.and_then(|found| drivers::receives(attachment, spec.mode, found)) {
             tracing::warn!("{warning}");
             warnings.push(warning);
         }

@@ -7,19 +7,23 @@
 //! ```
 
 mod change;
+mod drivers;
 mod host;
 mod interfaces;
 mod network;
 mod preflight;
 mod serve;
+mod signals;
 mod start;
+mod takedown;
+mod targets;
 mod views;
 
 use std::{path::PathBuf, time::Duration};
 
 use anyhow::Result;
 
-pub use start::detach_without_agent;
+pub use takedown::detach_without_agent;
 
 use crate::{
     api::types::Status,

@@ -6,12 +6,17 @@ use anyhow::Result;
 use futures::FutureExt;
 use tokio::{
     net::UnixListener,
-    signal::unix::{SignalKind, signal},
     sync::{mpsc, oneshot},
     time::{Instant, sleep_until},
 };
 
-use super::{Agent, change::internal, start::detach_everything, views};
+use super::{
+    Agent,
+    change::internal,
+    signals::{Asked, Signals},
+    takedown::detach_everything,
+    views,
+};
 use crate::{
     api::{
         server::{self, AgentHandle, Failure, Reply, Request},
@@ -46,15 +51,13 @@ pub async fn run(
     handle: AgentHandle,
     mut requests: mpsc::Receiver<Request>,
     mut events: Events,
+    mut signals: Signals,
 ) -> Result<()> {
     let (stop, stopped) = oneshot::channel::<()>();
     let server = tokio::spawn(server::serve(listener, handle, async move {
         // An error means that the sender is gone: stop as well.
         let _ = stopped.await;
     }));
-    let mut hangup = signal(SignalKind::hangup())?;
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
     notify(&[sd_notify::NotifyState::Ready]);
     tracing::info!(instance = agent.config.instance, services = agent.model.services.len(), "forwarding");
     let mut next_sweep = monotonic() + SWEEP;
@@ -76,9 +79,10 @@ pub async fn run(
                     agent.follow_network().await;
                 }
             },
-            _ = hangup.recv() => reload_by_signal(&mut agent).await,
-            _ = terminate.recv() => break End::Stop,
-            _ = interrupt.recv() => break End::Stop,
+            asked = signals.next() => match asked {
+                Asked::Reload => reload_by_signal(&mut agent).await,
+                Asked::Stop => break End::Stop,
+            },
             () = wait_until(deadline) => {
                 if monotonic() >= next_sweep {
                     agent.sweep();
@@ -93,26 +97,38 @@ pub async fn run(
         }
     };
     notify(&[sd_notify::NotifyState::Stopping]);
-    finish(&agent, end).await?;
+    let finished = finish(&agent, end).await;
     let _ = stop.send(());
     // The answer to the last request is on its way.
     let _ = server.await;
-    Ok(())
+    finished
 }
 
 async fn finish(agent: &Agent, end: End) -> Result<()> {
-    match end {
+    let reply = match end {
         End::Stop => {
-            tracing::info!("stopping; forwarding goes on without the agent (`lb detach` takes it down)")
+            tracing::info!("stopping; forwarding goes on without the agent (`lb detach` takes it down)");
+            return Ok(());
         }
-        End::Detach(reply) => {
-            let state = agent.options.state_dir.join(&agent.config.instance);
-            let answer = detach_everything(&agent.pins.layout, &state).await;
+        End::Detach(reply) => reply,
+    };
+    let state = agent.options.state_dir.join(&agent.config.instance);
+    let detached = detach_everything(&agent.pins.layout, &state).await;
+    let (answer, outcome) = match detached {
+        Ok(warnings) => {
+            warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
             tracing::info!("detached");
-            let _ = reply.send(answer.map(|warnings| Done { warnings }).map_err(internal));
+            (Ok(Done { warnings }), Ok(()))
         }
-    }
-    Ok(())
+        Err(error) => {
+            let told = format!("{error:#}");
+            let hint = "the agent has ended; `lb detach` again takes down what is left";
+            (Err(internal(error).hint(hint)), Err(anyhow::anyhow!("detaching failed: {told}")))
+        }
+    };
+    // The client may have gone.
+    let _ = reply.send(answer);
+    outcome
 }
 
 async fn wait_until(deadline: Duration) {

@@ -3,7 +3,6 @@
 
 use std::{
     fs::{self, File},
-    os::unix::fs::FileTypeExt,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -12,14 +11,17 @@ use anyhow::{Context, Result, bail, ensure};
 use rustix::fs::FlockOperation;
 use tokio::net::UnixListener;
 
-use super::{Agent, Options, host::HostChanges, interfaces, interfaces::Interfaces, network::Network, serve};
+use super::{
+    Agent, Options, host::HostChanges, interfaces, interfaces::Interfaces, network::Network, serve,
+    signals::Signals, takedown::Before,
+};
 use crate::{
     api::server::{AgentHandle, bind},
     clock::{kernel_hz, monotonic},
     config::{self, Config},
-    dataplane::{Adopted, Clock, Layout, Object, Pins, Sweep, detach},
+    dataplane::{Adopted, Clock, Layout, Object, Pins, Sweep},
     model::Model,
-    net::{Events, Netlink},
+    net::Events,
     overlay::{Journal, JournalError, Overlay},
 };
 
@@ -28,6 +30,7 @@ use crate::{
 const FIRST_ANSWERS: Duration = Duration::from_millis(1500);
 
 pub async fn run(options: Options) -> Result<()> {
+    let signals = Signals::listen()?;
     let config = read_config(&options)?;
     let state = options.state_dir.join(&config.instance);
     let _lock = lock(&state, &config.instance)?;
@@ -35,7 +38,7 @@ pub async fn run(options: Options) -> Result<()> {
     let group = options.socket_group.clone().or_else(|| config.control.group.clone());
     let listener = bind(&socket, group.as_deref()).await?;
     let layout = Layout::new(&options.bpffs, &config.instance);
-    let outcome = run_on(options, config, &state, &layout, listener).await;
+    let outcome = run_on(options, config, &state, &layout, listener, signals).await;
     // Nobody answers here any more.
     let _ = fs::remove_file(&socket);
     outcome
@@ -47,23 +50,28 @@ async fn run_on(
     state: &Path,
     layout: &Layout,
     listener: UnixListener,
+    mut signals: Signals,
 ) -> Result<()> {
     let mut events = Events::subscribe()?;
-    // Neither pins nor host changes of an earlier agent: what a failed start leaves is its own. (Pins
-    // may be there and not be seen, behind another mount of bpffs.)
-    let fresh = !layout.meta().exists() && !HostChanges::path(state).exists();
-    match start(options, config, state, layout, &mut events).await {
-        Ok(agent) => {
+    let before = Before::look(layout, state)?;
+    let started = tokio::select! {
+        biased;
+        () = signals.stop() => None,
+        started = start(options, config, state, layout, &mut events) => Some(started),
+    };
+    let failed = match started {
+        Some(Ok(agent)) => {
             let (handle, requests) = AgentHandle::channel();
-            serve::run(agent, listener, handle, requests, events).await
+            return serve::run(agent, listener, handle, requests, events, signals).await;
         }
-        Err(error) => {
-            if fresh {
-                take_down(layout, state).await;
-            }
-            Err(error)
+        Some(Err(error)) => Err(error),
+        None => {
+            tracing::warn!("asked to stop before the start was complete");
+            Ok(())
         }
-    }
+    };
+    before.restore(layout, state).await;
+    failed
 }
 
 /// Reads, checks, adopts or makes, applies, attaches.
@@ -148,7 +156,7 @@ fn read_config(options: &Options) -> Result<Config> {
 }
 
 /// One agent an instance; the lock goes with the process.
-fn lock(state: &Path, instance: &str) -> Result<File> {
+pub fn lock(state: &Path, instance: &str) -> Result<File> {
     fs::create_dir_all(state).with_context(|| format!("making {}", state.display()))?;
     let path = state.join("lock");
     let file = File::create(&path).with_context(|| format!("opening {}", path.display()))?;
@@ -195,45 +203,4 @@ fn differing_sizes(config: &Config, pins: &Pins) -> Option<String> {
         tracing::warn!("{warning}");
         warning
     })
-}
-
-async fn take_down(layout: &Layout, state: &Path) {
-    if let Err(error) = detach_everything(layout, state).await {
-        tracing::error!("taking down what the failed start had made: {error:#}");
-    }
-}
-
-/// Host changes, links and pins of an instance, gone. VIPs first: without the program the host itself
-/// would answer their connections with RST.
-pub async fn detach_everything(layout: &Layout, state: &Path) -> Result<Vec<String>> {
-    let changed = HostChanges::path(state).exists();
-    let warnings = if changed {
-        let netlink = Netlink::connect()?;
-        HostChanges::open(state)?.undo(&netlink).await?
-    } else {
-        Vec::new()
-    };
-    let there = detach(layout).with_context(|| format!("removing {}", layout.dir().display()))?;
-    if !there && !changed {
-        return Ok(vec![format!("nothing was attached ({} does not exist)", layout.dir().display())]);
-    }
-    Ok(warnings)
-}
-
-/// `lb detach` where no agent answers at `socket`. Refuses under a live one.
-pub async fn detach_without_agent(
-    instance: &str,
-    bpffs: &Path,
-    state_dir: &Path,
-    socket: &Path,
-) -> Result<Vec<String>> {
-    let state = state_dir.join(instance);
-    let layout = Layout::new(bpffs, instance);
-    let _lock = if state.exists() { Some(lock(&state, instance)?) } else { None };
-    let warnings = detach_everything(&layout, &state).await?;
-    // An agent that was killed leaves its socket.
-    if fs::symlink_metadata(socket).is_ok_and(|found| found.file_type().is_socket()) {
-        fs::remove_file(socket).with_context(|| format!("removing {}", socket.display()))?;
-    }
-    Ok(warnings)
 }

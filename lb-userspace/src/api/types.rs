@@ -22,7 +22,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::model::{
-    BackendKey, Endpoint, ExpireNodest, PartialTimeouts, Scheduler, ServiceName, ServiceOptions,
+    BackendKey, Endpoint, ExpireNodest, PartialTimeouts, Persistence, Scheduler, ServiceName, ServiceOptions,
 };
 
 /// A change was made. `warnings` are for the operator, one sentence each.
@@ -73,6 +73,9 @@ pub struct OptionsEdit {
     pub sloppy_tcp: Option<bool>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ops: Option<bool>,
+    /// With a timeout of 0: none any more.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub persistence: Option<Persistence>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -188,7 +191,10 @@ pub struct ConnView {
     pub virtual_address: std::net::SocketAddr,
     pub service: ServiceName,
     pub backend: BackendKey,
-    /// `ESTABLISHED`, `SYN_RECV`, ...
+    /// No connection but a persistence template: where the client's next ones go.
+    #[serde(default)]
+    pub template: bool,
+    /// `ESTABLISHED`, `SYN_RECV`, ...; of a template `NONE`, or `ASSURED` once a connection was established.
     pub state: String,
     /// Seconds until the entry expires.
     pub expires: u32,

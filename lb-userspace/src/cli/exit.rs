@@ -40,7 +40,7 @@ pub enum CliError {
     /// Found out on this side, before or after asking the agent.
     #[error("{message}")]
     Local { exit: Exit, message: String },
-    #[error("{0:#}")]
+    #[error("{}", with_causes(.0))]
     Failed(#[from] anyhow::Error),
     #[error("cannot write to stdout: {0}")]
     Stdout(#[from] io::Error),
@@ -82,6 +82,17 @@ fn is_permission(error: &anyhow::Error) -> bool {
         .any(|io| matches!(io.kind(), io::ErrorKind::PermissionDenied))
 }
 
+/// The error and its causes, but for those that it has quoted itself.
+fn with_causes(error: &anyhow::Error) -> String {
+    let mut text = error.to_string();
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        if !text.contains(&cause) {
+            text = format!("{text}: {cause}");
+        }
+    }
+    text
+}
+
 /// The agent's message, then its hint as a sentence of its own.
 fn in_one_paragraph(error: &ClientError) -> String {
     match error {
@@ -118,6 +129,17 @@ mod tests {
         let denied = anyhow::Error::from(io::Error::from(io::ErrorKind::PermissionDenied)).context("bpf(2)");
         assert_eq!(CliError::from(denied).exit(), Exit::NoPermission);
         assert_eq!(CliError::from(anyhow::anyhow!("no")).exit(), Exit::Failure);
+    }
+
+    #[test]
+    fn a_cause_is_said_once() {
+        let denied = io::Error::from_raw_os_error(13);
+        let text = CliError::from(anyhow::Error::from(denied).context("reading x")).to_string();
+        assert_eq!(text, "reading x: Permission denied (os error 13)");
+        let source = io::Error::from_raw_os_error(16);
+        let quoted = crate::net::Error::Refused { action: "set eth0 up".to_owned(), source };
+        let text = CliError::from(anyhow::Error::from(quoted).context("starting")).to_string();
+        assert_eq!(text, "starting: cannot set eth0 up: Device or resource busy (os error 16)");
     }
 
     #[test]

@@ -31,10 +31,7 @@ use std::{
 
 use clap::Parser;
 
-use self::{
-    args::{Cli, Command},
-    exit::CliError,
-};
+use self::args::{Cli, Command};
 use crate::{
     api::client::Client,
     log::{self, LogError, LogFormat},
@@ -42,7 +39,7 @@ use crate::{
 
 pub use self::{
     args::{Paths, RunArgs},
-    exit::Exit,
+    exit::{CliError, Exit},
     output::Output,
 };
 

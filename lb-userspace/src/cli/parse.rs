@@ -4,7 +4,7 @@ use std::{net::IpAddr, net::SocketAddr, path::Path, time::Duration};
 
 use crate::{
     config,
-    model::{Endpoint, Protocol, Scheduler, ServiceName, nearest::nearest, timeouts::NAMES},
+    model::{Endpoint, Protocol, ServiceName, nearest::nearest, timeouts::NAMES},
 };
 
 /// `VIP:PORT`, IPv6 as `[VIP]:PORT`; port 0 is every port of the address.
@@ -65,9 +65,6 @@ impl ServiceArg {
         })
     }
 }
-
-/// What `--scheduler` takes.
-pub(super) const SCHEDULERS: [(&str, Scheduler); 2] = [("rr", Scheduler::Rr), ("wrr", Scheduler::Wrr)];
 
 /// Part of paths, so nothing that could leave its directory.
 pub(super) fn instance(text: &str) -> Result<String, String> {

@@ -8,7 +8,7 @@ use comfy_table::{Cell, Table};
 use super::{
     CliError, Exit, Output, backend, number,
     output::{Column, Tone},
-    parse::{self, OwnTimeout, SCHEDULERS, ServiceArg},
+    parse::{self, OwnTimeout, ServiceArg},
     timeout,
 };
 use crate::{
@@ -17,7 +17,10 @@ use crate::{
         types::{BackendState, OptionsEdit, ServiceAdd, ServiceEdit, ServiceView},
     },
     config,
-    model::{Endpoint, ExpireNodest, Protocol, Scheduler, ServiceName, ServiceOptions, edit::edited_options},
+    model::{
+        Endpoint, ExpireNodest, Persistence, Protocol, Scheduler, ServiceName, ServiceOptions,
+        edit::edited_options, persistence::granularity,
+    },
 };
 
 #[derive(Debug, Subcommand)]
@@ -52,8 +55,11 @@ pub(super) struct AddArgs {
     #[command(flatten)]
     pub(super) endpoint: EndpointArgs,
     /// Which backend a new connection gets
-    #[arg(short, long, value_name = "SCHEDULER", default_value = "rr", value_parser = schedulers())]
+    #[arg(short, long, value_name = "SCHEDULER", default_value = "wlc", value_parser = schedulers())]
     pub(super) scheduler: Scheduler,
+    /// Flags of sh and mh: sh-fallback, sh-port, mh-fallback, mh-port
+    #[arg(short = 'b', long = "flags", alias = "sched-flags", value_name = "FLAG", value_delimiter = ',')]
+    pub(super) flags: Vec<String>,
     #[command(flatten)]
     pub(super) options: OptionArgs,
 }
@@ -77,6 +83,15 @@ pub(super) struct OptionArgs {
     #[arg(long, alias = "one-packet", value_name = "true|false", num_args = 0..=1, require_equals = true)]
     #[arg(default_missing_value = "true")]
     pub(super) ops: Option<bool>,
+    /// A client's connections go to one backend, until it has opened none for so many seconds (360 if not
+    /// said); 0: each by itself
+    #[arg(short, long, alias = "persistent", value_name = "DURATION", num_args = 0..=1)]
+    #[arg(default_missing_value = "360", value_parser = parse::figure)]
+    pub(super) persistence: Option<u32>,
+    /// Of persistence: clients that share this prefix count as one; a length, or an IPv4 netmask
+    #[arg(short = 'M', long, alias = "netmask", value_name = "PREFIX", requires = "persistence")]
+    #[arg(value_parser = granularity)]
+    pub(super) granularity: Option<u8>,
 }
 
 /// Where clients connect.
@@ -95,7 +110,7 @@ pub(super) struct EndpointArgs {
 
 #[derive(Debug, Args)]
 #[command(group = ArgGroup::new("what").required(true).multiple(true)
-    .args(["scheduler", "timeout", "expire_nodest", "sloppy_tcp", "ops"]))]
+    .args(["scheduler", "timeout", "persistence", "expire_nodest", "sloppy_tcp", "ops"]))]
 pub(super) struct EditArgs {
     /// The service: its name, or its endpoint VIP:PORT or PROTOCOL/VIP:PORT
     #[arg(value_parser = parse::service)]
@@ -110,6 +125,10 @@ pub(super) struct Change {
     /// Which backend a new connection gets
     #[arg(short, long, value_name = "SCHEDULER", value_parser = schedulers())]
     pub(super) scheduler: Option<Scheduler>,
+    /// Flags of sh and mh: sh-fallback, sh-port, mh-fallback, mh-port
+    #[arg(short = 'b', long = "flags", alias = "sched-flags", value_name = "FLAG", value_delimiter = ',')]
+    #[arg(requires = "scheduler")]
+    pub(super) flags: Vec<String>,
     #[command(flatten)]
     pub(super) options: OptionArgs,
 }
@@ -121,14 +140,14 @@ pub(super) async fn run(
 ) -> Result<(), CliError> {
     match command {
         ServiceCommand::Add(args) => {
-            let add = args.into_body();
+            let add = args.into_body()?;
             let name = add.name.clone().unwrap_or_else(|| add.endpoint.default_name());
             let done = client.service_add(&add).await?;
             output.done(&done, || format!("service {name} added"))
         }
         ServiceCommand::Edit(EditArgs { service, change }) => {
             let name = find_name(client, &service).await?;
-            let edit = change.into_body();
+            let edit = change.into_body()?;
             let done = client.service_edit(&name, &edit).await?;
             output.done(&done, || format!("service {name} changed: {}", edited(&edit)))
         }
@@ -185,10 +204,7 @@ pub(super) async fn find_name(client: &Client, arg: &ServiceArg) -> Result<Servi
 }
 
 fn schedulers() -> impl TypedValueParser<Value = Scheduler> {
-    PossibleValuesParser::new(SCHEDULERS.map(|(name, _)| name)).try_map(|typed| {
-        let found = SCHEDULERS.into_iter().find(|(name, _)| *name == typed);
-        found.map(|(_, scheduler)| scheduler).ok_or("not a scheduler")
-    })
+    PossibleValuesParser::new(Scheduler::ALL.map(Scheduler::name)).try_map(|typed| typed.parse::<Scheduler>())
 }
 
 /// One row per service; `ActiveConn` and `InActConn` are sums over the backends.
@@ -242,10 +258,11 @@ pub(super) fn show(view: &ServiceView, output: &mut Output<'_>) -> Result<(), Cl
 
 /// One line for each thing that is not as by default.
 fn option_lines(options: &ServiceOptions) -> Vec<String> {
-    let ServiceOptions { timeouts, expire_nodest, sloppy_tcp, ops } = *options;
+    let ServiceOptions { timeouts, persistence, expire_nodest, sloppy_tcp, ops } = *options;
     let lines = [
         (!timeouts.is_empty())
             .then(|| format!("timeouts of its own (seconds): {}", timeout::listed(timeouts))),
+        persistence.map(|persistence| format!("persistence: {persistence}")),
         (expire_nodest != ExpireNodest::default())
             .then(|| format!("connections of a removed backend (expire_nodest): {expire_nodest}")),
         sloppy_tcp.then(|| "takes TCP connections up in their middle (sloppy_tcp)".to_owned()),
@@ -257,13 +274,14 @@ fn option_lines(options: &ServiceOptions) -> Vec<String> {
 /// What an edit set.
 fn edited(edit: &ServiceEdit) -> String {
     let ServiceEdit { scheduler, options } = edit;
-    let OptionsEdit { timeouts, expire_nodest, sloppy_tcp, ops } = options;
+    let OptionsEdit { timeouts, persistence, expire_nodest, sloppy_tcp, ops } = options;
     let set = [
         scheduler.map(|scheduler| format!("scheduler {scheduler}")),
+        (!timeouts.is_empty()).then(|| format!("timeouts {}", timeout::listed(*timeouts))),
+        persistence.map(|persistence| format!("persistence {persistence}")),
         expire_nodest.map(|what| format!("expire_nodest {what}")),
         sloppy_tcp.map(|is| format!("sloppy_tcp {is}")),
         ops.map(|is| format!("ops {is}")),
-        (!timeouts.is_empty()).then(|| format!("timeouts {}", timeout::listed(*timeouts))),
     ];
     set.into_iter().flatten().collect::<Vec<_>>().join(", ")
 }
@@ -284,25 +302,35 @@ fn up_of_all(service: &ServiceView) -> Cell {
 }
 
 impl AddArgs {
-    fn into_body(self) -> ServiceAdd {
-        let Self { name, name_option, endpoint, scheduler, options } = self;
+    fn into_body(self) -> Result<ServiceAdd, CliError> {
+        let Self { name, name_option, endpoint, scheduler, flags, options } = self;
+        let scheduler = with_flags(scheduler, &flags)?;
         let options = edited_options(&ServiceOptions::default(), &options.into_edit());
-        ServiceAdd { name: name.or(name_option), endpoint: endpoint.into(), scheduler, options }
+        Ok(ServiceAdd { name: name.or(name_option), endpoint: endpoint.into(), scheduler, options })
     }
 }
 
 impl Change {
-    fn into_body(self) -> ServiceEdit {
-        let Self { scheduler, options } = self;
-        ServiceEdit { scheduler, options: options.into_edit() }
+    fn into_body(self) -> Result<ServiceEdit, CliError> {
+        let Self { scheduler, flags, options } = self;
+        let scheduler = scheduler.map(|scheduler| with_flags(scheduler, &flags)).transpose()?;
+        Ok(ServiceEdit { scheduler, options: options.into_edit() })
     }
 }
 
 impl OptionArgs {
     fn into_edit(self) -> OptionsEdit {
-        let Self { timeout, expire_nodest, sloppy_tcp, ops } = self;
-        OptionsEdit { timeouts: timeout::collected(&timeout), expire_nodest, sloppy_tcp, ops }
+        let Self { timeout, persistence, granularity, expire_nodest, sloppy_tcp, ops } = self;
+        let persistence = persistence.map(|timeout| Persistence { timeout, granularity });
+        OptionsEdit { timeouts: timeout::collected(&timeout), persistence, expire_nodest, sloppy_tcp, ops }
     }
+}
+
+fn with_flags(scheduler: Scheduler, flags: &[String]) -> Result<Scheduler, CliError> {
+    flags
+        .iter()
+        .try_fold(scheduler, |scheduler, flag| scheduler.with_flag(flag))
+        .map_err(|wrong| CliError::Local { exit: Exit::Usage, message: format!("--flags: {wrong}") })
 }
 
 impl From<EndpointArgs> for Endpoint {

@@ -9,7 +9,7 @@ use super::{
     service::DEFAULT_WEIGHT,
 };
 use crate::model::{
-    AttachMode, Backend, ExpireNodest, FlowSizes, InterfaceSpec, Limits, OffloadPolicy, Service,
+    AttachMode, Backend, ExpireNodest, FlowSizes, InterfaceSpec, Limits, OffloadPolicy, Persistence, Service,
     ServiceOptions, Timeouts,
 };
 
@@ -131,7 +131,13 @@ impl Out {
 
     fn options(&mut self, options: &ServiceOptions) {
         use schema::service::*;
-        let ServiceOptions { timeouts, expire_nodest, sloppy_tcp, ops } = options;
+        let ServiceOptions { timeouts, persistence, expire_nodest, sloppy_tcp, ops } = options;
+        if let Some(Persistence { timeout, granularity }) = persistence {
+            self.line(&PERSISTENCE, timeout);
+            if let Some(granularity) = granularity {
+                self.line(&GRANULARITY, granularity);
+            }
+        }
         self.line_unless(&EXPIRE_NODEST, expire_nodest, &ExpireNodest::default());
         self.line_unless(&SLOPPY_TCP, sloppy_tcp, &false);
         self.line_unless(&OPS, ops, &false);
@@ -152,8 +158,11 @@ impl Out {
             out.line(&ADDRESS, endpoint.address);
             out.line(&PORT, endpoint.port);
             out.line(&PROTOCOL, endpoint.protocol);
-            // Always: the default is going to change.
-            out.line(&SCHEDULER, service.scheduler);
+            out.line(&SCHEDULER, service.scheduler.name());
+            let flags = service.scheduler.flag_names();
+            if !flags.is_empty() {
+                out.raw(&format!("{}: [{}]", FLAGS.name, flags.join(", ")));
+            }
             out.options(&service.options);
             out.list(&BACKENDS, &service.backends, Self::backend);
         });

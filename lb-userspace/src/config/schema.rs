@@ -249,7 +249,9 @@ pub(super) mod service {
             &PORT,
             &PROTOCOL,
             &SCHEDULER,
+            &FLAGS,
             &PERSISTENCE,
+            &GRANULARITY,
             &TIMEOUTS,
             &EXPIRE_NODEST,
             &SLOPPY_TCP,
@@ -279,16 +281,39 @@ pub(super) mod service {
     pub static PROTOCOL: Key = key("protocol", "`tcp` or `udp`", Is("tcp"), "The transport protocol.");
     pub static SCHEDULER: Key = key(
         "scheduler",
-        "`rr` or `wrr`",
-        Is("wrr"),
-        "Which backend a new connection gets: `rr` round robin, `wrr` weighted round robin, both in IPVS's \
-         order. IPVS's own default, `wlc`, comes with a later version and becomes the default then: write the \
-         scheduler out if it matters to you.",
+        "`rr`, `wrr`, `lc`, `wlc`, `sed`, `nq`, `fo`, `ovf`, `sh`, `mh`, `dh`, `twos`, `lblc` or `lblcr`",
+        Is("wlc"),
+        "Which backend a new connection gets, as IPVS's scheduler of that name chooses it. `rr`: round robin; \
+         `wrr`: the same by weight; `lc`, `wlc`: the least connections, for its weight; `sed`: the shortest \
+         expected delay; `nq`: an idle one, else as `sed`; `fo`: the heaviest; `ovf`: the heaviest whose active \
+         connections do not exceed its weight; `sh`, `mh`: a hash of the client's address (`mh` moves few \
+         clients when a backend comes or goes); `dh`: a hash of the VIP; `twos`: the less loaded of two drawn at random; \
+         `lblc`, `lblcr`: where the VIP's last connections went, until that is overloaded.",
     )
     .also(&["lb_algo", "lvs_sched"]);
-    pub static PERSISTENCE: Key =
-        key("persistence", "0", Is("0"), "Persistence timeout. Only 0, no persistence, is supported as yet.")
-            .also(&["persistence_timeout"]);
+    pub static FLAGS: Key = key(
+        "flags",
+        "list of `sh-fallback`, `sh-port` or `mh-fallback`, `mh-port`",
+        Words("none"),
+        "Of the schedulers `sh` and `mh`. `-fallback`: where the client's backend takes no connections, the client \
+         gets another one; without it, it is refused. `-port`: the client's port is hashed too.",
+    )
+    .also(&["sched_flags"]);
+    pub static PERSISTENCE: Key = key(
+        "persistence",
+        "duration, at most 31 days; 0 is none",
+        Is("0"),
+        "A client's new connections go where its last one went, until it has opened none for so long. As in IPVS, \
+         that holds on as long as any of them is open, and a drained backend still gets those of its clients.",
+    )
+    .also(&["persistence_timeout"]);
+    pub static GRANULARITY: Key = key(
+        "persistence_granularity",
+        "prefix length, or an IPv4 netmask",
+        Words("the whole address"),
+        "Clients whose addresses share this prefix count as one for `persistence`.",
+    )
+    .also(&["persistence_netmask", "granularity"]);
     pub static TIMEOUTS: Key = key(
         "timeouts",
         "`services[].timeouts`",

@@ -5,26 +5,21 @@ use std::{collections::HashMap, net::IpAddr};
 use super::{
     director::partial_timeouts,
     error::{Pos, Problems},
-    fields::Fields,
+    fields::{Fields, scalar},
     schema,
     tree::Node,
-    values::{Fault, address, boolean, fault, number, word},
+    values::{Fault, address, boolean, duration, fault, number, word},
 };
 use crate::model::{
-    Backend, BackendKey, Endpoint, ExpireNodest, Limits, PartialTimeouts, Protocol, Scheduler, Service,
-    ServiceName, ServiceOptions,
+    Backend, BackendKey, Endpoint, ExpireNodest, Limits, PartialTimeouts, Persistence, Protocol, Scheduler,
+    Service, ServiceName, ServiceOptions,
+    persistence::{granularity, longest_prefix},
     rules::{backend_fault, family, option_fault, same_family, thresholds_ok, vip_fault},
+    timeouts::MAX_TIMEOUT,
 };
 
-/// What a service has that names none. IPVS's default, wlc, replaces it as soon as it exists here.
-pub(super) const DEFAULT_SCHEDULER: Scheduler = Scheduler::Wrr;
 pub(super) const DEFAULT_WEIGHT: u16 = 1;
-pub(super) const SCHEDULERS: [(&str, Scheduler); 2] = [("rr", Scheduler::Rr), ("wrr", Scheduler::Wrr)];
 pub(super) const PROTOCOLS: [(&str, Protocol); 2] = [("tcp", Protocol::Tcp), ("udp", Protocol::Udp)];
-/// Schedulers that IPVS has beyond [`SCHEDULERS`] (`net/netfilter/ipvs/Kconfig`).
-const NOT_YET: [&str; 12] =
-    ["lc", "wlc", "sed", "nq", "fo", "ovf", "twos", "sh", "mh", "dh", "lblc", "lblcr"];
-
 /// Reads all services and checks them against each other.
 pub(super) fn services(items: &[Node], limits: &Limits, problems: &mut Problems) -> Vec<Service> {
     let mut services = Vec::new();
@@ -82,9 +77,14 @@ fn service(node: &Node, problems: &mut Problems) -> Option<(Service, Places)> {
     });
     let port = fields.required(&PORT, problems, |text| number(text, 0..=u16::MAX));
     let protocol = fields.value(&PROTOCOL, problems, |text| word(text, "protocol", &PROTOCOLS));
-    let scheduler = fields.value(&SCHEDULER, problems, scheduler);
-    fields.value(&PERSISTENCE, problems, persistence);
-    let options = options(&fields, protocol.unwrap_or_default(), problems);
+    let scheduler = fields.value(&SCHEDULER, problems, scheduler).unwrap_or_default();
+    let scheduler = fields.list(&FLAGS, problems).iter().fold(scheduler, |scheduler, flag| {
+        let with_flag = |text: &str| {
+            scheduler.with_flag(text).or_else(|wrong| fault(wrong, "write flags of the service's scheduler"))
+        };
+        scalar(flag, &FLAGS, problems, with_flag).unwrap_or(scheduler)
+    });
+    let options = options(&fields, vip, protocol.unwrap_or_default(), problems);
 
     let mut backends: Vec<Backend> = Vec::new();
     let mut seen: HashMap<BackendKey, Pos> = HashMap::new();
@@ -110,13 +110,18 @@ fn service(node: &Node, problems: &mut Problems) -> Option<(Service, Places)> {
     let place = |key| fields.node(key).map_or(fields.pos, |n| n.pos);
     let places = Places { name: place(&NAME), address: place(&ADDRESS) };
     let name = name.unwrap_or_else(|| endpoint.default_name());
-    let scheduler = scheduler.unwrap_or(DEFAULT_SCHEDULER);
     Some((Service { name, endpoint, scheduler, backends, options }, places))
 }
 
-fn options(fields: &Fields<'_>, protocol: Protocol, problems: &mut Problems) -> ServiceOptions {
+fn options(
+    fields: &Fields<'_>,
+    vip: Option<IpAddr>,
+    protocol: Protocol,
+    problems: &mut Problems,
+) -> ServiceOptions {
     use schema::service::*;
     let options = ServiceOptions {
+        persistence: persistence(fields, vip, problems),
         timeouts: fields.node(&TIMEOUTS).and_then(|node| timeouts(node, problems)).unwrap_or_default(),
         expire_nodest: fields.value(&EXPIRE_NODEST, problems, expire_nodest).unwrap_or_default(),
         sloppy_tcp: fields.value(&SLOPPY_TCP, problems, boolean).unwrap_or_default(),
@@ -146,20 +151,33 @@ fn timeouts(node: &Node, problems: &mut Problems) -> Option<PartialTimeouts> {
 }
 
 fn scheduler(text: &str) -> Result<Scheduler, Fault> {
-    if NOT_YET.contains(&text.to_ascii_lowercase().as_str()) {
-        return fault(format!("scheduler `{text}` is not supported yet"), "valid are rr, wrr");
-    }
-    word(text, "scheduler", &SCHEDULERS)
+    let names = Scheduler::ALL.map(|scheduler| (scheduler.name(), scheduler));
+    word(text, "scheduler", &names)
 }
 
-fn persistence(text: &str) -> Result<(), Fault> {
-    match text {
-        "0" | "0s" => Ok(()),
-        _ => fault(
-            format!("persistence ({text}) is not supported yet"),
-            "write 0 or leave the key out; each connection is then scheduled on its own",
+fn persistence(fields: &Fields<'_>, vip: Option<IpAddr>, problems: &mut Problems) -> Option<Persistence> {
+    use schema::service::*;
+    let timeout = fields.value(&PERSISTENCE, problems, |text| duration(text, 0..=MAX_TIMEOUT));
+    let longest = vip.map_or(128, longest_prefix);
+    let granularity = fields.value(&GRANULARITY, problems, |text| match granularity(text) {
+        Ok(length) if length <= longest => Ok(length),
+        Ok(length) => fault(
+            format!("{length} bits are more than an address has"),
+            format!("write at most {longest}, or leave the key out"),
         ),
+        Err(wrong) => fault(wrong, format!("write {}", GRANULARITY.takes)),
+    });
+    let timeout = timeout.unwrap_or(0);
+    if timeout == 0
+        && let Some(node) = fields.node(&GRANULARITY)
+    {
+        problems.add(
+            node.pos,
+            "`persistence_granularity` without `persistence`",
+            "give the service a `persistence`",
+        );
     }
+    Some(Persistence { timeout, granularity }).filter(Persistence::is_on)
 }
 
 /// The backend, and where its address stands. `vip` and `port` are `None` where the service's are wrong.

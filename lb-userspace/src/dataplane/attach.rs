@@ -11,7 +11,7 @@ use aya::programs::{
 
 use super::{
     layout::Layout,
-    object::{LoadError, Object, PassObject},
+    object::{LoadError, Object, PassObject, chain},
 };
 use crate::model::AttachMode;
 use lb_common::meta::Meta;
@@ -22,14 +22,14 @@ pub enum AttachError {
     #[error(transparent)]
     Load(#[from] LoadError),
     #[error(
-        "{interface} already has another XDP program ({other}): detach it (`ip link set dev {interface} xdp off`), \
-         or start with --replace to take over"
+        "{interface} already has another XDP program (`ip -details link show dev {interface}` shows it): detach it, or \
+         start with --replace to take over"
     )]
-    Occupied { interface: String, other: String },
+    Occupied { interface: String },
     #[error(
-        "{interface}: the driver refuses a native XDP program ({source}): set `mode: generic` or `mode: auto`"
+        "{interface}: the driver refuses a native XDP program ({error}): set `mode: generic` or `mode: auto`"
     )]
-    NoNative { interface: String, source: io::Error },
+    NoNative { interface: String, error: io::Error },
     #[error("{interface}: {message}")]
     Other { interface: String, message: String },
 }
@@ -61,20 +61,45 @@ pub struct Attached {
     pub fallback: Option<String>,
 }
 
-/// Loads the program for `target` and puts it on the interface. `was_generic`: the mode that a
-/// pinned link of ours on it has, if there is one.
-pub fn attach(
-    layout: &Layout,
-    meta: &Meta,
-    target: &Target,
-    was_generic: Option<bool>,
-) -> Result<Attached, AttachError> {
-    if target.pass {
-        let mut object = PassObject::open()?;
-        return put(layout, object.program()?, target, was_generic);
+/// A program in the kernel, made for an interface and not on it yet.
+pub struct Loaded {
+    target: Target,
+    object: Kind,
+}
+
+enum Kind {
+    Director(Object),
+    Pass(PassObject),
+}
+
+impl Loaded {
+    /// Loads the program for `target`.
+    pub fn load(layout: &Layout, meta: &Meta, target: Target) -> Result<Self, LoadError> {
+        let object = if target.pass {
+            let mut object = PassObject::open()?;
+            object.program()?;
+            Kind::Pass(object)
+        } else {
+            let mut object = Object::open(layout, meta, target.link)?;
+            object.director()?;
+            Kind::Director(object)
+        };
+        Ok(Self { target, object })
     }
-    let mut object = Object::open(layout, meta, target.link)?;
-    put(layout, object.director()?, target, was_generic)
+
+    pub fn target(&self) -> &Target {
+        &self.target
+    }
+
+    /// Puts it on the interface. `was_generic`: the mode that a pinned link of ours on it has, if there
+    /// is one.
+    pub fn attach(mut self, layout: &Layout, was_generic: Option<bool>) -> Result<Attached, AttachError> {
+        let program = match &mut self.object {
+            Kind::Director(object) => object.director()?,
+            Kind::Pass(object) => object.program()?,
+        };
+        put(layout, program, &self.target, was_generic)
+    }
 }
 
 fn put(
@@ -136,9 +161,9 @@ fn put_fresh(
     }
     match fresh(program, target, XdpMode::Driver, pin) {
         Ok(()) => Ok((false, None)),
-        Err(AttachError::NoNative { source, .. }) if target.mode == AttachMode::Auto => {
+        Err(AttachError::NoNative { error, .. }) if target.mode == AttachMode::Auto => {
             fresh(program, target, XdpMode::Skb, pin)?;
-            Ok((true, Some(source.to_string())))
+            Ok((true, Some(error.to_string())))
         }
         Err(error) => Err(error),
     }
@@ -176,25 +201,17 @@ fn refused(target: &Target, mode: XdpMode, error: ProgramError) -> AttachError {
     };
     let interface = target.interface.clone();
     match errno {
-        Some(libc::EBUSY | libc::EEXIST) => {
-            AttachError::Occupied { interface, other: "see `ip -details link show`".to_owned() }
-        }
+        Some(libc::EBUSY | libc::EEXIST) => AttachError::Occupied { interface },
         // What drivers say of a mode, an MTU, an offload or a feature that they cannot have with XDP.
         Some(errno @ (libc::EOPNOTSUPP | libc::EINVAL | libc::ERANGE | libc::E2BIG | libc::EPERM))
             if mode == XdpMode::Driver =>
         {
-            AttachError::NoNative { interface, source: io::Error::from_raw_os_error(errno) }
+            AttachError::NoNative { interface, error: io::Error::from_raw_os_error(errno) }
         }
         _ => other(target, &error),
     }
 }
 
 fn other(target: &Target, error: &dyn std::error::Error) -> AttachError {
-    let mut message = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        message = format!("{message}: {cause}");
-        source = cause.source();
-    }
-    AttachError::Other { interface: target.interface.clone(), message }
+    AttachError::Other { interface: target.interface.clone(), message: chain(error) }
 }

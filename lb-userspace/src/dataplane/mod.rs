@@ -11,14 +11,15 @@ mod object;
 mod pins;
 mod snapshot;
 mod stats;
+mod templates;
 
-pub use attach::{AttachError, Attached, Target, attach};
+pub use attach::{AttachError, Attached, Loaded, Target};
 pub use clock::Clock;
 pub use flows::{FlowEntry, Sweep};
 pub use layout::Layout;
 pub use maps::Maps;
 pub use object::{LoadError, Object};
-pub use pins::{Adopted, PinError, Pins, detach, grace_period};
+pub use pins::{Adopted, PinError, Pins, detach, grace_period, is_bpffs, unmount_bpffs};
 
 /// Bytes of memory by entry, for `lb check-config`.
 pub fn entry_sizes() -> crate::config::EntrySizes {

@@ -1,7 +1,10 @@
 //! The compiled programs, and loading them on an instance's maps.
 
+use std::io;
+
 use aya::{
-    Ebpf, EbpfLoader,
+    Ebpf, EbpfError, EbpfLoader,
+    maps::MapError,
     programs::{ProgramError, Xdp},
 };
 use lb_common::{meta::Meta, tick};
@@ -38,16 +41,67 @@ fn map_sizes(meta: &Meta) -> [(&'static str, Option<u32>); 19] {
     ]
 }
 
-/// Why a program is not in the kernel.
+/// Why a program is not in the kernel. The `io::Error`s are not sources: the verifier's EACCES is about
+/// the program, and not about who loads it.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
-    #[error("the eBPF object cannot be loaded: {0}")]
-    Object(#[from] aya::EbpfError),
-    /// Not as its source: the verifier says EACCES, which is about the program and not about who loads it.
-    #[error("the kernel refuses the program: {error}\n{log}")]
-    Refused { error: std::io::Error, log: String },
-    #[error("program {0}: {1}")]
-    Program(&'static str, Box<ProgramError>),
+    #[error("the eBPF object cannot be loaded: {}", chain(.0))]
+    Object(Box<EbpfError>),
+    #[error("the kernel makes no map {name}: {error}{}", hint(.error))]
+    Map { name: String, error: io::Error },
+    #[error("the kernel refuses the program {name}: {error}{}", hint(.error))]
+    Refused { name: &'static str, error: io::Error },
+    /// The log's end has been logged.
+    #[error(
+        "the kernel's verifier rejects the program {name} ({error}): that is an error in lb, or in a kernel that was \
+         changed; please report it with `uname -a` and the verifier's words, which `lb run` has logged"
+    )]
+    Rejected { name: &'static str, error: io::Error },
+    #[error("program {name}: {}", chain(.error))]
+    Program { name: &'static str, error: Box<ProgramError> },
+}
+
+/// What is likely to be missing.
+fn hint(error: &io::Error) -> &'static str {
+    match error.raw_os_error() {
+        Some(libc::EPERM) => {
+            "; it wants CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN, and a kernel that is not locked down \
+             (/sys/kernel/security/lockdown)"
+        }
+        Some(libc::ENOSYS) => "; this kernel was built without bpf(2) (CONFIG_BPF_SYSCALL)",
+        Some(libc::EINVAL) => {
+            "; this kernel lacks a feature that lb needs (CONFIG_BPF_SYSCALL, CONFIG_NET and Linux 6.1 as it was \
+             released have all)"
+        }
+        Some(libc::ENOMEM) => "; `lb check-config` prints how much memory `flows` and `limits` ask for",
+        Some(libc::E2BIG) => "; `flows` or `limits` ask for a map that is larger than the kernel makes",
+        _ => "",
+    }
+}
+
+/// An error with its causes, each said once.
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let said = cause.to_string();
+        if !text.contains(&said) {
+            text = format!("{text}: {said}");
+        }
+        source = cause.source();
+    }
+    text
+}
+
+impl From<EbpfError> for LoadError {
+    fn from(error: EbpfError) -> Self {
+        match error {
+            EbpfError::MapError(MapError::CreateError { name, io_error }) => {
+                Self::Map { name, error: io_error }
+            }
+            other => Self::Object(Box::new(other)),
+        }
+    }
 }
 
 /// The object with its maps open; programs are loaded one by one.
@@ -113,13 +167,12 @@ impl PassObject {
 fn load<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut Xdp, LoadError> {
     let failed = |error: ProgramError| match error {
         ProgramError::LoadError { io_error, verifier_log } => {
-            LoadError::Refused { error: io_error, log: tail(&verifier_log.to_string()) }
+            refused(name, io_error, &verifier_log.to_string())
         }
-        other => LoadError::Program(name, Box::new(other)),
+        other => LoadError::Program { name, error: Box::new(other) },
     };
-    let program = ebpf.program_mut(name).ok_or_else(|| {
-        LoadError::Program(name, Box::new(ProgramError::InvalidName { name: name.to_owned() }))
-    })?;
+    let program =
+        ebpf.program_mut(name).ok_or_else(|| failed(ProgramError::InvalidName { name: name.to_owned() }))?;
     let program: &mut Xdp = program.try_into().map_err(failed)?;
     // Loaded by the first who asks; the rest get the same one.
     if program.fd().is_err() {
@@ -128,8 +181,52 @@ fn load<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut Xdp, LoadE
     Ok(program)
 }
 
+fn refused(name: &'static str, error: io::Error, log: &str) -> LoadError {
+    if log.trim().is_empty() {
+        return LoadError::Refused { name, error };
+    }
+    tracing::error!("the verifier's log of program {name} ends:\n{}", tail(log));
+    LoadError::Rejected { name, error }
+}
+
 /// The end of a verifier log is where the reason stands.
 fn tail(log: &str) -> String {
     let lines: Vec<&str> = log.lines().collect();
     lines[lines.len().saturating_sub(30)..].join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn says(error: &LoadError, words: &[&str]) {
+        let text = error.to_string();
+        assert!(words.iter().all(|word| text.contains(word)) && !text.contains('\n'), "{text}");
+    }
+
+    #[test]
+    fn each_refusal_is_one_sentence_that_says_what_is_missing() {
+        let errno = io::Error::from_raw_os_error;
+        says(&refused("lb", errno(libc::EPERM), ""), &["program lb", "CAP_BPF", "locked down"]);
+        says(&refused("lb", errno(libc::ENOSYS), ""), &["CONFIG_BPF_SYSCALL"]);
+        let log = "func#0 @0\n0: R1=ctx()\nBPF program is too large. Processed 1000001 insn\n";
+        says(&refused("lb", errno(libc::E2BIG), log), &["verifier rejects", "program lb", "report"]);
+        let map = |errno| {
+            let io_error = io::Error::from_raw_os_error(errno);
+            LoadError::from(EbpfError::MapError(MapError::CreateError {
+                name: "FLOWS4".to_owned(),
+                io_error,
+            }))
+        };
+        says(&map(libc::ENOMEM), &["map FLOWS4", "Cannot allocate memory", "lb check-config"]);
+        says(&map(libc::EPERM), &["map FLOWS4", "CAP_BPF"]);
+    }
+
+    #[test]
+    fn the_cause_is_said_once() {
+        let error = LoadError::from(EbpfError::MapError(MapError::InvalidName { name: "x y".to_owned() }));
+        assert_eq!(error.to_string().matches("x y").count(), 1, "{error}");
+        assert!(std::error::Error::source(&error).is_none(), "it is part of the text");
+    }
 }

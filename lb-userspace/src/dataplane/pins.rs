@@ -146,13 +146,21 @@ fn check_sizes(layout: &Layout, meta: &Meta) -> Result<()> {
     Ok(())
 }
 
-/// Mounts bpffs if it is not there.
-fn mount_bpffs(path: &Path) -> Result<()> {
+/// Whether a BPF file system is mounted there.
+pub fn is_bpffs(path: &Path) -> bool {
     /// `BPF_FS_MAGIC` (`include/uapi/linux/magic.h`).
     const BPF_FS_MAGIC: i64 = 0xcafe_4a11;
-    if let Ok(stat) = rustix::fs::statfs(path)
-        && stat.f_type & 0xffff_ffff == BPF_FS_MAGIC
-    {
+    rustix::fs::statfs(path).is_ok_and(|stat| stat.f_type & 0xffff_ffff == BPF_FS_MAGIC)
+}
+
+/// Undoes the mount of a start that failed.
+pub fn unmount_bpffs(path: &Path) -> io::Result<()> {
+    Ok(rustix::mount::unmount(path, rustix::mount::UnmountFlags::empty())?)
+}
+
+/// Mounts bpffs if it is not there.
+fn mount_bpffs(path: &Path) -> Result<()> {
+    if is_bpffs(path) {
         return Ok(());
     }
     fs::create_dir_all(path).with_context(|| format!("making {}", path.display()))?;

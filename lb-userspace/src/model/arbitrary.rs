@@ -58,10 +58,13 @@ pub(crate) fn services() -> impl Strategy<Value = Service> {
 }
 
 pub(crate) fn options() -> impl Strategy<Value = ServiceOptions> {
+    let persistence = (prop_oneof![Just(300), 1..=MAX_TIMEOUT], option::of(0..=32u8))
+        .prop_map(|(timeout, granularity)| Persistence { timeout, granularity });
     let nodest = select(vec![ExpireNodest::Auto, ExpireNodest::Drop, ExpireNodest::Reschedule]);
-    (timeouts(), nodest, any::<bool>(), any::<bool>()).prop_map(
-        |(timeouts, expire_nodest, sloppy_tcp, ops)| ServiceOptions {
+    (timeouts(), option::of(persistence), nodest, any::<bool>(), any::<bool>()).prop_map(
+        |(timeouts, persistence, expire_nodest, sloppy_tcp, ops)| ServiceOptions {
             timeouts,
+            persistence,
             expire_nodest,
             sloppy_tcp,
             ops,
@@ -90,7 +93,14 @@ pub(crate) fn names() -> impl Strategy<Value = ServiceName> {
 }
 
 pub(crate) fn schedulers() -> impl Strategy<Value = Scheduler> {
-    select(vec![Scheduler::Rr, Scheduler::Wrr])
+    (select(Scheduler::ALL.to_vec()), any::<bool>(), any::<bool>()).prop_map(|(scheduler, fallback, port)| {
+        let flags = HashFlags { fallback, port };
+        match scheduler {
+            Scheduler::Sh(_) => Scheduler::Sh(flags),
+            Scheduler::Mh(_) => Scheduler::Mh(flags),
+            other => other,
+        }
+    })
 }
 
 pub(crate) fn endpoints() -> impl Strategy<Value = Endpoint> {

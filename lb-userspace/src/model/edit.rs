@@ -5,8 +5,10 @@
 use std::net::IpAddr;
 
 use super::{
-    Backend, BackendKey, Endpoint, Model, PartialTimeouts, Protocol, Service, ServiceName, ServiceOptions,
+    Backend, BackendKey, Endpoint, Model, PartialTimeouts, Persistence, Protocol, Service, ServiceName,
+    ServiceOptions,
     nearest::nearest,
+    persistence::longest_prefix,
     rules::{backend_fault, family, option_fault, same_family, thresholds_ok, vip_fault},
     timeouts::MAX_TIMEOUT,
 };
@@ -36,6 +38,8 @@ pub enum EditError {
     WrongProtocol { service: ServiceName, option: &'static str, its: Protocol },
     #[error("timeout {name} cannot be {seconds} s: it is 1 to {MAX_TIMEOUT} s (31 days)")]
     BadTimeout { name: &'static str, seconds: u32 },
+    #[error("a granularity of {length} bits is longer than the VIP's addresses, {longest} bits")]
+    BadGranularity { length: u8, longest: u8 },
     #[error("{address} cannot be a VIP: it is {why}")]
     BadVip { address: IpAddr, why: &'static str },
     #[error("{address} cannot be a backend's address: it is {why}")]
@@ -58,6 +62,7 @@ impl EditError {
             | Self::BadThresholds { .. }
             | Self::BadTimeout { .. }
             | Self::WrongProtocol { .. }
+            | Self::BadGranularity { .. }
             | Self::BadVip { .. }
             | Self::BadBackend { .. } => 400,
         }
@@ -93,6 +98,7 @@ impl EditError {
             }
             Self::WrongProtocol { option, .. } => format!("Leave {option} out."),
             Self::BadTimeout { .. } => "Leave out what shall stay as it is.".to_owned(),
+            Self::BadGranularity { .. } => "Give fewer bits, or none for each client by itself.".to_owned(),
             Self::BadVip { .. } | Self::BadBackend { .. } => "Give a unicast address.".to_owned(),
             Self::LimitReached { what, .. } => {
                 format!(
@@ -240,10 +246,11 @@ pub fn edited_service(service: &Service, body: &ServiceEdit) -> Service {
 
 /// `before` with what is given.
 pub fn edited_options(before: &ServiceOptions, given: &OptionsEdit) -> ServiceOptions {
-    let OptionsEdit { timeouts, expire_nodest, sloppy_tcp, ops } = *given;
+    let OptionsEdit { timeouts, persistence, expire_nodest, sloppy_tcp, ops } = *given;
     let own = before.timeouts.zip(timeouts);
     ServiceOptions {
         timeouts: own.map(|(before, given)| given.or(before).filter(|seconds| *seconds != 0)),
+        persistence: persistence.or(before.persistence).filter(Persistence::is_on),
         expire_nodest: expire_nodest.unwrap_or(before.expire_nodest),
         sloppy_tcp: sloppy_tcp.unwrap_or(before.sloppy_tcp),
         ops: ops.unwrap_or(before.ops),
@@ -252,9 +259,10 @@ pub fn edited_options(before: &ServiceOptions, given: &OptionsEdit) -> ServiceOp
 
 /// The edit that makes `options` of any others.
 pub fn to_options(options: &ServiceOptions) -> OptionsEdit {
-    let ServiceOptions { timeouts, expire_nodest, sloppy_tcp, ops } = *options;
+    let ServiceOptions { timeouts, persistence, expire_nodest, sloppy_tcp, ops } = *options;
     OptionsEdit {
         timeouts: timeouts.map(|own| Some(own.unwrap_or(0))),
+        persistence: Some(persistence.unwrap_or(Persistence::OFF)),
         expire_nodest: Some(expire_nodest),
         sloppy_tcp: Some(sloppy_tcp),
         ops: Some(ops),
@@ -294,7 +302,16 @@ fn check_options(service: &Service) -> Result<(), EditError> {
     if let Some((option, its)) = option_fault(service.endpoint.protocol, &service.options) {
         return Err(EditError::WrongProtocol { service: service.name.clone(), option, its });
     }
-    check_timeouts(service.options.timeouts)
+    check_timeouts(service.options.timeouts)?;
+    let Some(persistence) = service.options.persistence else { return Ok(()) };
+    if !(1..=MAX_TIMEOUT).contains(&persistence.timeout) {
+        return Err(EditError::BadTimeout { name: "persistence", seconds: persistence.timeout });
+    }
+    let longest = longest_prefix(service.endpoint.address);
+    match persistence.granularity {
+        Some(length) if length > longest => Err(EditError::BadGranularity { length, longest }),
+        _ => Ok(()),
+    }
 }
 
 fn check_timeouts(given: PartialTimeouts) -> Result<(), EditError> {

@@ -9,13 +9,17 @@ pub(crate) mod arbitrary;
 pub mod edit;
 mod name;
 pub mod nearest;
+pub mod persistence;
 pub mod rules;
+mod scheduler;
 pub mod timeouts;
 mod types;
 
 pub use name::{NameError, ServiceName};
+pub use persistence::Persistence;
+pub use scheduler::{HashFlags, Scheduler};
 pub use timeouts::{PartialTimeouts, PerState, Timeouts};
 pub use types::{
     AttachMode, Backend, BackendKey, Endpoint, ExpireNodest, FlowSizes, InterfaceSpec, Limits, Model,
-    OffloadPolicy, Protocol, Scheduler, Service, ServiceOptions, VipPlacement,
+    OffloadPolicy, Protocol, Service, ServiceOptions, VipPlacement,
 };

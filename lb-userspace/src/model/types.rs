@@ -8,7 +8,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::{PartialTimeouts, ServiceName, Timeouts};
+use super::{PartialTimeouts, Persistence, Scheduler, ServiceName, Timeouts};
 
 /// Everything the agent keeps the kernel equal to.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -112,6 +112,9 @@ pub struct Service {
 pub struct ServiceOptions {
     /// Idle timeouts of its own; `Model::timeouts` has the others.
     pub timeouts: PartialTimeouts,
+    /// None: each connection is scheduled by itself.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub persistence: Option<Persistence>,
     pub expire_nodest: ExpireNodest,
     /// TCP only. A connection is taken up in its middle: any segment but a reset opens a flow, as with
     /// IPVS's sysctl `sloppy_tcp`.
@@ -167,16 +170,6 @@ pub enum Protocol {
     #[default]
     Tcp,
     Udp,
-}
-
-/// Which backend a new connection gets.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Scheduler {
-    /// Round robin.
-    Rr,
-    /// Weighted round robin, interleaved by weight level as IPVS does it.
-    Wrr,
 }
 
 /// A backend's identity within its service.
@@ -282,14 +275,5 @@ impl fmt::Display for Protocol {
 impl fmt::Display for ExpireNodest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(self.name())
-    }
-}
-
-impl fmt::Display for Scheduler {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
-            Self::Rr => "rr",
-            Self::Wrr => "wrr",
-        })
     }
 }

@@ -13,7 +13,8 @@ pub struct Obstacle {
     pub changeable: bool,
 }
 
-/// Software GRO (`rx-gro`, `rx-gro-list`) is not here: it merges after native XDP has seen the frames.
+/// Software GRO (`rx-gro`, `rx-gro-list`) is not here: it merges after native XDP has seen the frames, and not at
+/// all on a device with a generic program (`netif_elide_gro`, `net/core/gro.c`).
 const OBSTACLES: [(&str, &str); 4] = [
     (
         "rx-vlan-hw-parse",

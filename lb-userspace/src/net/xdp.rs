@@ -36,6 +36,26 @@ pub enum XdpMode {
     Native,
 }
 
+impl XdpMode {
+    /// What iproute2 calls it (ip-link(8)).
+    pub fn iproute2(self) -> &'static str {
+        match self {
+            Self::Generic => "xdpgeneric",
+            Self::Hardware => "xdpoffload",
+            Self::Native => "xdpdrv",
+        }
+    }
+
+    /// XDP_FLAGS_SKB_MODE, _HW_MODE, _DRV_MODE (`include/uapi/linux/if_link.h`).
+    fn flag(self) -> u32 {
+        match self {
+            Self::Generic => 1 << 1,
+            Self::Native => 1 << 2,
+            Self::Hardware => 1 << 3,
+        }
+    }
+}
+
 /// A program that is attached to an interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct XdpProgram {
@@ -51,6 +71,10 @@ pub struct XdpFeatures {
 }
 
 impl XdpFeatures {
+    pub const fn from_bits(bits: u64) -> Self {
+        Self { bits }
+    }
+
     /// Native XDP with PASS, DROP, TX and ABORTED.
     pub fn basic(self) -> bool {
         self.bits & 1 << 0 != 0
@@ -91,17 +115,19 @@ pub fn features(ifindex: u32) -> Result<Option<XdpFeatures>, Error> {
     Ok(answer.payload.xdp_features().map(|bits| XdpFeatures { bits }))
 }
 
-/// The programs that IFLA_XDP tells of (`net/core/rtnetlink.c`, `rtnl_xdp_fill`).
 impl Netlink {
-    /// Takes the XDP program off an interface. One that is held by a bpf_link stays: EBUSY.
-    pub async fn detach_xdp(&self, ifindex: u32) -> Result<(), Error> {
-        let none = LinkAttribute::Xdp(vec![LinkXdp::Fd(-1)]);
+    /// Takes the XDP program of this mode off an interface. One that is held by a bpf_link stays: EBUSY.
+    pub async fn detach_xdp(&self, ifindex: u32, mode: XdpMode) -> Result<(), Error> {
+        // Without a mode the kernel takes the driver's wherever the driver has XDP (`dev_xdp_mode`,
+        // `net/core/dev.c`), whatever is attached.
+        let none = LinkAttribute::Xdp(vec![LinkXdp::Fd(-1), LinkXdp::Flags(mode.flag())]);
         let message = rtnetlink::LinkUnspec::new_with_index(ifindex).append_extra_attribute(none).build();
         let action = || format!("detach the XDP program of interface {ifindex}");
         bounded(action, self.handle.link().set(message).execute()).await
     }
 }
 
+/// The programs that IFLA_XDP tells of (`net/core/rtnetlink.c`, `rtnl_xdp_fill`).
 pub(super) fn attached(attributes: &[LinkXdp]) -> Vec<XdpProgram> {
     let only_mode = attributes.iter().find_map(|attribute| match attribute {
         LinkXdp::Attached(XdpAttached::Driver) => Some(XdpMode::Native),

@@ -210,6 +210,7 @@ impl Overlay {
 fn pick_options(new: &OptionsEdit, before: &OptionsEdit, of_file: &OptionsEdit) -> OptionsEdit {
     OptionsEdit {
         timeouts: pick_timeouts(new.timeouts, before.timeouts, of_file.timeouts),
+        persistence: pick(new.persistence, before.persistence, of_file.persistence),
         expire_nodest: pick(new.expire_nodest, before.expire_nodest, of_file.expire_nodest),
         sloppy_tcp: pick(new.sloppy_tcp, before.sloppy_tcp, of_file.sloppy_tcp),
         ops: pick(new.ops, before.ops, of_file.ops),

@@ -15,6 +15,7 @@ mod region;
 mod rotation;
 mod snapshot;
 mod steps;
+mod tables;
 
 #[cfg(test)]
 mod tests;

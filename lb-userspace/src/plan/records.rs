@@ -8,13 +8,14 @@ use lb_common::{
     link::{self, Link},
     service::{self, Service as Record},
     tcp::State,
+    template::REARM,
     tick,
     vlan::Tags,
 };
 
 use super::{
     HostRoute, LinkSpec,
-    snapshot::{address_bytes, address_from, name_bytes},
+    snapshot::{address_bytes, address_from, address_words, name_bytes},
 };
 use crate::model::{Backend, Service, ServiceOptions, Timeouts};
 
@@ -52,15 +53,21 @@ pub fn service_record(service: &Service, timeouts: &Timeouts, hz: u32, generatio
     Record {
         generation,
         flags: service::flag::USED | option_flags(service),
-        pad: 0,
+        persistence: service.options.persistence.map_or(0, |it| tick::ticks(it.timeout, hz)),
         timeouts: ticks,
+        mask: service
+            .options
+            .persistence
+            .map_or([0; 2], |it| mask_words(service.endpoint.address, it.prefix(service.endpoint.address))),
+        rearm: tick::ticks(REARM, hz),
+        pad: 0,
         name: name_bytes(service.name.as_str()),
     }
 }
 
 fn option_flags(service: &Service) -> u32 {
     use service::flag::{ONE_PACKET, RESCHEDULE, SLOPPY_TCP};
-    let ServiceOptions { timeouts: _, expire_nodest, sloppy_tcp, ops } = service.options;
+    let ServiceOptions { timeouts: _, persistence: _, expire_nodest, sloppy_tcp, ops } = service.options;
     let given = [
         (RESCHEDULE, expire_nodest.reschedules(service.endpoint.protocol)),
         (SLOPPY_TCP, sloppy_tcp),
@@ -69,7 +76,21 @@ fn option_flags(service: &Service) -> u32 {
     given.into_iter().filter(|(_, is)| *is).map(|(flag, _)| flag).sum()
 }
 
-pub fn dest_record(backend: &Backend, service: u16, host: u32) -> Dest {
+/// The mask of a prefix's length as the program loads it.
+fn mask_words(family: IpAddr, prefix: u8) -> [u64; 2] {
+    address_words(match family {
+        IpAddr::V4(_) => {
+            IpAddr::from(u32::MAX.checked_shl(32 - u32::from(prefix)).unwrap_or(0).to_be_bytes())
+        }
+        IpAddr::V6(_) => {
+            IpAddr::from(u128::MAX.checked_shl(128 - u32::from(prefix)).unwrap_or(0).to_be_bytes())
+        }
+    })
+}
+
+/// `before`: the destination's record, if it has one already.
+pub fn dest_record(backend: &Backend, service: u16, host: u32, before: Option<&Dest>) -> Dest {
+    let weight = backend.effective_weight();
     let is_ipv6 = if backend.key.address.is_ipv6() { dest::flag::IPV6 } else { 0 };
     Dest {
         host,
@@ -79,7 +100,8 @@ pub fn dest_record(backend: &Backend, service: u16, host: u32) -> Dest {
         lower: backend.lower_threshold,
         address: address_bytes(backend.key.address),
         port: backend.key.port.to_be_bytes(),
-        weight: backend.effective_weight(),
+        weight,
+        last_weight: if weight == 0 { before.map_or(0, |dest| dest.last_weight) } else { weight },
         pad: 0,
     }
 }

@@ -4,12 +4,14 @@ use std::{fs, net::SocketAddr};
 
 use anyhow::{Result, ensure};
 use lb_tests::{
+    agent::Agent,
     config::Service,
     hello::spread,
     lab::Lab,
     topo::{Node, Topology, VIP4, VIP6, host_prefix},
     wait::{PATIENCE, Seen, eventually},
 };
+use nix::mount::{MsFlags, mount, umount};
 
 use crate::setup::{HELLO, HelloLab, PORT, config, said, service, xdp_program};
 
@@ -33,6 +35,27 @@ fn after_a_crash() {
         let again = hello.agent.detach_again()?;
         ensure!(again.status.success(), "{again:?}");
         said(&again.stderr, &["nothing was attached"])
+    });
+}
+
+/// What cannot be taken down is an error of the command and of the agent, which says so in its log.
+#[test]
+fn that_fails() {
+    Lab::test(Topology::one_segment(2), |lab| {
+        let hello = both_families(lab)?;
+        let agent = &hello.agent;
+        let busy = agent.pins().join("busy");
+        fs::create_dir(&busy)?;
+        mount(Some("tmpfs"), &busy, Some("tmpfs"), MsFlags::empty(), None::<&str>)?;
+        let told = agent.detach_again()?;
+        ensure!(told.status.code() == Some(1) && !told.stdout.contains("detached"), "{told:?}");
+        said(&told.stderr, &[&agent.pins().to_string_lossy(), "busy", "lb detach"])?;
+        let status = agent.ended()?;
+        ensure!(status.code() == Some(1), "lb run ended with {status}");
+        said(&agent.log(), &["detaching failed", &agent.pins().to_string_lossy()])?;
+        umount(&busy)?;
+        agent.detach()?;
+        nothing_is_left(lab, agent)
     });
 }
 
@@ -73,6 +96,15 @@ fn detached(lab: &Lab, hello: &HelloLab) -> Result<()> {
     let agent = &hello.agent;
     let (_, program) = agent.link("eth0")?;
     agent.detach()?;
+    // The kernel frees a program after a grace period.
+    eventually(PATIENCE, "the program to be freed", || {
+        let mut ids = aya::programs::loaded_programs().filter_map(Result::ok).map(|program| program.id());
+        Ok(if ids.any(|id| id == program) { Seen::NotYet(format!("{program}")) } else { Seen::Yes(()) })
+    })?;
+    nothing_is_left(lab, agent)
+}
+
+fn nothing_is_left(lab: &Lab, agent: &Agent) -> Result<()> {
     let attached = xdp_program(&lab.net.director.netns)?;
     ensure!(attached.is_empty(), "{attached}");
     ensure!(!agent.bpffs().join("lb").exists(), "directories are left in the BPF file system");
@@ -81,11 +113,7 @@ fn detached(lab: &Lab, hello: &HelloLab) -> Result<()> {
     let left = addresses(lab)?;
     ensure!(!left.contains(&host_prefix(VIP6)), "the VIP that the agent had added is left:\n{left}");
     ensure!(left.contains(&host_prefix(VIP4)), "the VIP that was there before is gone:\n{left}");
-    // The kernel frees a program after a grace period.
-    eventually(PATIENCE, "the program to be freed", || {
-        let mut ids = aya::programs::loaded_programs().filter_map(Result::ok).map(|program| program.id());
-        Ok(if ids.any(|id| id == program) { Seen::NotYet(format!("{program}")) } else { Seen::Yes(()) })
-    })
+    Ok(())
 }
 
 fn addresses(lab: &Lab) -> Result<String> {

@@ -1,6 +1,7 @@
 //! The product in labs of network namespaces, end to end. Each test has a lab of its own; they run in parallel.
 //!
-//! One binary, one module per topic. `LB_CAPTURE=1` adds the packets to the report of a failure.
+//! One binary, one module per topic. A failure prints packets, maps and the agent's log; `LB_CAPTURE=0` records no
+//! packets.
 
 mod cli;
 mod conns;
@@ -9,6 +10,7 @@ mod detach;
 mod dns;
 mod drain;
 mod endpoints;
+mod generic;
 mod hot;
 mod instances;
 mod jumbo;
@@ -18,12 +20,15 @@ mod mysql;
 mod neighbour;
 mod overlay;
 mod permission;
+mod realserver;
 mod refusals;
 mod reload;
+mod report;
 mod save;
 mod segments;
 mod setup;
 mod spread;
+mod starts;
 mod stats;
 mod swap;
 mod threshold;

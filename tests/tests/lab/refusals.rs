@@ -32,18 +32,26 @@ fn bad_values() {
         let text = std::fs::read_to_string(agent.config_path())?;
         let second = text.lines().skip_while(|line| !line.contains("- {name: hello")).collect::<Vec<_>>();
         let twice = |old: &str, new: &str| format!("{text}{}\n", second.join("\n").replacen(old, new, 1));
-        for (bad, words) in [
-            (twice("7000", "7001"), &["hello", "taken"][..]),
-            (twice("hello", "other"), &["172.18.14.100:7000", "hello"]),
-            (text.replacen("172.18.14.71", "172.18.14.710", 1), &["172.18.14.710"]),
-            (text.replacen("weight: 1", "weight: 65536", 1), &["65536", "65535"]),
-            (text.replacen("weight: 1", "weight: -1", 1), &["-1", "65535"]),
-            (text.replacen("172.18.14.71", "fd00:18:14::71", 1), &["fd00:18:14::71", "IPv"]),
-            (text.replacen("172.18.14.72", "172.18.14.71", 1), &["172.18.14.71", "twice"]),
+        let once = |old: &str, new: &str| text.replacen(old, new, 1);
+        // The last line that has this; where it begins there.
+        let at = |text: &str, what: &str| -> Result<String> {
+            let lines: Vec<_> = text.lines().collect();
+            let line = lines.iter().rposition(|line| line.contains(what)).context(what.to_owned())?;
+            let column = lines[line].find(what).context(what.to_owned())?;
+            Ok(format!("{}:{}:{}:", agent.config_path().display(), line + 1, column + 1))
+        };
+        for (bad, place, words) in [
+            (twice("7000", "7001"), "hello,", &["hello", "taken"][..]),
+            (twice("hello", "other"), "\"172.18.14.100", &["172.18.14.100:7000", "hello"]),
+            (once("172.18.14.71", "172.18.14.710"), "\"172.18.14.710", &["172.18.14.710"]),
+            (once("weight: 1", "weight: 65536"), "65536", &["65536", "65535"]),
+            (once("weight: 1", "weight: -1"), "-1", &["-1", "65535"]),
+            (once("172.18.14.71", "fd00:18:14::71"), "\"fd00:18:14::71", &["fd00:18:14::71", "IPv"]),
+            (once("172.18.14.72", "172.18.14.71"), "\"172.18.14.71", &["172.18.14.71", "twice"]),
         ] {
             ensure!(bad != text, "nothing is wrong with it");
             agent.write_config(&bad)?;
-            let place = format!("{}:", agent.config_path().display());
+            let place = at(&bad, place)?;
             refused(lab, &agent, &[&[place.as_str()], words].concat()).context(bad)?;
         }
         Ok(())
@@ -77,23 +85,47 @@ fn backend_behind_a_gateway() {
     });
 }
 
+/// Root without the capabilities, as in a container.
+#[test]
+fn no_capabilities() {
+    Lab::test(Topology::one_segment(1), |lab| {
+        let agent = lab.prepare_agent(&config(lab, 1))?;
+        let ended = agent.start_refused_with("-all")?;
+        ensure!(ended.status.code() == Some(1), "{ended:?}");
+        said(&ended.stderr, &["the kernel makes no map", "CAP_BPF", "locked down"])?;
+        untouched(lab, &agent)
+    });
+}
+
 /// The other program is named; `--replace` takes over.
 #[test]
 fn another_program_attached() {
-    Lab::test(Topology::one_segment(1), |lab| {
-        let director = &lab.net.director.netns;
-        xdp_pass::attach(director, "eth0", &lab.scope.bpffs(), "their_program", &xdp_pass::PASS)?;
-        let agent = lab.prepare_agent(&config(lab, 1))?;
-        said(&agent.start_refused(&[])?, &["eth0", "their_program", "--replace"])?;
-        ensure!(xdp_program(&lab.net.director.netns)?.contains("their_program"), "their program is gone");
-        ensure!(!agent.pins().exists(), "pins are left");
-        agent.start_with(&["--replace"])?;
-        ensure!(
-            !xdp_program(&lab.net.director.netns)?.contains("their_program"),
-            "their program is still there"
-        );
-        Ok(())
-    });
+    Lab::test(Topology::one_segment(1), |lab| displaced(lab, "xdpdrv"));
+}
+
+/// One in generic mode on a NIC that has native XDP: to be taken off in its own mode.
+#[test]
+fn another_generic_program_attached() {
+    Lab::test(Topology::one_segment(1), |lab| displaced(lab, "xdpgeneric"));
+}
+
+fn displaced(lab: &Lab, mode: &str) -> Result<()> {
+    let director = &lab.net.director.netns;
+    xdp_pass::attach_in(mode, director, "eth0", &lab.scope.bpffs(), "their_program", &xdp_pass::PASS)?;
+    let agent = lab.prepare_agent(&config(lab, 1))?;
+    let hint = format!("`ip link set dev eth0 {mode} off`");
+    said(&agent.start_refused(&[])?, &["eth0", "their_program", &hint, "bpftool prog show id", "--replace"])?;
+    ensure!(xdp_program(director)?.contains("their_program"), "their program is gone");
+    ensure!(!agent.pins().exists(), "pins are left");
+    agent.start_with(&["--replace"])?;
+    let program = xdp_program(director)?;
+    ensure!(!program.contains("their_program") && program.contains("name lb"), "{program}");
+    agent.detach()?;
+
+    // What the refusal says to do does it.
+    xdp_pass::attach_in(mode, director, "eth0", &lab.scope.bpffs(), "their_program", &xdp_pass::PASS)?;
+    director.ip(&format!("link set dev eth0 {mode} off"))?;
+    agent.start()
 }
 
 /// A second agent with the first one's socket; the first one goes on.
@@ -131,6 +163,10 @@ fn instance_of_a_live_agent() {
 /// `lb run` ends by itself with an error that has `words`, and has not touched the director.
 fn refused(lab: &Lab, agent: &Agent, words: &[&str]) -> Result<()> {
     said(&agent.start_refused(&[])?, words)?;
+    untouched(lab, agent)
+}
+
+fn untouched(lab: &Lab, agent: &Agent) -> Result<()> {
     ensure!(!agent.pins().exists(), "pins are left in {}", agent.pins().display());
     ensure!(!agent.socket().exists(), "the control socket is left");
     let program = xdp_program(&lab.net.director.netns)?;

@@ -125,6 +125,11 @@ pub fn said(error: &str, words: &[&str]) -> Result<()> {
 
 /// What `ip -d link` says about the XDP program of eth0; empty if there is none.
 pub fn xdp_program(netns: &Netns) -> Result<String> {
-    let link = netns.run("ip", &["-d", "link", "show", "dev", "eth0"])?.ok()?;
+    xdp_program_of(netns, "eth0")
+}
+
+/// The same of another device.
+pub fn xdp_program_of(netns: &Netns, device: &str) -> Result<String> {
+    let link = netns.run("ip", &["-d", "link", "show", "dev", device])?.ok()?;
     Ok(link.lines().filter(|line| line.contains("prog/xdp")).collect())
 }

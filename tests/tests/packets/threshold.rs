@@ -1,6 +1,9 @@
 //! Connection thresholds: a backend that has too many gets no new ones until it has few enough.
 
-use lb::{model::Service, plan::Desired};
+use lb::{
+    model::{Scheduler::Wrr, Service},
+    plan::Desired,
+};
 use lb_common::{tcp::flag::*, verdict::Verdict::*};
 use lb_tests::xdp::Director;
 
@@ -75,6 +78,24 @@ fn it_takes_new_ones_again_below_the_lower_threshold() {
         if left == 0 {
             assert_eq!(send(&mut director, &TCP4.open().from_port(5000)), Ok(1));
         }
+    }
+}
+
+/// A rotation that gives the overloaded one more turns in a row than the program tries: the others take its place,
+/// but for those that take nobody.
+#[test]
+fn many_turns_of_an_overloaded_backend() {
+    for kind in KINDS {
+        let mut service = kind.weighted(PORT, Wrr, &[(1, 1000), (2, 0), (3, 1), (4, 1)]);
+        for (backend, upper) in service.backends.iter_mut().zip([1, 0, 2, 1]) {
+            backend.upper_threshold = upper;
+        }
+        let mut director = director(&Desired { services: vec![service], ..lab() });
+        assert_eq!(open(&mut director, kind, 1000..1004), [1, 3, 3, 4], "{}", kind.name);
+        let full = send(&mut director, &kind.open().from_port(1004));
+        assert_eq!(full, Err(DroppedNoBackend), "{}", kind.name);
+        end(&director, 1000);
+        assert_eq!(open(&mut director, kind, 1005..1006), [1], "{}: it takes its turns again", kind.name);
     }
 }
 

@@ -32,15 +32,7 @@ pub fn install(names: &[&str]) -> Result<()> {
         return Ok(());
     }
     let list = names.join(" ");
-    if repo::find_command("apt-get").is_none() {
-        bail!(
-            "this is not Debian or Ubuntu: install by hand what these Debian packages contain: {list} \
-             (`cargo xtask setup` looks for their commands in PATH and in the sbin directories)"
-        );
-    }
-    if !repo::is_root() {
-        bail!("installing packages needs root: run `sudo apt-get install --no-install-recommends {list}`");
-    }
+    check_possible(&list, repo::find_command("apt-get").is_some(), repo::is_root())?;
     update_once();
     let _no_services = NoServices::begin()?;
     Cmd::new("apt-get")
@@ -49,6 +41,20 @@ pub fn install(names: &[&str]) -> Result<()> {
         .env("DEBIAN_FRONTEND", "noninteractive")
         .run()
         .with_context(|| format!("these packages could not be installed: {list}; apt-get says above why"))
+}
+
+/// Where we cannot act, the error says exactly what to do by hand.
+fn check_possible(list: &str, has_apt: bool, is_root: bool) -> Result<()> {
+    if !has_apt {
+        bail!(
+            "this is not Debian or Ubuntu: install by hand what these Debian packages contain: {list} \
+             (`cargo xtask setup` looks for their commands in PATH and in the sbin directories)"
+        );
+    }
+    if !is_root {
+        bail!("installing packages needs root: run `sudo apt-get install --no-install-recommends {list}`");
+    }
+    Ok(())
 }
 
 /// Whether apt knows a package by that name.
@@ -108,7 +114,27 @@ impl Drop for NoServices {
 
 #[cfg(test)]
 mod tests {
-    use super::has_candidate;
+    use super::*;
+
+    #[test]
+    fn who_cannot_install_is_told_what_to_install() {
+        check_possible("jq tcpdump", true, true).expect("possible");
+        let said = |has_apt, root| {
+            check_possible("jq tcpdump", has_apt, root).expect_err("not possible").to_string()
+        };
+        let command = "`sudo apt-get install --no-install-recommends jq tcpdump`";
+        assert!(said(true, false).contains(command), "{}", said(true, false));
+        for root in [true, false] {
+            let text = said(false, root);
+            assert!(text.contains("not Debian or Ubuntu") && text.contains("jq tcpdump"), "{text}");
+            assert!(!text.contains("apt-get install"), "it has none: {text}");
+        }
+    }
+
+    #[test]
+    fn nothing_to_install_is_no_error() {
+        install(&[]).expect("nothing to do, whoever we are");
+    }
 
     #[test]
     fn a_package_is_offered_if_it_has_a_candidate() {

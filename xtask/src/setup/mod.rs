@@ -58,6 +58,10 @@ pub fn ensure(groups: &[Group]) -> Result<()> {
     if groups.contains(&Group::Ci) {
         attempt(rust::ensure_checkers());
     }
+    outcome(&problems)
+}
+
+fn outcome(problems: &[String]) -> Result<()> {
     if problems.is_empty() {
         return Ok(());
     }
@@ -67,4 +71,16 @@ pub fn ensure(groups: &[Group]) -> Result<()> {
 /// Announces a step: what and why.
 fn say(what: &str, why: &str) {
     eprintln!("setup: {what}: {why}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_that_is_left_to_do_by_hand_is_said_at_once() {
+        outcome(&[]).expect("complete");
+        let error = outcome(&["* run this".to_owned(), "* run that".to_owned()]).expect_err("incomplete");
+        assert_eq!(error.to_string(), "setup is not complete:\n* run this\n* run that");
+    }
 }

@@ -37,6 +37,7 @@ const TABLE: &[Package] = &[
     vm("busybox-static", "busybox", "the VM's user space, and depmod for its modules"),
     vm("dpkg", "dpkg-deb", "unpacks Debian's kernel package"),
     vm("tar", "tar", "unpacks Debian's kernel package"),
+    vm("ipvsadm", "ipvsadm", "configures the IPVS that `vm ipvs-diff` compares with"),
     vm("libc-bin", "ldd", "names the libraries that a program takes along into the VM"),
 ];
 
@@ -52,4 +53,28 @@ const fn lab(name: &'static str, command: &'static str, why: &'static str) -> Pa
 
 const fn vm(name: &'static str, command: &'static str, why: &'static str) -> Package {
     Package { name, group: Group::Vm, command, why }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn each_package_is_there_once_with_its_reason() {
+        let names: BTreeSet<_> = TABLE.iter().map(|package| package.name).collect();
+        assert_eq!(names.len(), TABLE.len());
+        for Package { name, command, why, .. } in TABLE {
+            assert!(!command.contains(' ') && why.len() > 10, "{name}: {why}");
+        }
+    }
+
+    #[test]
+    fn only_the_asked_for_groups_are_looked_at() {
+        for group in [Group::Lab, Group::Vm] {
+            assert!(missing(&[group]).iter().all(|package| package.group == group));
+        }
+        assert!(missing(&[Group::Build, Group::Ci]).is_empty(), "their tools are not packages");
+    }
 }

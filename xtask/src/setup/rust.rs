@@ -62,13 +62,18 @@ pub fn ensure_checkers() -> Result<()> {
     cargo_install(&format!("cargo-machete@{MACHETE}"), &["--debug"]).run()
 }
 
-fn ensure_bpf_linker(llvm: u32) -> Result<()> {
+/// A nightly whose LLVM no linker can read is refused before anything is built.
+fn check_llvm(llvm: u32, toolchain: &str) -> Result<()> {
     ensure!(
         LINKER_LLVM.contains(&llvm),
-        "{} uses LLVM {llvm}, which bpf-linker {BPF_LINKER} cannot read: install an older one with `rustup toolchain \
-         install {KNOWN_GOOD} --component rust-src` and set LB_NIGHTLY={KNOWN_GOOD}",
-        nightly()
+        "{toolchain} uses LLVM {llvm}, which bpf-linker {BPF_LINKER} cannot read: install an older one with `rustup \
+         toolchain install {KNOWN_GOOD} --component rust-src` and set LB_NIGHTLY={KNOWN_GOOD}"
     );
+    Ok(())
+}
+
+fn ensure_bpf_linker(llvm: u32) -> Result<()> {
+    check_llvm(llvm, &nightly())?;
     if let Some(linker) = find_linker()
         && is_wanted(&linker, llvm)
     {
@@ -155,10 +160,15 @@ fn rustc(toolchain: &str, args: &[&str]) -> Result<String> {
 }
 
 fn rustup<const N: usize>(args: [&str; N]) -> Result<()> {
-    if repo::find_command("rustup").is_none() {
+    check_rustup(repo::find_command("rustup").is_some(), &args)?;
+    Cmd::new("rustup").args(args).run()
+}
+
+fn check_rustup(is_there: bool, args: &[&str]) -> Result<()> {
+    if !is_there {
         bail!("rustup is missing (https://rustup.rs); with it, run `rustup {}`", args.join(" "));
     }
-    Cmd::new("rustup").args(args).run()
+    Ok(())
 }
 
 /// With its own lock file, and the toolchain that runs us: the workspace's.
@@ -177,6 +187,17 @@ mod tests {
     fn reads_the_version_of_llvm() {
         assert_eq!(llvm_version("rustc 1.97.0-nightly\nhost: x\nLLVM version: 22.1.4\n"), Some(22));
         assert_eq!(llvm_version("rustc 1.97.0-nightly\n"), None);
+    }
+
+    #[test]
+    fn what_cannot_be_installed_is_said_with_what_can() {
+        check_llvm(22, "nightly").expect("readable");
+        let error = check_llvm(24, "nightly-2027-01-01").expect_err("too new").to_string();
+        let way_out = format!("rustup toolchain install {KNOWN_GOOD} --component rust-src");
+        assert!(error.contains("nightly-2027-01-01 uses LLVM 24") && error.contains(&way_out), "{error}");
+        check_rustup(true, &["component", "add", "clippy"]).expect("there");
+        let error = check_rustup(false, &["component", "add", "clippy"]).expect_err("missing").to_string();
+        assert!(error.contains("https://rustup.rs") && error.contains("`rustup component add clippy`"));
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //! program with its libraries, `qemu` boots it and reads its result.
 
 mod cpio;
+mod ipvs_diff;
 mod kernel;
 mod qemu;
 mod rootfs;
@@ -57,6 +58,8 @@ enum Verb {
     Test,
     /// Run any program of this machine, as root: `vm run -- /bin/sh -c 'ip link'`
     Run(RunArgs),
+    /// Random scripts on our data plane and on the real IPVS: a table of the differences
+    IpvsDiff(ipvs_diff::Args),
 }
 
 #[derive(ClapArgs)]
@@ -169,6 +172,7 @@ pub fn main(args: &Args) -> Result<()> {
             ensure!(tally.failed == 0, "tests failed under kernel 6.1: see above");
             Ok(())
         }
+        Verb::IpvsDiff(args) => ipvs_diff::main(args),
         Verb::Run(args) => match Job::from_args(args)?.run(|line| println!("{line}"))? {
             0 => Ok(()),
             status => bail!("the program ended with status {status} in the VM"),
@@ -186,14 +190,22 @@ pub fn labs() -> Result<Tally> {
     run_tests(&LABS)
 }
 
-/// Skips, loudly, where there is no qemu or no Debian kernel to get.
-fn run_tests(tests: &KernelTests) -> Result<Tally> {
-    for tool in ["qemu-system-x86_64", "busybox", "apt-get"] {
-        if repo::find_command(tool).is_none() {
-            println!("SKIPPED: NOTHING WAS TESTED UNDER KERNEL 6.1: {tool} is missing on this machine");
-            return Ok(Tally::NONE);
-        }
+/// What the VM cannot do without; apt-get fetches Debian's kernel.
+const TOOLS: [&str; 3] = ["qemu-system-x86_64", "busybox", "apt-get"];
+
+/// Not run is not passed: who cannot or will not run the VM has to say so.
+fn check_tools(is_there: impl Fn(&str) -> bool) -> Result<()> {
+    match TOOLS.into_iter().find(|tool| !is_there(tool)) {
+        None => Ok(()),
+        Some(tool) => bail!(
+            "nothing was tested under kernel 6.1: {tool} is missing on this machine; install it (apt-get is Debian's and \
+             Ubuntu's), or leave the VM out with `cargo xtask test --without-vm`"
+        ),
     }
+}
+
+fn run_tests(tests: &KernelTests) -> Result<Tally> {
+    check_tools(|tool| repo::find_command(tool).is_some())?;
     let program = metadata::build_test("lb-tests", tests.target)?;
     // One thread: the tests share two slow CPUs, and their output stays readable.
     let mut job = Job::new(program, &[&["--test-threads=1"], tests.args].concat());
@@ -211,4 +223,18 @@ fn run_tests(tests: &KernelTests) -> Result<Tally> {
         tally += Tally::FAILED;
     }
     Ok(tally)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_vm_that_cannot_run_is_a_failure() {
+        check_tools(|_| true).expect("all is there");
+        for tool in TOOLS {
+            let error = check_tools(|there| there != tool).expect_err("one is missing").to_string();
+            assert!(error.contains(tool) && error.contains("--without-vm"), "{error}");
+        }
+    }
 }

@@ -99,6 +99,7 @@ fn services_in_ipvsadms_words() {
         parse("lb service edit mysql -s rr").command,
         Command::Service(ServiceCommand::Edit(edit)) if edit.change.scheduler == Some(Scheduler::Rr)
     ));
+    parse("lb service edit mysql -p 300");
     parse("lb service del tcp/172.18.14.100:3306");
     parse("lb service show mysql");
 }
@@ -170,7 +171,7 @@ fn wrong_lines_are_usage_errors_that_say_what_is_wrong() {
         ("lb service add -t 1.2.3.4:80 -u 1.2.3.4:80", "cannot be used with"),
         ("lb service add a --name b -t 1.2.3.4:80", "cannot be used with"),
         ("lb service add -t 1.2.3.4", "1.2.3.4:PORT"),
-        ("lb service add -t 1.2.3.4:80 -s wlc", "rr, wrr"),
+        ("lb service add -t 1.2.3.4:80 -s wcl", "rr, wrr, lc, wlc"),
         ("lb service edit mysql", "--scheduler"),
         ("lb service edit mysql --timeout tcp", "NAME=DURATION"),
         ("lb service edit mysql --timeout tpc=1", "did you mean tcp?"),

@@ -77,6 +77,7 @@ fn a_service_with_options() {
     assert_eq!(text.lines().nth(3), Some(""), "what is as by default is not shown: {text}");
     view.options = ServiceOptions {
         timeouts: PartialTimeouts::default(),
+        persistence: None,
         expire_nodest: ExpireNodest::Reschedule,
         sloppy_tcp: true,
         ops: true,

@@ -16,7 +16,7 @@ use super::{
     kernel::{Kernel, SIZES},
 };
 use crate::{
-    model::{ExpireNodest, PartialTimeouts, Protocol, ServiceOptions},
+    model::{ExpireNodest, Protocol, ServiceOptions},
     plan::{
         Census, Desired, EndpointKey, HostRoute, Op, Snapshot, dest_address, name_of, plan, reclaim,
         rotation::Words,
@@ -95,8 +95,8 @@ fn options_become_flags() {
     ] {
         let mut want = desired(&[service("a", 80, &[ONE])]);
         want.services[0].endpoint.protocol = protocol;
-        let timeouts = PartialTimeouts::default();
-        want.services[0].options = ServiceOptions { timeouts, expire_nodest, sloppy_tcp, ops };
+        want.services[0].options =
+            ServiceOptions { expire_nodest, sloppy_tcp, ops, ..ServiceOptions::default() };
         let now = kernel_with(&want).snapshot();
         let found: Vec<u32> = now.services.values().map(|record| record.flags).collect();
         assert_eq!(found, [flags], "{:?}", want.services[0].options);
