@@ -18,6 +18,7 @@ mod leftovers;
 mod local;
 mod mysql;
 mod neighbour;
+mod options;
 mod overlay;
 mod permission;
 mod realserver;

@@ -51,13 +51,13 @@ fn change_everything(hello: &HelloLab) -> Result<()> {
         &["backend", "add", SERVICE, &three, "-w", "3", "-x", "1000", "-y", "500"][..],
         &["backend", "edit", SERVICE, &one, "-w", "70"],
         &["backend", "drain", SERVICE, &two],
-        &["service", "edit", SERVICE, "-s", "wrr", "--timeout", "tcp=1h"],
+        &["service", "edit", SERVICE, "-s", "wrr", "--timeout", "tcp=1h", "--sloppy-tcp"],
         &["timeout", "set", "0", "30", "0", "--tcp-close", "5"],
         &["service", "add", "six", "-t", &vip6],
         &["backend", "add", "six", &sisters[0]],
         &["backend", "add", "six", &sisters[1], "-w", "0"],
         &["backend", "drain", "six", &sisters[0]],
-        &["service", "add", "-u", &vip4, "-s", "wrr"],
+        &["service", "add", "-u", &vip4, "-s", "wrr", "--ops", "--expire-nodest", "drop"],
         &["backend", "add", &format!("udp/{vip4}"), &two, "-w", "65535", "-x", "7"],
     ] {
         hello.agent.lb(command)?.ok()?;

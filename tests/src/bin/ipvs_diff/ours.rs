@@ -8,7 +8,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use lb::{
     dataplane::Sweep,
-    model::{Backend, BackendKey, Endpoint, FlowSizes, Service, ServiceOptions},
+    model::{Backend, BackendKey, Endpoint, ExpireNodest, FlowSizes, Service, ServiceOptions},
     plan::{Desired, HostRoute, LinkSpec, Snapshot, dest_address, plan},
 };
 use lb_common::{dest, endpoint, tick, verdict::Verdict};
@@ -186,6 +186,7 @@ fn service(configured: &Configured) -> Service {
         endpoint: configured.endpoint,
         scheduler: configured.kind.model,
         backends: configured.backends.iter().map(backend).collect(),
-        options: ServiceOptions::default(),
+        // As IPVS's `expire_nodest_conn` 0.
+        options: ServiceOptions { expire_nodest: ExpireNodest::Drop, ..ServiceOptions::default() },
     }
 }
