@@ -95,7 +95,8 @@ pub(super) struct EndpointArgs {
 }
 
 #[derive(Debug, Args)]
-#[command(group = ArgGroup::new("what").required(true).multiple(true).args(["scheduler", "timeout"]))]
+#[command(group = ArgGroup::new("what").required(true).multiple(true)
+    .args(["scheduler", "timeout", "persistence"]))]
 pub(super) struct EditArgs {
     /// The service: its name, or its endpoint VIP:PORT or PROTOCOL/VIP:PORT
     #[arg(value_parser = parse::service)]
