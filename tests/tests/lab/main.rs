@@ -21,6 +21,7 @@ mod neighbour;
 mod options;
 mod overlay;
 mod permission;
+mod persistence;
 mod realserver;
 mod refusals;
 mod reload;
