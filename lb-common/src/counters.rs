@@ -23,9 +23,11 @@ pub struct ConnCounts {
     pub inactive: u64,
     /// 1 while the upper threshold was reached and the lower one not yet passed; the kernel's.
     pub overloaded: u64,
+    /// Of lblcr: the number with which it came into the set of its service; 0: it is not in it.
+    pub joined: u64,
 }
 
-const _: () = assert!(size_of::<ConnCounts>() == 24);
+const _: () = assert!(size_of::<ConnCounts>() == 32);
 
 /// Whether a destination with `total` connections is overloaded, given whether it was.
 /// `upper` 0 means no limit; `lower` 0 means three quarters of `upper` (`ip_vs_dest_update_overload`).

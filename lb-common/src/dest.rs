@@ -21,7 +21,9 @@ pub struct Dest {
     pub port: [u8; 2],
     /// As configured, for listings; the scheduler's weight stands in the generation.
     pub weight: u16,
-    pub pad: u32,
+    /// The last weight that was not 0, which mh's table is filled by.
+    pub last_weight: u16,
+    pub pad: u16,
 }
 
 const _: () = assert!(size_of::<Dest>() == 40);

@@ -39,23 +39,21 @@ pub const HEADER_WORDS: u32 = 3;
 
 /// First words of a region.
 ///
-/// Word 0: `period 32 | levels 16 | members 16`; word 1: `table length 32 | scheduler 8 | 0 24`;
+/// Word 0: `period 32 | levels 16 | members 16`; word 1: `table length 32 | scheduler 8 | flags 8 | 0 16`;
 /// word 2: see [`Start`], the agent's own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Header {
-    /// New connections until the rotation repeats; 0: no member is eligible.
+    /// Of rr and wrr: new connections until the rotation repeats. Else the number of eligible members.
+    /// 0: no member is eligible.
     pub period: u32,
     pub levels: u16,
     pub members: u16,
-    /// Entries of the slot table: equal to `period`, or 0 when the rotation is computed.
+    /// Entries of the slot table. Of rr and wrr equal to `period`, or 0 when the rotation is computed.
     pub table: u32,
+    /// See [`crate::scheduler`].
     pub scheduler: u8,
-}
-
-/// Values of [`Header::scheduler`].
-pub mod scheduler {
-    pub const RR: u8 = 1;
-    pub const WRR: u8 = 2;
+    /// See [`crate::scheduler::flag`].
+    pub flags: u8,
 }
 
 /// Third word of a region: where the rotation stood when it was published, `position's low bits 32 |
@@ -82,7 +80,7 @@ impl Header {
     pub const fn words(self) -> [u64; 2] {
         [
             self.period as u64 | (self.levels as u64) << 32 | (self.members as u64) << 48,
-            self.table as u64 | (self.scheduler as u64) << 32,
+            self.table as u64 | (self.scheduler as u64) << 32 | (self.flags as u64) << 40,
         ]
     }
 
@@ -94,6 +92,7 @@ impl Header {
             members: (words[0] >> 48) as u16,
             table: words[1] as u32,
             scheduler: (words[1] >> 32) as u8,
+            flags: (words[1] >> 40) as u8,
         }
     }
 

@@ -15,9 +15,11 @@ pub mod dest;
 pub mod endpoint;
 pub mod flow;
 pub mod generation;
+pub mod hashed;
 pub mod host;
 pub mod link;
 pub mod meta;
+pub mod scheduler;
 pub mod service;
 pub mod tcp;
 pub mod tick;
@@ -28,7 +30,7 @@ pub mod verdict;
 pub mod vlan;
 
 /// Version of all layouts in this crate: pins live in `<bpffs>/lb/<instance>/v<SCHEMA_VERSION>/`.
-pub const SCHEMA_VERSION: u32 = 1;
+pub const SCHEMA_VERSION: u32 = 2;
 
 /// IP protocol numbers (IANA) that services may have.
 pub mod protocol {

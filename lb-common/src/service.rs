@@ -35,9 +35,35 @@ pub struct Rotation {
     /// Tick until which packets of unknown flows are placed by hash, because a connection had to be
     /// placed so when its buckets were full; bit 32 is set when there was any.
     pub hashed_until: u64,
+    /// See [`Locality`].
+    pub locality: u64,
+    pub pad: u64,
 }
 
-const _: () = assert!(size_of::<Rotation>() == 16);
+const _: () = assert!(size_of::<Rotation>() == 32);
+
+/// What lblc and lblcr remember of their VIP: `number 32 | tick 32`. Of lblc the destination and when it
+/// was last used; of lblcr how many came into the set and when it last changed. 0: nothing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(transparent)]
+pub struct Locality(pub u64);
+
+impl Locality {
+    #[inline(always)]
+    pub const fn new(number: u32, tick: crate::tick::Tick) -> Self {
+        Self((number as u64) << 32 | tick.0 as u64)
+    }
+
+    #[inline(always)]
+    pub const fn number(self) -> u32 {
+        (self.0 >> 32) as u32
+    }
+
+    #[inline(always)]
+    pub const fn tick(self) -> crate::tick::Tick {
+        crate::tick::Tick(self.0 as u32)
+    }
+}
 
 impl Rotation {
     /// `hashed_until` for hash placement until `tick`.

@@ -1,7 +1,9 @@
 //! Step 3: the flow a packet belongs to, found or opened. Either way it names a destination.
 
+mod open;
+
 use lb_common::{
-    bucket::{self, Bucket, Candidate, Claim, Hit, Word, candidate, claim, find},
+    bucket::{Bucket, Hit, Word, find},
     dest,
     endpoint::{Endpoint, flag},
     flow::{NarrowBucket, NarrowKey, WideBucket, WideKey, candidates},
@@ -9,22 +11,19 @@ use lb_common::{
     service::{Rotation, Service},
     tcp::{self, State},
     tick::Tick,
-    value::{self, Value},
-    verdict::{Event, Verdict},
+    value::Value,
+    verdict::Verdict,
 };
 
+use self::open::open_under;
 use crate::{
     clock, count,
     endpoint::Endpoints,
     maps::{DESTS, REFRESH, ROTATIONS, SERVICES},
     packet::Packet,
-    schedule::{schedule_by_hash, schedule_next},
     table::{Table, secret},
     word::KernelWord,
 };
-
-/// State of a flow that was placed by hash; its timeout is also how long hash placement goes on.
-const HASHED_STATE: State = State::SYN_RECV;
 
 /// Where a packet goes.
 #[derive(Clone, Copy)]
@@ -66,17 +65,9 @@ pub fn find_or_open(packet: &Packet, endpoints: &Endpoints) -> Result<Flow, Verd
         }
     }
     if let Some(endpoint) = opener {
-        let outcome = if is_wide(packet, endpoint) {
-            Outcome(flow_open_wide(&wide_key(packet, endpoint), segment.0, endpoint.0))
-        } else {
-            Outcome(flow_open_narrow(narrow_key(packet, endpoint).0, segment.0, endpoint.0))
-        };
-        if let Some(end) = outcome.end(endpoint) {
-            if end.is_ok() {
-                forget_finished(packet, endpoints);
-            }
-            return end;
-        }
+        let end = open_under(packet, segment, endpoint)?;
+        forget_finished(packet, endpoints);
+        return Ok(end);
     }
     // A deleted service without flows is no service.
     Err(if takes_new { Verdict::DroppedNoFlow } else { Verdict::PassedNoService })
@@ -138,8 +129,10 @@ impl Outcome {
     const REFUSED: u64 = 1 << 33;
     /// The only refusal there is.
     const NO_BACKEND: Self = Self(Self::REFUSED);
-    /// Not found, and may be opened. Returned rather than done at once: the stack is short.
+    /// Not found, and may be opened.
     const TO_OPEN: Self = Self(1 << 34);
+    /// Neither bucket has a slot that yields.
+    const NO_ROOM: Self = Self(1 << 35);
 
     #[inline(always)]
     fn known(dest: u32) -> Self {
@@ -293,116 +286,6 @@ fn by_hash(service: u32, segment: Segment, now: Tick) -> bool {
     }
 }
 
-/// A new connection: chooses its destination and stores the flow.
-#[inline(always)]
-fn open<B: Table>(key: &B::Key, segment: Segment, endpoint: Endpoint) -> Outcome {
-    let hash = B::hash(key);
-    let (first, second) = candidates(hash, B::mask());
-    let service = endpoint.service() as u32;
-    let (Some(first), Some(second), Some(record)) =
-        (B::bucket(first), B::bucket(second), SERVICES.get(service))
-    else {
-        return Outcome::MISS;
-    };
-    let now = clock::now();
-    let hashed = by_hash(service, segment, now);
-    let dest = if hashed { schedule_by_hash(service, hash) } else { schedule_next(service) };
-    if dest == 0 {
-        return Outcome::NO_BACKEND;
-    }
-    let value = first_value(dest, segment, record, now, hashed);
-    B::sweep(now);
-    // The flow's old entry, expired or closed, takes the new connection.
-    let mut before = retake(first, key, value, segment, now);
-    if before.is_free() {
-        before = retake(second, key, value, segment, now);
-    }
-    if before.is_free() {
-        before = store(first, second, key, value, now);
-    }
-    if before.is_locked() {
-        return without_entry(service, hash, segment, record, now);
-    }
-    if before.is_flow() {
-        if !is_over(before, segment, now) {
-            count::event(Event::Evicted);
-        }
-        count::ended(before);
-    }
-    count::opened(value);
-    // A connection that was placed by hash counted with its SYN.
-    if segment.opens() { Outcome::opened(dest) } else { Outcome::known(dest) }
-}
-
-/// Gives a flow's finished entry in `bucket` to its new connection; what it held, or
-/// [`Value::FREE`] if there is none.
-#[inline(always)]
-fn retake<B: Bucket>(bucket: &B, key: &B::Key, value: Value, segment: Segment, now: Tick) -> Value {
-    let hit = find(bucket, key);
-    if !hit.is_miss() && is_over(hit.value, segment, now) && bucket::retake(bucket, hit, key, value, now) {
-        hit.value
-    } else {
-        Value::FREE
-    }
-}
-
-/// The value that a new flow begins with.
-#[inline(always)]
-fn first_value(dest: u32, segment: Segment, service: &Service, now: Tick, hashed: bool) -> Value {
-    // If its handshake was not seen, it counts as half-open until a later packet.
-    let state = if segment.opens() { segment.next(State::NONE) } else { HASHED_STATE };
-    let flags = if hashed { value::flag::HASHED } else { 0 };
-    Value::new(dest, state, flags, now.after(timeout(service, state)))
-}
-
-/// Takes the slot of the two buckets that yields most readily; the value it held, or
-/// a locked value if none yields.
-#[inline(always)]
-fn store<B: Bucket>(first: &B, second: &B, key: &B::Key, value: Value, now: Tick) -> Value {
-    for _ in 0..2 {
-        let (a, b): (Candidate, Candidate) = (candidate(first, now), candidate(second, now));
-        let claimed =
-            if b.beats(&a) { claim(second, b, key, value, now) } else { claim(first, a, key, value, now) };
-        match claimed {
-            Claim::Stored(before) => return before,
-            Claim::Full => return Value::locked(now),
-            Claim::Lost => {}
-        }
-    }
-    Value::locked(now)
-}
-
-/// No room: an established flow is never evicted, so the new one is placed by hash, and for a while
-/// so is every packet of the service whose flow is not known.
-#[inline(always)]
-fn without_entry(service: u32, hash: u64, segment: Segment, record: &Service, now: Tick) -> Outcome {
-    let dest = schedule_by_hash(service, hash);
-    if dest == 0 {
-        return Outcome::NO_BACKEND;
-    }
-    // As long as packets come that find no room: theirs are connections that go on.
-    let state = if segment.opens() { segment.next(State::NONE) } else { HASHED_STATE };
-    let until = now.after(timeout(record, state));
-    if let Some(rotation) = ROTATIONS.get_ptr_mut(service) {
-        // SAFETY: an aligned word of the map's value, read and stored whole; the latest writer wins.
-        unsafe {
-            let word = &raw mut (*rotation).hashed_until;
-            let before = word.read_volatile();
-            if !Rotation::places_by_hash(before, now)
-                || until.until(Tick(before as u32)) >= REFRESH.load() as i32
-            {
-                word.write_volatile(Rotation::until(until));
-            }
-        }
-    }
-    if !segment.opens() {
-        return Outcome::known(dest);
-    }
-    count::event(Event::PlacedByHash);
-    // Of datagrams without an entry nobody knows which one begins something.
-    if segment.is_udp() { Outcome::known(dest) } else { Outcome::opened(dest) }
-}
-
 /// Lets a flow expire now.
 #[inline(always)]
 fn forget<B: Table>(key: &B::Key) -> u32 {
@@ -421,22 +304,6 @@ fn forget<B: Table>(key: &B::Key) -> u32 {
 
 // Functions with numbers (and a pointer that they check) for arguments: the kernel verifies each
 // once, by itself, instead of anew for every way that leads to a call.
-
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn flow_open_narrow(key: u64, segment: u32, endpoint: u64) -> u64 {
-    open::<NarrowBucket<KernelWord>>(&NarrowKey(key), Segment(segment), Endpoint(endpoint)).0
-}
-
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn flow_open_wide(key: *const WideKey, segment: u32, endpoint: u64) -> u64 {
-    // SAFETY: callers pass a reference; the verifier wants the check for null.
-    match unsafe { key.as_ref() } {
-        Some(key) => open::<WideBucket<KernelWord>>(key, Segment(segment), Endpoint(endpoint)).0,
-        None => 0,
-    }
-}
 
 #[unsafe(no_mangle)]
 #[inline(never)]

@@ -140,9 +140,14 @@ impl Agent {
 
     /// Runs `lb --socket SOCKET ARGS` on the director.
     pub fn lb(&self, args: &[&str]) -> Result<Finished> {
+        proc::run(self.lb_command(args)?)
+    }
+
+    /// `lb --socket SOCKET ARGS`, to be run.
+    pub fn lb_command(&self, args: &[&str]) -> Result<Command> {
         let mut command = self.netns.command(lb_binary()?)?;
         command.arg("--socket").arg(self.socket()).args(args);
-        proc::run(command)
+        Ok(command)
     }
 
     /// `lb --socket SOCKET ARGS`, which must fail with this exit code; what it said on stderr.

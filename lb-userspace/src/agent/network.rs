@@ -7,7 +7,10 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use lb_common::{host::Route, vlan::Tags};
+use lb_common::{
+    host::{self, Path, Route},
+    vlan::Tags,
+};
 
 use super::interfaces::Interfaces;
 use crate::{
@@ -17,7 +20,7 @@ use crate::{
     net::{
         Address, Attachment, Error, Event, Events, Link, Neighbour, NeighbourState, Netlink, resolve_attach,
     },
-    plan::{HostRoute, LinkSpec, Snapshot, name_of},
+    plan::{HostRoute, LinkSpec, Snapshot, address_from, name_of},
 };
 
 /// Links, addresses, routes to the backends, and their MACs.
@@ -115,6 +118,23 @@ impl Network {
             tracing::info!(backend = %neighbour.address, ?news, "backend's MAC");
         }
         changed
+    }
+
+    /// Takes over which MACs an earlier agent had found. A backend that is silent just now keeps its
+    /// established flows so.
+    pub fn remember(&mut self, kernel: &Snapshot) {
+        for host in kernel.hosts.values() {
+            let (route, is_ipv6) = (Route(host.route), host.flags & host::flag::IPV6 != 0);
+            let address = address_from(host.address, is_ipv6);
+            let link = kernel.links.get(&route.link()).map(|link| name_of(&link.name));
+            // Behind another interface, or tag, there is another host.
+            if let Some(Reach::OnLink(at)) = self.reach.get(&address)
+                && link.as_ref() == Some(&at.name)
+                && Path(host.path).tags() == tags(at)
+            {
+                self.neighbours.remember(address, route.mac());
+            }
+        }
     }
 
     /// An entry was collected: ask again.

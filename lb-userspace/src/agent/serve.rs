@@ -222,6 +222,11 @@ async fn handle_request(agent: &mut Agent, request: Request) -> Option<End> {
             let reloaded = agent.reload(&options).await;
             answer(reply, reloaded);
         }
+        Request::Timeouts { reply } => answer(reply, Ok(agent.model.timeouts)),
+        Request::TimeoutsEdit { edit, reply } => {
+            let done = agent.change(Change::EditTimeouts { timeouts: edit }).await;
+            answer(reply, done);
+        }
         Request::Detach { reply } => return Some(End::Detach(reply)),
         Request::ServiceAdd { add, reply } => {
             let done = agent.change(add_service(add)).await;
@@ -269,9 +274,9 @@ fn running_config(agent: &Agent) -> String {
 }
 
 fn add_service(add: ServiceAdd) -> Change {
-    let ServiceAdd { name, endpoint, scheduler } = add;
+    let ServiceAdd { name, endpoint, scheduler, options } = add;
     let name = name.unwrap_or_else(|| endpoint.default_name());
-    Change::AddService { service: Service { name, endpoint, scheduler, backends: Vec::new() } }
+    Change::AddService { service: Service { name, endpoint, scheduler, backends: Vec::new(), options } }
 }
 
 fn backend(add: BackendAdd) -> Backend {

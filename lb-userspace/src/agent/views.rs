@@ -103,6 +103,7 @@ fn view(agent: &Agent, snapshot: &Snapshot, ids: &Ids, service: &Service) -> Res
         name: service.name.clone(),
         endpoint: service.endpoint,
         scheduler: service.scheduler,
+        options: service.options,
         counters: shown(agent.pins.maps.service_counters(id)?),
         backends: backends
             .map(|backend| backend_view(agent, snapshot, ids.dest(id, backend.key), backend))

@@ -18,7 +18,7 @@ use super::types::{
     ApiError, BackendAdd, BackendEdit, ConnFilter, ConnList, Done, ReloadOptions, Reloaded, ServiceAdd,
     ServiceEdit, ServiceView, Stats, Status,
 };
-use crate::model::{BackendKey, ServiceName};
+use crate::model::{BackendKey, PartialTimeouts, ServiceName, Timeouts};
 
 /// Talks to the agent that serves one socket. Each request is a connection of its own.
 #[derive(Clone, Debug)]
@@ -118,6 +118,14 @@ impl Client {
 
     pub async fn backend_undrain(&self, service: &ServiceName, key: BackendKey) -> Result<Done, ClientError> {
         self.json(Method::POST, &format!("{}/undrain", backend_path(service, key)), NOTHING).await
+    }
+
+    pub async fn timeouts(&self) -> Result<Timeouts, ClientError> {
+        self.json(Method::GET, "/v1/timeouts", NOTHING).await
+    }
+
+    pub async fn timeouts_edit(&self, edit: &PartialTimeouts) -> Result<Done, ClientError> {
+        self.json(Method::PATCH, "/v1/timeouts", Some(edit)).await
     }
 
     pub async fn conns(&self, filter: &ConnFilter) -> Result<ConnList, ClientError> {

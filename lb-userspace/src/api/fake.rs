@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     api::types::BackendStats,
-    model::{Endpoint, Protocol, Scheduler, ServiceName},
+    model::{Endpoint, Protocol, Scheduler, ServiceName, ServiceOptions, Timeouts},
 };
 
 /// A served socket in a temporary directory.
@@ -35,10 +35,10 @@ impl FakeAgent {
         let asked = Arc::new(Mutex::new(Vec::new()));
         let log = asked.clone();
         tokio::spawn(async move {
-            let mut reading = 0;
+            let mut memory = Memory::default();
             while let Some(request) = requests.recv().await {
                 log.lock().unwrap().push(without_reply(&request));
-                answer(request, &mut reading);
+                answer(request, &mut memory);
             }
         });
         let (stop, stopped) = oneshot::channel();
@@ -73,13 +73,39 @@ fn without_reply(request: &Request) -> String {
     text[..end].to_owned()
 }
 
-fn answer(request: Request, reading: &mut u64) {
+/// What changes from one answer to the next.
+#[derive(Default)]
+struct Memory {
+    /// Readings of the statistics.
+    readings: u64,
+    /// Since a backend was drained, its service was shown so often: its connections are gone the second time.
+    shown_drained: Option<u64>,
+}
+
+impl Memory {
+    fn service(&mut self, name: &ServiceName) -> Result<ServiceView, Failure> {
+        let mut view = find(name)?;
+        if let Some(shown) = &mut self.shown_drained {
+            *shown += 1;
+            for backend in view
+                .backends
+                .iter_mut()
+                .filter(|backend| *shown > 1 && backend.state == BackendState::Drained)
+            {
+                (backend.active, backend.inactive) = (0, 0);
+            }
+        }
+        Ok(view)
+    }
+}
+
+fn answer(request: Request, memory: &mut Memory) {
     let done = || Ok(Done::default());
     let warned = || Ok(Done { warnings: vec!["the MAC address is not known yet".to_owned()] });
     match request {
         Request::Status { reply } => drop(reply.send(Ok(status()))),
         Request::Services { reply } => drop(reply.send(Ok(services()))),
-        Request::Service { name, reply } => drop(reply.send(find(&name))),
+        Request::Service { name, reply } => drop(reply.send(memory.service(&name))),
         Request::ServiceAdd { add, reply } => {
             let taken = services().iter().any(|s| Some(&s.name) == add.name.as_ref());
             drop(reply.send(if taken {
@@ -95,10 +121,15 @@ fn answer(request: Request, reading: &mut u64) {
         Request::BackendAdd { reply, .. } => drop(reply.send(warned())),
         Request::BackendEdit { reply, .. }
         | Request::BackendDelete { reply, .. }
-        | Request::BackendDrain { reply, .. }
         | Request::BackendUndrain { reply, .. }
         | Request::ConnsFlush { reply, .. }
+        | Request::TimeoutsEdit { reply, .. }
         | Request::Detach { reply } => drop(reply.send(done())),
+        Request::BackendDrain { reply, .. } => {
+            memory.shown_drained = Some(0);
+            drop(reply.send(done()))
+        }
+        Request::Timeouts { reply } => drop(reply.send(Ok(Timeouts::default()))),
         Request::Config { reply } => drop(reply.send(Ok("services: []\n".to_owned()))),
         Request::Conns { reply, .. } => drop(reply.send(Ok(conns()))),
         Request::Reload { reply, .. } => drop(reply.send(Ok(Reloaded {
@@ -107,8 +138,8 @@ fn answer(request: Request, reading: &mut u64) {
             warnings: vec![],
         }))),
         Request::Stats { reply } => {
-            *reading += 1;
-            drop(reply.send(Ok(stats(*reading))))
+            memory.readings += 1;
+            drop(reply.send(Ok(stats(memory.readings))))
         }
     }
 }
@@ -156,6 +187,7 @@ pub(crate) fn services() -> Vec<ServiceView> {
                 protocol: Protocol::Tcp,
             },
             scheduler: Scheduler::Rr,
+            options: ServiceOptions::default(),
             counters: counters(2_469_134, 197_530_864, 246_913_578_024),
             backends: vec![
                 backend("172.18.14.11:3306", BackendState::Up),
@@ -166,6 +198,7 @@ pub(crate) fn services() -> Vec<ServiceView> {
             name: v6.default_name(),
             endpoint: v6,
             scheduler: Scheduler::Wrr,
+            options: ServiceOptions::default(),
             counters: counters(7, 7, 539),
             backends: vec![backend("[2001:db8::a]:53", BackendState::Unresolved)],
         },

@@ -9,6 +9,7 @@
 //! | POST `/v1/services/{name}/backends` | [`BackendAdd`] | [`Done`] |
 //! | PATCH, DELETE `/v1/services/{name}/backends/{address:port}` | PATCH: [`BackendEdit`] | [`Done`] |
 //! | POST `…/backends/{address:port}/drain`, `…/undrain` | | [`Done`] |
+//! | GET, PATCH `/v1/timeouts` | PATCH: [`PartialTimeouts`] | [`Timeouts`](crate::model::Timeouts) or [`Done`] |
 //! | GET, DELETE `/v1/conns` | query: [`ConnFilter`] | [`ConnList`] or [`Done`] |
 //! | GET `/v1/stats` | | [`Stats`] |
 //! | GET `/v1/config` | | the running state as a configuration file, text/yaml |
@@ -20,7 +21,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::{BackendKey, Endpoint, Scheduler, ServiceName};
+use crate::model::{BackendKey, Endpoint, PartialTimeouts, Scheduler, ServiceName, ServiceOptions};
 
 /// A change was made. `warnings` are for the operator, one sentence each.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,6 +45,8 @@ pub struct ServiceAdd {
     pub name: Option<ServiceName>,
     pub endpoint: Endpoint,
     pub scheduler: Scheduler,
+    #[serde(default)]
+    pub options: ServiceOptions,
 }
 
 /// Fields left out stay as they are.
@@ -52,6 +55,16 @@ pub struct ServiceAdd {
 pub struct ServiceEdit {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scheduler: Option<Scheduler>,
+    #[serde(default)]
+    pub options: OptionsEdit,
+}
+
+/// Of a service's [`ServiceOptions`]; fields left out stay as they are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct OptionsEdit {
+    /// In seconds; 0 takes the service's own away, so that the global one holds.
+    pub timeouts: PartialTimeouts,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -82,6 +95,7 @@ pub struct ServiceView {
     pub name: ServiceName,
     pub endpoint: Endpoint,
     pub scheduler: Scheduler,
+    pub options: ServiceOptions,
     pub counters: Counters,
     pub backends: Vec<BackendView>,
 }

@@ -6,7 +6,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::{
     agent::ReloadArgs, backend::BackendCommand, conn::ConnCommand, exit::EXIT_CODES, parse,
-    realserver::RealserverCommand, service::ServiceCommand, stats::StatsArgs,
+    realserver::RealserverCommand, service::ServiceCommand, stats::StatsArgs, timeout::TimeoutCommand,
 };
 use crate::log::LogFormat;
 
@@ -99,6 +99,9 @@ pub(super) enum Command {
     /// Connections in the flow table
     #[command(subcommand)]
     Conn(ConnCommand),
+    /// Idle timeouts of connections (ipvsadm --set)
+    #[command(subcommand)]
+    Timeout(TimeoutCommand),
     /// Counters of services, backends, verdicts and flow tables
     Stats(StatsArgs),
     /// Prepares this host as a backend: VIPs on lo, and ARP silent about them

@@ -3,9 +3,12 @@
 use clap::{Args, Subcommand};
 use comfy_table::{Cell, Table};
 use serde::Serialize;
+use tokio::signal::unix::{SignalKind, signal};
 
 use super::{
-    CliError, Output, number,
+    CliError, Output,
+    drain::{DrainArgs, Wait},
+    number,
     output::{Column, Tone, or_dash},
     parse::{self, BackendArg, ServiceArg},
     service,
@@ -27,7 +30,9 @@ pub(super) enum BackendCommand {
     /// Removes a backend; its open connections are dropped: drain it first to let them end
     Del(Which),
     /// Sends a backend no new connections, keeping its weight; open ones go on
-    Drain(Which),
+    ///
+    /// lb backend drain mysql 172.18.14.11 --wait --deadline 10m
+    Drain(DrainArgs),
     /// Ends a drain
     Undrain(Which),
     /// Lists the backends of one service or of all
@@ -109,16 +114,31 @@ pub(super) async fn run(
             let (service, key) = find(client, &which).await?;
             (client.backend_delete(&service, key).await?, service, key, "removed")
         }
-        BackendCommand::Drain(which) => {
-            let (service, key) = find(client, &which).await?;
-            (client.backend_drain(&service, key).await?, service, key, "drained")
-        }
+        BackendCommand::Drain(args) => return drain(args, client, output).await,
         BackendCommand::Undrain(which) => {
             let (service, key) = find(client, &which).await?;
             (client.backend_undrain(&service, key).await?, service, key, "undrained")
         }
     };
     say_done(&done, &service, key, what, output)
+}
+
+async fn drain(args: DrainArgs, client: &Client, output: &mut Output<'_>) -> Result<(), CliError> {
+    let DrainArgs { which, wait, deadline } = args;
+    let (service, key) = find(client, &which).await?;
+    let done = client.backend_drain(&service, key).await?;
+    if !wait {
+        return say_done(&done, &service, key, "drained", output);
+    }
+    output.warn(&done.warnings);
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let interrupted = async {
+        // `None` never comes: the stream lives as long as the runtime.
+        interrupt.recv().await;
+    };
+    Wait { service: &service, key, deadline }
+        .run(async || client.service(&service).await, interrupted, output)
+        .await
 }
 
 fn say_done(

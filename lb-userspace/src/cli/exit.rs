@@ -14,6 +14,9 @@ pub enum Exit {
     NoPermission = 4,
     NotFound = 5,
     Refused = 6,
+    Deadline = 7,
+    /// As a shell reports a process that SIGINT ended.
+    Interrupted = 130,
 }
 
 /// For `lb --help`, the manual page and docs/cli.md.
@@ -25,7 +28,9 @@ Exit codes:
   3  the agent is not running
   4  no permission
   5  no such service or backend
-  6  refused: it exists already, something is in the way, or the value cannot be";
+  6  refused: it exists already, something is in the way, or the value cannot be
+  7  the deadline of a wait has passed; what was begun stays
+  130  interrupted while waiting; what was begun stays";
 
 /// Why a command failed.
 #[derive(Debug, thiserror::Error)]

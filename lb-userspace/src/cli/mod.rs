@@ -7,6 +7,7 @@ mod agent;
 mod args;
 mod backend;
 mod conn;
+mod drain;
 mod exit;
 mod number;
 mod output;
@@ -19,6 +20,7 @@ mod stats;
 mod status;
 #[cfg(test)]
 mod tests;
+mod timeout;
 
 use std::{
     env,
@@ -108,6 +110,7 @@ fn dispatch(cli: Cli, output: &mut Output<'_>) -> Result<(), CliError> {
                 let pins = bpffs.join("lb").join(&global.instance);
                 status::run(&client, &pins, output).await
             }
+            Command::Timeout(verb) => timeout::run(verb, &client, output).await,
             Command::Run(_)
             | Command::CheckConfig { .. }
             | Command::Completions { .. }

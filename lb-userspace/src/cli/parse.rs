@@ -2,7 +2,10 @@
 
 use std::{net::IpAddr, net::SocketAddr, path::Path, time::Duration};
 
-use crate::model::{Endpoint, Protocol, Scheduler, ServiceName};
+use crate::{
+    config,
+    model::{Endpoint, Protocol, ServiceName, nearest::nearest, timeouts::NAMES},
+};
 
 /// `VIP:PORT`, IPv6 as `[VIP]:PORT`; port 0 is every port of the address.
 pub(super) fn vip_and_port(text: &str) -> Result<SocketAddr, String> {
@@ -63,9 +66,6 @@ impl ServiceArg {
     }
 }
 
-/// What `--scheduler` takes.
-pub(super) const SCHEDULERS: [(&str, Scheduler); 2] = [("rr", Scheduler::Rr), ("wrr", Scheduler::Wrr)];
-
 /// Part of paths, so nothing that could leave its directory.
 pub(super) fn instance(text: &str) -> Result<String, String> {
     const MAX: usize = 32;
@@ -74,6 +74,44 @@ pub(super) fn instance(text: &str) -> Result<String, String> {
         return Err(format!("an instance is 1 to {MAX} letters, digits, - or _"));
     }
     Ok(text.to_owned())
+}
+
+/// An idle timeout in seconds, written as in the configuration file.
+pub(super) fn timeout(text: &str) -> Result<u32, String> {
+    config::timeout(text)
+}
+
+/// One of the three of `ipvsadm --set`: an idle timeout, or 0 for "as it is".
+pub(super) fn figure(text: &str) -> Result<u32, String> {
+    if text == "0" { Ok(0) } else { timeout(text) }
+}
+
+/// One idle timeout of a service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct OwnTimeout {
+    /// As in the configuration file.
+    pub(super) name: &'static str,
+    /// 0: the global one.
+    pub(super) seconds: u32,
+}
+
+/// `tcp=30m`, or `tcp=default` for the global one.
+pub(super) fn own_timeout(text: &str) -> Result<OwnTimeout, String> {
+    let names = NAMES.all();
+    let (name, value) = text
+        .split_once('=')
+        .ok_or_else(|| format!("not NAME=DURATION, for example tcp=30m; names are {}", names.join(", ")))?;
+    let Some(name) = names.into_iter().find(|known| *known == name) else {
+        let near = nearest(name, names).map(|near| format!("did you mean {near}? ")).unwrap_or_default();
+        return Err(format!("there is no timeout {name}; {near}valid are {}", names.join(", ")));
+    };
+    let seconds = if value == "default" { 0 } else { timeout(value)? };
+    Ok(OwnTimeout { name, seconds })
+}
+
+/// How long to wait.
+pub(super) fn deadline(text: &str) -> Result<Duration, String> {
+    timeout(text).map(|seconds| Duration::from_secs(seconds.into()))
 }
 
 /// Seconds, fractions allowed.

@@ -2,20 +2,21 @@
 
 use std::net::SocketAddr;
 
-use clap::{Args, Subcommand, builder::PossibleValuesParser, builder::TypedValueParser};
+use clap::{ArgGroup, Args, Subcommand, builder::PossibleValuesParser, builder::TypedValueParser};
 use comfy_table::{Cell, Table};
 
 use super::{
     CliError, Exit, Output, backend, number,
     output::{Column, Tone},
-    parse::{self, SCHEDULERS, ServiceArg},
+    parse::{self, OwnTimeout, ServiceArg},
+    timeout,
 };
 use crate::{
     api::{
         client::Client,
-        types::{BackendState, ServiceAdd, ServiceEdit, ServiceView},
+        types::{BackendState, OptionsEdit, ServiceAdd, ServiceEdit, ServiceView},
     },
-    model::{Endpoint, Protocol, Scheduler, ServiceName},
+    model::{Endpoint, Protocol, Scheduler, ServiceName, ServiceOptions},
 };
 
 #[derive(Debug, Subcommand)]
@@ -50,8 +51,22 @@ pub(super) struct AddArgs {
     #[command(flatten)]
     pub(super) endpoint: EndpointArgs,
     /// Which backend a new connection gets
-    #[arg(short, long, value_name = "SCHEDULER", default_value = "rr", value_parser = schedulers())]
+    #[arg(short, long, value_name = "SCHEDULER", default_value = "wlc", value_parser = schedulers())]
     pub(super) scheduler: Scheduler,
+    /// Flags of sh and mh: sh-fallback, sh-port, mh-fallback, mh-port
+    #[arg(short = 'b', long = "flags", alias = "sched-flags", value_name = "FLAG", value_delimiter = ',')]
+    pub(super) flags: Vec<String>,
+    #[command(flatten)]
+    pub(super) options: OptionArgs,
+}
+
+/// How the service treats its connections. What is not given stays as it is.
+#[derive(Debug, Args)]
+pub(super) struct OptionArgs {
+    /// Idle timeouts of its own, for example tcp=30m,tcp_fin=20s; NAME=default: the global one again.
+    /// Names: tcp, tcp_fin, tcp_syn, tcp_time_wait, tcp_close, udp
+    #[arg(long, value_name = "NAME=DURATION", value_delimiter = ',', value_parser = parse::own_timeout)]
+    pub(super) timeout: Vec<OwnTimeout>,
 }
 
 /// Where clients connect.
@@ -69,13 +84,27 @@ pub(super) struct EndpointArgs {
 }
 
 #[derive(Debug, Args)]
+#[command(group = ArgGroup::new("what").required(true).multiple(true).args(["scheduler", "timeout"]))]
 pub(super) struct EditArgs {
     /// The service: its name, or its endpoint VIP:PORT or PROTOCOL/VIP:PORT
     #[arg(value_parser = parse::service)]
     pub(super) service: ServiceArg,
+    #[command(flatten)]
+    pub(super) change: Change,
+}
+
+/// What is not given stays as it is.
+#[derive(Debug, Args)]
+pub(super) struct Change {
     /// Which backend a new connection gets
     #[arg(short, long, value_name = "SCHEDULER", value_parser = schedulers())]
-    pub(super) scheduler: Scheduler,
+    pub(super) scheduler: Option<Scheduler>,
+    /// Flags of sh and mh: sh-fallback, sh-port, mh-fallback, mh-port
+    #[arg(short = 'b', long = "flags", alias = "sched-flags", value_name = "FLAG", value_delimiter = ',')]
+    #[arg(requires = "scheduler")]
+    pub(super) flags: Vec<String>,
+    #[command(flatten)]
+    pub(super) options: OptionArgs,
 }
 
 pub(super) async fn run(
@@ -85,15 +114,16 @@ pub(super) async fn run(
 ) -> Result<(), CliError> {
     match command {
         ServiceCommand::Add(args) => {
-            let add = args.into_body();
+            let add = args.into_body()?;
             let name = add.name.clone().unwrap_or_else(|| add.endpoint.default_name());
             let done = client.service_add(&add).await?;
             output.done(&done, || format!("service {name} added"))
         }
-        ServiceCommand::Edit(EditArgs { service, scheduler }) => {
+        ServiceCommand::Edit(EditArgs { service, change }) => {
             let name = find_name(client, &service).await?;
-            let done = client.service_edit(&name, &ServiceEdit { scheduler: Some(scheduler) }).await?;
-            output.done(&done, || format!("service {name} changed: scheduler {scheduler}"))
+            let edit = change.into_body()?;
+            let done = client.service_edit(&name, &edit).await?;
+            output.done(&done, || format!("service {name} changed: {}", edited(&edit)))
         }
         ServiceCommand::Del { service } => {
             let name = find_name(client, &service).await?;
@@ -148,10 +178,7 @@ pub(super) async fn find_name(client: &Client, arg: &ServiceArg) -> Result<Servi
 }
 
 fn schedulers() -> impl TypedValueParser<Value = Scheduler> {
-    PossibleValuesParser::new(SCHEDULERS.map(|(name, _)| name)).try_map(|typed| {
-        let found = SCHEDULERS.into_iter().find(|(name, _)| *name == typed);
-        found.map(|(_, scheduler)| scheduler).ok_or("not a scheduler")
-    })
+    PossibleValuesParser::new(Scheduler::ALL.map(Scheduler::name)).try_map(|typed| typed.parse::<Scheduler>())
 }
 
 /// One row per service; `ActiveConn` and `InActConn` are sums over the backends.
@@ -186,9 +213,12 @@ pub(super) fn list_table(services: &[ServiceView], output: &Output<'_>) -> Table
     table
 }
 
-fn show(view: &ServiceView, output: &mut Output<'_>) -> Result<(), CliError> {
+pub(super) fn show(view: &ServiceView, output: &mut Output<'_>) -> Result<(), CliError> {
     let table = list_table(std::slice::from_ref(view), output);
     output.table(&table)?;
+    for line in option_lines(&view.options) {
+        output.line(line)?;
+    }
     output.line("")?;
     if view.backends.is_empty() {
         return Ok(output.line(format!(
@@ -198,6 +228,21 @@ fn show(view: &ServiceView, output: &mut Output<'_>) -> Result<(), CliError> {
     }
     let table = backend::list_table(std::slice::from_ref(view), output);
     Ok(output.table(&table)?)
+}
+
+/// One line for each thing that is not as by default.
+fn option_lines(options: &ServiceOptions) -> Vec<String> {
+    let ServiceOptions { timeouts } = *options;
+    let own = || format!("timeouts of its own (seconds): {}", timeout::listed(timeouts));
+    (!timeouts.is_empty()).then(own).into_iter().collect()
+}
+
+/// What an edit set.
+fn edited(edit: &ServiceEdit) -> String {
+    let ServiceEdit { scheduler, options: OptionsEdit { timeouts } } = edit;
+    let scheduler = scheduler.map(|scheduler| format!("scheduler {scheduler}"));
+    let timeouts = (!timeouts.is_empty()).then(|| format!("timeouts {}", timeout::listed(*timeouts)));
+    scheduler.into_iter().chain(timeouts).collect::<Vec<_>>().join(", ")
 }
 
 fn address(endpoint: &Endpoint) -> String {
@@ -216,10 +261,34 @@ fn up_of_all(service: &ServiceView) -> Cell {
 }
 
 impl AddArgs {
-    fn into_body(self) -> ServiceAdd {
-        let Self { name, name_option, endpoint, scheduler } = self;
-        ServiceAdd { name: name.or(name_option), endpoint: endpoint.into(), scheduler }
+    fn into_body(self) -> Result<ServiceAdd, CliError> {
+        let Self { name, name_option, endpoint, scheduler, flags, options } = self;
+        let scheduler = with_flags(scheduler, &flags)?;
+        let OptionsEdit { timeouts } = options.into_edit();
+        let options = ServiceOptions { timeouts: timeouts.map(|own| own.filter(|seconds| *seconds != 0)) };
+        Ok(ServiceAdd { name: name.or(name_option), endpoint: endpoint.into(), scheduler, options })
     }
+}
+
+impl Change {
+    fn into_body(self) -> Result<ServiceEdit, CliError> {
+        let Self { scheduler, flags, options } = self;
+        let scheduler = scheduler.map(|scheduler| with_flags(scheduler, &flags)).transpose()?;
+        Ok(ServiceEdit { scheduler, options: options.into_edit() })
+    }
+}
+
+impl OptionArgs {
+    fn into_edit(self) -> OptionsEdit {
+        OptionsEdit { timeouts: timeout::collected(&self.timeout) }
+    }
+}
+
+fn with_flags(scheduler: Scheduler, flags: &[String]) -> Result<Scheduler, CliError> {
+    flags
+        .iter()
+        .try_fold(scheduler, |scheduler, flag| scheduler.with_flag(flag))
+        .map_err(|wrong| CliError::Local { exit: Exit::Usage, message: format!("--flags: {wrong}") })
 }
 
 impl From<EndpointArgs> for Endpoint {

@@ -7,16 +7,15 @@ use super::{
     schema,
     service::services,
     tree::{Node, Value},
-    values::{count, duration, group, instance, interface, socket, word},
+    values::{count, group, instance, interface, socket, timeout, word},
 };
 use crate::model::{
-    AttachMode, FlowSizes, InterfaceSpec, Limits, Model, OffloadPolicy, Timeouts, VipPlacement,
+    AttachMode, FlowSizes, InterfaceSpec, Limits, Model, OffloadPolicy, PartialTimeouts, PerState, Timeouts,
+    VipPlacement,
 };
 
 /// 64 Mi flows of the smallest kind take 4 GiB.
 const MAX_FLOWS: u32 = 64 << 20;
-/// As IPVS bounds its persistence timeout; far below the wrap of a flow's 32-bit expiry.
-const MAX_TIMEOUT: u32 = 31 * 86400;
 
 /// Reads the whole file. What cannot be read has its default, and there is a problem for it.
 pub(super) fn file(root: &Node, problems: &mut Problems) -> Config {
@@ -90,16 +89,16 @@ fn limits(node: &Node, problems: &mut Problems) -> Option<Limits> {
 fn timeouts(node: &Node, problems: &mut Problems) -> Option<Timeouts> {
     use schema::timeouts::*;
     let fields = Fields::of(node, &SECTION, problems)?;
-    let default = Timeouts::default();
-    let mut read =
-        |key, default| fields.value(key, problems, |t| duration(t, 1..=MAX_TIMEOUT)).unwrap_or(default);
-    Some(Timeouts {
-        tcp: read(&TCP, default.tcp),
-        tcp_fin: read(&TCP_FIN, default.tcp_fin),
-        tcp_syn: read(&TCP_SYN, default.tcp_syn),
-        tcp_close: read(&TCP_CLOSE, default.tcp_close),
-        udp: read(&UDP, default.udp),
-    })
+    Some(Timeouts::default().with(partial_timeouts(&fields, KEYS, problems)))
+}
+
+/// The timeouts that are given under `keys`.
+pub(super) fn partial_timeouts(
+    fields: &Fields<'_>,
+    keys: PerState<&'static schema::Key>,
+    problems: &mut Problems,
+) -> PartialTimeouts {
+    keys.map(|key| fields.value(key, problems, timeout))
 }
 
 fn interfaces(fields: &Fields<'_>, problems: &mut Problems) -> Vec<InterfaceSpec> {

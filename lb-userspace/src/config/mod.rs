@@ -74,5 +74,10 @@ pub fn parse(file_name: &str, text: &str) -> Result<Config, ConfigErrors> {
     problems.finish(file_name, config)
 }
 
+/// An idle timeout in seconds as the file takes it: `900`, `15m`; what is wrong otherwise.
+pub fn timeout(text: &str) -> Result<u32, String> {
+    values::timeout(text).map_err(|fault| format!("{}; {}", fault.wrong, fault.right))
+}
+
 #[cfg(test)]
 mod tests;

@@ -8,7 +8,9 @@ use super::{
     schema::{self, Key},
     service::DEFAULT_WEIGHT,
 };
-use crate::model::{AttachMode, Backend, FlowSizes, InterfaceSpec, Limits, OffloadPolicy, Service, Timeouts};
+use crate::model::{
+    AttachMode, Backend, FlowSizes, InterfaceSpec, Limits, OffloadPolicy, Service, ServiceOptions, Timeouts,
+};
 
 /// Writes a file that [`super::parse`] reads back to exactly `config`.
 ///
@@ -121,13 +123,20 @@ impl Out {
     }
 
     fn timeouts(&mut self, timeouts: &Timeouts) {
-        use schema::timeouts::*;
-        let default = Timeouts::default();
-        self.line_unless(&TCP, &timeouts.tcp, &default.tcp);
-        self.line_unless(&TCP_FIN, &timeouts.tcp_fin, &default.tcp_fin);
-        self.line_unless(&TCP_SYN, &timeouts.tcp_syn, &default.tcp_syn);
-        self.line_unless(&TCP_CLOSE, &timeouts.tcp_close, &default.tcp_close);
-        self.line_unless(&UDP, &timeouts.udp, &default.udp);
+        for (key, (seconds, default)) in schema::timeouts::KEYS.zip(timeouts.zip(Timeouts::default())).all() {
+            self.line_unless(key, &seconds, &default);
+        }
+    }
+
+    fn options(&mut self, options: &ServiceOptions) {
+        let ServiceOptions { timeouts } = options;
+        self.section(&schema::service::TIMEOUTS, |out| {
+            for (key, own) in schema::service_timeouts::KEYS.zip(*timeouts).all() {
+                if let Some(own) = own {
+                    out.line(key, own);
+                }
+            }
+        });
     }
 
     fn services(&mut self, services: &[Service]) {
@@ -138,8 +147,12 @@ impl Out {
             out.line(&ADDRESS, endpoint.address);
             out.line(&PORT, endpoint.port);
             out.line(&PROTOCOL, endpoint.protocol);
-            // Always: the default is going to change.
-            out.line(&SCHEDULER, service.scheduler);
+            out.line(&SCHEDULER, service.scheduler.name());
+            let flags = service.scheduler.flag_names();
+            if !flags.is_empty() {
+                out.raw(&format!("{}: [{}]", FLAGS.name, flags.join(", ")));
+            }
+            out.options(&service.options);
             out.list(&BACKENDS, &service.backends, Self::backend);
         });
     }

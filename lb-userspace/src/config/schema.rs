@@ -1,6 +1,8 @@
 //! Every key of the configuration file, declared once: the reader checks against these tables,
 //! `render` takes the names from them, and docs/config.md is generated from them.
 
+use crate::model::PerState;
+
 /// One key.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Key {
@@ -65,6 +67,7 @@ pub(super) static SECTIONS: &[&Section] = &[
     &timeouts::SECTION,
     &control::SECTION,
     &service::SECTION,
+    &service_timeouts::SECTION,
     &backend::SECTION,
 ];
 
@@ -188,12 +191,28 @@ pub(super) mod timeouts {
     pub static SECTION: Section = Section {
         path: "timeouts",
         doc: "How long an idle connection is remembered in each state, 1 s to 31 d. The defaults are IPVS's; \
-              `tcp`, `tcp_fin` and `udp` are the three figures of `ipvsadm --set`.",
-        keys: &[&TCP, &TCP_FIN, &TCP_SYN, &TCP_CLOSE, &UDP],
+              `tcp`, `tcp_fin` and `udp` are the three figures of `ipvsadm --set`. `lb timeout set` changes \
+              them while the agent runs. Connections get a new timeout with their next packet.",
+        keys: &[&TCP, &TCP_FIN, &TCP_SYN, &TCP_TIME_WAIT, &TCP_CLOSE, &UDP],
+    };
+    pub static KEYS: PerState<&Key> = PerState {
+        tcp: &TCP,
+        tcp_fin: &TCP_FIN,
+        tcp_syn: &TCP_SYN,
+        tcp_time_wait: &TCP_TIME_WAIT,
+        tcp_close: &TCP_CLOSE,
+        udp: &UDP,
     };
     pub static TCP: Key = key("tcp", "duration", Is("900"), "ESTABLISHED.");
     pub static TCP_FIN: Key = key("tcp_fin", "duration", Is("120"), "FIN_WAIT.").also(&["tcpfin"]);
     pub static TCP_SYN: Key = key("tcp_syn", "duration", Is("60"), "SYN_RECV.").also(&["tcpsyn"]);
+    pub static TCP_TIME_WAIT: Key = key(
+        "tcp_time_wait",
+        "duration",
+        Is("120"),
+        "TIME_WAIT: a FIN came before the handshake was complete.",
+    )
+    .also(&["tcptimewait"]);
     pub static TCP_CLOSE: Key = key("tcp_close", "duration", Is("10"), "CLOSE.").also(&["tcpclose"]);
     pub static UDP: Key = key("udp", "duration", Is("300"), "UDP.");
 }
@@ -224,7 +243,7 @@ pub(super) mod service {
     pub static SECTION: Section = Section {
         path: "services[]",
         doc: "One virtual server. Names are unique, and so are address, port and protocol together.",
-        keys: &[&NAME, &ADDRESS, &PORT, &PROTOCOL, &SCHEDULER, &PERSISTENCE, &BACKENDS],
+        keys: &[&NAME, &ADDRESS, &PORT, &PROTOCOL, &SCHEDULER, &FLAGS, &PERSISTENCE, &TIMEOUTS, &BACKENDS],
     };
     pub static NAME: Key = key(
         "name",
@@ -248,16 +267,33 @@ pub(super) mod service {
     pub static PROTOCOL: Key = key("protocol", "`tcp` or `udp`", Is("tcp"), "The transport protocol.");
     pub static SCHEDULER: Key = key(
         "scheduler",
-        "`rr` or `wrr`",
-        Is("wrr"),
-        "Which backend a new connection gets: `rr` round robin, `wrr` weighted round robin, both in IPVS's \
-         order. IPVS's own default, `wlc`, comes with a later version and becomes the default then: write the \
-         scheduler out if it matters to you.",
+        "`rr`, `wrr`, `lc`, `wlc`, `sed`, `nq`, `fo`, `ovf`, `sh`, `mh`, `dh`, `twos`, `lblc` or `lblcr`",
+        Is("wlc"),
+        "Which backend a new connection gets, as IPVS's scheduler of that name chooses it. `rr`: round robin; \
+         `wrr`: the same by weight; `lc`, `wlc`: the least connections, for its weight; `sed`: the shortest \
+         expected delay; `nq`: an idle one, else as `sed`; `fo`: the heaviest; `ovf`: the heaviest whose active \
+         connections do not exceed its weight; `sh`, `mh`: a hash of the client's address (`mh` moves few \
+         clients when a backend comes or goes); `dh`: a hash of the VIP; `twos`: the less loaded of two drawn at random; \
+         `lblc`, `lblcr`: where the VIP's last connections went, until that is overloaded.",
     )
     .also(&["lb_algo", "lvs_sched"]);
+    pub static FLAGS: Key = key(
+        "flags",
+        "list of `sh-fallback`, `sh-port` or `mh-fallback`, `mh-port`",
+        Words("none"),
+        "Of the schedulers `sh` and `mh`. `-fallback`: where the client's backend takes no connections, the client \
+         gets another one; without it, it is refused. `-port`: the client's port is hashed too.",
+    )
+    .also(&["sched_flags"]);
     pub static PERSISTENCE: Key =
         key("persistence", "0", Is("0"), "Persistence timeout. Only 0, no persistence, is supported as yet.")
             .also(&["persistence_timeout"]);
+    pub static TIMEOUTS: Key = key(
+        "timeouts",
+        "`services[].timeouts`",
+        Words("the global `timeouts`"),
+        "Idle timeouts of this service's connections, where they shall differ from the global ones.",
+    );
     pub static BACKENDS: Key = key(
         "backends",
         "list of `services[].backends[]`",
@@ -266,6 +302,40 @@ pub(super) mod service {
          agent runs goes to the head, as in IPVS.",
     )
     .also(&["real_servers", "destinations"]);
+}
+
+pub(super) mod service_timeouts {
+    use super::*;
+    pub static SECTION: Section = Section {
+        path: "services[].timeouts",
+        doc: "Idle timeouts of one service's connections, 1 s to 31 d. What is left out is as in the global \
+              `timeouts`.",
+        keys: &[&TCP, &TCP_FIN, &TCP_SYN, &TCP_TIME_WAIT, &TCP_CLOSE, &UDP],
+    };
+    pub static KEYS: PerState<&Key> = PerState {
+        tcp: &TCP,
+        tcp_fin: &TCP_FIN,
+        tcp_syn: &TCP_SYN,
+        tcp_time_wait: &TCP_TIME_WAIT,
+        tcp_close: &TCP_CLOSE,
+        udp: &UDP,
+    };
+    /// The same key for one service.
+    const fn own(global: &Key, absent: &'static str) -> Key {
+        Key {
+            name: global.name,
+            also: global.also,
+            takes: global.takes,
+            absent: Words(absent),
+            doc: global.doc,
+        }
+    }
+    pub static TCP: Key = own(&timeouts::TCP, "`timeouts.tcp`");
+    pub static TCP_FIN: Key = own(&timeouts::TCP_FIN, "`timeouts.tcp_fin`");
+    pub static TCP_SYN: Key = own(&timeouts::TCP_SYN, "`timeouts.tcp_syn`");
+    pub static TCP_TIME_WAIT: Key = own(&timeouts::TCP_TIME_WAIT, "`timeouts.tcp_time_wait`");
+    pub static TCP_CLOSE: Key = own(&timeouts::TCP_CLOSE, "`timeouts.tcp_close`");
+    pub static UDP: Key = own(&timeouts::UDP, "`timeouts.udp`");
 }
 
 pub(super) mod backend {

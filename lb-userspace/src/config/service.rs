@@ -3,26 +3,21 @@
 use std::{collections::HashMap, net::IpAddr};
 
 use super::{
+    director::partial_timeouts,
     error::{Pos, Problems},
-    fields::Fields,
+    fields::{Fields, scalar},
     schema,
     tree::Node,
     values::{Fault, address, boolean, fault, number, word},
 };
 use crate::model::{
-    Backend, BackendKey, Endpoint, Limits, Protocol, Scheduler, Service, ServiceName,
+    Backend, BackendKey, Endpoint, Limits, PartialTimeouts, Protocol, Scheduler, Service, ServiceName,
+    ServiceOptions,
     rules::{backend_fault, family, same_family, thresholds_ok, vip_fault},
 };
 
-/// What a service has that names none. IPVS's default, wlc, replaces it as soon as it exists here.
-pub(super) const DEFAULT_SCHEDULER: Scheduler = Scheduler::Wrr;
 pub(super) const DEFAULT_WEIGHT: u16 = 1;
-pub(super) const SCHEDULERS: [(&str, Scheduler); 2] = [("rr", Scheduler::Rr), ("wrr", Scheduler::Wrr)];
 pub(super) const PROTOCOLS: [(&str, Protocol); 2] = [("tcp", Protocol::Tcp), ("udp", Protocol::Udp)];
-/// Schedulers that IPVS has beyond [`SCHEDULERS`] (`net/netfilter/ipvs/Kconfig`).
-const NOT_YET: [&str; 12] =
-    ["lc", "wlc", "sed", "nq", "fo", "ovf", "twos", "sh", "mh", "dh", "lblc", "lblcr"];
-
 /// Reads all services and checks them against each other.
 pub(super) fn services(items: &[Node], limits: &Limits, problems: &mut Problems) -> Vec<Service> {
     let mut services = Vec::new();
@@ -80,8 +75,15 @@ fn service(node: &Node, problems: &mut Problems) -> Option<(Service, Places)> {
     });
     let port = fields.required(&PORT, problems, |text| number(text, 0..=u16::MAX));
     let protocol = fields.value(&PROTOCOL, problems, |text| word(text, "protocol", &PROTOCOLS));
-    let scheduler = fields.value(&SCHEDULER, problems, scheduler);
+    let scheduler = fields.value(&SCHEDULER, problems, scheduler).unwrap_or_default();
+    let scheduler = fields.list(&FLAGS, problems).iter().fold(scheduler, |scheduler, flag| {
+        let with_flag = |text: &str| {
+            scheduler.with_flag(text).or_else(|wrong| fault(wrong, "write flags of the service's scheduler"))
+        };
+        scalar(flag, &FLAGS, problems, with_flag).unwrap_or(scheduler)
+    });
     fields.value(&PERSISTENCE, problems, persistence);
+    let options = options(&fields, problems);
 
     let mut backends: Vec<Backend> = Vec::new();
     let mut seen: HashMap<BackendKey, Pos> = HashMap::new();
@@ -107,14 +109,25 @@ fn service(node: &Node, problems: &mut Problems) -> Option<(Service, Places)> {
     let place = |key| fields.node(key).map_or(fields.pos, |n| n.pos);
     let places = Places { name: place(&NAME), address: place(&ADDRESS) };
     let name = name.unwrap_or_else(|| endpoint.default_name());
-    Some((Service { name, endpoint, scheduler: scheduler.unwrap_or(DEFAULT_SCHEDULER), backends }, places))
+    Some((Service { name, endpoint, scheduler, backends, options }, places))
+}
+
+fn options(fields: &Fields<'_>, problems: &mut Problems) -> ServiceOptions {
+    use schema::service::*;
+    ServiceOptions {
+        timeouts: fields.node(&TIMEOUTS).and_then(|node| timeouts(node, problems)).unwrap_or_default(),
+    }
+}
+
+fn timeouts(node: &Node, problems: &mut Problems) -> Option<PartialTimeouts> {
+    use schema::service_timeouts::*;
+    let fields = Fields::of(node, &SECTION, problems)?;
+    Some(partial_timeouts(&fields, KEYS, problems))
 }
 
 fn scheduler(text: &str) -> Result<Scheduler, Fault> {
-    if NOT_YET.contains(&text.to_ascii_lowercase().as_str()) {
-        return fault(format!("scheduler `{text}` is not supported yet"), "valid are rr, wrr");
-    }
-    word(text, "scheduler", &SCHEDULERS)
+    let names = Scheduler::ALL.map(|scheduler| (scheduler.name(), scheduler));
+    word(text, "scheduler", &names)
 }
 
 fn persistence(text: &str) -> Result<(), Fault> {

@@ -47,6 +47,7 @@ fn the_notes_service_reads_as_the_notes_mean_it() {
             endpoint,
             scheduler: Scheduler::Rr,
             backends: vec![backend("172.18.14.71"), backend("172.18.14.72")],
+            options: ServiceOptions::default(),
         }],
         ..Model::default()
     };
@@ -147,7 +148,7 @@ services:
   - name: a
     address: 172.18.14.100
     port: 3306
-    scheduler: wlc
+    scheduler: wlcc
     persistence: 50
     backends:
       - {address: 172.18.14.71, port: 3307, weight: 70000}
@@ -171,7 +172,7 @@ services:
         "4:24: `mode`: unknown mode `turbo`; valid are auto, native, generic",
         "5:17: `tcp`: `15 minutes` is not a duration; write whole seconds, or a number with s, m, h or d, for \
          example 900 or 15m",
-        "10:16: `scheduler`: scheduler `wlc` is not supported yet; valid are rr, wrr",
+        "10:16: `scheduler`: unknown scheduler `wlcc`; did you mean `wlc`? valid are rr, wrr, lc, wlc, sed, nq, fo, ovf, sh, mh, dh, twos, lblc, lblcr",
         "11:18: `persistence`: persistence (50) is not supported yet; write 0 or leave the key out; each \
          connection is then scheduled on its own",
         "13:39: `port`: backend port 3307 differs from the service's port 3306; write 3306 or leave the key \
@@ -241,6 +242,18 @@ fn bad_files_are_refused_where_they_are_bad() {
             "interfaces: [eth0]\ncontrol: {socket: lb.sock}\n".to_owned(),
             "2:19: `socket`: \"lb.sock\" is not the absolute path",
         ),
+        (
+            bad_service("address: 192.0.2.1, port: 80, timeouts: {tcp: 0}"),
+            "3:52: `tcp`: 0 is out of range; write a duration from 1s to 2678400s",
+        ),
+        (
+            bad_service("address: 192.0.2.1, port: 80, timeouts: {tpc: 1}"),
+            "3:47: unknown key `tpc` in services[].timeouts; did you mean `tcp`?",
+        ),
+        (
+            bad_service("address: 192.0.2.1, port: 80, timeouts: 5"),
+            "3:46: services[].timeouts must be a mapping, not a single value; ",
+        ),
         (bad_service("port: 80"), "3:5: services[] has no `address`; add"),
         (bad_service("address: 192.0.2.1"), "3:5: services[] has no `port`; add `port: ...` (0 to 65535)"),
         (
@@ -261,7 +274,15 @@ fn bad_files_are_refused_where_they_are_bad() {
         ),
         (
             bad_service("address: 192.0.2.1, port: 80, scheduler: rrr"),
-            "3:47: `scheduler`: unknown scheduler `rrr`; did you mean `rr`? valid are rr, wrr",
+            "3:47: `scheduler`: unknown scheduler `rrr`; did you mean `rr`? valid are rr, wrr, lc, wlc, sed, nq, fo, ovf, sh, mh, dh, twos, lblc, lblcr",
+        ),
+        (
+            bad_service("address: 192.0.2.1, port: 80, scheduler: sh, flags: [sh-port, mh-port]"),
+            "3:68: `flags`: sh has no flag `mh-port`, only sh-fallback and sh-port; write flags of",
+        ),
+        (
+            bad_service("address: 192.0.2.1, port: 80, scheduler: rr, flags: [sh-port]"),
+            "3:59: `flags`: the scheduler rr has no flags, only sh and mh have; write flags of",
         ),
         (
             bad_service("address: 192.0.2.1, port: 80, vip: 192.0.2.2"),
@@ -323,7 +344,7 @@ fn nested_aliases_do_not_fill_the_memory() {
 #[test]
 fn a_rendered_file_is_short_and_readable() {
     let text = with_service(
-        "    scheduler: rr\n    backends:\n      - address: 192.0.2.2\n      - {address: 192.0.2.3, weight: 0, drained: \
+        "    scheduler: rr\n    timeouts: {udp: 1m, tcp: 15m}\n    backends:\n      - address: 192.0.2.2\n      - {address: 192.0.2.3, weight: 0, drained: \
          true}\nflows: {ipv4: 4M, wide: 3k}\ntimeouts: {tcp: 15m, udp: 1m}\n",
     );
     let config = parse("f", &text).expect("valid");
@@ -340,6 +361,9 @@ services:
     port: 80
     protocol: tcp
     scheduler: rr
+    timeouts:
+      tcp: 900
+      udp: 60
     backends:
       - address: 192.0.2.2
       - address: 192.0.2.3

@@ -2,7 +2,7 @@
 
 use std::{fmt::Display, net::IpAddr, ops::RangeInclusive, path::PathBuf};
 
-use crate::model::nearest::nearest;
+use crate::model::{nearest::nearest, timeouts::MAX_TIMEOUT};
 
 /// What is wrong with a value, and what would be right.
 #[derive(Debug, PartialEq, Eq)]
@@ -59,6 +59,11 @@ pub(super) fn duration(text: &str, range: RangeInclusive<u32>) -> Result<u32, Fa
         }
     };
     in_range(text, number, factor, range, "a duration", |n| format!("{n}s"))
+}
+
+/// An idle timeout.
+pub(super) fn timeout(text: &str) -> Result<u32, Fault> {
+    duration(text, 1..=MAX_TIMEOUT)
 }
 
 fn in_range(

@@ -26,6 +26,7 @@ const NO_DEST: Dest = Dest {
     address: [0; 16],
     port: [0; 2],
     weight: 0,
+    last_weight: 0,
     pad: 0,
 };
 const NO_HOST: Host = Host { route: 0, path: 0, address: [0; 16], flags: 0, pad: 0 };

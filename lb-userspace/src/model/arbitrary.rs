@@ -4,18 +4,11 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use proptest::{collection::vec, option, prelude::*, sample::select};
 
-use super::*;
+use super::{timeouts::MAX_TIMEOUT, *};
 
 pub(crate) fn models() -> impl Strategy<Value = Model> {
     let flows = (1..=64u32 << 20, prop_oneof![1..=9u32, Just(64 << 10)])
         .prop_map(|(ipv4, wide)| FlowSizes { ipv4, wide });
-    let timeouts = vec(prop_oneof![Just(900), Just(120), 1..=2_678_400u32], 5).prop_map(|t| Timeouts {
-        tcp: t[0],
-        tcp_fin: t[1],
-        tcp_syn: t[2],
-        tcp_close: t[3],
-        udp: t[4],
-    });
     let limits = (20..=65534u32, 100..=262_144u32)
         .prop_map(|(services, destinations)| Limits { services, destinations });
     (
@@ -23,7 +16,7 @@ pub(crate) fn models() -> impl Strategy<Value = Model> {
         option::of(select(vec!["eth0", "0x10", "~", "null", "e#1", "\"'"])),
         prop_oneof![Just(FlowSizes::default()), flows],
         prop_oneof![Just(Limits::default()), limits],
-        prop_oneof![Just(Timeouts::default()), timeouts],
+        prop_oneof![Just(Timeouts::default()), timeouts().prop_map(|own| Timeouts::default().with(own))],
         vec(services(), 0..6),
     )
         .prop_map(|(interfaces, add_to, flows, limits, timeouts, services)| Model {
@@ -46,8 +39,8 @@ fn interfaces() -> impl Strategy<Value = InterfaceSpec> {
 }
 
 pub(crate) fn services() -> impl Strategy<Value = Service> {
-    (option::of(names()), endpoints(), schedulers(), vec((0..6u8, backends()), 0..5)).prop_map(
-        |(name, endpoint, scheduler, backends)| {
+    (option::of(names()), endpoints(), schedulers(), vec((0..6u8, backends()), 0..5), options()).prop_map(
+        |(name, endpoint, scheduler, backends, options)| {
             let backends = backends
                 .into_iter()
                 .map(|(n, backend)| Backend { key: backend_key(endpoint, n), ..backend })
@@ -57,9 +50,23 @@ pub(crate) fn services() -> impl Strategy<Value = Service> {
                 endpoint,
                 scheduler,
                 backends: unique(backends, |a: &Backend, b| a.key == b.key),
+                options,
             }
         },
     )
+}
+
+pub(crate) fn options() -> impl Strategy<Value = ServiceOptions> {
+    timeouts().prop_map(|timeouts| ServiceOptions { timeouts })
+}
+
+/// None, or some.
+pub(crate) fn timeouts() -> impl Strategy<Value = PartialTimeouts> {
+    let some = vec(option::of(prop_oneof![Just(900), Just(120), 1..=MAX_TIMEOUT]), 6).prop_map(|given| {
+        let mut given = given.into_iter();
+        PartialTimeouts::default().map(|_| given.next().flatten())
+    });
+    prop_oneof![Just(PartialTimeouts::default()), some]
 }
 
 pub(crate) fn names() -> impl Strategy<Value = ServiceName> {
@@ -68,7 +75,14 @@ pub(crate) fn names() -> impl Strategy<Value = ServiceName> {
 }
 
 pub(crate) fn schedulers() -> impl Strategy<Value = Scheduler> {
-    select(vec![Scheduler::Rr, Scheduler::Wrr])
+    (select(Scheduler::ALL.to_vec()), any::<bool>(), any::<bool>()).prop_map(|(scheduler, fallback, port)| {
+        let flags = HashFlags { fallback, port };
+        match scheduler {
+            Scheduler::Sh(_) => Scheduler::Sh(flags),
+            Scheduler::Mh(_) => Scheduler::Mh(flags),
+            other => other,
+        }
+    })
 }
 
 pub(crate) fn endpoints() -> impl Strategy<Value = Endpoint> {

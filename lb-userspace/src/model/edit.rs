@@ -5,11 +5,12 @@
 use std::net::IpAddr;
 
 use super::{
-    Backend, BackendKey, Endpoint, Model, Service, ServiceName,
+    Backend, BackendKey, Endpoint, Model, PartialTimeouts, Service, ServiceName, ServiceOptions,
     nearest::nearest,
     rules::{backend_fault, family, same_family, thresholds_ok, vip_fault},
+    timeouts::MAX_TIMEOUT,
 };
-use crate::api::types::{ApiError, BackendAdd, BackendEdit, ServiceAdd, ServiceEdit};
+use crate::api::types::{ApiError, BackendAdd, BackendEdit, OptionsEdit, ServiceAdd, ServiceEdit};
 
 /// Why a change is refused. [`EditError::status`] is its HTTP status.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -31,6 +32,8 @@ pub enum EditError {
     PortMismatch { service: ServiceName, key: BackendKey, port: u16 },
     #[error("lower threshold {lower} is above upper threshold {upper}")]
     BadThresholds { upper: u32, lower: u32 },
+    #[error("timeout {name} cannot be {seconds} s: it is 1 to {MAX_TIMEOUT} s (31 days)")]
+    BadTimeout { name: &'static str, seconds: u32 },
     #[error("{address} cannot be a VIP: it is {why}")]
     BadVip { address: IpAddr, why: &'static str },
     #[error("{address} cannot be a backend's address: it is {why}")]
@@ -51,6 +54,7 @@ impl EditError {
             Self::WrongFamily { .. }
             | Self::PortMismatch { .. }
             | Self::BadThresholds { .. }
+            | Self::BadTimeout { .. }
             | Self::BadVip { .. }
             | Self::BadBackend { .. } => 400,
         }
@@ -84,6 +88,7 @@ impl EditError {
                 "Give a lower threshold that is at most the upper one; 0 means three quarters of it."
                     .to_owned()
             }
+            Self::BadTimeout { .. } => "Leave out what shall stay as it is.".to_owned(),
             Self::BadVip { .. } | Self::BadBackend { .. } => "Give a unicast address.".to_owned(),
             Self::LimitReached { what, .. } => {
                 format!(
@@ -104,7 +109,8 @@ impl From<EditError> for ApiError {
 /// Adds a service without backends to the end of the list. Returns it as it stands.
 pub fn add_service(model: &mut Model, body: &ServiceAdd) -> Result<Service, EditError> {
     let name = body.name.clone().unwrap_or_else(|| body.endpoint.default_name());
-    let service = Service { name, endpoint: body.endpoint, scheduler: body.scheduler, backends: Vec::new() };
+    let ServiceAdd { name: _, endpoint, scheduler, options } = *body;
+    let service = Service { name, endpoint, scheduler, backends: Vec::new(), options };
     insert_service(model, service.clone())?;
     Ok(service)
 }
@@ -112,10 +118,17 @@ pub fn add_service(model: &mut Model, body: &ServiceAdd) -> Result<Service, Edit
 /// Changes a service. Returns it as it stands afterwards.
 pub fn edit_service(model: &mut Model, name: &ServiceName, body: &ServiceEdit) -> Result<Service, EditError> {
     let service = service_mut(model, name)?;
-    if let Some(scheduler) = body.scheduler {
-        service.scheduler = scheduler;
-    }
-    Ok(service.clone())
+    let edited = edited_service(service, body);
+    check_options(&edited.options)?;
+    *service = edited.clone();
+    Ok(edited)
+}
+
+/// Changes the global timeouts.
+pub fn edit_timeouts(model: &mut Model, given: PartialTimeouts) -> Result<(), EditError> {
+    check_timeouts(given)?;
+    model.timeouts = model.timeouts.with(given);
+    Ok(())
 }
 
 /// Takes a service out, backends and all. Returns what was there.
@@ -194,6 +207,7 @@ pub fn insert_service(model: &mut Model, service: Service) -> Result<(), EditErr
     if let Some(why) = vip_fault(address) {
         return Err(EditError::BadVip { address, why });
     }
+    check_options(&service.options)?;
     for (at, backend) in service.backends.iter().enumerate() {
         check_backend(&service, &service.backends[..at], backend)?;
     }
@@ -211,6 +225,22 @@ pub fn insert_backend(model: &mut Model, service: &ServiceName, backend: Backend
     room?;
     service.backends.insert(0, backend);
     Ok(())
+}
+
+/// `service` with the fields of `body` that are given.
+pub fn edited_service(service: &Service, body: &ServiceEdit) -> Service {
+    let ServiceEdit { scheduler, options: OptionsEdit { timeouts } } = *body;
+    let own = service.options.timeouts.zip(timeouts);
+    let options = ServiceOptions {
+        timeouts: own.map(|(before, given)| given.or(before).filter(|seconds| *seconds != 0)),
+    };
+    Service { scheduler: scheduler.unwrap_or(service.scheduler), options, ..service.clone() }
+}
+
+/// The edit that makes `options` of any others.
+pub fn to_options(options: &ServiceOptions) -> OptionsEdit {
+    let ServiceOptions { timeouts } = *options;
+    OptionsEdit { timeouts: timeouts.map(|own| Some(own.unwrap_or(0))) }
 }
 
 /// `backend` with the fields of `body` that are given.
@@ -240,6 +270,15 @@ fn check_backend(service: &Service, others: &[Backend], backend: &Backend) -> Re
         return Err(EditError::BackendExists { service: service.name.clone(), key });
     }
     check_thresholds(backend)
+}
+
+fn check_options(options: &ServiceOptions) -> Result<(), EditError> {
+    check_timeouts(options.timeouts)
+}
+
+fn check_timeouts(given: PartialTimeouts) -> Result<(), EditError> {
+    let bad = given.given().find(|(_, seconds)| !(1..=MAX_TIMEOUT).contains(seconds));
+    bad.map_or(Ok(()), |(name, seconds)| Err(EditError::BadTimeout { name, seconds }))
 }
 
 fn check_thresholds(backend: &Backend) -> Result<(), EditError> {

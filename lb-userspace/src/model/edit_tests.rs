@@ -14,7 +14,12 @@ fn endpoint(address: &str, port: u16) -> Endpoint {
 }
 
 fn service_add(name_: Option<&str>, endpoint: Endpoint) -> ServiceAdd {
-    ServiceAdd { name: name_.map(name), endpoint, scheduler: Scheduler::Rr }
+    ServiceAdd {
+        name: name_.map(name),
+        endpoint,
+        scheduler: Scheduler::Rr,
+        options: ServiceOptions::default(),
+    }
 }
 
 fn backend_add(key_: &str) -> BackendAdd {
@@ -49,7 +54,7 @@ fn a_hot_added_backend_goes_to_the_head_and_a_service_to_the_end() {
 fn edits_change_what_is_given_and_nothing_else() {
     let mut model = model();
     let (service, backend) = (name("mysql-read"), key("172.18.14.71:3306"));
-    let edit = ServiceEdit { scheduler: Some(Scheduler::Wrr) };
+    let edit = ServiceEdit { scheduler: Some(Scheduler::Wrr), ..ServiceEdit::default() };
     assert_eq!(edit_service(&mut model, &service, &edit).expect("edited").scheduler, Scheduler::Wrr);
     assert_eq!(
         edit_service(&mut model, &service, &ServiceEdit::default()).expect("fine").scheduler,
@@ -74,7 +79,7 @@ fn edits_change_what_is_given_and_nothing_else() {
 fn a_refused_change_changes_nothing_and_says_what_would_be_right() {
     type Edit = fn(&mut Model) -> Result<(), EditError>;
     let service = || name("mysql-read");
-    let cases: [(Edit, u16, &str, &str); 14] = [
+    let cases: [(Edit, u16, &str, &str); 16] = [
         (
             |m| add_service(m, &service_add(Some("mysql-read"), endpoint("172.18.14.101", 1))).map(drop),
             409,
@@ -158,6 +163,24 @@ fn a_refused_change_changes_nothing_and_says_what_would_be_right() {
         ),
         (
             |m| {
+                edit_timeouts(m, PartialTimeouts { udp: Some(0), tcp: Some(5), ..PartialTimeouts::default() })
+            },
+            400,
+            "timeout udp cannot be 0 s: it is 1 to 2678400 s",
+            "Leave out",
+        ),
+        (
+            |m| {
+                let timeouts = PartialTimeouts { tcp: Some(MAX_TIMEOUT + 1), ..PartialTimeouts::default() };
+                let edit = ServiceEdit { options: OptionsEdit { timeouts }, ..ServiceEdit::default() };
+                edit_service(m, &name("mysql-read"), &edit).map(drop)
+            },
+            400,
+            "timeout tcp cannot be 2678401 s",
+            "Leave out",
+        ),
+        (
+            |m| {
                 let full = Service {
                     endpoint: endpoint("10.9.9.9", 3306),
                     name: name("copy"),
@@ -181,6 +204,20 @@ fn a_refused_change_changes_nothing_and_says_what_would_be_right() {
         assert!(api.hint.as_deref().is_some_and(|h| h.contains(hint)), "{api}");
     }
     assert!(model().service(&service()).is_some());
+}
+
+#[test]
+fn timeouts_of_a_service_are_its_own_until_they_are_given_back() {
+    let mut model = model();
+    let service = name("mysql-read");
+    let set = |timeouts| ServiceEdit { options: OptionsEdit { timeouts }, ..ServiceEdit::default() };
+    let own = PartialTimeouts { tcp: Some(1800), udp: Some(5), ..PartialTimeouts::default() };
+    assert_eq!(edit_service(&mut model, &service, &set(own)).expect("edited").options.timeouts, own);
+    let back = PartialTimeouts { tcp: Some(0), ..PartialTimeouts::default() };
+    let edited = edit_service(&mut model, &service, &set(back)).expect("edited");
+    assert_eq!(edited.options.timeouts, PartialTimeouts { udp: Some(5), ..PartialTimeouts::default() });
+    edit_timeouts(&mut model, own).expect("edited");
+    assert_eq!((model.timeouts.tcp, model.timeouts.tcp_fin, model.timeouts.udp), (1800, 120, 5));
 }
 
 #[test]

@@ -10,10 +10,14 @@ pub mod edit;
 mod name;
 pub mod nearest;
 pub mod rules;
+mod scheduler;
+pub mod timeouts;
 mod types;
 
 pub use name::{NameError, ServiceName};
+pub use scheduler::{HashFlags, Scheduler};
+pub use timeouts::{PartialTimeouts, PerState, Timeouts};
 pub use types::{
     AttachMode, Backend, BackendKey, Endpoint, FlowSizes, InterfaceSpec, Limits, Model, OffloadPolicy,
-    Protocol, Scheduler, Service, Timeouts, VipPlacement,
+    Protocol, Service, ServiceOptions, VipPlacement,
 };

@@ -6,10 +6,9 @@ use std::{
     str::FromStr,
 };
 
-use lb_common::tcp::State;
 use serde::{Deserialize, Serialize};
 
-use super::ServiceName;
+use super::{PartialTimeouts, Scheduler, ServiceName, Timeouts};
 
 /// Everything the agent keeps the kernel equal to.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -94,42 +93,6 @@ impl Default for Limits {
     }
 }
 
-/// Idle timeouts of connection states, in seconds; the defaults are IPVS's
-/// (`net/netfilter/ipvs/ip_vs_proto_tcp.c`, `ip_vs_proto_udp.c`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Timeouts {
-    /// ESTABLISHED (`ipvsadm --set` first figure).
-    pub tcp: u32,
-    /// FIN_WAIT (`ipvsadm --set` second figure).
-    pub tcp_fin: u32,
-    /// SYN_RECV.
-    pub tcp_syn: u32,
-    /// CLOSE.
-    pub tcp_close: u32,
-    /// UDP (`ipvsadm --set` third figure).
-    pub udp: u32,
-}
-
-impl Default for Timeouts {
-    fn default() -> Self {
-        Self { tcp: 900, tcp_fin: 120, tcp_syn: 60, tcp_close: 10, udp: 300 }
-    }
-}
-
-impl Timeouts {
-    /// Of a connection state, in seconds.
-    pub fn of(&self, state: State) -> u32 {
-        match state {
-            State::ESTABLISHED => self.tcp,
-            State::FIN_WAIT => self.tcp_fin,
-            State::SYN_RECV => self.tcp_syn,
-            State::CLOSE => self.tcp_close,
-            State::UDP => self.udp,
-            other => other.default_timeout(),
-        }
-    }
-}
-
 /// One virtual server.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Service {
@@ -139,6 +102,16 @@ pub struct Service {
     /// In the scheduler's walk order (file order; a hot-added backend goes to the head, as in IPVS).
     /// Keys are unique, and all are of the endpoint's address family.
     pub backends: Vec<Backend>,
+    #[serde(default)]
+    pub options: ServiceOptions,
+}
+
+/// How a service treats its connections; everything has a default.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ServiceOptions {
+    /// Idle timeouts of its own; `Model::timeouts` has the others.
+    pub timeouts: PartialTimeouts,
 }
 
 /// Where clients connect: VIP, port (0: every port of the address), protocol.
@@ -156,16 +129,6 @@ pub enum Protocol {
     #[default]
     Tcp,
     Udp,
-}
-
-/// Which backend a new connection gets.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Scheduler {
-    /// Round robin.
-    Rr,
-    /// Weighted round robin, interleaved by weight level as IPVS does it.
-    Wrr,
 }
 
 /// A backend's identity within its service.
@@ -264,15 +227,6 @@ impl fmt::Display for Protocol {
         f.pad(match self {
             Self::Tcp => "tcp",
             Self::Udp => "udp",
-        })
-    }
-}
-
-impl fmt::Display for Scheduler {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
-            Self::Rr => "rr",
-            Self::Wrr => "wrr",
         })
     }
 }

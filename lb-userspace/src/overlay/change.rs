@@ -5,9 +5,9 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    api::types::{BackendEdit, ServiceEdit},
+    api::types::{BackendEdit, OptionsEdit, ServiceEdit},
     model::{
-        Backend, BackendKey, Model, Service, ServiceName,
+        Backend, BackendKey, Model, PartialTimeouts, Service, ServiceName,
         edit::{self, EditError},
     },
 };
@@ -17,14 +17,41 @@ use crate::{
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "change", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Change {
-    AddService { service: Service },
-    EditService { name: ServiceName, edit: ServiceEdit },
-    DeleteService { name: ServiceName },
-    AddBackend { service: ServiceName, backend: Backend },
-    EditBackend { service: ServiceName, key: BackendKey, edit: BackendEdit },
-    DeleteBackend { service: ServiceName, key: BackendKey },
-    Drain { service: ServiceName, key: BackendKey },
-    Undrain { service: ServiceName, key: BackendKey },
+    AddService {
+        service: Service,
+    },
+    EditService {
+        name: ServiceName,
+        edit: ServiceEdit,
+    },
+    DeleteService {
+        name: ServiceName,
+    },
+    AddBackend {
+        service: ServiceName,
+        backend: Backend,
+    },
+    EditBackend {
+        service: ServiceName,
+        key: BackendKey,
+        edit: BackendEdit,
+    },
+    DeleteBackend {
+        service: ServiceName,
+        key: BackendKey,
+    },
+    Drain {
+        service: ServiceName,
+        key: BackendKey,
+    },
+    Undrain {
+        service: ServiceName,
+        key: BackendKey,
+    },
+    /// The global ones.
+    EditTimeouts {
+        timeouts: PartialTimeouts,
+    },
 }
 
 impl Change {
@@ -41,26 +68,31 @@ impl Change {
             Self::DeleteBackend { service, key } => edit::delete_backend(model, service, *key).map(drop),
             Self::Drain { service, key } => edit::set_drained(model, service, *key, true).map(drop),
             Self::Undrain { service, key } => edit::set_drained(model, service, *key, false).map(drop),
+            Self::EditTimeouts { timeouts } => edit::edit_timeouts(model, *timeouts),
         }
     }
 
-    /// The service that it is about.
-    pub fn service(&self) -> &ServiceName {
+    /// The service that it is about, if it is about one.
+    pub fn service(&self) -> Option<&ServiceName> {
         match self {
-            Self::AddService { service } => &service.name,
-            Self::EditService { name, .. } | Self::DeleteService { name } => name,
+            Self::EditTimeouts { .. } => None,
+            Self::AddService { service } => Some(&service.name),
+            Self::EditService { name, .. } | Self::DeleteService { name } => Some(name),
             Self::AddBackend { service, .. }
             | Self::EditBackend { service, .. }
             | Self::DeleteBackend { service, .. }
             | Self::Drain { service, .. }
-            | Self::Undrain { service, .. } => service,
+            | Self::Undrain { service, .. } => Some(service),
         }
     }
 
     /// The backend that it is about, if it is about one.
     pub fn backend(&self) -> Option<BackendKey> {
         match self {
-            Self::AddService { .. } | Self::EditService { .. } | Self::DeleteService { .. } => None,
+            Self::AddService { .. }
+            | Self::EditService { .. }
+            | Self::DeleteService { .. }
+            | Self::EditTimeouts { .. } => None,
             Self::AddBackend { backend, .. } => Some(backend.key),
             Self::EditBackend { key, .. }
             | Self::DeleteBackend { key, .. }
@@ -77,10 +109,7 @@ impl fmt::Display for Change {
             Self::AddService { service } => {
                 write!(f, "service {} added ({}, {})", service.name, service.endpoint, service.scheduler)
             }
-            Self::EditService { name, edit } => match edit.scheduler {
-                Some(scheduler) => write!(f, "service {name}: scheduler set to {scheduler}"),
-                None => write!(f, "service {name}: nothing set"),
-            },
+            Self::EditService { name, edit } => write!(f, "service {name}: {}", service_fields(edit)),
             Self::DeleteService { name } => write!(f, "service {name} deleted"),
             Self::AddBackend { service, backend } => {
                 let drained = if backend.drained { ", drained" } else { "" };
@@ -93,8 +122,21 @@ impl fmt::Display for Change {
             Self::DeleteBackend { service, key } => write!(f, "backend {key} of service {service} deleted"),
             Self::Drain { service, key } => write!(f, "backend {key} of service {service} drained"),
             Self::Undrain { service, key } => write!(f, "backend {key} of service {service} undrained"),
+            Self::EditTimeouts { timeouts } => {
+                let figures = timeouts.given().map(|(name, seconds)| format!("{name} set to {seconds}"));
+                write!(f, "timeouts: {}", sentence(figures))
+            }
         }
     }
+}
+
+fn service_fields(edit: &ServiceEdit) -> String {
+    let ServiceEdit { scheduler, options: OptionsEdit { timeouts } } = edit;
+    let timeouts = timeouts.given().map(|(name, seconds)| match seconds {
+        0 => format!("timeouts.{name} set to the global one"),
+        seconds => format!("timeouts.{name} set to {seconds}"),
+    });
+    sentence(scheduler.map(|scheduler| format!("scheduler set to {scheduler}")).into_iter().chain(timeouts))
 }
 
 fn fields(edit: &BackendEdit) -> String {
@@ -103,6 +145,10 @@ fn fields(edit: &BackendEdit) -> String {
         edit.upper_threshold.map(|n| format!("upper_threshold set to {n}")),
         edit.lower_threshold.map(|n| format!("lower_threshold set to {n}")),
     ];
-    let set: Vec<String> = all.into_iter().flatten().collect();
+    sentence(all.into_iter().flatten())
+}
+
+fn sentence(set: impl Iterator<Item = String>) -> String {
+    let set: Vec<String> = set.collect();
     if set.is_empty() { "nothing set".to_owned() } else { set.join(", ") }
 }

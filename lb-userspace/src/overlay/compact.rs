@@ -6,8 +6,8 @@
 
 use super::{Change, Overlay};
 use crate::{
-    api::types::{BackendEdit, ServiceEdit},
-    model::{Backend, BackendKey, Model, ServiceName, edit},
+    api::types::{BackendEdit, OptionsEdit, ServiceEdit},
+    model::{Backend, BackendKey, Model, PartialTimeouts, ServiceName, edit},
 };
 
 /// Where a thing that exists now comes from.
@@ -31,6 +31,7 @@ impl Overlay {
             Change::DeleteBackend { service, key } => self.delete_backend(service, key),
             Change::Drain { service, key } => self.set_drained(file, service, key, true),
             Change::Undrain { service, key } => self.set_drained(file, service, key, false),
+            Change::EditTimeouts { timeouts } => self.edit_timeouts(file, timeouts),
         }
     }
 
@@ -49,7 +50,7 @@ impl Overlay {
 
     /// The change is an `AddBackend`, or an `AddService` that brought the backend along.
     fn backend_origin(&self, name: &ServiceName, key: BackendKey) -> Origin {
-        for (at, change) in self.changes.iter().enumerate().rev().filter(|(_, c)| c.service() == name) {
+        for (at, change) in self.changes.iter().enumerate().rev().filter(|(_, c)| c.service() == Some(name)) {
             match change {
                 Change::AddBackend { backend, .. } if backend.key == key => return Origin::Change(at),
                 Change::AddService { service } if service.backend(key).is_some() => {
@@ -74,9 +75,8 @@ impl Overlay {
 
     fn edit_service(&mut self, file: &Model, name: ServiceName, new: &ServiceEdit) {
         if let Origin::Change(at) = self.service_origin(&name) {
-            if let (Change::AddService { service }, Some(scheduler)) = (&mut self.changes[at], new.scheduler)
-            {
-                service.scheduler = scheduler;
+            if let Change::AddService { service } = &mut self.changes[at] {
+                *service = edit::edited_service(service, new);
             }
             return;
         }
@@ -85,10 +85,30 @@ impl Overlay {
             Some(Change::EditService { edit, .. }) => edit,
             _ => ServiceEdit::default(),
         };
-        let of_file = file.service(&name).map(|s| s.scheduler);
-        let scheduler = new.scheduler.or(before.scheduler).filter(|s| Some(*s) != of_file);
-        if scheduler.is_some() {
-            self.changes.push(Change::EditService { name, edit: ServiceEdit { scheduler } });
+        let of_file = file.service(&name);
+        let edit = ServiceEdit {
+            scheduler: pick(new.scheduler, before.scheduler, of_file.map(|s| s.scheduler)),
+            options: OptionsEdit {
+                timeouts: pick_timeouts(
+                    new.options.timeouts,
+                    before.options.timeouts,
+                    of_file.map(|s| edit::to_options(&s.options).timeouts).unwrap_or_default(),
+                ),
+            },
+        };
+        if edit != ServiceEdit::default() {
+            self.changes.push(Change::EditService { name, edit });
+        }
+    }
+
+    fn edit_timeouts(&mut self, file: &Model, new: PartialTimeouts) {
+        let before = match self.take(|c| matches!(c, Change::EditTimeouts { .. })) {
+            Some(Change::EditTimeouts { timeouts }) => timeouts,
+            _ => PartialTimeouts::default(),
+        };
+        let timeouts = pick_timeouts(new, before, file.timeouts.map(Some));
+        if !timeouts.is_empty() {
+            self.changes.push(Change::EditTimeouts { timeouts });
         }
     }
 
@@ -96,13 +116,13 @@ impl Overlay {
         match self.service_origin(&name) {
             Origin::Change(added) => {
                 let since = self.changes.split_off(added);
-                self.changes.extend(since.into_iter().filter(|c| *c.service() != name));
+                self.changes.extend(since.into_iter().filter(|c| c.service() != Some(&name)));
             }
             Origin::File => {
                 // In the place of the first change that it makes void: what was deleted there had made
                 // room (`limits.destinations`) for what was added since.
-                let first = self.changes.iter().position(|c| *c.service() == name);
-                self.changes.retain(|c| *c.service() != name);
+                let first = self.changes.iter().position(|c| c.service() == Some(&name));
+                self.changes.retain(|c| c.service() != Some(&name));
                 let at = first.unwrap_or(self.changes.len());
                 self.changes.insert(at, Change::DeleteService { name });
             }
@@ -153,7 +173,7 @@ impl Overlay {
                 }
             },
             Origin::File => {
-                self.changes.retain(|c| (c.service(), c.backend()) != (&service, Some(key)));
+                self.changes.retain(|c| (c.service(), c.backend()) != (Some(&service), Some(key)));
                 self.changes.push(Change::DeleteBackend { service, key });
             }
             Origin::Gone => {}
@@ -187,6 +207,10 @@ impl Overlay {
         let at = self.changes.iter().position(is_it)?;
         Some(self.changes.remove(at))
     }
+}
+
+fn pick_timeouts(new: PartialTimeouts, before: PartialTimeouts, of_file: PartialTimeouts) -> PartialTimeouts {
+    new.zip(before).zip(of_file).map(|((new, before), of_file)| pick(new, before, of_file))
 }
 
 /// The newest value that was given, unless it is the file's.

@@ -2,7 +2,7 @@
 
 use std::fmt::Display;
 
-use crate::model::{Backend, InterfaceSpec, Model, Service};
+use crate::model::{Backend, InterfaceSpec, Model, Service, ServiceName, ServiceOptions};
 
 /// How `new` differs from `old`, one sentence each, without full stops; empty exactly if they are equal.
 pub fn diff(old: &Model, new: &Model) -> Vec<String> {
@@ -20,11 +20,9 @@ pub fn diff(old: &Model, new: &Model) -> Vec<String> {
     figure("flows.wide", &old.flows.wide, &new.flows.wide);
     figure("limits.services", &old.limits.services, &new.limits.services);
     figure("limits.destinations", &old.limits.destinations, &new.limits.destinations);
-    figure("timeouts.tcp", &old.timeouts.tcp, &new.timeouts.tcp);
-    figure("timeouts.tcp_fin", &old.timeouts.tcp_fin, &new.timeouts.tcp_fin);
-    figure("timeouts.tcp_syn", &old.timeouts.tcp_syn, &new.timeouts.tcp_syn);
-    figure("timeouts.tcp_close", &old.timeouts.tcp_close, &new.timeouts.tcp_close);
-    figure("timeouts.udp", &old.timeouts.udp, &new.timeouts.udp);
+    for (name, (old, new)) in old.timeouts.zip(new.timeouts).named() {
+        figure(&format!("timeouts.{name}"), &old, &new);
+    }
     services(old, new, &mut changes);
     changes
 }
@@ -62,7 +60,7 @@ fn services(old: &Model, new: &Model, changes: &mut Vec<String>) {
     for service in &new.services {
         match old.service(&service.name) {
             None => {
-                let Service { name, endpoint, scheduler, backends } = service;
+                let Service { name, endpoint, scheduler, backends, options: _ } = service;
                 let plural = if backends.len() == 1 { "" } else { "s" };
                 let n = backends.len();
                 changes.push(format!("service {name} added ({endpoint}, {scheduler}, {n} backend{plural})"));
@@ -82,6 +80,7 @@ fn one_service(old: &Service, new: &Service, changes: &mut Vec<String>) {
         let (old, new) = (old.scheduler, new.scheduler);
         changes.push(format!("service {name}: scheduler changed from {old} to {new}"));
     }
+    options(name, &old.options, &new.options, changes);
     for gone in old.backends.iter().filter(|b| new.backend(b.key).is_none()) {
         changes.push(format!("service {name}: backend {} removed", gone.key));
     }
@@ -100,6 +99,17 @@ fn one_service(old: &Service, new: &Service, changes: &mut Vec<String>) {
         }
     }
     order(&format!("backends of service {name}"), &old.backends, &new.backends, |b| &b.key, changes);
+}
+
+fn options(service: &ServiceName, old: &ServiceOptions, new: &ServiceOptions, changes: &mut Vec<String>) {
+    let ServiceOptions { timeouts } = old;
+    let shown = |own: Option<u32>| own.map_or_else(|| "the global one".to_owned(), |own| own.to_string());
+    for (name, (old, new)) in
+        timeouts.zip(new.timeouts).named().into_iter().filter(|(_, (old, new))| old != new)
+    {
+        let (old, new) = (shown(old), shown(new));
+        changes.push(format!("service {service}: timeouts.{name} changed from {old} to {new}"));
+    }
 }
 
 fn one_backend(old: &Backend, new: &Backend) -> String {

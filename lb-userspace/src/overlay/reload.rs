@@ -3,7 +3,10 @@
 use super::{Change, Overlay};
 use crate::{
     api::types::{BackendEdit, ServiceEdit},
-    model::{Backend, BackendKey, Model, ServiceName, edit::edited},
+    model::{
+        Backend, BackendKey, Model, ServiceName,
+        edit::{edited, edited_service, to_options},
+    },
 };
 
 impl Overlay {
@@ -77,11 +80,11 @@ fn is_made_by(file: &Model, change: &Change) -> bool {
     match change {
         Change::AddService { service } => file.service(&service.name).is_some_and(|s| {
             let has = |wanted: &Backend| s.backend(wanted.key).is_some_and(|b| values(b) == values(wanted));
-            (s.endpoint, s.scheduler) == (service.endpoint, service.scheduler)
+            (s.endpoint, s.scheduler, s.options) == (service.endpoint, service.scheduler, service.options)
                 && service.backends.iter().all(has)
         }),
         Change::EditService { name, edit } => {
-            file.service(name).is_some_and(|s| edit.scheduler.is_none_or(|wanted| s.scheduler == wanted))
+            file.service(name).is_some_and(|s| edited_service(s, edit) == *s)
         }
         Change::DeleteService { name } => file.service(name).is_none(),
         Change::AddBackend { service, backend: wanted } => {
@@ -93,6 +96,7 @@ fn is_made_by(file: &Model, change: &Change) -> bool {
         Change::DeleteBackend { service, key } => backend(file, service, *key).is_none(),
         Change::Drain { service, key } => backend(file, service, *key).is_some(),
         Change::Undrain { service, key } => backend(file, service, *key).is_some_and(|b| !b.drained),
+        Change::EditTimeouts { timeouts } => file.timeouts.with(*timeouts) == file.timeouts,
     }
 }
 
@@ -107,7 +111,8 @@ fn adapted(change: &Change, model: &Model) -> Vec<Change> {
     match change {
         Change::AddService { service } => match model.service(&service.name) {
             Some(there) if there.endpoint == service.endpoint => {
-                let edit = ServiceEdit { scheduler: Some(service.scheduler) };
+                let options = to_options(&service.options);
+                let edit = ServiceEdit { scheduler: Some(service.scheduler), options };
                 let mut changes = vec![Change::EditService { name: service.name.clone(), edit }];
                 // The head of the list is where the next one goes, so the last must go first.
                 for backend in service.backends.iter().rev() {

@@ -2,8 +2,8 @@ use proptest::{collection::vec, option, prelude::*};
 
 use super::*;
 use crate::{
-    api::types::{BackendEdit, ServiceEdit},
-    model::{arbitrary, *},
+    api::types::{BackendEdit, OptionsEdit, ServiceEdit},
+    model::{arbitrary, edit::to_options, *},
 };
 
 /// What somebody types, before it is known which services and backends there are.
@@ -16,6 +16,7 @@ enum Typed {
     EditBackend(usize, u8, BackendEdit),
     DeleteBackend(usize, u8),
     Drain(usize, u8, bool),
+    EditTimeouts(PartialTimeouts),
 }
 
 fn typed() -> impl Strategy<Value = Typed> {
@@ -24,8 +25,12 @@ fn typed() -> impl Strategy<Value = Typed> {
     );
     prop_oneof![
         1 => arbitrary::services().prop_map(Typed::AddService),
-        1 => (0..6usize, option::of(arbitrary::schedulers()))
-            .prop_map(|(s, scheduler)| Typed::EditService(s, ServiceEdit { scheduler })),
+        1 => (0..6usize, option::of(arbitrary::schedulers()), option::of(arbitrary::options())).prop_map(
+            |(s, scheduler, options)| {
+                let options = options.map(|options| to_options(&options)).unwrap_or_default();
+                Typed::EditService(s, ServiceEdit { scheduler, options })
+            }),
+        1 => arbitrary::timeouts().prop_map(Typed::EditTimeouts),
         1 => (0..6usize).prop_map(Typed::DeleteService),
         3 => (0..6usize, 0..6u8, arbitrary::backends()).prop_map(|(s, k, b)| Typed::AddBackend(s, k, b)),
         3 => (0..6usize, 0..6u8, edit).prop_map(|(s, k, e)| Typed::EditBackend(s, k, e)),
@@ -51,6 +56,7 @@ fn meant(typed: Typed, model: &Model) -> Option<Change> {
         Typed::EditBackend(s, k, edit) => Change::EditBackend { service: service(s)?, key: key(s, k)?, edit },
         Typed::DeleteBackend(s, k) => Change::DeleteBackend { service: service(s)?, key: key(s, k)? },
         Typed::Drain(s, k, true) => Change::Drain { service: service(s)?, key: key(s, k)? },
+        Typed::EditTimeouts(timeouts) => Change::EditTimeouts { timeouts },
         Typed::Drain(s, k, false) => Change::Undrain { service: service(s)?, key: key(s, k)? },
     })
 }
@@ -208,7 +214,7 @@ fn what_undoes_itself_vanishes() {
     );
     let service = Service { name: "new".parse().expect("valid"), ..file().services.remove(0) };
     let name = service.name.clone();
-    let edit = ServiceEdit { scheduler: Some(Scheduler::Wrr) };
+    let edit = ServiceEdit { scheduler: Some(Scheduler::Wrr), ..ServiceEdit::default() };
     let edited = Change::EditService { name: name.clone(), edit };
     assert_eq!(
         pushed(vec![Change::AddService { service: service.clone() }, edited]),
@@ -219,13 +225,60 @@ fn what_undoes_itself_vanishes() {
     assert_eq!(pushed(vec![drain(1), delete(2), gone]), ["service db deleted"]);
 }
 
+#[test]
+fn timeouts_are_changes_like_any_other() {
+    let set =
+        |tcp, udp| Change::EditTimeouts { timeouts: PartialTimeouts { tcp, udp, ..Default::default() } };
+    assert_eq!(
+        pushed(vec![set(Some(1800), None), set(Some(60), Some(5))]),
+        ["timeouts: tcp set to 60, udp set to 5"]
+    );
+    assert_eq!(pushed(vec![set(Some(1800), Some(5)), set(Some(900), None)]), ["timeouts: udp set to 5"]);
+    assert_eq!(pushed(vec![set(Some(1800), None), set(Some(900), None)]), Vec::<String>::new());
+    let own = |tcp| {
+        let options = OptionsEdit { timeouts: PartialTimeouts { tcp: Some(tcp), ..Default::default() } };
+        Change::EditService { name: db(), edit: ServiceEdit { scheduler: None, options } }
+    };
+    assert_eq!(pushed(vec![own(5)]), ["service db: timeouts.tcp set to 5"]);
+    assert_eq!(pushed(vec![own(5), own(0)]), Vec::<String>::new());
+
+    let mut overlay = Overlay::default();
+    [set(Some(1800), None), own(5)].into_iter().for_each(|change| overlay.push(&file(), change));
+    let (kept, discarded) = overlay.reload(&file(), false);
+    assert_eq!(discarded, ["timeouts: tcp set to 1800", "service db: timeouts.tcp set to 5"]);
+    assert!(kept.is_empty());
+    let mut new_file = file();
+    new_file.timeouts.tcp = 1800;
+    new_file.services[0].options.timeouts.tcp = Some(6);
+    assert_eq!(overlay.reload(&new_file, false).1, ["service db: timeouts.tcp set to 5"]);
+    let (kept, discarded) = overlay.reload(&new_file, true);
+    assert_eq!((kept.describe(), discarded.len()), (vec!["service db: timeouts.tcp set to 5".to_owned()], 0));
+    // The file may have one of its own, and the command gives it back.
+    let mut overlay = Overlay::default();
+    overlay.push(&new_file, own(0));
+    assert_eq!(overlay.describe(), ["service db: timeouts.tcp set to the global one"]);
+    assert_eq!(overlay.apply(&new_file).0.services[0].options.timeouts, PartialTimeouts::default());
+}
+
+/// A journal of a version that knew no options.
+#[test]
+fn an_older_journal_is_read() {
+    let json = r#"{"changes":[
+        {"change":"add_service","service":{"name":"a","endpoint":{"address":"10.0.0.9","port":1,"protocol":"tcp"},
+         "scheduler":"rr","backends":[]}},
+        {"change":"edit_service","name":"db","edit":{"scheduler":"wrr"}}]}"#;
+    let overlay: Overlay = serde_json::from_str(json).expect("read");
+    assert_eq!(overlay.apply(&file()).1, Vec::<String>::new());
+}
+
 /// The file that was edited while the agent ran: it wins, drains stay, the rest is told.
 #[test]
 fn a_reload_keeps_drains_and_tells_what_it_discards() {
     let mut overlay = Overlay::default();
     let hot = Backend { drained: true, ..new_backend(3) };
     let udp = Endpoint { address: "10.0.0.101".parse().expect("valid"), port: 53, protocol: Protocol::Udp };
-    let dns = Service { name: udp.default_name(), endpoint: udp, scheduler: Scheduler::Rr, backends: vec![] };
+    let name = udp.default_name();
+    let dns = Service { name, endpoint: udp, backends: vec![], ..file().services.remove(0) };
     for change in [
         Change::Drain { service: db(), key: key(1) },
         Change::Undrain { service: db(), key: key(2) },
@@ -302,6 +355,7 @@ services:
     address: 10.0.0.100
     port: 3306
     scheduler: wrr
+    timeouts: {tcp: 30m}
     backends:
       - {address: 10.0.0.2, weight: 6, upper_threshold: 10}
       - {address: 10.0.0.3, drained: true}
@@ -317,6 +371,7 @@ services:
             "timeouts.udp changed from 300 to 30",
             "service web added (tcp/10.0.0.200:80, wrr, 1 backend)",
             "service db: scheduler changed from rr to wrr",
+            "service db: timeouts.tcp changed from the global one to 1800",
             "service db: backend 10.0.0.1:3306 removed",
             "service db: backend 10.0.0.2:3306: weight changed from 5 to 6, upper_threshold changed from 0 to 10, \
              undrained",

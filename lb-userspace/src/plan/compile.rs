@@ -1,15 +1,21 @@
-//! A service's members compiled for the kernel: rr and wrr in IPVS's order
-//! (`ip_vs_rr.c`, `ip_vs_wrr.c`).
+//! A service's members compiled for the kernel: rr and wrr in IPVS's order (`ip_vs_rr.c`, `ip_vs_wrr.c`),
+//! tables of the hashing schedulers, and the bare members of those that look at load.
 //!
 //! wrr walks the members again and again, each time with the bar `cw` one step lower, and serves
 //! those whose weight reaches it; steps are the greatest common divisor of the weights. So its
 //! rotation falls into *levels*: runs of bars that the same members reach.
 
-use lb_common::generation::{Header, Level, MAX_MEMBERS, MAX_TABLE, Member, at, scheduler};
+use lb_common::{
+    generation::{Header, Level, MAX_MEMBERS, MAX_TABLE, Member, at},
+    scheduler::{self, Kind, flag, kind},
+};
 
 use crate::model::Scheduler;
 
-use super::rotation::Words;
+use super::{
+    rotation::Words,
+    tables::{Candidate, gcd, maglev, round_robin, source_hash},
+};
 
 /// Why a service cannot be compiled.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -18,61 +24,77 @@ pub enum CompileError {
     TooManyMembers(usize),
 }
 
-/// The words of a generation for `members` in walk order; [`super::rotation::resume`] fills its third.
-pub fn compile(scheduler: Scheduler, members: &[Member]) -> Result<Vec<u64>, CompileError> {
-    if members.len() > MAX_MEMBERS as usize {
-        return Err(CompileError::TooManyMembers(members.len()));
+/// The words of a generation for `candidates` in walk order; [`super::rotation::resume`] fills its third.
+pub fn compile(scheduler: Scheduler, candidates: &[Candidate]) -> Result<Vec<u64>, CompileError> {
+    if candidates.len() > MAX_MEMBERS as usize {
+        return Err(CompileError::TooManyMembers(candidates.len()));
     }
-    let levels = levels(scheduler, members);
-    let period = period(&levels, scheduler, members);
+    let members: Vec<Member> = candidates.iter().map(|candidate| candidate.member).collect();
+    let levels = levels(scheduler, &members);
+    let flags = scheduler.flags();
     let mut header = Header {
-        period,
+        period: period(&levels, scheduler, &members),
         levels: levels.len() as u16,
         members: members.len() as u16,
         table: 0,
-        scheduler: match scheduler {
-            Scheduler::Rr => scheduler::RR,
-            Scheduler::Wrr => scheduler::WRR,
-        },
+        scheduler: number(scheduler),
+        flags: if flags.fallback { flag::FALLBACK } else { 0 } | if flags.port { flag::PORT } else { 0 },
     };
     let mut words = header.words().to_vec();
     words.push(0);
     words.extend(levels.iter().map(|level| level.0));
     words.extend(members.iter().map(|member| member.0));
-    if period <= MAX_TABLE {
-        let table: Vec<u32> =
-            (0..period).filter_map(|position| at(&Words(&words), 0, &header, position)).collect();
-        words.extend(
-            table
-                .chunks(2)
-                .map(|pair| u64::from(pair[0]) | u64::from(pair.get(1).copied().unwrap_or(0)) << 32),
-        );
-        header.table = period;
-        words[..2].copy_from_slice(&header.words());
-    }
+    let table = match scheduler {
+        Scheduler::Sh(_) => source_hash(&members),
+        Scheduler::Dh => round_robin(&members),
+        Scheduler::Mh(_) => maglev(candidates),
+        _ if header.period > MAX_TABLE => Vec::new(),
+        _ => (0..header.period).filter_map(|position| at(&Words(&words), 0, &header, position)).collect(),
+    };
+    header.table = table.len() as u32;
+    let pair = |pair: &[u32]| u64::from(pair[0]) | u64::from(pair.get(1).copied().unwrap_or(0)) << 32;
+    words.extend(table.chunks(2).map(pair));
+    words[..2].copy_from_slice(&header.words());
     Ok(words)
+}
+
+fn number(scheduler: Scheduler) -> u8 {
+    match scheduler {
+        Scheduler::Rr => scheduler::RR,
+        Scheduler::Wrr => scheduler::WRR,
+        Scheduler::Lc => scheduler::LC,
+        Scheduler::Wlc => scheduler::WLC,
+        Scheduler::Sed => scheduler::SED,
+        Scheduler::Nq => scheduler::NQ,
+        Scheduler::Fo => scheduler::FO,
+        Scheduler::Ovf => scheduler::OVF,
+        Scheduler::Sh(_) => scheduler::SH,
+        Scheduler::Mh(_) => scheduler::MH,
+        Scheduler::Dh => scheduler::DH,
+        Scheduler::Twos => scheduler::TWOS,
+        Scheduler::Lblc => scheduler::LBLC,
+        Scheduler::Lblcr => scheduler::LBLCR,
+    }
 }
 
 /// The greatest common divisor of all positive weights, 1 if there is none: wrr's step.
 pub fn step(members: &[Member]) -> u32 {
-    let gcd = |mut a: u32, mut b: u32| {
-        while b != 0 {
-            (a, b) = (b, a % b);
-        }
-        a
-    };
     match members.iter().fold(0, |step, member| gcd(step, u32::from(member.weight()))) {
         0 => 1,
         step => step,
     }
 }
 
+/// Those that look at load have rr's only level too: a flow without an entry is placed by it.
 fn levels(scheduler: Scheduler, members: &[Member]) -> Vec<Level> {
     let eligible = |bar: u16| members.iter().filter(|m| m.weight() != 0 && m.weight() >= bar).count();
     if eligible(1) == 0 {
         return Vec::new();
     }
-    if scheduler == Scheduler::Rr {
+    if kind(number(scheduler)) == Kind::Hashed {
+        return Vec::new();
+    }
+    if scheduler != Scheduler::Wrr {
         return vec![Level::new(0, 1, eligible(1) as u16)];
     }
     let step = step(members);
@@ -90,16 +112,14 @@ fn levels(scheduler: Scheduler, members: &[Member]) -> Vec<Level> {
     levels
 }
 
-/// Connections until the rotation repeats.
+/// Connections until the rotation repeats; where nothing rotates, how many take connections.
 fn period(levels: &[Level], scheduler: Scheduler, members: &[Member]) -> u32 {
-    if levels.is_empty() {
-        return 0;
-    }
     match scheduler {
-        Scheduler::Rr => u32::from(levels[0].members()),
+        Scheduler::Wrr if levels.is_empty() => 0,
         Scheduler::Wrr => {
             let step = step(members);
             members.iter().map(|member| u32::from(member.weight()) / step).sum()
         }
+        _ => members.iter().filter(|member| member.weight() != 0).count() as u32,
     }
 }

@@ -15,6 +15,7 @@ mod region;
 mod rotation;
 mod snapshot;
 mod steps;
+mod tables;
 
 #[cfg(test)]
 mod tests;
@@ -24,5 +25,5 @@ pub use desired::{Desired, HostRoute, LinkSpec};
 pub use op::Op;
 pub use reclaim::reclaim;
 pub use records::dest_address;
-pub use snapshot::{Census, EndpointKey, MapSizes, Snapshot, address_words, name_of};
+pub use snapshot::{Census, EndpointKey, MapSizes, Snapshot, address_from, address_words, name_of};
 pub use steps::{PlanError, plan};

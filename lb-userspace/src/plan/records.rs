@@ -44,6 +44,7 @@ pub fn host_record(address: IpAddr, route: &HostRoute, links: &BTreeMap<String, 
 }
 
 pub fn service_record(service: &Service, timeouts: &Timeouts, hz: u32, generation: u64) -> Record {
+    let timeouts = timeouts.with(service.options.timeouts);
     let mut ticks = [0; State::COUNT];
     for (state, slot) in (0u8..).map(State).zip(ticks.iter_mut()) {
         *slot = tick::ticks(timeouts.of(state), hz.max(4));
@@ -57,7 +58,9 @@ pub fn service_record(service: &Service, timeouts: &Timeouts, hz: u32, generatio
     }
 }
 
-pub fn dest_record(backend: &Backend, service: u16, host: u32) -> Dest {
+/// `before`: the destination's record, if it has one already.
+pub fn dest_record(backend: &Backend, service: u16, host: u32, before: Option<&Dest>) -> Dest {
+    let weight = backend.effective_weight();
     let is_ipv6 = if backend.key.address.is_ipv6() { dest::flag::IPV6 } else { 0 };
     Dest {
         host,
@@ -67,7 +70,8 @@ pub fn dest_record(backend: &Backend, service: u16, host: u32) -> Dest {
         lower: backend.lower_threshold,
         address: address_bytes(backend.key.address),
         port: backend.key.port.to_be_bytes(),
-        weight: backend.effective_weight(),
+        weight,
+        last_weight: if weight == 0 { before.map_or(0, |dest| dest.last_weight) } else { weight },
         pad: 0,
     }
 }

@@ -4,7 +4,10 @@
 //! predecessor takes its place (`ip_vs_rr_del_dest`). wrr goes back to the head of the list and keeps
 //! its bar `cw`, cut down to a new maximum and rounded to the new step (`ip_vs_wrr_dest_changed`).
 
-use lb_common::generation::{Arena, HEADER_WORDS, Header, Level, Member, Start, at, scheduler};
+use lb_common::{
+    generation::{Arena, HEADER_WORDS, Header, Level, Member, Start, at},
+    scheduler,
+};
 
 use super::compile::step;
 
@@ -150,6 +153,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::plan::tables::candidates;
     use crate::{model::Scheduler, plan::compile};
 
     fn members(weights: &[u16]) -> Vec<Member> {
@@ -219,20 +223,20 @@ mod tests {
 
     #[test]
     fn wrr_is_interleaved_by_level() {
-        let words = compile(Scheduler::Wrr, &members(&[3, 2, 1])).expect("compiles");
+        let words = compile(Scheduler::Wrr, &candidates(&members(&[3, 2, 1]))).expect("compiles");
         assert_eq!(serve(&words, 0, 6), [1, 1, 2, 1, 2, 3]);
     }
 
     #[test]
     fn rr_ignores_weights_but_zero() {
-        let words = compile(Scheduler::Rr, &members(&[5, 0, 1])).expect("compiles");
+        let words = compile(Scheduler::Rr, &candidates(&members(&[5, 0, 1]))).expect("compiles");
         assert_eq!(serve(&words, 0, 4), [1, 3, 1, 3]);
     }
 
     #[test]
     fn a_rotation_too_long_for_a_table_is_computed_in_the_same_order() {
         let weights = [65535, 65534, 3];
-        let words = compile(Scheduler::Wrr, &members(&weights)).expect("compiles");
+        let words = compile(Scheduler::Wrr, &candidates(&members(&weights))).expect("compiles");
         let header = Header::from_words([words[0], words[1]]);
         assert!(header.period > MAX_TABLE && header.table == 0);
         let mut ipvs = Ipvs::new(&weights);
@@ -254,7 +258,7 @@ mod tests {
         }
 
         fn change(&mut self, scheduler: Scheduler, members: &[Member]) {
-            let mut new = compile(scheduler, members).expect("compiles");
+            let mut new = compile(scheduler, &candidates(members)).expect("compiles");
             self.next += resume(&self.words, self.next, &mut new);
             self.words = new;
         }

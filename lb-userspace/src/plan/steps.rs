@@ -23,8 +23,9 @@ use super::{
     region::Arena,
     rotation::resume,
     snapshot::{address_bytes, name_of},
+    tables::Candidate,
 };
-use crate::model::{Service, ServiceName};
+use crate::model::{BackendKey, Service, ServiceName};
 
 /// Why there is no plan. Nothing has been changed.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -39,7 +40,9 @@ pub enum PlanError {
     Dests(u32),
     #[error("more than {MAX_LINKS} interfaces")]
     Links,
-    #[error("the rotation tables need more than {0} words in all: lower the weights")]
+    #[error(
+        "the schedulers' tables need more than {0} words in all: lower the weights, or use mh for fewer services"
+    )]
     Arena(u32),
 }
 
@@ -68,6 +71,13 @@ pub(super) struct Planner<'a> {
 }
 
 type DestKey = (u16, [u8; 16], u16);
+
+/// A destination as it is to be.
+#[derive(Clone, Copy)]
+struct Given {
+    id: u32,
+    last_weight: u16,
+}
 
 impl Planner<'_> {
     /// Link indices by name.
@@ -172,7 +182,7 @@ impl Planner<'_> {
         &mut self,
         services: &BTreeMap<ServiceName, u16>,
         hosts: &BTreeMap<IpAddr, u32>,
-    ) -> Result<BTreeMap<DestKey, u32>, PlanError> {
+    ) -> Result<BTreeMap<DestKey, Given>, PlanError> {
         let key = |dest: &Dest| (dest.service, dest.address, u16::from_be_bytes(dest.port));
         let known: BTreeMap<DestKey, u32> =
             self.now.dests.iter().map(|(id, dest)| (key(dest), *id)).collect();
@@ -181,8 +191,11 @@ impl Planner<'_> {
         for service in &self.want.services {
             for backend in &service.backends {
                 let host = hosts.get(&backend.key.address).copied().unwrap_or(0);
-                let dest = dest_record(backend, services[&service.name], host);
-                let (id, fresh) = match known.get(&key(&dest)) {
+                let service = services[&service.name];
+                let known = known.get(&(service, address_bytes(backend.key.address), backend.key.port));
+                let before = known.and_then(|id| self.now.dests.get(id));
+                let dest = dest_record(backend, service, host, before);
+                let (id, fresh) = match known {
                     Some(id) => (*id, false),
                     None => {
                         (ids.give().ok_or(PlanError::Dests(self.now.limits.dests.saturating_sub(1)))?, true)
@@ -191,7 +204,7 @@ impl Planner<'_> {
                 if self.now.dests.get(&id) != Some(&dest) {
                     self.ops.push(Op::SetDest { id, dest, fresh });
                 }
-                given.insert(key(&dest), id);
+                given.insert(key(&dest), Given { id, last_weight: dest.last_weight });
             }
         }
         let alive: BTreeSet<u16> = services.values().copied().collect();
@@ -214,7 +227,7 @@ impl Planner<'_> {
     fn generations(
         &mut self,
         services: &BTreeMap<ServiceName, u16>,
-        dests: &BTreeMap<DestKey, u32>,
+        dests: &BTreeMap<DestKey, Given>,
     ) -> Result<(), PlanError> {
         let published = self.now.services.values().map(|record| {
             let published = Published(record.generation);
@@ -242,10 +255,10 @@ impl Planner<'_> {
         service: &Service,
         id: u16,
         before: Published,
-        dests: &BTreeMap<DestKey, u32>,
+        dests: &BTreeMap<DestKey, Given>,
         arena: &mut Arena,
     ) -> Result<(), PlanError> {
-        let members: Vec<Member> = service
+        let candidates: Vec<Candidate> = service
             .backends
             .iter()
             .map(|backend| {
@@ -256,10 +269,13 @@ impl Planner<'_> {
                     Some(HostRoute::Neighbour { answers, .. }) => *answers,
                     None | Some(HostRoute::Unresolved) => false,
                 };
-                Member::new(dests[&key], if reachable { backend.effective_weight() } else { 0 })
+                let Given { id, last_weight } = dests[&key];
+                let weight = if reachable { backend.effective_weight() } else { 0 };
+                let BackendKey { address, port } = backend.key;
+                Candidate { member: Member::new(id, weight), address, port, last_weight }
             })
             .collect();
-        let mut words = compile(service.scheduler, &members)
+        let mut words = compile(service.scheduler, &candidates)
             .map_err(|error| PlanError::Compile(service.name.clone(), error))?;
         let empty = Vec::new();
         let old = self.now.regions.get(&id).unwrap_or(&empty);

@@ -12,7 +12,7 @@ use aya::{
     programs::{ProgramFd, Xdp},
 };
 use lb::{
-    model::{Backend, BackendKey, Endpoint, FlowSizes, Protocol, Scheduler, Service},
+    model::{Backend, BackendKey, Endpoint, FlowSizes, Protocol, Scheduler, Service, ServiceOptions},
     plan::{Desired, HostRoute, LinkSpec},
 };
 use lb_common::{
@@ -277,7 +277,8 @@ fn want() -> Desired {
     let service = |vip| {
         let endpoint = Endpoint { address: vip, port: PORT, protocol: Protocol::Tcp };
         let backends = backends(vip).map(backend).to_vec();
-        Service { name: endpoint.default_name(), endpoint, scheduler: Scheduler::Rr, backends }
+        let (name, scheduler) = (endpoint.default_name(), Scheduler::Rr);
+        Service { name, endpoint, scheduler, backends, options: ServiceOptions::default() }
     };
     let route = |address: IpAddr| {
         let (link, tags) = ("eth0".to_owned(), Tags::NONE);

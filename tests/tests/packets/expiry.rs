@@ -1,7 +1,7 @@
 //! Flows end: by the sweeper, and by the data path alone when there is no agent.
 
 use lb::{
-    model::{FlowSizes, Timeouts},
+    model::{FlowSizes, PartialTimeouts, Timeouts},
     plan::Desired,
 };
 use lb_common::{tcp::flag::*, verdict::Verdict::*};
@@ -53,9 +53,15 @@ fn the_sweeper_frees_each_state_at_its_timeout() {
 
 #[test]
 fn timeouts_are_configurable() {
-    let timeouts = Timeouts { tcp: 40, tcp_fin: 20, tcp_syn: 30, tcp_close: 5, udp: 50 };
+    let timeouts = Timeouts { tcp: 40, tcp_fin: 20, tcp_syn: 30, tcp_time_wait: 25, tcp_close: 5, udp: 50 };
     let mut director = director(&Desired { timeouts, ..every_kind() });
-    for (flags, timeout) in [(vec![SYN], 30), (vec![SYN, ACK], 40), (vec![SYN, ACK, FIN], 20)] {
+    for (flags, timeout) in [
+        (vec![SYN], 30),
+        (vec![SYN, ACK], 40),
+        (vec![SYN, ACK, FIN], 20),
+        (vec![SYN, FIN], 25),
+        (vec![SYN, ACK, RST], 5),
+    ] {
         for flags in flags {
             assert_eq!(send(&mut director, &TCP4.open().flags(flags)), Ok(1));
         }
@@ -68,8 +74,39 @@ fn timeouts_are_configurable() {
 }
 
 #[test]
+fn a_services_own_timeouts_come_before_the_global_ones() {
+    let timeouts = Timeouts { tcp: 40, udp: 50, ..Timeouts::default() };
+    let own = PartialTimeouts { tcp_syn: Some(7), udp: Some(9), ..PartialTimeouts::default() };
+    let mut want = Desired { timeouts, ..every_kind() };
+    let has_own = |kind: &Kind| [TCP4, UDP6].contains(kind);
+    for (kind, service) in KINDS.iter().zip(&mut want.services) {
+        if has_own(kind) {
+            service.options.timeouts = own;
+        }
+    }
+    let mut director = director(&want);
+    for (kind, timeout) in [(TCP4, 7), (TCP6, 60), (UDP4, 50), (UDP6, 9)] {
+        assert_eq!(send(&mut director, &kind.open()), Ok(1));
+        assert_eq!(director.sweep_in(timeout - 1).expect("swept"), 0, "{}", kind.name);
+        assert_eq!(director.sweep_in(timeout + 1).expect("swept"), 1, "{}", kind.name);
+    }
+    for flags in [SYN, ACK] {
+        assert_eq!(send(&mut director, &TCP4.open().flags(flags)), Ok(1));
+    }
+    assert_eq!(director.sweep_in(39).expect("swept"), 0, "what is not its own is the global one");
+    assert_eq!(director.sweep_in(41).expect("swept"), 1);
+    // A change holds from the next packet on, and can be taken back.
+    assert_eq!(send(&mut director, &UDP6.open()), Ok(1));
+    director.configure(&Desired { timeouts, ..every_kind() }).expect("configured");
+    assert_eq!(director.sweep_in(8).expect("swept"), 0);
+    assert_eq!(send(&mut director, &UDP6.later()), Ok(1));
+    assert_eq!(director.sweep_in(49).expect("swept"), 0);
+    assert_eq!(director.sweep_in(51).expect("swept"), 1);
+}
+
+#[test]
 fn the_shortest_timeout_is_long_enough_for_a_flow_that_is_busy() {
-    let timeouts = Timeouts { tcp: 1, tcp_fin: 1, tcp_syn: 1, tcp_close: 1, udp: 1 };
+    let timeouts = Timeouts::default().map(|_| 1);
     let mut director = director(&Desired { timeouts, ..every_kind() });
     assert_eq!(KINDS.map(|kind| send(&mut director, &kind.open())), [Ok(1); 4]);
     let end = director.tick_in(3);

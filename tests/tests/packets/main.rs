@@ -17,6 +17,7 @@ mod header;
 mod property;
 mod redirect;
 mod schedule;
+mod schedulers;
 mod state;
 mod threshold;
 mod ttl;

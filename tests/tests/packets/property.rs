@@ -30,7 +30,8 @@ const TARGETS: [(Kind, u16, &[usize]); 6] = [
 ];
 const CLIENTS: u16 = 5;
 /// None so short that it passes for real while a case runs.
-const TIMEOUTS: Timeouts = Timeouts { tcp: 900, tcp_fin: 200, tcp_syn: 200, tcp_close: 200, udp: 300 };
+const TIMEOUTS: Timeouts =
+    Timeouts { tcp: 900, tcp_fin: 200, tcp_syn: 200, tcp_time_wait: 200, tcp_close: 200, udp: 300 };
 
 /// One thing that happens.
 #[derive(Clone, Debug)]

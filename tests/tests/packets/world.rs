@@ -8,7 +8,7 @@ use std::{
 
 use lb::{
     clock::kernel_hz,
-    model::{Backend, BackendKey, Endpoint, Protocol, Scheduler, Service, Timeouts},
+    model::{Backend, BackendKey, Endpoint, Protocol, Scheduler, Service, ServiceOptions, Timeouts},
     plan::{Desired, HostRoute, LinkSpec},
 };
 use lb_common::{
@@ -110,7 +110,8 @@ impl Kind {
             drained: false,
         };
         let backends = weights.iter().map(backend).collect();
-        Service { name: endpoint.default_name(), endpoint, scheduler, backends }
+        let options = ServiceOptions::default();
+        Service { name: endpoint.default_name(), endpoint, scheduler, backends, options }
     }
 }
 

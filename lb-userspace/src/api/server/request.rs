@@ -9,7 +9,7 @@ use crate::{
         ApiError, BackendAdd, BackendEdit, ConnFilter, ConnList, Done, ReloadOptions, Reloaded, ServiceAdd,
         ServiceEdit, ServiceView, Stats, Status,
     },
-    model::{BackendKey, ServiceName},
+    model::{BackendKey, PartialTimeouts, ServiceName, Timeouts},
 };
 
 /// Where the agent puts its answer. A send that fails means that the client has gone: ignore it.
@@ -89,6 +89,14 @@ pub enum Request {
     },
     Status {
         reply: Reply<Status>,
+    },
+    /// The global ones.
+    Timeouts {
+        reply: Reply<Timeouts>,
+    },
+    TimeoutsEdit {
+        edit: PartialTimeouts,
+        reply: Reply<Done>,
     },
 }
 

@@ -17,7 +17,7 @@ use crate::{
         BackendAdd, BackendEdit, ConnFilter, ConnList, Done, ReloadOptions, Reloaded, ServiceAdd,
         ServiceEdit, ServiceView, Stats, Status,
     },
-    model::{BackendKey, ServiceName},
+    model::{BackendKey, PartialTimeouts, ServiceName, Timeouts},
 };
 
 /// Largest request body, in bytes; the largest legitimate one is far below.
@@ -39,6 +39,7 @@ pub fn router(agent: AgentHandle) -> Router {
         .route(backend, patch(backend_edit).delete(backend_delete))
         .route(&format!("{backend}/drain"), post(backend_drain))
         .route(&format!("{backend}/undrain"), post(backend_undrain))
+        .route("/v1/timeouts", get(timeouts).patch(timeouts_edit))
         .route("/v1/conns", get(conns).delete(conns_flush))
         .route("/v1/stats", get(stats))
         .route("/v1/config", get(config))
@@ -106,6 +107,14 @@ async fn backend_undrain(State(agent): Agent, Checked(Path((service, key))): Key
     agent.ask(|reply| Request::BackendUndrain { service, key, reply }).await.map(Json)
 }
 
+async fn timeouts(State(agent): Agent) -> Answer<Timeouts> {
+    agent.ask(|reply| Request::Timeouts { reply }).await.map(Json)
+}
+
+async fn timeouts_edit(State(agent): Agent, Body(edit): Body<PartialTimeouts>) -> Answer<Done> {
+    agent.ask(|reply| Request::TimeoutsEdit { edit, reply }).await.map(Json)
+}
+
 async fn conns(State(agent): Agent, Checked(Query(filter)): Checked<Query<ConnFilter>>) -> Answer<ConnList> {
     agent.ask(|reply| Request::Conns { filter, reply }).await.map(Json)
 }
@@ -139,7 +148,7 @@ async fn detach(State(agent): Agent) -> Answer<Done> {
 
 async fn no_such_route(uri: Uri) -> Failure {
     Failure::not_found(format!("this agent has no route {}", uri.path())).hint(
-        "routes begin with /v1/: status, services, conns, stats, config, reload, detach; a `/` in a service's \
+        "routes begin with /v1/: status, services, timeouts, conns, stats, config, reload, detach; a `/` in a service's \
          name is written %2F; if `lb` asked, it is newer than the agent: restart the agent",
     )
 }

@@ -17,7 +17,7 @@ use crate::{
         fake::{self, FakeAgent, name},
         types::{ApiError, BackendAdd, BackendEdit, ConnFilter, ReloadOptions, ServiceAdd, ServiceEdit},
     },
-    model::{BackendKey, Scheduler},
+    model::{BackendKey, PartialTimeouts, Scheduler, ServiceOptions, Timeouts},
 };
 
 fn key(text: &str) -> BackendKey {
@@ -37,10 +37,12 @@ async fn every_route_reaches_the_agent_with_its_body() {
     assert_eq!(client.conns(&ConnFilter::default()).await.unwrap(), fake::conns());
     assert_eq!(client.config().await.unwrap(), "services: []\n");
 
-    let add = ServiceAdd { name: None, endpoint: fake::services()[0].endpoint, scheduler: Scheduler::Wrr };
+    let endpoint = fake::services()[0].endpoint;
+    let options = ServiceOptions::default();
+    let add = ServiceAdd { name: None, endpoint, scheduler: Scheduler::Wrr, options };
     client.service_add(&add).await.unwrap();
     assert_eq!(agent.last(), format!("ServiceAdd {{ add: {add:?}"));
-    let edit = ServiceEdit { scheduler: Some(Scheduler::Rr) };
+    let edit = ServiceEdit { scheduler: Some(Scheduler::Rr), ..ServiceEdit::default() };
     client.service_edit(&mysql, &edit).await.unwrap();
     assert_eq!(agent.last(), format!("ServiceEdit {{ name: {mysql:?}, edit: {edit:?}"));
     client.service_delete(&mysql).await.unwrap();
@@ -60,6 +62,11 @@ async fn every_route_reaches_the_agent_with_its_body() {
     assert_eq!(agent.last(), format!("BackendUndrain {{ service: {mysql:?}, key: {k:?}"));
     client.backend_delete(&mysql, k).await.unwrap();
     assert_eq!(agent.last(), format!("BackendDelete {{ service: {mysql:?}, key: {k:?}"));
+
+    assert_eq!(client.timeouts().await.unwrap(), Timeouts::default());
+    let edit = PartialTimeouts { tcp_syn: Some(7), ..PartialTimeouts::default() };
+    client.timeouts_edit(&edit).await.unwrap();
+    assert_eq!(agent.last(), format!("TimeoutsEdit {{ edit: {edit:?}"));
 
     client.reload(&ReloadOptions { keep_runtime: true }).await.unwrap();
     assert_eq!(agent.last(), "Reload { options: ReloadOptions { keep_runtime: true }");
@@ -132,6 +139,8 @@ async fn whatever_is_wrong_comes_back_as_json_with_a_hint() {
         ("POST /v1/services", "{", 400, "EOF while parsing"),
         ("POST /v1/services", "{\"colour\":1}", 400, "unknown field `colour`"),
         ("POST /v1/services", &large, 413, "length limit"),
+        ("PATCH /v1/timeouts", "{\"tpc\":1}", 400, "unknown field `tpc`"),
+        ("PATCH /v1/timeouts", "{\"tcp\":-1}", 400, "invalid value"),
         ("GET /v1/services/a%20b", "", 400, "has the character ' '"),
         ("DELETE /v1/services/mysql/backends/10.0.0.1", "", 400, "not ADDRESS:PORT"),
         ("DELETE /v1/conns?servce=mysql", "", 400, "unknown field `servce`"),

@@ -22,6 +22,7 @@ With `--output json` numbers are exact, and every command prints the body of the
 | command | JSON |
 |---|---|
 | `lb backend list` | one array of the backends of all chosen services; each is the API's with a field `service` |
+| `lb backend drain --wait` | an object a line for each change, with `active` and `inactive`: the connections that are left |
 | `lb stats --rate` | `seconds`, and per second `connections`, `packets`, `bytes` of `total` and of each of `services` and its `backends`; `verdicts` |
 | `lb stats --watch` | one object a line |
 | `lb check-config` | `services`, `backends`, and `memory`: `what` and `bytes` of each kind of map |

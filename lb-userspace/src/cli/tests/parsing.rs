@@ -97,7 +97,7 @@ fn services_in_ipvsadms_words() {
     assert_eq!(crate::model::Endpoint::from(add.endpoint).to_string(), "udp/[2001:db8::1]:53");
     assert!(matches!(
         parse("lb service edit mysql -s rr").command,
-        Command::Service(ServiceCommand::Edit(edit)) if edit.scheduler == Scheduler::Rr
+        Command::Service(ServiceCommand::Edit(edit)) if edit.change.scheduler == Some(Scheduler::Rr)
     ));
     parse("lb service del tcp/172.18.14.100:3306");
     parse("lb service show mysql");
@@ -118,6 +118,14 @@ fn backends_in_ipvsadms_words() {
     let line = "lb backend edit mysql 10.0.0.1 --upper-threshold 9";
     let Command::Backend(BackendCommand::Edit(edit)) = parse(line).command else { panic!() };
     assert_eq!((edit.change.weight, edit.change.upper_threshold), (None, Some(9)));
+    let line = "lb backend drain mysql 10.0.0.1 --wait --deadline 10m";
+    let Command::Backend(BackendCommand::Drain(drain)) = parse(line).command else { panic!() };
+    assert_eq!((drain.wait, drain.deadline.as_secs()), (true, 600));
+    let Command::Backend(BackendCommand::Drain(drain)) = parse("lb backend drain mysql 10.0.0.1").command
+    else {
+        panic!()
+    };
+    assert!(!drain.wait);
     for line in [
         "del mysql 10.0.0.1",
         "drain mysql 10.0.0.1:80",
@@ -162,11 +170,21 @@ fn wrong_lines_are_usage_errors_that_say_what_is_wrong() {
         ("lb service add -t 1.2.3.4:80 -u 1.2.3.4:80", "cannot be used with"),
         ("lb service add a --name b -t 1.2.3.4:80", "cannot be used with"),
         ("lb service add -t 1.2.3.4", "1.2.3.4:PORT"),
-        ("lb service add -t 1.2.3.4:80 -s wlc", "rr, wrr"),
+        ("lb service add -t 1.2.3.4:80 -s wcl", "rr, wrr, lc, wlc"),
         ("lb service edit mysql", "--scheduler"),
+        ("lb service edit mysql --timeout tcp", "NAME=DURATION"),
+        ("lb service edit mysql --timeout tpc=1", "did you mean tcp?"),
+        ("lb service edit mysql --timeout tcp=0", "1s to 2678400s"),
+        ("lb timeout set", "--tcp-syn"),
+        ("lb timeout set 900 120", "TCPFIN"),
+        ("lb timeout set 900 120 forever", "not a duration"),
+        ("lb timeout set 900 120 300 --udp 5", "cannot be used with"),
+        ("lb timeout set --udp 0", "out of range"),
         ("lb backend add mysql 10.0.0.1 -w 65536", "0..=65535"),
         ("lb backend add mysql db1", "host names are not looked up"),
         ("lb backend edit mysql 10.0.0.1", "--weight"),
+        ("lb backend drain mysql 10.0.0.1 --deadline 5m", "--wait"),
+        ("lb backend drain mysql 10.0.0.1 --wait --deadline 0", "out of range"),
         ("lb conn flush", "--all"),
         ("lb conn flush --all --service mysql", "cannot be used with"),
         ("lb conn list --client 10.0.0.0/99", "0 to 32"),

@@ -84,13 +84,23 @@ async fn requests_say_what_was_typed() {
     for (line, asked, says) in [
         (
             "service add -t 10.9.9.9:80 -s wrr",
-            "ServiceAdd { add: ServiceAdd { name: None, endpoint: Endpoint { address: 10.9.9.9, port: 80, protocol: Tcp }, scheduler: Wrr }",
+            "ServiceAdd { add: ServiceAdd { name: None, endpoint: Endpoint { address: 10.9.9.9, port: 80, protocol: Tcp }, scheduler: Wrr, options: ServiceOptions { timeouts: PerState { tcp: None, tcp_fin: None, tcp_syn: None, tcp_time_wait: None, tcp_close: None, udp: None } } }",
             "service tcp/10.9.9.9:80 added",
         ),
         (
             "service edit 172.18.14.100:3306 -s wrr",
-            "ServiceEdit { name: ServiceName(\"mysql\"), edit: ServiceEdit { scheduler: Some(Wrr) }",
+            "ServiceEdit { name: ServiceName(\"mysql\"), edit: ServiceEdit { scheduler: Some(Wrr), options: OptionsEdit { timeouts: PerState { tcp: None, tcp_fin: None, tcp_syn: None, tcp_time_wait: None, tcp_close: None, udp: None } } }",
             "service mysql changed: scheduler wrr",
+        ),
+        (
+            "service edit mysql --timeout tcp=30m,tcp_fin=default",
+            "ServiceEdit { name: ServiceName(\"mysql\"), edit: ServiceEdit { scheduler: None, options: OptionsEdit { timeouts: PerState { tcp: Some(1800), tcp_fin: Some(0), tcp_syn: None, tcp_time_wait: None, tcp_close: None, udp: None } } }",
+            "service mysql changed: timeouts tcp 1800, tcp_fin as the global one",
+        ),
+        (
+            "timeout set 30m 0 60 --tcp-syn 5",
+            "TimeoutsEdit { edit: PerState { tcp: Some(1800), tcp_fin: None, tcp_syn: Some(5), tcp_time_wait: None, tcp_close: None, udp: Some(60) }",
+            "timeouts changed: tcp 1800, tcp_syn 5, udp 60",
         ),
         (
             "backend edit mysql 172.18.14.11 -w 0",
@@ -114,6 +124,20 @@ async fn requests_say_what_was_typed() {
         assert_eq!(agent.last(), asked, "{line}");
         assert_eq!(ran.stdout, format!("{says}\n"), "{line}");
     }
+}
+
+#[tokio::test]
+async fn a_drain_waits_for_the_connections() {
+    let agent = FakeAgent::start().await;
+    let ran = run(agent.socket(), "backend drain mysql 172.18.14.12:3306 --wait").await;
+    assert_eq!((ran.exit, ran.stderr.as_str()), (Exit::Success, ""));
+    let lines: Vec<&str> = ran.stdout.lines().collect();
+    assert_eq!(lines[0], "backend 172.18.14.12:3306 of mysql: 3 active and 1 inactive connections left");
+    assert_eq!(lines[2..], ["backend 172.18.14.12:3306 of mysql has no connections left"]);
+    assert!(agent.asked.lock().unwrap()[0].starts_with("BackendDrain"), "{:?}", agent.asked);
+    let ran = run(agent.socket(), "backend drain mysql 172.18.14.12:3306 --wait -o json").await;
+    let lines: Vec<&str> = ran.stdout.lines().collect();
+    assert_eq!(lines, [r#"{"active":3,"inactive":1}"#, r#"{"active":0,"inactive":0}"#]);
 }
 
 #[tokio::test]

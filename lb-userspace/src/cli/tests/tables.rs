@@ -7,8 +7,9 @@ use crate::{
     },
     cli::{
         Output, args::ColorChoice, args::OutputFormat, backend, conn, rate::Rates, realserver, service,
-        stats, status,
+        stats, status, timeout,
     },
+    model::{PartialTimeouts, Timeouts},
     realserver::{Item, Report, Verdict},
 };
 
@@ -65,6 +66,33 @@ Service                Prot  LocalAddress:Port   Scheduler  Backends  ActiveConn
 mysql                  TCP   172.18.14.100:3306  rr              1/2           6          2  2.47M     198M  230GiB
 udp/[2001:db8::53]:53  UDP   [2001:db8::53]:53   wrr             0/1           3          1      7        7    539B
 ");
+}
+
+#[test]
+fn a_service_with_timeouts_of_its_own() {
+    let mut view = fake::services().remove(0);
+    view.options.timeouts = PartialTimeouts { tcp: Some(1800), udp: Some(60), ..PartialTimeouts::default() };
+    let text = printed(|out| service::show(&view, out).unwrap());
+    assert_eq!(text.lines().nth(2), Some("timeouts of its own (seconds): tcp 1800, udp 60"), "{text}");
+}
+
+#[test]
+fn timeouts() {
+    let text = printed(|out| timeout::show(&Timeouts::default(), out).unwrap());
+    same(
+        &text,
+        "
+Timeout (tcp tcpfin udp): 900 120 300
+
+Timeout        Seconds  State
+tcp                900  ESTABLISHED
+tcp_fin            120  FIN_WAIT
+tcp_syn             60  SYN_RECV
+tcp_time_wait      120  TIME_WAIT
+tcp_close           10  CLOSE
+udp                300  UDP
+",
+    );
 }
 
 #[test]

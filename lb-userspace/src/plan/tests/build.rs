@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use lb_common::vlan::Tags;
 
 use crate::{
-    model::{Backend, BackendKey, Endpoint, Protocol, Scheduler, Service, ServiceName},
+    model::{Backend, BackendKey, Endpoint, Protocol, Scheduler, Service, ServiceName, ServiceOptions},
     plan::{Desired, HostRoute, LinkSpec},
 };
 
@@ -25,6 +25,7 @@ pub fn service(name: &str, port: u16, backends: &[&str]) -> Service {
         endpoint: Endpoint { address: vip.parse().expect("an address"), port, protocol: Protocol::Tcp },
         scheduler: Scheduler::Rr,
         backends,
+        options: ServiceOptions::default(),
     }
 }
 

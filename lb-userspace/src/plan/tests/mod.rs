@@ -8,6 +8,7 @@ mod kernel;
 mod limits;
 mod named;
 mod scale;
+mod tables;
 mod wanted;
 
 use proptest::{collection::vec, prelude::*};

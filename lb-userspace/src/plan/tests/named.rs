@@ -7,6 +7,8 @@ use lb_common::{
     endpoint::flag::OPEN,
     generation::{Header, at},
     host::Route,
+    tcp::State,
+    tick,
 };
 
 use super::{
@@ -14,7 +16,8 @@ use super::{
     kernel::{Kernel, SIZES},
 };
 use crate::plan::{
-    Census, Desired, EndpointKey, HostRoute, Op, Snapshot, dest_address, plan, reclaim, rotation::Words,
+    Census, Desired, EndpointKey, HostRoute, Op, Snapshot, dest_address, name_of, plan, reclaim,
+    rotation::Words,
 };
 
 fn kernel_with(want: &Desired) -> Kernel {
@@ -51,6 +54,31 @@ fn endpoint(now: &Snapshot, want: &Desired) -> Option<lb_common::endpoint::Endpo
 const ONE: &str = "10.0.0.1";
 const TWO: &str = "10.0.0.2";
 const THREE: &str = "10.0.0.3";
+
+#[test]
+fn a_services_own_timeouts_come_before_the_global_ones() {
+    let mut want = desired(&[service("a", 80, &[ONE]), service("b", 81, &[ONE])]);
+    want.timeouts.udp = 7;
+    want.services[0].options.timeouts.tcp = Some(60);
+    let mut kernel = kernel_with(&want);
+    let ticks = |kernel: &Kernel, name: &str, state: State| {
+        let now = kernel.snapshot();
+        let record = now.services.values().find(|record| name_of(&record.name) == name).expect("there");
+        record.timeouts[usize::from(state.0)]
+    };
+    for (name, state, seconds) in [
+        ("a", State::ESTABLISHED, 60),
+        ("a", State::UDP, 7),
+        ("a", State::TIME_WAIT, 120),
+        ("b", State::ESTABLISHED, 900),
+    ] {
+        assert_eq!(ticks(&kernel, name, state), tick::ticks(seconds, want.hz), "{name} {}", state.name());
+    }
+    want.services[0].options.timeouts.tcp = None;
+    let ops = change(&mut kernel, &want);
+    assert!(matches!(ops[..], [Op::SetService { fresh: false, .. }]), "{ops:?}");
+    assert_eq!(ticks(&kernel, "a", State::ESTABLISHED), tick::ticks(900, want.hz));
+}
 
 #[test]
 fn a_backend_taken_out_and_added_again_gets_its_old_id() {

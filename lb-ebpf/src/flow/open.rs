@@ -1,0 +1,205 @@
+//! The first packet of a connection: its destination is scheduled, its flow stored.
+
+use lb_common::{
+    bucket::{self, Bucket, Candidate, Claim, candidate, claim, find},
+    endpoint::Endpoint,
+    flow::{NarrowBucket, NarrowKey, WideBucket, WideKey, candidates},
+    hashed::fold,
+    service::{Rotation, Service},
+    tcp::State,
+    tick::Tick,
+    value::{self, Value},
+    verdict::{Event, Verdict},
+};
+
+use super::{Flow, Outcome, Segment, by_hash, is_over, is_wide, narrow_key, timeout, wide_key};
+use crate::{
+    clock, count,
+    maps::{REFRESH, ROTATIONS, SERVICES},
+    packet::Packet,
+    schedule::{schedule_by_hash, schedule_next},
+    table::Table,
+    word::KernelWord,
+};
+
+/// State of a flow that was placed by hash; its timeout is also how long hash placement goes on.
+const HASHED_STATE: State = State::SYN_RECV;
+
+/// Schedules a new connection and stores its flow. Three calls one after the other, not one within the other:
+/// the stack is short.
+#[inline(always)]
+pub fn open_under(packet: &Packet, segment: Segment, endpoint: Endpoint) -> Result<Flow, Verdict> {
+    let service = endpoint.service() as u32;
+    let (client, vip) = (fold(packet.source), fold(packet.dest));
+    let port = u16::from_be(packet.source_port) as u32;
+    let placed = flow_schedule(service, segment.0, client, port, vip);
+    if Placed(placed).dest() == 0 {
+        return Err(Verdict::DroppedNoBackend);
+    }
+    let mut outcome = if is_wide(packet, endpoint) {
+        flow_open_wide(&wide_key(packet, endpoint), segment.0, service, placed)
+    } else {
+        flow_open_narrow(narrow_key(packet, endpoint).0, segment.0, service, placed)
+    };
+    if outcome == Outcome::NO_ROOM.0 {
+        outcome = flow_without_entry(service, segment.0, client, port, vip);
+    }
+    Outcome(outcome).end(endpoint).unwrap_or(Err(Verdict::DroppedNoBackend))
+}
+
+/// The destination of a new connection, and how it was found.
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+struct Placed(u64);
+
+impl Placed {
+    const BY_HASH: u64 = 1 << 32;
+
+    #[inline(always)]
+    fn dest(self) -> u32 {
+        self.0 as u32
+    }
+
+    #[inline(always)]
+    fn is_by_hash(self) -> bool {
+        self.0 & Self::BY_HASH != 0
+    }
+}
+
+/// A new connection: stores its flow.
+#[inline(always)]
+fn open<B: Table>(key: &B::Key, segment: Segment, service: u32, placed: Placed) -> Outcome {
+    let (first, second) = candidates(B::hash(key), B::mask());
+    let (Some(first), Some(second), Some(record)) =
+        (B::bucket(first), B::bucket(second), SERVICES.get(service))
+    else {
+        return Outcome::MISS;
+    };
+    let now = clock::now();
+    let value = first_value(placed, segment, record, now);
+    B::sweep(now);
+    // The flow's old entry, expired or closed, takes the new connection.
+    let mut before = retake(first, key, value, segment, now);
+    if before.is_free() {
+        before = retake(second, key, value, segment, now);
+    }
+    if before.is_free() {
+        before = store(first, second, key, value, now);
+    }
+    if before.is_locked() {
+        return Outcome::NO_ROOM;
+    }
+    if before.is_flow() {
+        if !is_over(before, segment, now) {
+            count::event(Event::Evicted);
+        }
+        count::ended(before);
+    }
+    count::opened(value);
+    // A connection that was placed by hash counted with its SYN.
+    if segment.opens() { Outcome::opened(placed.dest()) } else { Outcome::known(placed.dest()) }
+}
+
+/// Gives a flow's finished entry in `bucket` to its new connection; what it held, or
+/// [`Value::FREE`] if there is none.
+#[inline(always)]
+fn retake<B: Bucket>(bucket: &B, key: &B::Key, value: Value, segment: Segment, now: Tick) -> Value {
+    let hit = find(bucket, key);
+    if !hit.is_miss() && is_over(hit.value, segment, now) && bucket::retake(bucket, hit, key, value, now) {
+        hit.value
+    } else {
+        Value::FREE
+    }
+}
+
+/// The value that a new flow begins with.
+#[inline(always)]
+fn first_value(placed: Placed, segment: Segment, service: &Service, now: Tick) -> Value {
+    // If its handshake was not seen, it counts as half-open until a later packet.
+    let state = if segment.opens() { segment.next(State::NONE) } else { HASHED_STATE };
+    let flags = if placed.is_by_hash() { value::flag::HASHED } else { 0 };
+    Value::new(placed.dest(), state, flags, now.after(timeout(service, state)))
+}
+
+/// Takes the slot of the two buckets that yields most readily; the value it held, or
+/// a locked value if none yields.
+#[inline(always)]
+fn store<B: Bucket>(first: &B, second: &B, key: &B::Key, value: Value, now: Tick) -> Value {
+    for _ in 0..2 {
+        let (a, b): (Candidate, Candidate) = (candidate(first, now), candidate(second, now));
+        let claimed =
+            if b.beats(&a) { claim(second, b, key, value, now) } else { claim(first, a, key, value, now) };
+        match claimed {
+            Claim::Stored(before) => return before,
+            Claim::Full => return Value::locked(now),
+            Claim::Lost => {}
+        }
+    }
+    Value::locked(now)
+}
+
+/// No room: an established flow is never evicted, so the new one is placed by hash, and for a while
+/// so is every packet of the service whose flow is not known.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn flow_without_entry(service: u32, segment: u32, client: u32, port: u32, vip: u32) -> u64 {
+    let dest = schedule_by_hash(service, client, port, vip);
+    match SERVICES.get(service) {
+        Some(record) if dest != 0 => without_entry(service, dest, Segment(segment), record, clock::now()).0,
+        _ => Outcome::NO_BACKEND.0,
+    }
+}
+
+#[inline(always)]
+fn without_entry(service: u32, dest: u32, segment: Segment, record: &Service, now: Tick) -> Outcome {
+    // As long as packets come that find no room: theirs are connections that go on.
+    let state = if segment.opens() { segment.next(State::NONE) } else { HASHED_STATE };
+    let until = now.after(timeout(record, state));
+    if let Some(rotation) = ROTATIONS.get_ptr_mut(service) {
+        // SAFETY: an aligned word of the map's value, read and stored whole; the latest writer wins.
+        unsafe {
+            let word = &raw mut (*rotation).hashed_until;
+            let before = word.read_volatile();
+            if !Rotation::places_by_hash(before, now)
+                || until.until(Tick(before as u32)) >= REFRESH.load() as i32
+            {
+                word.write_volatile(Rotation::until(until));
+            }
+        }
+    }
+    if !segment.opens() {
+        return Outcome::known(dest);
+    }
+    count::event(Event::PlacedByHash);
+    // Of datagrams without an entry nobody knows which one begins something.
+    if segment.is_udp() { Outcome::known(dest) } else { Outcome::opened(dest) }
+}
+
+// Verified once, by themselves (see `flow`).
+
+/// See [`Placed`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn flow_schedule(service: u32, segment: u32, client: u32, port: u32, vip: u32) -> u64 {
+    if by_hash(service, Segment(segment), clock::now()) {
+        schedule_by_hash(service, client, port, vip) as u64 | Placed::BY_HASH
+    } else {
+        schedule_next(service, client, port, vip) as u64
+    }
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn flow_open_narrow(key: u64, segment: u32, service: u32, placed: u64) -> u64 {
+    open::<NarrowBucket<KernelWord>>(&NarrowKey(key), Segment(segment), service, Placed(placed)).0
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn flow_open_wide(key: *const WideKey, segment: u32, service: u32, placed: u64) -> u64 {
+    // SAFETY: callers pass a reference; the verifier wants the check for null.
+    match unsafe { key.as_ref() } {
+        Some(key) => open::<WideBucket<KernelWord>>(key, Segment(segment), service, Placed(placed)).0,
+        None => 0,
+    }
+}

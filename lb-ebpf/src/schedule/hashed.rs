@@ -1,0 +1,60 @@
+//! sh, dh, mh: an address points into the generation's table.
+
+use core::ffi::c_void;
+
+use aya_ebpf::helpers::bpf_loop;
+use lb_common::{
+    generation::from_table,
+    hashed::{MH_TABLE, entry, key},
+    scheduler::{DH, flag},
+};
+
+use super::{GO_ON, STOP, Words, header, is_overloaded};
+
+/// Entries of members that take no connections are 0: without a fallback, who hashes there is refused.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn schedule_hashed(region: u32, client: u32, port: u32, vip: u32) -> u32 {
+    let Some(header) = header(region) else { return 0 };
+    if header.table == 0 {
+        return 0;
+    }
+    let port = if header.flags & flag::PORT != 0 { port as u16 } else { 0 };
+    let key = if header.scheduler == DH { key(vip, 0) } else { key(client, port) };
+    let mut probe = Probe { region, key, first: entry(header.scheduler, key, 0, header.table), found: 0 };
+    let dest = from_table(&Words, region, &header, probe.first).unwrap_or(0);
+    if dest != 0 && !is_overloaded(dest) {
+        return dest;
+    }
+    if header.flags & flag::FALLBACK != 0 {
+        // SAFETY: the callback gets the pointer back and nothing else uses it meanwhile.
+        unsafe {
+            bpf_loop(MH_TABLE, look_on as *mut c_void, (&raw mut probe).cast(), 0);
+        }
+    }
+    probe.found
+}
+
+struct Probe {
+    region: u32,
+    key: u32,
+    /// The entry that was tried first.
+    first: u32,
+    found: u32,
+}
+
+extern "C" fn look_on(index: u32, probe: *mut c_void) -> i64 {
+    // SAFETY: `schedule_hashed` passed a `Probe`.
+    let probe = unsafe { &mut *probe.cast::<Probe>() };
+    let Some(header) = header(probe.region) else { return STOP };
+    if index >= header.table {
+        return STOP;
+    }
+    let at = entry(header.scheduler, probe.key, (index + probe.first) % header.table, header.table);
+    let dest = from_table(&Words, probe.region, &header, at).unwrap_or(0);
+    if dest == 0 || is_overloaded(dest) {
+        return GO_ON;
+    }
+    probe.found = dest;
+    STOP
+}

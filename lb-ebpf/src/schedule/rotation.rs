@@ -1,0 +1,70 @@
+//! rr and wrr: the next position of a rotation. Also where a flow without an entry is placed.
+
+use core::ffi::c_void;
+
+use aya_ebpf::helpers::bpf_loop;
+use lb_common::generation::{Arena, HEADER_WORDS, Header, MAX_MEMBERS, Search, from_table};
+
+use super::{GO_ON, STOP, Words, header, is_overloaded, load::schedule_first};
+use crate::{maps::ROTATIONS, word::fetch_add};
+
+/// Turns of the rotation that overloaded destinations may take before the members are looked
+/// at one by one.
+const TRIES: u32 = 32;
+
+#[inline(always)]
+pub fn next(service: u32, region: u32, header: &Header) -> u32 {
+    let Some(rotation) = ROTATIONS.get_ptr_mut(service) else { return 0 };
+    for _ in 0..TRIES {
+        // SAFETY: only the address of a word of the map's value is taken.
+        let position = fetch_add(unsafe { &raw mut (*rotation).position }, 1);
+        let dest = at(region, header, (position % header.period as u64) as u32);
+        if dest != 0 && !is_overloaded(dest) {
+            return dest;
+        }
+    }
+    // Nothing but overloaded ones: whoever has room.
+    schedule_first(region)
+}
+
+/// The destination at a position of the rotation.
+#[inline(always)]
+pub fn at(region: u32, header: &Header, position: u32) -> u32 {
+    if header.table != 0 {
+        return from_table(&Words, region, header, position).unwrap_or(0);
+    }
+    schedule_computed(region, position)
+}
+
+/// A rotation too long for a table: a walk over its levels and members.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn schedule_computed(region: u32, position: u32) -> u32 {
+    let Some(header) = header(region) else { return 0 };
+    let mut walk = Walk { words: region + HEADER_WORDS, search: Search::new(&header, position) };
+    // SAFETY: the callback gets the pointer back and nothing else uses it meanwhile.
+    unsafe {
+        bpf_loop(2 * MAX_MEMBERS, step as *mut c_void, (&raw mut walk).cast(), 0);
+    }
+    walk.search.found
+}
+
+struct Walk {
+    words: u32,
+    search: Search,
+}
+
+extern "C" fn step(index: u32, walk: *mut c_void) -> i64 {
+    // SAFETY: `schedule_computed` passed a `Walk`.
+    let walk = unsafe { &mut *walk.cast::<Walk>() };
+    if walk.search.is_over(index) {
+        return STOP;
+    }
+    match Words.word(walk.words + index) {
+        Some(word) => {
+            walk.search.step(index, word);
+            GO_ON
+        }
+        None => STOP,
+    }
+}

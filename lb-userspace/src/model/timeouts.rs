@@ -1,0 +1,184 @@
+//! Idle timeouts of connection states: IPVS's three that `ipvsadm --set` takes, and the others that a
+//! director in Direct Routing can come to.
+
+use lb_common::tcp::State;
+use serde::{Deserialize, Serialize};
+
+/// Longest timeout, in seconds: what IPVS allows for persistence, and far below the wrap of a flow's
+/// 32-bit expiry.
+pub const MAX_TIMEOUT: u32 = 31 * 86400;
+
+/// One `T` for each state whose timeout can be set: every state that is stored, since the input-only
+/// machine (`lb_common::tcp::next`) never comes to the others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PerState<T> {
+    /// ESTABLISHED (`ipvsadm --set` first figure).
+    pub tcp: T,
+    /// FIN_WAIT (`ipvsadm --set` second figure).
+    pub tcp_fin: T,
+    /// SYN_RECV.
+    pub tcp_syn: T,
+    /// TIME_WAIT.
+    pub tcp_time_wait: T,
+    /// CLOSE.
+    pub tcp_close: T,
+    /// UDP (`ipvsadm --set` third figure).
+    pub udp: T,
+}
+
+/// Idle timeouts, in seconds.
+pub type Timeouts = PerState<u32>;
+/// Some of them, in seconds: what a service has of its own, or what a command sets.
+pub type PartialTimeouts = PerState<Option<u32>>;
+
+/// What each is called in the file, on the command line and in the API.
+pub const NAMES: PerState<&str> = PerState {
+    tcp: "tcp",
+    tcp_fin: "tcp_fin",
+    tcp_syn: "tcp_syn",
+    tcp_time_wait: "tcp_time_wait",
+    tcp_close: "tcp_close",
+    udp: "udp",
+};
+
+/// Whose timeout each is.
+pub const STATES: PerState<State> = PerState {
+    tcp: State::ESTABLISHED,
+    tcp_fin: State::FIN_WAIT,
+    tcp_syn: State::SYN_RECV,
+    tcp_time_wait: State::TIME_WAIT,
+    tcp_close: State::CLOSE,
+    udp: State::UDP,
+};
+
+impl<T> PerState<T> {
+    pub fn map<U>(self, mut f: impl FnMut(T) -> U) -> PerState<U> {
+        let Self { tcp, tcp_fin, tcp_syn, tcp_time_wait, tcp_close, udp } = self;
+        PerState {
+            tcp: f(tcp),
+            tcp_fin: f(tcp_fin),
+            tcp_syn: f(tcp_syn),
+            tcp_time_wait: f(tcp_time_wait),
+            tcp_close: f(tcp_close),
+            udp: f(udp),
+        }
+    }
+
+    pub fn zip<U>(self, other: PerState<U>) -> PerState<(T, U)> {
+        PerState {
+            tcp: (self.tcp, other.tcp),
+            tcp_fin: (self.tcp_fin, other.tcp_fin),
+            tcp_syn: (self.tcp_syn, other.tcp_syn),
+            tcp_time_wait: (self.tcp_time_wait, other.tcp_time_wait),
+            tcp_close: (self.tcp_close, other.tcp_close),
+            udp: (self.udp, other.udp),
+        }
+    }
+
+    /// All six, in the order in which they are shown.
+    pub fn all(self) -> [T; 6] {
+        let Self { tcp, tcp_fin, tcp_syn, tcp_time_wait, tcp_close, udp } = self;
+        [tcp, tcp_fin, tcp_syn, tcp_time_wait, tcp_close, udp]
+    }
+
+    /// With their names.
+    pub fn named(self) -> [(&'static str, T); 6] {
+        NAMES.zip(self).all()
+    }
+}
+
+impl<T: Copy> PerState<T> {
+    /// That of a connection state; `None` for a state that no stored connection is in.
+    pub fn of_state(self, state: State) -> Option<T> {
+        STATES.zip(self).all().into_iter().find(|(of, _)| *of == state).map(|(_, value)| value)
+    }
+}
+
+/// IPVS's (`net/netfilter/ipvs/ip_vs_proto_tcp.c`, `ip_vs_proto_udp.c`).
+impl Default for Timeouts {
+    fn default() -> Self {
+        STATES.map(State::default_timeout)
+    }
+}
+
+impl Timeouts {
+    /// Of a connection state, in seconds.
+    pub fn of(self, state: State) -> u32 {
+        self.of_state(state).unwrap_or(state.default_timeout())
+    }
+
+    /// With those that are given in the place of these.
+    pub fn with(self, given: PartialTimeouts) -> Self {
+        self.zip(given).map(|(own, given)| given.unwrap_or(own))
+    }
+}
+
+/// None.
+impl Default for PartialTimeouts {
+    fn default() -> Self {
+        NAMES.map(|_| None)
+    }
+}
+
+impl PartialTimeouts {
+    pub fn is_empty(self) -> bool {
+        self == Self::default()
+    }
+
+    /// Those that are given, with their names.
+    pub fn given(self) -> impl Iterator<Item = (&'static str, u32)> {
+        self.named().into_iter().filter_map(|(name, seconds)| Some((name, seconds?)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use lb_common::tcp::{flag, next};
+
+    use super::*;
+
+    /// What can be set is what a stored TCP flow can be in, whatever the client sends, sloppy or not.
+    #[test]
+    fn every_state_that_is_reached_has_its_timeout_and_no_other() {
+        let all_flags = || {
+            (0..16u8).map(|bits| {
+                [flag::FIN, flag::SYN, flag::RST, flag::ACK]
+                    .into_iter()
+                    .enumerate()
+                    .filter(|(i, _)| bits >> i & 1 != 0)
+                    .map(|(_, flag)| flag)
+                    .sum::<u8>()
+            })
+        };
+        let opening = all_flags().filter(|flags| flags & flag::RST == 0);
+        let mut reached: Vec<State> = opening.map(|flags| next(State::NONE, flags)).collect();
+        let mut at = 0;
+        while let Some(state) = reached.get(at).copied() {
+            for after in all_flags().map(|flags| next(state, flags)) {
+                if !reached.contains(&after) {
+                    reached.push(after);
+                }
+            }
+            at += 1;
+        }
+        reached.push(State::UDP);
+        for state in (0..16).map(State) {
+            assert_eq!(STATES.of_state(state).is_some(), reached.contains(&state), "{}", state.name());
+        }
+    }
+
+    #[test]
+    fn the_defaults_are_ipvss() {
+        let Timeouts { tcp, tcp_fin, udp, .. } = Timeouts::default();
+        assert_eq!((tcp, tcp_fin, udp), (900, 120, 300));
+        assert_eq!(Timeouts::default().of(State::TIME_WAIT), 120);
+    }
+
+    #[test]
+    fn what_is_not_given_stays() {
+        let given = PartialTimeouts { udp: Some(7), ..PartialTimeouts::default() };
+        assert_eq!(Timeouts::default().with(given), Timeouts { udp: 7, ..Timeouts::default() });
+        assert_eq!(given.given().collect::<Vec<_>>(), [("udp", 7)]);
+    }
+}
