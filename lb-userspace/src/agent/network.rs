@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context, Result};
 use lb_common::{
     host::{self, Path, Route},
-    vlan::Tags,
+    vlan::{self, Tags},
 };
 
 use super::interfaces::Interfaces;
@@ -291,10 +291,34 @@ impl Network {
 }
 
 fn tags(attachment: &Attachment) -> Tags {
-    let tags = attachment.tags();
-    Tags::new(tags.first().copied().unwrap_or(0), tags.get(1).copied().unwrap_or(0))
+    /// ETH_P_8021AD (`include/uapi/linux/if_ether.h`).
+    const SERVICE_TPID: u16 = 0x88a8;
+    let mut tags = attachment.vlans.iter().map(|vlan| vlan::tag(vlan.tpid == SERVICE_TPID, vlan.tag));
+    Tags::new(tags.next().unwrap_or(0), tags.next().unwrap_or(0))
 }
 
 fn backends(model: &Model) -> BTreeSet<IpAddr> {
     model.services.iter().flat_map(|service| &service.backends).map(|backend| backend.key.address).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::net::Vlan;
+
+    #[test]
+    fn the_protocol_of_a_tag_is_kept() {
+        let attachment = |vlans: &[(u16, u16)]| Attachment {
+            ifindex: 2,
+            name: "eth0".to_owned(),
+            vlans: vlans.iter().map(|(tpid, tag)| Vlan { tpid: *tpid, tag: *tag }).collect(),
+            mtu: 1500,
+            device_mtu: 1500,
+            mac: [0; 6],
+            up: true,
+        };
+        assert_eq!(tags(&attachment(&[])), Tags::NONE);
+        assert_eq!(tags(&attachment(&[(0x8100, 100)])), Tags::new(100, 0));
+        assert_eq!(tags(&attachment(&[(0x88a8, 10), (0x8100, 20)])), Tags::new(10 | vlan::SERVICE, 20));
+    }
 }
