@@ -47,6 +47,8 @@ pub mod flag {
     /// Of an address entry: it has a TCP / UDP endpoint.
     pub const HAS_TCP: u16 = 4;
     pub const HAS_UDP: u16 = 8;
+    /// Its service has persistence.
+    pub const PERSISTENT: u16 = 16;
 }
 
 impl Endpoint {

@@ -68,7 +68,7 @@ impl Secret {
     }
 
     #[inline(always)]
-    const fn wide(self, words: &[u64; 3]) -> u64 {
+    pub(crate) const fn wide(self, words: &[u64; 3]) -> u64 {
         self.mix(self.mix(self.mix(words[0]) ^ words[1]) ^ words[2]) | 1
     }
 }

@@ -22,6 +22,7 @@ pub mod meta;
 pub mod scheduler;
 pub mod service;
 pub mod tcp;
+pub mod template;
 pub mod tick;
 #[cfg(feature = "user")]
 mod user;

@@ -13,17 +13,33 @@ pub struct Service {
     pub generation: u64,
     /// See [`flag`]; 0 means the id is not in use.
     pub flags: u32,
-    pub pad: u32,
+    /// Persistence timeout, in ticks; 0: every connection is scheduled by itself.
+    pub persistence: u32,
     /// Idle timeouts by state, in ticks.
     pub timeouts: [u32; State::COUNT],
+    /// Clients whose addresses are equal under this mask share a template; words as loaded from a packet.
+    pub mask: [u64; 2],
+    /// [`crate::template::REARM`], in ticks.
+    pub rearm: u32,
+    pub pad: u32,
     /// The service's name, zero-padded.
     pub name: [u8; NAME_LEN + 1],
 }
 
-const _: () = assert!(size_of::<Service>() == 144);
+const _: () = assert!(size_of::<Service>() == 168);
 
 pub mod flag {
     pub const USED: u32 = 1;
+    /// A packet that begins something, a SYN or a datagram, on a flow whose destination was removed, is
+    /// scheduled anew (IPVS's `expire_nodest_conn`).
+    pub const RESCHEDULE: u32 = 1 << 1;
+    /// Any TCP segment but a reset opens a flow (IPVS's `sloppy_tcp`).
+    pub const SLOPPY_TCP: u32 = 1 << 2;
+    /// Each datagram is scheduled by itself, and no flow is stored (`IP_VS_SVC_F_ONEPACKET`).
+    pub const ONE_PACKET: u32 = 1 << 3;
+    /// A persistence template whose destination has weight 0 counts for nothing
+    /// (IPVS's `expire_quiescent_template`).
+    pub const EXPIRE_QUIESCENT: u32 = 1 << 4;
 }
 
 /// Map value of `ROTATIONS`, by service id: what the kernel keeps of a service between packets.

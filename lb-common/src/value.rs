@@ -24,8 +24,10 @@ const LOCK_TICKS: u32 = 1 << 30;
 pub mod flag {
     /// Placed by hash because the table was full or the service under a flood.
     pub const HASHED: u8 = 0x01;
-    /// Counted by a persistence template (reserved for the next schema).
+    /// Its destination came from a persistence template, or made one.
     pub const CONTROLLED: u8 = 0x02;
+    /// No flow but a persistence template: see [`crate::template`].
+    pub const TEMPLATE: u8 = 0x04;
 }
 
 impl Value {
@@ -95,6 +97,11 @@ impl Value {
         // One test for the verifier to follow.
         const NOT: u32 = 1 << LOCKED_STATE | 1 << State::NONE.0;
         NOT >> self.state().0 & 1 == 0
+    }
+
+    #[inline(always)]
+    pub const fn is_template(self) -> bool {
+        self.flags() & flag::TEMPLATE != 0
     }
 
     /// The same flow in `state` until `expiry`.

@@ -72,16 +72,23 @@ pub enum Event {
     PlacedByHash,
     /// An expired flow was cleared by the data path.
     Expired,
+    /// A new connection went where a persistence template says.
+    TemplateHit,
+    /// No room for a persistence template: the client's next connection is scheduled anew.
+    NoTemplate,
 }
 
 impl Event {
-    pub const ALL: &'static [Event] = &[Event::Evicted, Event::PlacedByHash, Event::Expired];
+    pub const ALL: &'static [Event] =
+        &[Event::Evicted, Event::PlacedByHash, Event::Expired, Event::TemplateHit, Event::NoTemplate];
 
     pub const fn name(self) -> &'static str {
         match self {
             Self::Evicted => "event-evicted",
             Self::PlacedByHash => "event-placed-by-hash",
             Self::Expired => "event-expired",
+            Self::TemplateHit => "event-template-hit",
+            Self::NoTemplate => "event-no-template",
         }
     }
 
@@ -90,6 +97,8 @@ impl Event {
             Self::Evicted => "closing or half-open connections that gave their entry to a new one",
             Self::PlacedByHash => "new connections placed by hash because both buckets were full",
             Self::Expired => "expired connections cleared by the data path itself",
+            Self::TemplateHit => "new connections that went where a persistence template says",
+            Self::NoTemplate => "new connections whose persistence template found no room",
         }
     }
 

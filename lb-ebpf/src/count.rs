@@ -59,9 +59,12 @@ pub fn opened(value: Value) {
     count_change(value.dest(), active as i64, !active as i64);
 }
 
-/// A flow's slot was freed or given away.
+/// A flow's slot was freed or given away. Templates are not counted.
 #[inline(always)]
 pub fn ended(value: Value) {
+    if value.is_template() {
+        return;
+    }
     let active = value.state().is_active();
     count_change(value.dest(), -(active as i64), -(!active as i64));
 }

@@ -1,27 +1,29 @@
 //! Step 3: the flow a packet belongs to, found or opened. Either way it names a destination.
 
-mod open;
+mod follow;
+pub mod open;
 
 use lb_common::{
-    bucket::{Bucket, Hit, Word, find},
-    dest,
+    bucket::{Word, find},
     endpoint::{Endpoint, flag},
     flow::{NarrowBucket, NarrowKey, WideBucket, WideKey, candidates},
     protocol,
-    service::{Rotation, Service},
+    service::{self, Service},
     tcp::{self, State},
-    tick::Tick,
     value::Value,
     verdict::Verdict,
 };
 
-use self::open::open_under;
+use self::{
+    follow::{follow, in_table, steady},
+    open::open_under,
+};
 use crate::{
-    clock, count,
+    clock,
     endpoint::Endpoints,
-    maps::{DESTS, REFRESH, ROTATIONS, SERVICES},
     packet::Packet,
     table::{Table, secret},
+    template::{Source, template_assure},
     word::KernelWord,
 };
 
@@ -47,17 +49,19 @@ pub fn find_or_open(packet: &Packet, endpoints: &Endpoints) -> Result<Flow, Verd
         } else {
             narrow(packet, segment, endpoint)
         };
-        if outcome.0 == Outcome::TO_OPEN.0 {
+        if outcome == Outcome::TO_OPEN {
             opener = Some(endpoint);
         } else if let Some(end) = outcome.end(endpoint) {
+            assure(packet, endpoint, outcome);
             return end;
         }
     }
     if let Some(endpoint) = endpoints.wildcard {
         takes_new = takes_new || endpoint.has(flag::OPEN);
         let outcome = wide(packet, segment, endpoint);
-        if outcome.0 != Outcome::TO_OPEN.0 {
+        if outcome != Outcome::TO_OPEN {
             if let Some(end) = outcome.end(endpoint) {
+                assure(packet, endpoint, outcome);
                 return end;
             }
         } else if opener.is_none() {
@@ -71,6 +75,14 @@ pub fn find_or_open(packet: &Packet, endpoints: &Endpoints) -> Result<Flow, Verd
     }
     // A deleted service without flows is no service.
     Err(if takes_new { Verdict::DroppedNoFlow } else { Verdict::PassedNoService })
+}
+
+/// A template whose connection was established is not given up for a new one.
+#[inline(always)]
+fn assure(packet: &Packet, endpoint: Endpoint, outcome: Outcome) {
+    if outcome.0 & Outcome::ASSURES != 0 {
+        template_assure(&Source(packet.source), endpoint.0);
+    }
 }
 
 /// A finished flow of a deleted service may be left, and would be found before the one that has begun.
@@ -88,7 +100,7 @@ fn forget_finished(packet: &Packet, endpoints: &Endpoints) {
 /// What the state machine needs of a packet: protocol, and TCP flags.
 #[derive(Clone, Copy)]
 #[repr(transparent)]
-struct Segment(u32);
+pub struct Segment(pub u32);
 
 impl Segment {
     #[inline(always)]
@@ -106,10 +118,16 @@ impl Segment {
         self.0 as u8
     }
 
-    /// Whether it may open a flow.
+    /// Whether it begins something: it may open a flow.
     #[inline(always)]
-    fn opens(self) -> bool {
+    fn begins(self) -> bool {
         self.is_udp() || tcp::opens(self.flags())
+    }
+
+    /// Whether the service takes up a connection in its middle with it.
+    #[inline(always)]
+    fn is_taken_up(self, service: &Service) -> bool {
+        service.flags & service::flag::SLOPPY_TCP != 0 && self.flags() & tcp::flag::RST == 0
     }
 
     #[inline(always)]
@@ -119,9 +137,9 @@ impl Segment {
 }
 
 /// A destination, a verdict, or nothing, in one register: BPF functions return no more.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 #[repr(transparent)]
-struct Outcome(u64);
+pub struct Outcome(pub u64);
 
 impl Outcome {
     const MISS: Self = Self(0);
@@ -133,6 +151,10 @@ impl Outcome {
     const TO_OPEN: Self = Self(1 << 34);
     /// Neither bucket has a slot that yields.
     const NO_ROOM: Self = Self(1 << 35);
+    /// Another CPU moved the flow on meanwhile.
+    const LOST: Self = Self(1 << 37);
+    /// A controlled connection has just been established.
+    const ASSURES: u64 = 1 << 36;
 
     #[inline(always)]
     fn known(dest: u32) -> Self {
@@ -160,10 +182,14 @@ impl Outcome {
     }
 }
 
-/// IPv4 and an exact port: the hot path.
+/// IPv4 and an exact port: the hot path. Most packets change nothing of their flow.
 #[inline(always)]
 fn narrow(packet: &Packet, segment: Segment, endpoint: Endpoint) -> Outcome {
-    in_table::<NarrowBucket<KernelWord>>(&narrow_key(packet, endpoint), segment, endpoint)
+    let key = narrow_key(packet, endpoint);
+    match steady::<NarrowBucket<KernelWord>>(&key, segment, endpoint) {
+        Outcome::MISS => Outcome(flow_in_narrow(key.0, segment.0, endpoint.0)),
+        known => known,
+    }
 }
 
 /// IPv6, and any port of an address.
@@ -188,104 +214,6 @@ fn wide_key(packet: &Packet, endpoint: Endpoint) -> WideKey {
     WideKey::new(secret(), packet.source, packet.source_port, packet.dest_port, endpoint.id())
 }
 
-#[inline(always)]
-fn in_table<B: Table>(key: &B::Key, segment: Segment, endpoint: Endpoint) -> Outcome {
-    let (first, second) = candidates(B::hash(key), B::mask());
-    let service = endpoint.service() as u32;
-    let (Some(mut bucket), Some(record)) = (B::bucket(first), SERVICES.get(service)) else {
-        return Outcome::MISS;
-    };
-    // Lookup order is what decides if one flow stands in both buckets.
-    let mut hit = find(bucket, key);
-    if hit.is_miss() {
-        let Some(other) = B::bucket(second) else { return Outcome::MISS };
-        (bucket, hit) = (other, find(other, key));
-    }
-    let now = clock::now();
-    if !hit.is_miss() {
-        let outcome = follow(bucket, hit, key, segment, record, now);
-        if outcome.0 != 0 {
-            return outcome;
-        }
-    }
-    if endpoint.has(flag::OPEN) && (segment.opens() || by_hash(service, segment, now)) {
-        Outcome::TO_OPEN
-    } else {
-        Outcome::MISS
-    }
-}
-
-/// Moves a found flow on. A miss if it has expired, or if the packet starts a new connection on it.
-#[inline(always)]
-fn follow<B: Bucket>(
-    bucket: &B,
-    hit: Hit,
-    key: &B::Key,
-    segment: Segment,
-    service: &Service,
-    now: Tick,
-) -> Outcome {
-    let (mut slot, mut value) = (hit.slot, hit.value);
-    for _ in 0..2 {
-        let (dest, state) = (value.dest(), value.state());
-        if is_over(value, segment, now) {
-            return Outcome::MISS;
-        }
-        let next = segment.next(state);
-        let expiry = now.after(timeout(service, next));
-        let gained = expiry.until(value.expiry());
-        // A packet that changes nothing must not write to shared memory.
-        if next == state && gained < REFRESH.load() as i32 {
-            return Outcome::known(dest);
-        }
-        // A removed backend's packets are dropped, and must not keep the flow alive: it ends, and the
-        // client's next one goes elsewhere.
-        if is_retired(dest) {
-            return Outcome::known(dest);
-        }
-        if bucket.value(slot).cas(value.0, value.moved_to(next, expiry).0) {
-            count::moved(dest, state, next);
-            return Outcome::known(dest);
-        }
-        // Another CPU moved it: look again, once, so that a FIN is not lost to a refresh.
-        let again = find(bucket, key);
-        if again.is_miss() {
-            return Outcome::known(dest);
-        }
-        (slot, value) = (again.slot, again.value);
-    }
-    Outcome::known(value.dest())
-}
-
-#[inline(always)]
-fn is_retired(dest: u32) -> bool {
-    DESTS.get(dest).is_some_and(|record| record.flags & dest::flag::RETIRED != 0)
-}
-
-/// Whether a stored flow is none to this packet.
-#[inline(always)]
-fn is_over(value: Value, segment: Segment, now: Tick) -> bool {
-    value.expiry().is_past(now) || (value.state().is_reusable() && tcp::opens(segment.flags()))
-}
-
-#[inline(always)]
-fn timeout(service: &Service, state: State) -> u32 {
-    service.timeouts[state.0 as usize & (State::COUNT - 1)]
-}
-
-/// Whether a packet of no known flow may belong to a connection that was placed by hash. A datagram
-/// always may: it does not say whether it begins something.
-#[inline(always)]
-fn by_hash(service: u32, segment: Segment, now: Tick) -> bool {
-    if !segment.is_udp() && segment.flags() & (tcp::flag::ACK | tcp::flag::RST) != tcp::flag::ACK {
-        return false;
-    }
-    match ROTATIONS.get(service) {
-        Some(rotation) => Rotation::places_by_hash(rotation.hashed_until, now),
-        None => false,
-    }
-}
-
 /// Lets a flow expire now.
 #[inline(always)]
 fn forget<B: Table>(key: &B::Key) -> u32 {
@@ -304,6 +232,24 @@ fn forget<B: Table>(key: &B::Key) -> u32 {
 
 // Functions with numbers (and a pointer that they check) for arguments: the kernel verifies each
 // once, by itself, instead of anew for every way that leads to a call.
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn flow_in_narrow(key: u64, segment: u32, endpoint: u64) -> u64 {
+    in_table::<NarrowBucket<KernelWord>>(&NarrowKey(key), Segment(segment), Endpoint(endpoint)).0
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn flow_follow_narrow(place: u32, value: u64, segment: u32, service: u32) -> u64 {
+    follow::<NarrowBucket<KernelWord>>(place, Value(value), Segment(segment), service).0
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn flow_follow_wide(place: u32, value: u64, segment: u32, service: u32) -> u64 {
+    follow::<WideBucket<KernelWord>>(place, Value(value), Segment(segment), service).0
+}
 
 #[unsafe(no_mangle)]
 #[inline(never)]

@@ -15,6 +15,7 @@ mod maps;
 mod packet;
 mod schedule;
 mod table;
+mod template;
 mod time_exceeded;
 mod word;
 

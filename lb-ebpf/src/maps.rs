@@ -16,7 +16,7 @@ use lb_common::{
     verdict,
 };
 
-use crate::{clock::Reading, time_exceeded::Allowance, word::KernelWord};
+use crate::{clock::Reading, schedule::repeat::MAX_STATE, time_exceeded::Allowance, word::KernelWord};
 
 /// `BPF_F_MMAPABLE` (`include/uapi/linux/bpf.h`): the agent reads and writes the array through a
 /// mapping, and its values are page-aligned, so that a bucket is whole cache lines.
@@ -90,6 +90,9 @@ pub static VERDICTS: PerCpuArray<u64, { verdict::SLOTS as usize }> = PerCpuArray
 /// Where this CPU's share of the sweeping stands.
 #[btf_map]
 pub static SWEEP: PerCpuArray<u32, 2> = PerCpuArray::new();
+/// See [`crate::schedule::repeat`].
+#[btf_map]
+pub static STATE: PerCpuArray<[u64; MAX_STATE / 8], 1> = PerCpuArray::new();
 #[btf_map]
 pub static ALLOWANCE: PerCpuArray<Allowance, 1> = PerCpuArray::new();
 #[btf_map]

@@ -4,6 +4,7 @@ mod hashed;
 mod load;
 mod locality;
 mod members;
+pub mod repeat;
 mod rotation;
 
 use core::ptr;
@@ -22,10 +23,6 @@ use crate::{
     maps::{ARENA, CONNS, SERVICES},
     table::secret,
 };
-
-// What a callback of bpf_loop returns.
-const GO_ON: i64 = 0;
-const STOP: i64 = 1;
 
 /// The destination of the service's next connection; 0 if there is none that takes connections.
 ///

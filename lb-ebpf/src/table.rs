@@ -11,6 +11,7 @@ use lb_common::{
 
 use crate::{
     count,
+    flow::{Outcome, Segment, flow_follow_narrow, flow_follow_wide},
     maps::{FLOWS4, FLOWS4_MASK, FLOWSW, FLOWSW_MASK, SECRET_A, SECRET_B, SWEEP},
     word::KernelWord,
 };
@@ -25,6 +26,8 @@ pub trait Table: Bucket + Sized + 'static {
     fn hash(key: &Self::Key) -> u64;
     fn mask() -> u32;
     fn bucket(index: u32) -> Option<&'static Self>;
+    /// See [`crate::flow`].
+    fn follow(place: u32, value: Value, segment: Segment, service: u32) -> Outcome;
     /// Frees what has expired in the next bucket of this CPU's round, counts included, so that
     /// nothing depends on the agent being alive.
     fn sweep(now: Tick);
@@ -47,6 +50,11 @@ impl Table for NarrowBucket<KernelWord> {
     }
 
     #[inline(always)]
+    fn follow(place: u32, value: Value, segment: Segment, service: u32) -> Outcome {
+        Outcome(flow_follow_narrow(place, value.0, segment.0, service))
+    }
+
+    #[inline(always)]
     fn sweep(now: Tick) {
         flow_sweep_narrow(now.0);
     }
@@ -66,6 +74,11 @@ impl Table for WideBucket<KernelWord> {
     #[inline(always)]
     fn bucket(index: u32) -> Option<&'static Self> {
         FLOWSW.get(index)
+    }
+
+    #[inline(always)]
+    fn follow(place: u32, value: Value, segment: Segment, service: u32) -> Outcome {
+        Outcome(flow_follow_wide(place, value.0, segment.0, service))
     }
 
     #[inline(always)]

@@ -101,6 +101,10 @@ fn list_verbs() {
     println!("cargo xtask VERB   (VERB --help tells more)\n");
     for verb in cli.get_subcommands() {
         let about = verb.get_about().map(ToString::to_string).unwrap_or_default();
-        println!("  {:<7} {about}", verb.get_name());
+        println!("  {:<14} {about}", verb.get_name());
+        for part in verb.get_subcommands() {
+            let about = part.get_about().map(ToString::to_string).unwrap_or_default();
+            println!("  {:<14} {about}", format!("{} {}", verb.get_name(), part.get_name()));
+        }
     }
 }

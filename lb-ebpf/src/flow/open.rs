@@ -2,23 +2,28 @@
 
 use lb_common::{
     bucket::{self, Bucket, Candidate, Claim, candidate, claim, find},
-    endpoint::Endpoint,
+    endpoint::{Endpoint, flag},
     flow::{NarrowBucket, NarrowKey, WideBucket, WideKey, candidates},
     hashed::fold,
-    service::{Rotation, Service},
+    service::{self, Rotation, Service},
     tcp::State,
     tick::Tick,
     value::{self, Value},
     verdict::{Event, Verdict},
 };
 
-use super::{Flow, Outcome, Segment, by_hash, is_over, is_wide, narrow_key, timeout, wide_key};
+use super::{
+    Flow, Outcome, Segment,
+    follow::{by_hash, is_over, timeout},
+    is_wide, narrow_key, wide_key,
+};
 use crate::{
     clock, count,
     maps::{REFRESH, ROTATIONS, SERVICES},
     packet::Packet,
     schedule::{schedule_by_hash, schedule_next},
     table::Table,
+    template::{Source, template_find, template_store},
     word::KernelWord,
 };
 
@@ -32,9 +37,17 @@ pub fn open_under(packet: &Packet, segment: Segment, endpoint: Endpoint) -> Resu
     let service = endpoint.service() as u32;
     let (client, vip) = (fold(packet.source), fold(packet.dest));
     let port = u16::from_be(packet.source_port) as u32;
-    let placed = flow_schedule(service, segment.0, client, port, vip);
-    if Placed(placed).dest() == 0 {
-        return Err(Verdict::DroppedNoBackend);
+    let source = Source(packet.source);
+    let persistent = endpoint.has(flag::PERSISTENT);
+    let mut placed = if persistent { template_find(&source, endpoint.0) } else { 0 };
+    if placed == 0 {
+        placed = flow_schedule(service, segment.0, client, port, vip);
+        if Placed(placed).dest() == 0 {
+            return Err(Verdict::DroppedNoBackend);
+        }
+        if persistent {
+            placed = template_store(&source, endpoint.0, placed);
+        }
     }
     let mut outcome = if is_wide(packet, endpoint) {
         flow_open_wide(&wide_key(packet, endpoint), segment.0, service, placed)
@@ -50,13 +63,15 @@ pub fn open_under(packet: &Packet, segment: Segment, endpoint: Endpoint) -> Resu
 /// The destination of a new connection, and how it was found.
 #[derive(Clone, Copy)]
 #[repr(transparent)]
-struct Placed(u64);
+pub struct Placed(pub u64);
 
 impl Placed {
     const BY_HASH: u64 = 1 << 32;
+    /// A persistence template has it too.
+    pub const CONTROLLED: u64 = 1 << 33;
 
     #[inline(always)]
-    fn dest(self) -> u32 {
+    pub fn dest(self) -> u32 {
         self.0 as u32
     }
 
@@ -75,13 +90,16 @@ fn open<B: Table>(key: &B::Key, segment: Segment, service: u32, placed: Placed) 
     else {
         return Outcome::MISS;
     };
+    if record.flags & service::flag::ONE_PACKET != 0 {
+        return Outcome::opened(placed.dest());
+    }
     let now = clock::now();
     let value = first_value(placed, segment, record, now);
     B::sweep(now);
     // The flow's old entry, expired or closed, takes the new connection.
-    let mut before = retake(first, key, value, segment, now);
+    let mut before = retake(first, key, value, segment, record, now);
     if before.is_free() {
-        before = retake(second, key, value, segment, now);
+        before = retake(second, key, value, segment, record, now);
     }
     if before.is_free() {
         before = store(first, second, key, value, now);
@@ -90,22 +108,36 @@ fn open<B: Table>(key: &B::Key, segment: Segment, service: u32, placed: Placed) 
         return Outcome::NO_ROOM;
     }
     if before.is_flow() {
-        if !is_over(before, segment, now) {
+        if !is_over(before, segment, record, now) {
             count::event(Event::Evicted);
         }
         count::ended(before);
     }
     count::opened(value);
     // A connection that was placed by hash counted with its SYN.
-    if segment.opens() { Outcome::opened(placed.dest()) } else { Outcome::known(placed.dest()) }
+    if placed.is_by_hash() && !segment.begins() {
+        Outcome::known(placed.dest())
+    } else {
+        Outcome::opened(placed.dest())
+    }
 }
 
 /// Gives a flow's finished entry in `bucket` to its new connection; what it held, or
 /// [`Value::FREE`] if there is none.
 #[inline(always)]
-fn retake<B: Bucket>(bucket: &B, key: &B::Key, value: Value, segment: Segment, now: Tick) -> Value {
+fn retake<B: Bucket>(
+    bucket: &B,
+    key: &B::Key,
+    value: Value,
+    segment: Segment,
+    service: &Service,
+    now: Tick,
+) -> Value {
     let hit = find(bucket, key);
-    if !hit.is_miss() && is_over(hit.value, segment, now) && bucket::retake(bucket, hit, key, value, now) {
+    if !hit.is_miss()
+        && is_over(hit.value, segment, service, now)
+        && bucket::retake(bucket, hit, key, value, now)
+    {
         hit.value
     } else {
         Value::FREE
@@ -115,16 +147,19 @@ fn retake<B: Bucket>(bucket: &B, key: &B::Key, value: Value, segment: Segment, n
 /// The value that a new flow begins with.
 #[inline(always)]
 fn first_value(placed: Placed, segment: Segment, service: &Service, now: Tick) -> Value {
-    // If its handshake was not seen, it counts as half-open until a later packet.
-    let state = if segment.opens() { segment.next(State::NONE) } else { HASHED_STATE };
-    let flags = if placed.is_by_hash() { value::flag::HASHED } else { 0 };
+    // One that went on by hash counts as half-open until a later packet.
+    let state =
+        if placed.is_by_hash() && !segment.begins() { HASHED_STATE } else { segment.next(State::NONE) };
+    let hashed = if placed.is_by_hash() { value::flag::HASHED } else { 0 };
+    let controlled = if placed.0 & Placed::CONTROLLED != 0 { value::flag::CONTROLLED } else { 0 };
+    let flags = hashed | controlled;
     Value::new(placed.dest(), state, flags, now.after(timeout(service, state)))
 }
 
 /// Takes the slot of the two buckets that yields most readily; the value it held, or
 /// a locked value if none yields.
 #[inline(always)]
-fn store<B: Bucket>(first: &B, second: &B, key: &B::Key, value: Value, now: Tick) -> Value {
+pub fn store<B: Bucket>(first: &B, second: &B, key: &B::Key, value: Value, now: Tick) -> Value {
     for _ in 0..2 {
         let (a, b): (Candidate, Candidate) = (candidate(first, now), candidate(second, now));
         let claimed =
@@ -153,7 +188,7 @@ extern "C" fn flow_without_entry(service: u32, segment: u32, client: u32, port: 
 #[inline(always)]
 fn without_entry(service: u32, dest: u32, segment: Segment, record: &Service, now: Tick) -> Outcome {
     // As long as packets come that find no room: theirs are connections that go on.
-    let state = if segment.opens() { segment.next(State::NONE) } else { HASHED_STATE };
+    let state = if segment.begins() { segment.next(State::NONE) } else { HASHED_STATE };
     let until = now.after(timeout(record, state));
     if let Some(rotation) = ROTATIONS.get_ptr_mut(service) {
         // SAFETY: an aligned word of the map's value, read and stored whole; the latest writer wins.
@@ -167,7 +202,7 @@ fn without_entry(service: u32, dest: u32, segment: Segment, record: &Service, no
             }
         }
     }
-    if !segment.opens() {
+    if !segment.begins() {
         return Outcome::known(dest);
     }
     count::event(Event::PlacedByHash);
@@ -181,7 +216,9 @@ fn without_entry(service: u32, dest: u32, segment: Segment, record: &Service, no
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn flow_schedule(service: u32, segment: u32, client: u32, port: u32, vip: u32) -> u64 {
-    if by_hash(service, Segment(segment), clock::now()) {
+    let one_packet =
+        SERVICES.get(service).is_some_and(|record| record.flags & service::flag::ONE_PACKET != 0);
+    if !one_packet && by_hash(service, Segment(segment), clock::now()) {
         schedule_by_hash(service, client, port, vip) as u64 | Placed::BY_HASH
     } else {
         schedule_next(service, client, port, vip) as u64

@@ -2,14 +2,16 @@
 
 use core::ffi::c_void;
 
-use aya_ebpf::helpers::bpf_loop;
 use lb_common::{
     generation::from_table,
     hashed::{MH_TABLE, entry, key},
     scheduler::{DH, flag},
 };
 
-use super::{GO_ON, STOP, Words, header, is_overloaded};
+use super::{
+    Words, header, is_overloaded,
+    repeat::{GO_ON, STOP, repeat, state},
+};
 
 /// Entries of members that take no connections are 0: without a fallback, who hashes there is refused.
 #[unsafe(no_mangle)]
@@ -21,20 +23,18 @@ pub extern "C" fn schedule_hashed(region: u32, client: u32, port: u32, vip: u32)
     }
     let port = if header.flags & flag::PORT != 0 { port as u16 } else { 0 };
     let key = if header.scheduler == DH { key(vip, 0) } else { key(client, port) };
-    let mut probe = Probe { region, key, first: entry(header.scheduler, key, 0, header.table), found: 0 };
+    let probe = Probe { region, key, first: entry(header.scheduler, key, 0, header.table), found: 0 };
     let dest = from_table(&Words, region, &header, probe.first).unwrap_or(0);
     if dest != 0 && !is_overloaded(dest) {
         return dest;
     }
-    if header.flags & flag::FALLBACK != 0 {
-        // SAFETY: the callback gets the pointer back and nothing else uses it meanwhile.
-        unsafe {
-            bpf_loop(MH_TABLE, look_on as *mut c_void, (&raw mut probe).cast(), 0);
-        }
+    if header.flags & flag::FALLBACK == 0 {
+        return 0;
     }
-    probe.found
+    repeat(MH_TABLE, look_on, probe).found
 }
 
+#[derive(Clone, Copy)]
 struct Probe {
     region: u32,
     key: u32,
@@ -43,9 +43,9 @@ struct Probe {
     found: u32,
 }
 
-extern "C" fn look_on(index: u32, probe: *mut c_void) -> i64 {
-    // SAFETY: `schedule_hashed` passed a `Probe`.
-    let probe = unsafe { &mut *probe.cast::<Probe>() };
+extern "C" fn look_on(index: u32, context: *mut c_void) -> i64 {
+    // SAFETY: `schedule_hashed` passes a `Probe` to `repeat`.
+    let probe = unsafe { state::<Probe>(context) };
     let Some(header) = header(probe.region) else { return STOP };
     if index >= header.table {
         return STOP;

@@ -2,10 +2,13 @@
 
 use core::ffi::c_void;
 
-use aya_ebpf::helpers::bpf_loop;
 use lb_common::generation::{Arena, HEADER_WORDS, Header, MAX_MEMBERS, Search, from_table};
 
-use super::{GO_ON, STOP, Words, header, is_overloaded, load::schedule_first};
+use super::{
+    Words, header, is_overloaded,
+    load::schedule_first,
+    repeat::{GO_ON, STOP, repeat, state},
+};
 use crate::{maps::ROTATIONS, word::fetch_add};
 
 /// Turns of the rotation that overloaded destinations may take before the members are looked
@@ -41,22 +44,19 @@ pub fn at(region: u32, header: &Header, position: u32) -> u32 {
 #[inline(never)]
 extern "C" fn schedule_computed(region: u32, position: u32) -> u32 {
     let Some(header) = header(region) else { return 0 };
-    let mut walk = Walk { words: region + HEADER_WORDS, search: Search::new(&header, position) };
-    // SAFETY: the callback gets the pointer back and nothing else uses it meanwhile.
-    unsafe {
-        bpf_loop(2 * MAX_MEMBERS, step as *mut c_void, (&raw mut walk).cast(), 0);
-    }
-    walk.search.found
+    let walk = Walk { words: region + HEADER_WORDS, search: Search::new(&header, position) };
+    repeat(2 * MAX_MEMBERS, step, walk).search.found
 }
 
+#[derive(Clone, Copy)]
 struct Walk {
     words: u32,
     search: Search,
 }
 
-extern "C" fn step(index: u32, walk: *mut c_void) -> i64 {
-    // SAFETY: `schedule_computed` passed a `Walk`.
-    let walk = unsafe { &mut *walk.cast::<Walk>() };
+extern "C" fn step(index: u32, context: *mut c_void) -> i64 {
+    // SAFETY: `schedule_computed` passes a `Walk` to `repeat`.
+    let walk = unsafe { state::<Walk>(context) };
     if walk.search.is_over(index) {
         return STOP;
     }

@@ -6,7 +6,7 @@ use std::{
 };
 
 use anyhow::Result;
-use lb_common::{counters, host::Route};
+use lb_common::{counters, host::Route, template, value::Value};
 
 use super::Agent;
 use crate::{
@@ -276,9 +276,20 @@ fn conn_view(
         virtual_address: SocketAddr::new(key.address, port),
         service: ServiceName::new(name_of(&service.name)).ok()?,
         backend: BackendKey { address: dest_address(dest), port: u16::from_be_bytes(dest.port) },
-        state: entry.value.state().name().to_owned(),
-        expires: agent.clock.seconds_until(entry.value.expiry()),
+        template: entry.value.is_template(),
+        state: if entry.value.is_template() {
+            template_state(entry.value)
+        } else {
+            entry.value.state().name()
+        }
+        .to_owned(),
+        expires: agent.clock.seconds_until(agent.pins.maps.expiry(entry.value)),
     })
+}
+
+/// As IPVS shows it.
+fn template_state(value: Value) -> &'static str {
+    if value.state() == template::ASSURED { "ASSURED" } else { "NONE" }
 }
 
 /// `10.0.0.0/8` or a single address.

@@ -21,7 +21,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::{BackendKey, Endpoint, PartialTimeouts, Scheduler, ServiceName, ServiceOptions};
+use crate::model::{
+    BackendKey, Endpoint, PartialTimeouts, Persistence, Scheduler, ServiceName, ServiceOptions,
+};
 
 /// A change was made. `warnings` are for the operator, one sentence each.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -65,6 +67,9 @@ pub struct ServiceEdit {
 pub struct OptionsEdit {
     /// In seconds; 0 takes the service's own away, so that the global one holds.
     pub timeouts: PartialTimeouts,
+    /// With a timeout of 0: none any more.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub persistence: Option<Persistence>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -183,7 +188,10 @@ pub struct ConnView {
     pub virtual_address: std::net::SocketAddr,
     pub service: ServiceName,
     pub backend: BackendKey,
-    /// `ESTABLISHED`, `SYN_RECV`, ...
+    /// No connection but a persistence template: where the client's next ones go.
+    #[serde(default)]
+    pub template: bool,
+    /// `ESTABLISHED`, `SYN_RECV`, ...; of a template `NONE`, or `ASSURED` once a connection was established.
     pub state: String,
     /// Seconds until the entry expires.
     pub expires: u32,

@@ -16,7 +16,9 @@ use crate::{
         client::Client,
         types::{BackendState, OptionsEdit, ServiceAdd, ServiceEdit, ServiceView},
     },
-    model::{Endpoint, Protocol, Scheduler, ServiceName, ServiceOptions},
+    model::{
+        Endpoint, Persistence, Protocol, Scheduler, ServiceName, ServiceOptions, persistence::granularity,
+    },
 };
 
 #[derive(Debug, Subcommand)]
@@ -67,6 +69,15 @@ pub(super) struct OptionArgs {
     /// Names: tcp, tcp_fin, tcp_syn, tcp_time_wait, tcp_close, udp
     #[arg(long, value_name = "NAME=DURATION", value_delimiter = ',', value_parser = parse::own_timeout)]
     pub(super) timeout: Vec<OwnTimeout>,
+    /// A client's connections go to one backend, until it has opened none for so many seconds (360 if not
+    /// said); 0: each by itself
+    #[arg(short, long, alias = "persistent", value_name = "DURATION", num_args = 0..=1)]
+    #[arg(default_missing_value = "360", value_parser = parse::figure)]
+    pub(super) persistence: Option<u32>,
+    /// Of persistence: clients that share this prefix count as one; a length, or an IPv4 netmask
+    #[arg(short = 'M', long, alias = "netmask", value_name = "PREFIX", requires = "persistence")]
+    #[arg(value_parser = granularity)]
+    pub(super) granularity: Option<u8>,
 }
 
 /// Where clients connect.
@@ -84,7 +95,8 @@ pub(super) struct EndpointArgs {
 }
 
 #[derive(Debug, Args)]
-#[command(group = ArgGroup::new("what").required(true).multiple(true).args(["scheduler", "timeout"]))]
+#[command(group = ArgGroup::new("what").required(true).multiple(true)
+    .args(["scheduler", "timeout", "persistence"]))]
 pub(super) struct EditArgs {
     /// The service: its name, or its endpoint VIP:PORT or PROTOCOL/VIP:PORT
     #[arg(value_parser = parse::service)]
@@ -232,17 +244,19 @@ pub(super) fn show(view: &ServiceView, output: &mut Output<'_>) -> Result<(), Cl
 
 /// One line for each thing that is not as by default.
 fn option_lines(options: &ServiceOptions) -> Vec<String> {
-    let ServiceOptions { timeouts } = *options;
+    let ServiceOptions { timeouts, persistence } = *options;
     let own = || format!("timeouts of its own (seconds): {}", timeout::listed(timeouts));
-    (!timeouts.is_empty()).then(own).into_iter().collect()
+    let persistence = persistence.map(|persistence| format!("persistence: {persistence}"));
+    (!timeouts.is_empty()).then(own).into_iter().chain(persistence).collect()
 }
 
 /// What an edit set.
 fn edited(edit: &ServiceEdit) -> String {
-    let ServiceEdit { scheduler, options: OptionsEdit { timeouts } } = edit;
+    let ServiceEdit { scheduler, options: OptionsEdit { timeouts, persistence } } = edit;
     let scheduler = scheduler.map(|scheduler| format!("scheduler {scheduler}"));
     let timeouts = (!timeouts.is_empty()).then(|| format!("timeouts {}", timeout::listed(*timeouts)));
-    scheduler.into_iter().chain(timeouts).collect::<Vec<_>>().join(", ")
+    let persistence = persistence.map(|persistence| format!("persistence {persistence}"));
+    scheduler.into_iter().chain(timeouts).chain(persistence).collect::<Vec<_>>().join(", ")
 }
 
 fn address(endpoint: &Endpoint) -> String {
@@ -264,8 +278,11 @@ impl AddArgs {
     fn into_body(self) -> Result<ServiceAdd, CliError> {
         let Self { name, name_option, endpoint, scheduler, flags, options } = self;
         let scheduler = with_flags(scheduler, &flags)?;
-        let OptionsEdit { timeouts } = options.into_edit();
-        let options = ServiceOptions { timeouts: timeouts.map(|own| own.filter(|seconds| *seconds != 0)) };
+        let OptionsEdit { timeouts, persistence } = options.into_edit();
+        let options = ServiceOptions {
+            timeouts: timeouts.map(|own| own.filter(|seconds| *seconds != 0)),
+            persistence: persistence.filter(Persistence::is_on),
+        };
         Ok(ServiceAdd { name: name.or(name_option), endpoint: endpoint.into(), scheduler, options })
     }
 }
@@ -280,7 +297,9 @@ impl Change {
 
 impl OptionArgs {
     fn into_edit(self) -> OptionsEdit {
-        OptionsEdit { timeouts: timeout::collected(&self.timeout) }
+        let Self { timeout, persistence, granularity } = self;
+        let persistence = persistence.map(|timeout| Persistence { timeout, granularity });
+        OptionsEdit { timeouts: timeout::collected(&timeout), persistence }
     }
 }
 

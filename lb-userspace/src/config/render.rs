@@ -9,7 +9,8 @@ use super::{
     service::DEFAULT_WEIGHT,
 };
 use crate::model::{
-    AttachMode, Backend, FlowSizes, InterfaceSpec, Limits, OffloadPolicy, Service, ServiceOptions, Timeouts,
+    AttachMode, Backend, FlowSizes, InterfaceSpec, Limits, OffloadPolicy, Persistence, Service,
+    ServiceOptions, Timeouts,
 };
 
 /// Writes a file that [`super::parse`] reads back to exactly `config`.
@@ -129,7 +130,13 @@ impl Out {
     }
 
     fn options(&mut self, options: &ServiceOptions) {
-        let ServiceOptions { timeouts } = options;
+        let ServiceOptions { timeouts, persistence } = options;
+        if let Some(Persistence { timeout, granularity }) = persistence {
+            self.line(&schema::service::PERSISTENCE, timeout);
+            if let Some(granularity) = granularity {
+                self.line(&schema::service::GRANULARITY, granularity);
+            }
+        }
         self.section(&schema::service::TIMEOUTS, |out| {
             for (key, own) in schema::service_timeouts::KEYS.zip(*timeouts).all() {
                 if let Some(own) = own {

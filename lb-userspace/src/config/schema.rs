@@ -243,7 +243,18 @@ pub(super) mod service {
     pub static SECTION: Section = Section {
         path: "services[]",
         doc: "One virtual server. Names are unique, and so are address, port and protocol together.",
-        keys: &[&NAME, &ADDRESS, &PORT, &PROTOCOL, &SCHEDULER, &FLAGS, &PERSISTENCE, &TIMEOUTS, &BACKENDS],
+        keys: &[
+            &NAME,
+            &ADDRESS,
+            &PORT,
+            &PROTOCOL,
+            &SCHEDULER,
+            &FLAGS,
+            &PERSISTENCE,
+            &GRANULARITY,
+            &TIMEOUTS,
+            &BACKENDS,
+        ],
     };
     pub static NAME: Key = key(
         "name",
@@ -285,9 +296,21 @@ pub(super) mod service {
          gets another one; without it, it is refused. `-port`: the client's port is hashed too.",
     )
     .also(&["sched_flags"]);
-    pub static PERSISTENCE: Key =
-        key("persistence", "0", Is("0"), "Persistence timeout. Only 0, no persistence, is supported as yet.")
-            .also(&["persistence_timeout"]);
+    pub static PERSISTENCE: Key = key(
+        "persistence",
+        "duration, at most 31 days; 0 is none",
+        Is("0"),
+        "A client's new connections go where its last one went, until it has opened none for so long. As in IPVS, \
+         that holds on as long as any of them is open, and a drained backend still gets those of its clients.",
+    )
+    .also(&["persistence_timeout"]);
+    pub static GRANULARITY: Key = key(
+        "persistence_granularity",
+        "prefix length, or an IPv4 netmask",
+        Words("the whole address"),
+        "Clients whose addresses share this prefix count as one for `persistence`.",
+    )
+    .also(&["persistence_netmask", "granularity"]);
     pub static TIMEOUTS: Key = key(
         "timeouts",
         "`services[].timeouts`",

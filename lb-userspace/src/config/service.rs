@@ -8,12 +8,14 @@ use super::{
     fields::{Fields, scalar},
     schema,
     tree::Node,
-    values::{Fault, address, boolean, fault, number, word},
+    values::{Fault, address, boolean, duration, fault, number, word},
 };
 use crate::model::{
-    Backend, BackendKey, Endpoint, Limits, PartialTimeouts, Protocol, Scheduler, Service, ServiceName,
-    ServiceOptions,
+    Backend, BackendKey, Endpoint, Limits, PartialTimeouts, Persistence, Protocol, Scheduler, Service,
+    ServiceName, ServiceOptions,
+    persistence::{granularity, longest_prefix},
     rules::{backend_fault, family, same_family, thresholds_ok, vip_fault},
+    timeouts::MAX_TIMEOUT,
 };
 
 pub(super) const DEFAULT_WEIGHT: u16 = 1;
@@ -82,8 +84,7 @@ fn service(node: &Node, problems: &mut Problems) -> Option<(Service, Places)> {
         };
         scalar(flag, &FLAGS, problems, with_flag).unwrap_or(scheduler)
     });
-    fields.value(&PERSISTENCE, problems, persistence);
-    let options = options(&fields, problems);
+    let options = options(&fields, vip, problems);
 
     let mut backends: Vec<Backend> = Vec::new();
     let mut seen: HashMap<BackendKey, Pos> = HashMap::new();
@@ -112,9 +113,10 @@ fn service(node: &Node, problems: &mut Problems) -> Option<(Service, Places)> {
     Some((Service { name, endpoint, scheduler, backends, options }, places))
 }
 
-fn options(fields: &Fields<'_>, problems: &mut Problems) -> ServiceOptions {
+fn options(fields: &Fields<'_>, vip: Option<IpAddr>, problems: &mut Problems) -> ServiceOptions {
     use schema::service::*;
     ServiceOptions {
+        persistence: persistence(fields, vip, problems),
         timeouts: fields.node(&TIMEOUTS).and_then(|node| timeouts(node, problems)).unwrap_or_default(),
     }
 }
@@ -130,14 +132,29 @@ fn scheduler(text: &str) -> Result<Scheduler, Fault> {
     word(text, "scheduler", &names)
 }
 
-fn persistence(text: &str) -> Result<(), Fault> {
-    match text {
-        "0" | "0s" => Ok(()),
-        _ => fault(
-            format!("persistence ({text}) is not supported yet"),
-            "write 0 or leave the key out; each connection is then scheduled on its own",
+fn persistence(fields: &Fields<'_>, vip: Option<IpAddr>, problems: &mut Problems) -> Option<Persistence> {
+    use schema::service::*;
+    let timeout = fields.value(&PERSISTENCE, problems, |text| duration(text, 0..=MAX_TIMEOUT));
+    let longest = vip.map_or(128, longest_prefix);
+    let granularity = fields.value(&GRANULARITY, problems, |text| match granularity(text) {
+        Ok(length) if length <= longest => Ok(length),
+        Ok(length) => fault(
+            format!("{length} bits are more than an address has"),
+            format!("write at most {longest}, or leave the key out"),
         ),
+        Err(wrong) => fault(wrong, format!("write {}", GRANULARITY.takes)),
+    });
+    let timeout = timeout.unwrap_or(0);
+    if timeout == 0
+        && let Some(node) = fields.node(&GRANULARITY)
+    {
+        problems.add(
+            node.pos,
+            "`persistence_granularity` without `persistence`",
+            "give the service a `persistence`",
+        );
     }
+    Some(Persistence { timeout, granularity }).filter(Persistence::is_on)
 }
 
 /// The backend, and where its address stands. `vip` and `port` are `None` where the service's are wrong.

@@ -149,7 +149,7 @@ services:
     address: 172.18.14.100
     port: 3306
     scheduler: wlcc
-    persistence: 50
+    persistence: 50 s
     backends:
       - {address: 172.18.14.71, port: 3307, weight: 70000}
       - address: fd00::71
@@ -173,8 +173,8 @@ services:
         "5:17: `tcp`: `15 minutes` is not a duration; write whole seconds, or a number with s, m, h or d, for \
          example 900 or 15m",
         "10:16: `scheduler`: unknown scheduler `wlcc`; did you mean `wlc`? valid are rr, wrr, lc, wlc, sed, nq, fo, ovf, sh, mh, dh, twos, lblc, lblcr",
-        "11:18: `persistence`: persistence (50) is not supported yet; write 0 or leave the key out; each \
-         connection is then scheduled on its own",
+        "11:18: `persistence`: `50 s` is not a duration; write whole seconds, or a number with s, m, h or d, for \
+         example 900 or 15m",
         "13:39: `port`: backend port 3307 differs from the service's port 3306; write 3306 or leave the key \
          out: Direct Routing cannot translate ports",
         "13:53: `weight`: 70000 is out of range; write a number from 0 to 65535",
@@ -279,6 +279,14 @@ fn bad_files_are_refused_where_they_are_bad() {
         (
             bad_service("address: 192.0.2.1, port: 80, scheduler: sh, flags: [sh-port, mh-port]"),
             "3:68: `flags`: sh has no flag `mh-port`, only sh-fallback and sh-port; write flags of",
+        ),
+        (
+            bad_service("address: 192.0.2.1, port: 80, persistence: 50, granularity: 33"),
+            "3:66: `persistence_granularity`: 33 bits are more than an address has; write at most 32",
+        ),
+        (
+            bad_service("address: 192.0.2.1, port: 80, granularity: 255.255.0.0"),
+            "3:49: `persistence_granularity` without `persistence`; give the service a `persistence`",
         ),
         (
             bad_service("address: 192.0.2.1, port: 80, scheduler: rr, flags: [sh-port]"),

@@ -31,8 +31,16 @@ const NO_DEST: Dest = Dest {
 };
 const NO_HOST: Host = Host { route: 0, path: 0, address: [0; 16], flags: 0, pad: 0 };
 const NO_LINK: Link = Link { mac: 0, ifindex: 0, ipv4: [0; 4], ipv6: [0; 16], name: [0; 16] };
-const NO_SERVICE: Service =
-    Service { generation: 0, flags: 0, pad: 0, timeouts: [0; State::COUNT], name: [0; NAME_LEN + 1] };
+const NO_SERVICE: Service = Service {
+    generation: 0,
+    flags: 0,
+    persistence: 0,
+    timeouts: [0; State::COUNT],
+    mask: [0; 2],
+    rearm: 0,
+    pad: 0,
+    name: [0; NAME_LEN + 1],
+};
 
 impl Maps {
     /// Does all of it, in order, and waits until no CPU works on what was replaced.

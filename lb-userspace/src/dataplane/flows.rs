@@ -9,11 +9,15 @@ use lb_common::{
     bucket::{Bucket, SLOTS, Word, expire, remove},
     counters::is_overloaded,
     flow::{NarrowKey, WideKey},
+    template,
     tick::Tick,
-    value::Value,
+    value::{Value, flag},
 };
 
-use super::maps::Maps;
+use super::{
+    maps::Maps,
+    templates::{Templates, rearm_of},
+};
 use crate::plan::Census;
 
 /// One live entry of either table.
@@ -25,6 +29,7 @@ pub struct FlowEntry {
     /// What was connected to; 0 where the endpoint says it.
     pub port: u16,
     pub endpoint: u16,
+    /// A persistence template has its own life in it: see [`lb_common::template`].
     pub value: Value,
     place: Place,
 }
@@ -48,6 +53,7 @@ pub struct Sweep {
     counts: BTreeMap<u32, (u64, u64)>,
     /// Differences to the kernel's counts that the next round must confirm.
     drift: BTreeMap<u32, (i64, i64)>,
+    templates: Templates,
 }
 
 impl Maps {
@@ -85,6 +91,11 @@ impl Maps {
         }
     }
 
+    /// When an entry ends: a template before its slot.
+    pub fn expiry(&self, value: Value) -> Tick {
+        if value.is_template() { template::expiry(value, rearm_of(self, value)) } else { value.expiry() }
+    }
+
     /// Removes a listed flow, if it has not changed since. Whether it did.
     pub fn flush(&self, entry: &FlowEntry, now: Tick) -> bool {
         let lock = Value::locked_by_agent(now);
@@ -103,21 +114,25 @@ impl Maps {
     /// One round over both tables: frees what has expired, counts what lives, and heals the kernel's
     /// counts where two rounds saw the same difference.
     pub fn sweep(&self, now: Tick, previous: &Sweep) -> Sweep {
-        let mut sweep = Sweep::default();
+        let mut sweep = Sweep { templates: Templates::after(&previous.templates), ..Sweep::default() };
         for index in 0..self.narrow.entries() {
             if let Some(bucket) = self.narrow.bucket(index) {
                 sweep.narrow_live += self.sweep_bucket(bucket, now, &mut sweep, |slot| {
-                    NarrowKey(bucket.tag(slot).load(Ordering::Acquire)).parts().2
+                    let (source, _, endpoint) = NarrowKey(bucket.tag(slot).load(Ordering::Acquire)).parts();
+                    ([u64::from(source), 0], endpoint)
                 });
             }
         }
         for index in 0..self.wide.entries() {
             if let Some(bucket) = self.wide.bucket(index) {
                 sweep.wide_live += self.sweep_bucket(bucket, now, &mut sweep, |slot| {
-                    WideKey::ports(&[0, 0, bucket.keys[slot][2].load(Ordering::Acquire)]).2
+                    let word = |i: usize| bucket.keys[slot][i].load(Ordering::Acquire);
+                    ([word(0), word(1)], WideKey::ports(&[0, 0, word(2)]).2)
                 });
+                sweep.templates.look(self, index, bucket, now);
             }
         }
+        sweep.templates.settle(self, now);
         self.heal(&mut sweep, previous);
         sweep
     }
@@ -127,7 +142,7 @@ impl Maps {
         bucket: &B,
         now: Tick,
         sweep: &mut Sweep,
-        endpoint: impl Fn(usize) -> u16,
+        key: impl Fn(usize) -> ([u64; 2], u16),
     ) -> u64 {
         let mut found = 0;
         for slot in 0..SLOTS {
@@ -139,8 +154,15 @@ impl Maps {
                 sweep.expired += 1;
             } else if let Some(value) = live(bucket, slot, now) {
                 found += 1;
-                sweep.census.endpoints.insert(endpoint(slot));
+                let (source, endpoint) = key(slot);
+                sweep.census.endpoints.insert(endpoint);
                 sweep.census.dests.insert(value.dest());
+                if value.is_template() {
+                    continue;
+                }
+                if value.flags() & flag::CONTROLLED != 0 {
+                    sweep.templates.controlled(self, source, endpoint, value);
+                }
                 let (active, inactive) = sweep.counts.entry(value.dest()).or_default();
                 *(if value.state().is_active() { active } else { inactive }) += 1;
             }
@@ -172,6 +194,9 @@ impl Maps {
     }
 
     fn uncount(&self, value: Value) {
+        if value.is_template() {
+            return;
+        }
         let Some(words) = self.conns.words(value.dest()) else { return };
         let word = if value.state().is_active() { &words[0] } else { &words[1] };
         word.fetch_sub(1, Ordering::AcqRel);
@@ -205,7 +230,7 @@ impl Maps {
     }
 }
 
-fn live<B: Bucket>(bucket: &B, slot: usize, now: Tick) -> Option<Value> {
+pub(super) fn live<B: Bucket>(bucket: &B, slot: usize, now: Tick) -> Option<Value> {
     let value = Value(bucket.value(slot).load());
     (value.is_flow() && !value.expiry().is_past(now)).then_some(value)
 }

@@ -11,6 +11,7 @@ mod object;
 mod pins;
 mod snapshot;
 mod stats;
+mod templates;
 
 pub use attach::{AttachError, Attached, Loaded, Target};
 pub use clock::Clock;

@@ -57,7 +57,10 @@ pub(crate) fn services() -> impl Strategy<Value = Service> {
 }
 
 pub(crate) fn options() -> impl Strategy<Value = ServiceOptions> {
-    timeouts().prop_map(|timeouts| ServiceOptions { timeouts })
+    let persistence = (prop_oneof![Just(300), 1..=MAX_TIMEOUT], option::of(0..=32u8))
+        .prop_map(|(timeout, granularity)| Persistence { timeout, granularity });
+    (timeouts(), option::of(persistence))
+        .prop_map(|(timeouts, persistence)| ServiceOptions { timeouts, persistence })
 }
 
 /// None, or some.

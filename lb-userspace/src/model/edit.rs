@@ -5,8 +5,9 @@
 use std::net::IpAddr;
 
 use super::{
-    Backend, BackendKey, Endpoint, Model, PartialTimeouts, Service, ServiceName, ServiceOptions,
+    Backend, BackendKey, Endpoint, Model, PartialTimeouts, Persistence, Service, ServiceName, ServiceOptions,
     nearest::nearest,
+    persistence::longest_prefix,
     rules::{backend_fault, family, same_family, thresholds_ok, vip_fault},
     timeouts::MAX_TIMEOUT,
 };
@@ -34,6 +35,8 @@ pub enum EditError {
     BadThresholds { upper: u32, lower: u32 },
     #[error("timeout {name} cannot be {seconds} s: it is 1 to {MAX_TIMEOUT} s (31 days)")]
     BadTimeout { name: &'static str, seconds: u32 },
+    #[error("a granularity of {length} bits is longer than the VIP's addresses, {longest} bits")]
+    BadGranularity { length: u8, longest: u8 },
     #[error("{address} cannot be a VIP: it is {why}")]
     BadVip { address: IpAddr, why: &'static str },
     #[error("{address} cannot be a backend's address: it is {why}")]
@@ -55,6 +58,7 @@ impl EditError {
             | Self::PortMismatch { .. }
             | Self::BadThresholds { .. }
             | Self::BadTimeout { .. }
+            | Self::BadGranularity { .. }
             | Self::BadVip { .. }
             | Self::BadBackend { .. } => 400,
         }
@@ -89,6 +93,7 @@ impl EditError {
                     .to_owned()
             }
             Self::BadTimeout { .. } => "Leave out what shall stay as it is.".to_owned(),
+            Self::BadGranularity { .. } => "Give fewer bits, or none for each client by itself.".to_owned(),
             Self::BadVip { .. } | Self::BadBackend { .. } => "Give a unicast address.".to_owned(),
             Self::LimitReached { what, .. } => {
                 format!(
@@ -119,7 +124,7 @@ pub fn add_service(model: &mut Model, body: &ServiceAdd) -> Result<Service, Edit
 pub fn edit_service(model: &mut Model, name: &ServiceName, body: &ServiceEdit) -> Result<Service, EditError> {
     let service = service_mut(model, name)?;
     let edited = edited_service(service, body);
-    check_options(&edited.options)?;
+    check_options(&edited)?;
     *service = edited.clone();
     Ok(edited)
 }
@@ -207,7 +212,7 @@ pub fn insert_service(model: &mut Model, service: Service) -> Result<(), EditErr
     if let Some(why) = vip_fault(address) {
         return Err(EditError::BadVip { address, why });
     }
-    check_options(&service.options)?;
+    check_options(&service)?;
     for (at, backend) in service.backends.iter().enumerate() {
         check_backend(&service, &service.backends[..at], backend)?;
     }
@@ -229,18 +234,22 @@ pub fn insert_backend(model: &mut Model, service: &ServiceName, backend: Backend
 
 /// `service` with the fields of `body` that are given.
 pub fn edited_service(service: &Service, body: &ServiceEdit) -> Service {
-    let ServiceEdit { scheduler, options: OptionsEdit { timeouts } } = *body;
+    let ServiceEdit { scheduler, options: OptionsEdit { timeouts, persistence } } = *body;
     let own = service.options.timeouts.zip(timeouts);
     let options = ServiceOptions {
         timeouts: own.map(|(before, given)| given.or(before).filter(|seconds| *seconds != 0)),
+        persistence: persistence.or(service.options.persistence).filter(Persistence::is_on),
     };
     Service { scheduler: scheduler.unwrap_or(service.scheduler), options, ..service.clone() }
 }
 
 /// The edit that makes `options` of any others.
 pub fn to_options(options: &ServiceOptions) -> OptionsEdit {
-    let ServiceOptions { timeouts } = *options;
-    OptionsEdit { timeouts: timeouts.map(|own| Some(own.unwrap_or(0))) }
+    let ServiceOptions { timeouts, persistence } = *options;
+    OptionsEdit {
+        timeouts: timeouts.map(|own| Some(own.unwrap_or(0))),
+        persistence: Some(persistence.unwrap_or(Persistence::OFF)),
+    }
 }
 
 /// `backend` with the fields of `body` that are given.
@@ -272,8 +281,17 @@ fn check_backend(service: &Service, others: &[Backend], backend: &Backend) -> Re
     check_thresholds(backend)
 }
 
-fn check_options(options: &ServiceOptions) -> Result<(), EditError> {
-    check_timeouts(options.timeouts)
+fn check_options(service: &Service) -> Result<(), EditError> {
+    check_timeouts(service.options.timeouts)?;
+    let Some(persistence) = service.options.persistence else { return Ok(()) };
+    if !(1..=MAX_TIMEOUT).contains(&persistence.timeout) {
+        return Err(EditError::BadTimeout { name: "persistence", seconds: persistence.timeout });
+    }
+    let longest = longest_prefix(service.endpoint.address);
+    match persistence.granularity {
+        Some(length) if length > longest => Err(EditError::BadGranularity { length, longest }),
+        _ => Ok(()),
+    }
 }
 
 fn check_timeouts(given: PartialTimeouts) -> Result<(), EditError> {

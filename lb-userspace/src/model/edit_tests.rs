@@ -172,7 +172,10 @@ fn a_refused_change_changes_nothing_and_says_what_would_be_right() {
         (
             |m| {
                 let timeouts = PartialTimeouts { tcp: Some(MAX_TIMEOUT + 1), ..PartialTimeouts::default() };
-                let edit = ServiceEdit { options: OptionsEdit { timeouts }, ..ServiceEdit::default() };
+                let edit = ServiceEdit {
+                    options: OptionsEdit { timeouts, ..Default::default() },
+                    ..Default::default()
+                };
                 edit_service(m, &name("mysql-read"), &edit).map(drop)
             },
             400,
@@ -210,7 +213,10 @@ fn a_refused_change_changes_nothing_and_says_what_would_be_right() {
 fn timeouts_of_a_service_are_its_own_until_they_are_given_back() {
     let mut model = model();
     let service = name("mysql-read");
-    let set = |timeouts| ServiceEdit { options: OptionsEdit { timeouts }, ..ServiceEdit::default() };
+    let set = |timeouts| ServiceEdit {
+        options: OptionsEdit { timeouts, ..Default::default() },
+        ..Default::default()
+    };
     let own = PartialTimeouts { tcp: Some(1800), udp: Some(5), ..PartialTimeouts::default() };
     assert_eq!(edit_service(&mut model, &service, &set(own)).expect("edited").options.timeouts, own);
     let back = PartialTimeouts { tcp: Some(0), ..PartialTimeouts::default() };

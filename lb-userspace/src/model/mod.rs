@@ -9,12 +9,14 @@ pub(crate) mod arbitrary;
 pub mod edit;
 mod name;
 pub mod nearest;
+pub mod persistence;
 pub mod rules;
 mod scheduler;
 pub mod timeouts;
 mod types;
 
 pub use name::{NameError, ServiceName};
+pub use persistence::Persistence;
 pub use scheduler::{HashFlags, Scheduler};
 pub use timeouts::{PartialTimeouts, PerState, Timeouts};
 pub use types::{

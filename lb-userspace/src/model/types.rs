@@ -8,7 +8,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::{PartialTimeouts, Scheduler, ServiceName, Timeouts};
+use super::{PartialTimeouts, Persistence, Scheduler, ServiceName, Timeouts};
 
 /// Everything the agent keeps the kernel equal to.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -112,6 +112,9 @@ pub struct Service {
 pub struct ServiceOptions {
     /// Idle timeouts of its own; `Model::timeouts` has the others.
     pub timeouts: PartialTimeouts,
+    /// None: each connection is scheduled by itself.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub persistence: Option<Persistence>,
 }
 
 /// Where clients connect: VIP, port (0: every port of the address), protocol.

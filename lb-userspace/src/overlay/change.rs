@@ -131,12 +131,14 @@ impl fmt::Display for Change {
 }
 
 fn service_fields(edit: &ServiceEdit) -> String {
-    let ServiceEdit { scheduler, options: OptionsEdit { timeouts } } = edit;
+    let ServiceEdit { scheduler, options: OptionsEdit { timeouts, persistence } } = edit;
     let timeouts = timeouts.given().map(|(name, seconds)| match seconds {
         0 => format!("timeouts.{name} set to the global one"),
         seconds => format!("timeouts.{name} set to {seconds}"),
     });
-    sentence(scheduler.map(|scheduler| format!("scheduler set to {scheduler}")).into_iter().chain(timeouts))
+    let scheduler = scheduler.map(|scheduler| format!("scheduler set to {scheduler}"));
+    let persistence = persistence.map(|persistence| format!("persistence set to {persistence}"));
+    sentence(scheduler.into_iter().chain(timeouts).chain(persistence))
 }
 
 fn fields(edit: &BackendEdit) -> String {

@@ -94,6 +94,11 @@ impl Overlay {
                     before.options.timeouts,
                     of_file.map(|s| edit::to_options(&s.options).timeouts).unwrap_or_default(),
                 ),
+                persistence: pick(
+                    new.options.persistence,
+                    before.options.persistence,
+                    of_file.and_then(|s| edit::to_options(&s.options).persistence),
+                ),
             },
         };
         if edit != ServiceEdit::default() {

@@ -2,7 +2,7 @@
 
 use std::fmt::Display;
 
-use crate::model::{Backend, InterfaceSpec, Model, Service, ServiceName, ServiceOptions};
+use crate::model::{Backend, InterfaceSpec, Model, Persistence, Service, ServiceName, ServiceOptions};
 
 /// How `new` differs from `old`, one sentence each, without full stops; empty exactly if they are equal.
 pub fn diff(old: &Model, new: &Model) -> Vec<String> {
@@ -102,7 +102,12 @@ fn one_service(old: &Service, new: &Service, changes: &mut Vec<String>) {
 }
 
 fn options(service: &ServiceName, old: &ServiceOptions, new: &ServiceOptions, changes: &mut Vec<String>) {
-    let ServiceOptions { timeouts } = old;
+    let ServiceOptions { timeouts, persistence } = old;
+    if *persistence != new.persistence {
+        let shown = |it: Option<Persistence>| it.unwrap_or(Persistence::OFF).to_string();
+        let (old, new) = (shown(*persistence), shown(new.persistence));
+        changes.push(format!("service {service}: persistence changed from {old} to {new}"));
+    }
     let shown = |own: Option<u32>| own.map_or_else(|| "the global one".to_owned(), |own| own.to_string());
     for (name, (old, new)) in
         timeouts.zip(new.timeouts).named().into_iter().filter(|(_, (old, new))| old != new)

@@ -236,7 +236,8 @@ fn timeouts_are_changes_like_any_other() {
     assert_eq!(pushed(vec![set(Some(1800), Some(5)), set(Some(900), None)]), ["timeouts: udp set to 5"]);
     assert_eq!(pushed(vec![set(Some(1800), None), set(Some(900), None)]), Vec::<String>::new());
     let own = |tcp| {
-        let options = OptionsEdit { timeouts: PartialTimeouts { tcp: Some(tcp), ..Default::default() } };
+        let timeouts = PartialTimeouts { tcp: Some(tcp), ..Default::default() };
+        let options = OptionsEdit { timeouts, ..Default::default() };
         Change::EditService { name: db(), edit: ServiceEdit { scheduler: None, options } }
     };
     assert_eq!(pushed(vec![own(5)]), ["service db: timeouts.tcp set to 5"]);

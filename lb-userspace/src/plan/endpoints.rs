@@ -26,7 +26,9 @@ impl Planner<'_> {
                 None => ids.give().ok_or(PlanError::Services(u32::from(endpoint::RESERVED_ID) - 1))?,
             };
             let wildcard = if at.port == 0 { endpoint::flag::WILDCARD } else { 0 };
-            let flags = endpoint::flag::OPEN | wildcard;
+            let persistent =
+                if service.options.persistence.is_some() { endpoint::flag::PERSISTENT } else { 0 };
+            let flags = endpoint::flag::OPEN | wildcard | persistent;
             wanted.insert(key, Endpoint::new(id, services[&service.name], flags));
         }
         // Deleted ones stay as tombstones until their flows are gone.

@@ -8,13 +8,14 @@ use lb_common::{
     link::{self, Link},
     service::{self, Service as Record},
     tcp::State,
+    template::REARM,
     tick,
     vlan::Tags,
 };
 
 use super::{
     HostRoute, LinkSpec,
-    snapshot::{address_bytes, address_from, name_bytes},
+    snapshot::{address_bytes, address_from, address_words, name_bytes},
 };
 use crate::model::{Backend, Service, Timeouts};
 
@@ -52,10 +53,28 @@ pub fn service_record(service: &Service, timeouts: &Timeouts, hz: u32, generatio
     Record {
         generation,
         flags: service::flag::USED,
-        pad: 0,
+        persistence: service.options.persistence.map_or(0, |it| tick::ticks(it.timeout, hz)),
         timeouts: ticks,
+        mask: service
+            .options
+            .persistence
+            .map_or([0; 2], |it| mask_words(service.endpoint.address, it.prefix(service.endpoint.address))),
+        rearm: tick::ticks(REARM, hz),
+        pad: 0,
         name: name_bytes(service.name.as_str()),
     }
+}
+
+/// The mask of a prefix's length as the program loads it.
+fn mask_words(family: IpAddr, prefix: u8) -> [u64; 2] {
+    address_words(match family {
+        IpAddr::V4(_) => {
+            IpAddr::from(u32::MAX.checked_shl(32 - u32::from(prefix)).unwrap_or(0).to_be_bytes())
+        }
+        IpAddr::V6(_) => {
+            IpAddr::from(u128::MAX.checked_shl(128 - u32::from(prefix)).unwrap_or(0).to_be_bytes())
+        }
+    })
 }
 
 /// `before`: the destination's record, if it has one already.

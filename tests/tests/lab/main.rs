@@ -20,6 +20,7 @@ mod mysql;
 mod neighbour;
 mod overlay;
 mod permission;
+mod persistence;
 mod realserver;
 mod refusals;
 mod reload;

@@ -14,6 +14,7 @@ mod forward;
 mod fragment;
 mod full;
 mod header;
+mod persistence;
 mod property;
 mod redirect;
 mod schedule;

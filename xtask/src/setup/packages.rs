@@ -37,6 +37,7 @@ const TABLE: &[Package] = &[
     vm("busybox-static", "busybox", "the VM's user space, and depmod for its modules"),
     vm("dpkg", "dpkg-deb", "unpacks Debian's kernel package"),
     vm("tar", "tar", "unpacks Debian's kernel package"),
+    vm("ipvsadm", "ipvsadm", "configures the IPVS that `vm ipvs-diff` compares with"),
     vm("libc-bin", "ldd", "names the libraries that a program takes along into the VM"),
 ];
 

@@ -5,6 +5,7 @@
 //! program with its libraries, `qemu` boots it and reads its result.
 
 mod cpio;
+mod ipvs_diff;
 mod kernel;
 mod qemu;
 mod rootfs;
@@ -57,6 +58,8 @@ enum Verb {
     Test,
     /// Run any program of this machine, as root: `vm run -- /bin/sh -c 'ip link'`
     Run(RunArgs),
+    /// Random scripts on our data plane and on the real IPVS: a table of the differences
+    IpvsDiff(ipvs_diff::Args),
 }
 
 #[derive(ClapArgs)]
@@ -169,6 +172,7 @@ pub fn main(args: &Args) -> Result<()> {
             ensure!(tally.failed == 0, "tests failed under kernel 6.1: see above");
             Ok(())
         }
+        Verb::IpvsDiff(args) => ipvs_diff::main(args),
         Verb::Run(args) => match Job::from_args(args)?.run(|line| println!("{line}"))? {
             0 => Ok(()),
             status => bail!("the program ended with status {status} in the VM"),

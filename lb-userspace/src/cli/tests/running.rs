@@ -84,17 +84,17 @@ async fn requests_say_what_was_typed() {
     for (line, asked, says) in [
         (
             "service add -t 10.9.9.9:80 -s wrr",
-            "ServiceAdd { add: ServiceAdd { name: None, endpoint: Endpoint { address: 10.9.9.9, port: 80, protocol: Tcp }, scheduler: Wrr, options: ServiceOptions { timeouts: PerState { tcp: None, tcp_fin: None, tcp_syn: None, tcp_time_wait: None, tcp_close: None, udp: None } } }",
+            "ServiceAdd { add: ServiceAdd { name: None, endpoint: Endpoint { address: 10.9.9.9, port: 80, protocol: Tcp }, scheduler: Wrr, options: ServiceOptions { timeouts: PerState { tcp: None, tcp_fin: None, tcp_syn: None, tcp_time_wait: None, tcp_close: None, udp: None }, persistence: None } }",
             "service tcp/10.9.9.9:80 added",
         ),
         (
             "service edit 172.18.14.100:3306 -s wrr",
-            "ServiceEdit { name: ServiceName(\"mysql\"), edit: ServiceEdit { scheduler: Some(Wrr), options: OptionsEdit { timeouts: PerState { tcp: None, tcp_fin: None, tcp_syn: None, tcp_time_wait: None, tcp_close: None, udp: None } } }",
+            "ServiceEdit { name: ServiceName(\"mysql\"), edit: ServiceEdit { scheduler: Some(Wrr), options: OptionsEdit { timeouts: PerState { tcp: None, tcp_fin: None, tcp_syn: None, tcp_time_wait: None, tcp_close: None, udp: None }, persistence: None } }",
             "service mysql changed: scheduler wrr",
         ),
         (
             "service edit mysql --timeout tcp=30m,tcp_fin=default",
-            "ServiceEdit { name: ServiceName(\"mysql\"), edit: ServiceEdit { scheduler: None, options: OptionsEdit { timeouts: PerState { tcp: Some(1800), tcp_fin: Some(0), tcp_syn: None, tcp_time_wait: None, tcp_close: None, udp: None } } }",
+            "ServiceEdit { name: ServiceName(\"mysql\"), edit: ServiceEdit { scheduler: None, options: OptionsEdit { timeouts: PerState { tcp: Some(1800), tcp_fin: Some(0), tcp_syn: None, tcp_time_wait: None, tcp_close: None, udp: None }, persistence: None } }",
             "service mysql changed: timeouts tcp 1800, tcp_fin as the global one",
         ),
         (

@@ -1,0 +1,118 @@
+//! Persistence: the template that says where a client's connections go. See [`lb_common::template`].
+
+use lb_common::{
+    bucket::{self, Bucket, Word, find},
+    dest,
+    endpoint::Endpoint,
+    flow::{WideBucket, WideKey, candidates},
+    service::{self, Service},
+    template::{ASSURED, NONE, key, value},
+    verdict::Event,
+};
+
+use crate::{
+    clock, count,
+    flow::open::{Placed, store},
+    maps::{DESTS, SERVICES},
+    table::{Table, secret},
+    word::KernelWord,
+};
+
+type Templates = WideBucket<KernelWord>;
+
+/// The client's address as loaded.
+#[repr(C)]
+pub struct Source(pub [u64; 2]);
+
+/// Where the template of `source` leads, as a [`Placed`], and its timeout begun anew; 0 if there is none that
+/// holds.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn template_find(source: *const Source, endpoint: u64) -> u64 {
+    let Some((key, record)) = key_of(source, endpoint) else { return 0 };
+    let (first, second) = candidates(key.fingerprint, Templates::mask());
+    let now = clock::now();
+    for index in [first, second] {
+        let Some(bucket) = Templates::bucket(index) else { break };
+        let hit = find(bucket, &key);
+        if hit.is_miss() || hit.value.expiry().is_past(now) {
+            continue;
+        }
+        let dest = hit.value.dest();
+        if !holds(record, dest) {
+            break;
+        }
+        let until = now.after(record.persistence.wrapping_add(record.rearm));
+        // Lost to another CPU, which begins it anew as well.
+        bucket.value(hit.slot).cas(hit.value.0, hit.value.moved_to(hit.value.state(), until).0);
+        count::event(Event::TemplateHit);
+        return dest as u64 | Placed::CONTROLLED;
+    }
+    0
+}
+
+/// Stores the template of `source` for where its connection was placed, in the place of one that does not hold
+/// any more; `placed`, now controlled if there was room.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn template_store(source: *const Source, endpoint: u64, placed: u64) -> u64 {
+    let Some((key, record)) = key_of(source, endpoint) else { return placed };
+    let (first, second) = candidates(key.fingerprint, Templates::mask());
+    let (Some(first), Some(second)) = (Templates::bucket(first), Templates::bucket(second)) else {
+        return placed;
+    };
+    let now = clock::now();
+    let value = value(Placed(placed).dest(), NONE, now.after(record.persistence), record.rearm);
+    for bucket in [first, second] {
+        let hit = find(bucket, &key);
+        if !hit.is_miss() && bucket::retake(bucket, hit, &key, value, now) {
+            return placed | Placed::CONTROLLED;
+        }
+    }
+    let before = store(first, second, &key, value, now);
+    if before.is_locked() {
+        count::event(Event::NoTemplate);
+        return placed;
+    }
+    if before.is_flow() {
+        if !before.expiry().is_past(now) {
+            count::event(Event::Evicted);
+        }
+        count::ended(before);
+    }
+    placed | Placed::CONTROLLED
+}
+
+/// A connection of the template was established.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn template_assure(source: *const Source, endpoint: u64) -> u32 {
+    let Some((key, _)) = key_of(source, endpoint) else { return 0 };
+    let (first, second) = candidates(key.fingerprint, Templates::mask());
+    for index in [first, second] {
+        let Some(bucket) = Templates::bucket(index) else { break };
+        let hit = find(bucket, &key);
+        if !hit.is_miss() {
+            let assured = hit.value.moved_to(ASSURED, hit.value.expiry());
+            return bucket.value(hit.slot).cas(hit.value.0, assured.0) as u32;
+        }
+    }
+    0
+}
+
+#[inline(always)]
+fn key_of(source: *const Source, endpoint: u64) -> Option<(WideKey, &'static Service)> {
+    // SAFETY: callers pass a reference; the verifier wants the check for null.
+    let source = unsafe { source.as_ref() }?;
+    let endpoint = Endpoint(endpoint);
+    let record = SERVICES.get(endpoint.service() as u32)?;
+    Some((key(secret(), source.0, record.mask, endpoint.id()), record))
+}
+
+/// Whether new connections may still be led to a template's destination. Its overload mark does not matter.
+#[inline(always)]
+fn holds(service: &Service, dest: u32) -> bool {
+    let Some(record) = DESTS.get(dest) else { return false };
+    record.flags & (dest::flag::RETIRED | dest::flag::USED) == dest::flag::USED
+        && !(service.flags & service::flag::EXPIRE_QUIESCENT != 0 && record.weight == 0)
+}

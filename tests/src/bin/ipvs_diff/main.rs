@@ -1,0 +1,134 @@
+//! Our data plane beside the real IPVS: the same random scripts of configuration, packets and waits go to both, and
+//! after every step what they show is compared. `cargo xtask vm ipvs-diff` runs it in a VM, where waits cost nothing.
+//!
+//! * [`lab`] names who is who; [`script`] is what happens, [`generate`] makes it out of a seed, [`schedulers`] says
+//!   for which schedulers;
+//! * [`ipvs`] is the real thing ([`wire`] its packets, [`listing`] its lists), [`ours`] the XDP program;
+//! * [`view`] compares, [`run`] goes through a script, [`shrink`] makes a failing one short.
+
+mod generate;
+mod ipvs;
+mod lab;
+mod listing;
+mod ours;
+mod run;
+mod schedulers;
+mod script;
+mod shrink;
+mod view;
+mod wire;
+
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, ensure};
+use clap::Parser;
+use lb_tests::{clock, scope::Scope};
+
+use crate::{
+    ipvs::Ipvs,
+    ours::Ours,
+    run::{Difference, Directors},
+    schedulers::{KINDS, Kind},
+    script::Script,
+};
+
+/// Differences that are shown in full: shrinking takes a while.
+const SHOWN: usize = 5;
+
+#[derive(Parser)]
+struct Args {
+    /// Scripts of each scheduler
+    #[arg(long, default_value_t = 10)]
+    scripts: u64,
+    /// Seed of the first script; the next has the next one
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Only this scheduler
+    #[arg(long)]
+    scheduler: Option<String>,
+}
+
+/// One line of the table.
+struct Row {
+    kind: &'static Kind,
+    scripts: u64,
+    packets: usize,
+    flows: usize,
+    differences: usize,
+    seconds: u64,
+}
+
+fn main() -> ExitCode {
+    match run(&Args::parse()) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Whether all were alike.
+fn run(args: &Args) -> Result<bool> {
+    let wanted = |kind: &&Kind| args.scheduler.as_deref().is_none_or(|name| name == kind.name);
+    let kinds: Vec<_> = KINDS.iter().filter(wanted).collect();
+    let known = || KINDS.iter().map(|kind| kind.name).collect::<Vec<_>>().join(", ");
+    ensure!(!kinds.is_empty(), "no such scheduler is compared; these are: {}", known());
+    let scope = Scope::unique()?;
+    let ipvs = Ipvs::new(&scope).context("cannot set IPVS up")?;
+    let ours = Ours::new().context("cannot set lb up")?;
+    let mut directors = Directors::new(ipvs, ours);
+    let mut rows = Vec::new();
+    let mut shown = 0;
+    for kind in kinds {
+        let start = clock::now();
+        let mut row = Row { kind, scripts: args.scripts, packets: 0, flows: 0, differences: 0, seconds: 0 };
+        for seed in args.seed..args.seed + args.scripts {
+            let script = generate::script(seed, kind);
+            let outcome = directors.run(&script).with_context(|| format!("{} script {seed}", kind.name))?;
+            row.packets += outcome.packets;
+            row.flows += outcome.flows;
+            if let Some(difference) = outcome.difference {
+                row.differences += 1;
+                shown += 1;
+                if shown <= SHOWN {
+                    show(&mut directors, &script, difference)?;
+                } else {
+                    println!("{} script {seed} differs too", kind.name);
+                }
+            }
+        }
+        row.seconds = start.elapsed().as_secs();
+        rows.push(row);
+    }
+    print(&rows);
+    Ok(rows.iter().all(|row| row.differences == 0))
+}
+
+/// The shortest transcript that shows the difference.
+fn show(directors: &mut Directors, script: &Script, difference: Difference) -> Result<()> {
+    let (short, difference) = shrink::shrink(directors, script, difference)?;
+    println!(
+        "\nDIFFERENCE with {}, seed {} (--scheduler {0} --seed {1} --scripts 1):",
+        script.kind.name, script.seed
+    );
+    for (number, step) in short.steps.iter().enumerate() {
+        println!("  {:>3}  {step}", number + 1);
+    }
+    for found in difference.found {
+        println!("  =>   {found}");
+    }
+    println!();
+    Ok(())
+}
+
+fn print(rows: &[Row]) {
+    println!("scheduler    scripts  packets  flows compared  differences  guest time");
+    for row in rows {
+        println!(
+            "{:<11} {:>8} {:>8} {:>15} {:>12} {:>9} s",
+            row.kind.name, row.scripts, row.packets, row.flows, row.differences, row.seconds
+        );
+    }
+}

@@ -1,0 +1,191 @@
+//! Our side: the XDP program in the kernel, configured by the planner, fed through BPF_PROG_TEST_RUN.
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+};
+
+use anyhow::{Context, Result, ensure};
+use lb::{
+    dataplane::Sweep,
+    model::{Backend, BackendKey, Endpoint, FlowSizes, Service, ServiceOptions},
+    plan::{Desired, HostRoute, LinkSpec, Snapshot, dest_address, plan},
+};
+use lb_common::{dest, endpoint, tick, verdict::Verdict};
+use lb_tests::{packet::Packet, xdp::Director};
+
+use crate::{
+    lab,
+    script::{Config, Configured},
+    view::{Answer, Flow, FlowKey, Load, View},
+};
+
+/// Many times what a script opens: a full bucket is another test's.
+const SIZES: FlowSizes = FlowSizes { ipv4: 64, wide: 64 };
+const LINK: &str = "eth0";
+/// Every device map entry must name a device that exists; TEST_RUN sends nothing through it.
+const LO: u32 = 1;
+
+pub struct Ours {
+    director: Director,
+    /// As it was left by the last change: reading all maps takes longer than everything else that a step does.
+    configured: Snapshot,
+    last_sweep: Sweep,
+}
+
+impl Ours {
+    /// Loads the program, which the verifier takes ten seconds for in the VM.
+    pub fn new() -> Result<Self> {
+        let director = Director::new(SIZES, &desired(&Config::default()))?;
+        let configured = director.maps().snapshot()?;
+        Ok(Self { director, configured, last_sweep: Sweep::default() })
+    }
+
+    pub fn configure(&mut self, config: &Config) -> Result<()> {
+        let want = Desired { hz: self.director.clock.hz(), ..desired(config) };
+        let ops = plan(&want, &self.director.maps().snapshot()?)?;
+        self.director.maps_mut().apply(&ops)?;
+        self.configured = self.director.maps().snapshot()?;
+        let again = plan(&want, &self.configured)?;
+        ensure!(again.is_empty(), "planning again after applying gave {again:?}");
+        Ok(())
+    }
+
+    /// Frees the ids of what was removed and has no flows any more, as the agent does now and then.
+    pub fn reclaim(&mut self) -> Result<()> {
+        self.director.sweep_in(0)?;
+        self.configured = self.director.maps().snapshot()?;
+        Ok(())
+    }
+
+    pub fn send(&mut self, packet: &Packet) -> Result<Answer> {
+        let ran = self.director.run(&packet.bytes())?;
+        let is_tcp = packet.protocol == lb_common::protocol::TCP;
+        // The stack does not answer a reset (RFC 9293 section 3.10.7.1).
+        let closed_port = match (is_tcp, packet.flags & lb_common::tcp::flag::RST != 0) {
+            (false, _) => Answer::Unreachable,
+            (true, false) => Answer::Reset,
+            (true, true) => Answer::Nothing,
+        };
+        Ok(match ran.verdict()? {
+            Verdict::ForwardedTx | Verdict::ForwardedRedirect => Answer::Forwarded(ran.frame),
+            // docs/ipvs-differences.md: what IPVS has answered, by itself or by the director's stack, is dropped here.
+            Verdict::DroppedNoBackend => Answer::Unreachable,
+            Verdict::DroppedNoFlow => closed_port,
+            Verdict::PassedNoService => closed_port,
+            Verdict::DroppedBackendRemoved => Answer::Nothing,
+            other => Answer::Other(other.name().to_owned()),
+        })
+    }
+
+    /// Frees what has expired, and shows the rest.
+    pub fn view(&mut self) -> Result<View> {
+        self.last_sweep = self.director.maps().sweep(self.director.clock.now(), &self.last_sweep);
+        let snapshot = &self.configured;
+        let mut endpoints = BTreeMap::new();
+        let mut view = View::default();
+        let mut services = BTreeMap::new();
+        for (key, value) in &snapshot.endpoints {
+            let Some(protocol) = key.protocol else { continue };
+            let endpoint = Endpoint { address: key.address, port: key.port, protocol };
+            endpoints.insert(value.id(), endpoint);
+            if value.has(endpoint::flag::OPEN) {
+                services.insert(value.service(), endpoint);
+                view.services.insert(endpoint, BTreeMap::new());
+            }
+        }
+        for (id, dest) in &snapshot.dests {
+            if dest.flags & (dest::flag::RETIRED | dest::flag::ORPHANED) != 0 {
+                continue;
+            }
+            let counts = self.director.maps().conn_counts(*id);
+            let load =
+                Load { weight: u64::from(dest.weight), active: counts.active, inactive: counts.inactive };
+            let endpoint = services.get(&dest.service).context("a destination of no service")?;
+            view.services.entry(*endpoint).or_default().insert(dest_address(dest), load);
+        }
+        let (hz, now) = (self.director.clock.hz(), self.director.clock.now());
+        let tick_seconds = f64::from(1u32 << tick::shift(hz)) / f64::from(hz);
+        for entry in self.director.flows() {
+            let to = *endpoints.get(&entry.endpoint).context("a flow of no endpoint")?;
+            let address = match to.address {
+                IpAddr::V4(_) => {
+                    let [a, b, c, d, ..] = entry.client;
+                    IpAddr::V4(Ipv4Addr::new(a, b, c, d))
+                }
+                IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::from(entry.client)),
+            };
+            let dest = snapshot.dests.get(&entry.value.dest()).context("a flow of no destination")?;
+            let flow = Flow {
+                backend: dest_address(dest),
+                state: entry.value.state().name().to_owned(),
+                seconds: f64::from(entry.value.expiry().until(now)) * tick_seconds,
+            };
+            let key = FlowKey { to, client: SocketAddr::new(address, entry.client_port) };
+            view.flows.insert(key, flow);
+        }
+        Ok(view)
+    }
+
+    /// Forgets every service and connection.
+    pub fn clear(&mut self) -> Result<()> {
+        self.configure(&Config::default())?;
+        for flow in self.director.flows() {
+            self.director.maps().flush(&flow, self.director.clock.now());
+        }
+        // An id is free when two rounds saw no flow of it.
+        for _ in 0..3 {
+            self.director.sweep_in(0)?;
+        }
+        self.configure(&Config::default())
+    }
+}
+
+/// What the agent would want.
+fn desired(config: &Config) -> Desired {
+    let link = LinkSpec {
+        name: LINK.to_owned(),
+        ifindex: LO,
+        mac: lab::DIRECTOR_MAC,
+        ipv4: Some(lab::DIRECTOR4),
+        ipv6: Some(lab::DIRECTOR6),
+        untagged: true,
+        tags: Vec::new(),
+        macs: Vec::new(),
+    };
+    let neighbour = |number| HostRoute::Neighbour {
+        mac: lab::backend_mac(number),
+        answers: true,
+        link: LINK.to_owned(),
+        tags: lb_common::vlan::Tags::NONE,
+        mtu: 1500,
+    };
+    let addresses = lab::vips()
+        .into_iter()
+        .flat_map(|vip| (1..=lab::BACKENDS).map(move |number| (lab::backend(vip, number), number)));
+    Desired {
+        services: config.services.iter().map(service).collect(),
+        timeouts: config.timeouts,
+        links: vec![link],
+        hosts: addresses.map(|(address, number)| (address, neighbour(number))).collect(),
+        ..Desired::default()
+    }
+}
+
+fn service(configured: &Configured) -> Service {
+    let Endpoint { address, port, protocol: _ } = configured.endpoint;
+    let backend = |(number, settings): &(u8, crate::script::Settings)| Backend {
+        key: BackendKey { address: lab::backend(address, *number), port },
+        weight: settings.weight,
+        upper_threshold: settings.upper,
+        lower_threshold: settings.lower,
+        drained: false,
+    };
+    Service {
+        name: configured.endpoint.default_name(),
+        endpoint: configured.endpoint,
+        scheduler: configured.kind.model,
+        backends: configured.backends.iter().map(backend).collect(),
+        options: ServiceOptions::default(),
+    }
+}

@@ -1,0 +1,160 @@
+//! What a script is made of, and what is configured after each of its steps.
+
+use std::{fmt, net::SocketAddr};
+
+use lb::model::{Endpoint, Protocol, Timeouts};
+use lb_common::tcp::flag::{ACK, FIN, RST, SYN};
+
+use crate::{
+    lab::{self, Client},
+    schedulers::Kind,
+};
+
+/// What happens to both directors.
+#[derive(Clone, Debug)]
+pub struct Script {
+    /// Generated from it; the same seed and scheduler give the same script.
+    pub seed: u64,
+    pub kind: &'static Kind,
+    pub steps: Vec<Step>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    AddService(Endpoint, &'static Kind),
+    EditService(Endpoint, &'static Kind),
+    DeleteService(Endpoint),
+    AddBackend(Endpoint, u8, Settings),
+    EditBackend(Endpoint, u8, Settings),
+    RemoveBackend(Endpoint, u8),
+    SetTimeouts { tcp: u32, tcp_fin: u32, udp: u32 },
+    Packet { to: Endpoint, client: Client, flags: u8 },
+    Wait { seconds: u32 },
+}
+
+/// What can be set of a backend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Settings {
+    pub weight: u16,
+    pub upper: u32,
+    pub lower: u32,
+}
+
+/// What is configured.
+#[derive(Clone, Debug, Default)]
+pub struct Config {
+    pub services: Vec<Configured>,
+    pub timeouts: Timeouts,
+}
+
+#[derive(Clone, Debug)]
+pub struct Configured {
+    pub endpoint: Endpoint,
+    pub kind: &'static Kind,
+    /// In the order in which the scheduler walks: a new one goes to the head.
+    pub backends: Vec<(u8, Settings)>,
+}
+
+impl Config {
+    pub fn service(&self, endpoint: Endpoint) -> Option<&Configured> {
+        self.services.iter().find(|service| service.endpoint == endpoint)
+    }
+
+    /// Makes a step's change. False if there is nothing that it could change, as when an earlier step was left out.
+    pub fn apply(&mut self, step: Step) -> bool {
+        match step {
+            Step::AddService(endpoint, kind) if self.service(endpoint).is_none() => {
+                self.services.push(Configured { endpoint, kind, backends: Vec::new() });
+                true
+            }
+            Step::EditService(endpoint, kind) => {
+                self.edit(endpoint, |service| std::mem::replace(&mut service.kind, kind) != kind)
+            }
+            Step::DeleteService(endpoint) => {
+                let before = self.services.len();
+                self.services.retain(|service| service.endpoint != endpoint);
+                self.services.len() != before
+            }
+            Step::AddBackend(endpoint, number, settings) => self.edit(endpoint, |service| {
+                let known = service.backends.iter().any(|(known, _)| *known == number);
+                if !known {
+                    service.backends.insert(0, (number, settings));
+                }
+                !known
+            }),
+            Step::EditBackend(endpoint, number, settings) => self.edit(endpoint, |service| {
+                let backend = service.backends.iter_mut().find(|(known, _)| *known == number);
+                backend.is_some_and(|backend| std::mem::replace(&mut backend.1, settings) != settings)
+            }),
+            Step::RemoveBackend(endpoint, number) => self.edit(endpoint, |service| {
+                let before = service.backends.len();
+                service.backends.retain(|(known, _)| *known != number);
+                service.backends.len() != before
+            }),
+            Step::SetTimeouts { tcp, tcp_fin, udp } => {
+                self.timeouts = Timeouts { tcp, tcp_fin, udp, ..self.timeouts };
+                true
+            }
+            Step::AddService(..) => false,
+            Step::Packet { .. } | Step::Wait { .. } => true,
+        }
+    }
+
+    fn edit(&mut self, endpoint: Endpoint, change: impl FnOnce(&mut Configured) -> bool) -> bool {
+        self.services.iter_mut().find(|service| service.endpoint == endpoint).is_some_and(change)
+    }
+}
+
+impl Step {
+    /// The arguments of `ipvsadm` that make this change.
+    pub fn ipvsadm(self) -> Option<String> {
+        Some(match self {
+            Self::AddService(to, kind) => format!("-A {} {}", service(to), kind.ipvsadm),
+            Self::EditService(to, kind) => format!("-E {} {}", service(to), kind.ipvsadm),
+            Self::DeleteService(to) => format!("-D {}", service(to)),
+            Self::AddBackend(to, number, set) => format!("-a {} -g {set}", destination(to, number)),
+            Self::EditBackend(to, number, set) => format!("-e {} -g {set}", destination(to, number)),
+            Self::RemoveBackend(to, number) => format!("-d {}", destination(to, number)),
+            Self::SetTimeouts { tcp, tcp_fin, udp } => format!("--set {tcp} {tcp_fin} {udp}"),
+            Self::Packet { .. } | Self::Wait { .. } => return None,
+        })
+    }
+}
+
+fn service(to: Endpoint) -> String {
+    let option = match to.protocol {
+        Protocol::Tcp => "-t",
+        Protocol::Udp => "-u",
+    };
+    format!("{option} {}", SocketAddr::new(to.address, to.port))
+}
+
+fn destination(to: Endpoint, number: u8) -> String {
+    format!("{} -r {}", service(to), SocketAddr::new(lab::backend(to.address, number), to.port))
+}
+
+impl fmt::Display for Settings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "-w {} -x {} -y {}", self.weight, self.upper, self.lower)
+    }
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Packet { to, client, flags } => {
+                let names = [(SYN, "SYN"), (FIN, "FIN"), (RST, "RST"), (ACK, "ACK")];
+                let set: Vec<_> =
+                    names.iter().filter(|(bit, _)| flags & bit != 0).map(|(_, name)| *name).collect();
+                let what = match to.protocol {
+                    Protocol::Udp => "datagram".to_owned(),
+                    Protocol::Tcp if set.is_empty() => "no flags".to_owned(),
+                    Protocol::Tcp => set.join("+"),
+                };
+                write!(f, "{what} from {} to {to}", SocketAddr::new(client.address(to.address), client.port))
+            }
+            Self::Wait { seconds } => write!(f, "wait {seconds} s"),
+            _ => write!(f, "ipvsadm {}", self.ipvsadm().unwrap_or_default()),
+        }
+    }
+}

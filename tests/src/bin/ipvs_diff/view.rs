@@ -1,0 +1,145 @@
+//! What both directors show, in the same words, and how it differs.
+
+use std::{collections::BTreeMap, fmt, net::IpAddr, net::SocketAddr};
+
+use lb::model::Endpoint;
+use lb_tests::packet::difference;
+
+use crate::lab;
+
+/// What became of a packet.
+#[derive(Clone, PartialEq, Eq)]
+pub enum Answer {
+    /// The frame that left for a backend.
+    Forwarded(Vec<u8>),
+    /// ICMP port unreachable.
+    Unreachable,
+    /// A TCP reset of the director's stack.
+    Reset,
+    Nothing,
+    Other(String),
+}
+
+/// Services and connections.
+#[derive(Clone, Debug, Default)]
+pub struct View {
+    pub services: BTreeMap<Endpoint, BTreeMap<IpAddr, Load>>,
+    pub flows: BTreeMap<FlowKey, Flow>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Load {
+    pub weight: u64,
+    pub active: u64,
+    pub inactive: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct FlowKey {
+    pub to: Endpoint,
+    pub client: SocketAddr,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Flow {
+    pub backend: IpAddr,
+    pub state: String,
+    /// Until it expires.
+    pub seconds: f64,
+}
+
+/// IPVS shows whole seconds, cut off: half of one to either side of the middle. Ours is a tick coarse, and lets an
+/// expiry be half a second too early (`REFRESH`). A second more, for what passes between two readings.
+const TOLERANCE: f64 = 0.5 + 0.128 + 1.0;
+
+/// What differs between two answers to one packet.
+pub fn answers(ipvs: &Answer, ours: &Answer) -> Vec<String> {
+    if ipvs == ours {
+        return Vec::new();
+    }
+    let mut text = format!("IPVS: {ipvs:?}, lb: {ours:?}");
+    if let (Answer::Forwarded(ipvs), Answer::Forwarded(ours)) = (ipvs, ours)
+        && lab::backend_of(ipvs) == lab::backend_of(ours)
+    {
+        text += &format!("; IPVS's frame (-) and lb's (+):\n{}", difference(ipvs, ours));
+    }
+    vec![text]
+}
+
+/// What differs between two views.
+pub fn views(ipvs: &View, ours: &View) -> Vec<String> {
+    let mut found = Vec::new();
+    each(&ipvs.services, &ours.services, |endpoint, ipvs, ours| match (ipvs, ours) {
+        (Some(ipvs), Some(ours)) => each(ipvs, ours, |backend, ipvs, ours| {
+            if ipvs != ours {
+                found.push(format!("{endpoint} -> {backend}: IPVS: {}, lb: {}", shown(ipvs), shown(ours)));
+            }
+        }),
+        (ipvs, ours) => {
+            found.push(format!("{endpoint}: IPVS has it: {}, lb: {}", ipvs.is_some(), ours.is_some()));
+        }
+    });
+    each(&ipvs.flows, &ours.flows, |key, ipvs, ours| {
+        if !ipvs.zip(ours).is_some_and(|(ipvs, ours)| ipvs.is_like(ours)) {
+            found.push(format!("{key}: IPVS: {}, lb: {}", shown(ipvs), shown(ours)));
+        }
+    });
+    found
+}
+
+fn each<K: Ord, V>(
+    ipvs: &BTreeMap<K, V>,
+    ours: &BTreeMap<K, V>,
+    mut look: impl FnMut(&K, Option<&V>, Option<&V>),
+) {
+    for (key, value) in ipvs {
+        look(key, Some(value), ours.get(key));
+    }
+    for (key, value) in ours.iter().filter(|(key, _)| !ipvs.contains_key(key)) {
+        look(key, None, Some(value));
+    }
+}
+
+fn shown<T: fmt::Display>(value: Option<&T>) -> String {
+    value.map_or("not there".to_owned(), ToString::to_string)
+}
+
+impl Flow {
+    fn is_like(&self, other: &Self) -> bool {
+        (self.backend, &self.state) == (other.backend, &other.state)
+            && (self.seconds - other.seconds).abs() <= TOLERANCE
+    }
+}
+
+impl fmt::Debug for Answer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Forwarded(frame) => match lab::backend_of(frame) {
+                Some(number) => write!(f, "to backend {number}"),
+                None => write!(f, "to MAC {:02x?}", &frame[..frame.len().min(6)]),
+            },
+            Self::Unreachable => f.write_str("port unreachable"),
+            Self::Reset => f.write_str("reset"),
+            Self::Nothing => f.write_str("nothing"),
+            Self::Other(what) => f.write_str(what),
+        }
+    }
+}
+
+impl fmt::Display for Load {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "weight {}, {} active, {} inactive", self.weight, self.active, self.inactive)
+    }
+}
+
+impl fmt::Display for FlowKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "connection {} to {}", self.client, self.to)
+    }
+}
+
+impl fmt::Display for Flow {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "to {} {}, {:.1} s left", self.backend, self.state, self.seconds)
+    }
+}

@@ -1,0 +1,168 @@
+//! Persistence: a client's connections go where its first one went (`ip_vs_sched_persist` in `ip_vs_core.c`).
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use lb::{
+    dataplane::FlowEntry,
+    model::{Persistence, Scheduler::Rr},
+    plan::Desired,
+};
+use lb_common::{tcp::flag::*, template::ASSURED, verdict::Verdict::*};
+use lb_tests::{packet::Packet, xdp::Director};
+
+use crate::world::*;
+
+const TIMEOUT: u32 = 15;
+
+fn persistent(kind: Kind, weights: &[(u8, u16)], granularity: Option<u8>) -> Desired {
+    let mut service = kind.weighted(PORT, Rr, weights);
+    service.options.persistence = Some(Persistence { timeout: TIMEOUT, granularity });
+    Desired { services: vec![service], ..lab() }
+}
+
+/// The kind's client number `n`, of two in each /24 or /64.
+fn from_client(kind: Kind, n: u8) -> Packet {
+    let address: IpAddr = if kind.is_ipv6 {
+        Ipv6Addr::new(0xfd00, 0xc, 0, u16::from(n / 2), 0, 0, 0, u16::from(n)).into()
+    } else {
+        Ipv4Addr::new(10, 1, n / 2, n).into()
+    };
+    kind.open().with(|p| p.source.set_ip(address))
+}
+
+fn opened(director: &mut Director, kind: Kind, client: u8, port: u16) -> u8 {
+    send(director, &from_client(kind, client).from_port(port)).expect("forwarded")
+}
+
+fn templates(director: &Director) -> Vec<FlowEntry> {
+    director.flows().into_iter().filter(|flow| flow.value.is_template()).collect()
+}
+
+#[test]
+fn a_client_stays_with_its_backend() {
+    for kind in KINDS {
+        let mut director = director(&persistent(kind, &[(1, 1), (2, 1), (3, 1)], None));
+        for round in 0..3 {
+            for client in 0..6 {
+                let backend = opened(&mut director, kind, client, 1000 + round);
+                assert_eq!(backend, client % 3 + 1, "{} client {client} round {round}", kind.name);
+            }
+        }
+        assert_eq!((templates(&director).len(), director.flows().len()), (6, 6 + 18), "{}", kind.name);
+        // Templates are no connections.
+        let snapshot = director.maps().snapshot().expect("a snapshot");
+        let counts = snapshot.dests.keys().map(|id| director.maps().conn_counts(*id));
+        assert_eq!(counts.map(|counts| counts.active + counts.inactive).sum::<u64>(), 18);
+    }
+}
+
+#[test]
+fn a_network_of_clients_may_count_as_one() {
+    for (kind, granularity) in [(TCP4, 24), (UDP6, 64)] {
+        let mut director = director(&persistent(kind, &[(1, 1), (2, 1)], Some(granularity)));
+        let turns: Vec<u8> = (0..8).map(|client| opened(&mut director, kind, client, 1000)).collect();
+        assert_eq!(turns, [1, 1, 2, 2, 1, 1, 2, 2], "{}", kind.name);
+        assert_eq!(templates(&director).len(), 4);
+    }
+}
+
+#[test]
+fn all_ports_of_an_address_share_a_template() {
+    let mut service = TCP4.service(0, &[1, 2]);
+    service.options.persistence = Some(Persistence { timeout: TIMEOUT, granularity: None });
+    let mut director = director(&Desired { services: vec![service], ..lab() });
+    let to = |port: u16| TCP4.open().with(|p| p.dest.set_port(port));
+    for port in [20, 21, 4000] {
+        assert_eq!(send(&mut director, &to(port)), Ok(1), "port {port}");
+    }
+    assert_eq!(opened(&mut director, TCP4, 9, 1000), 2);
+}
+
+#[test]
+fn a_quiesced_backend_keeps_its_clients_and_a_removed_one_does_not() {
+    let mut director = director(&persistent(TCP4, &[(1, 1), (2, 1)], None));
+    assert_eq!(opened(&mut director, TCP4, 0, 1000), 1);
+    director.configure(&persistent(TCP4, &[(1, 0), (2, 1)], None)).expect("configured");
+    assert_eq!(opened(&mut director, TCP4, 0, 1001), 1, "as in IPVS");
+    assert_eq!(opened(&mut director, TCP4, 1, 1000), 2, "but no new clients");
+    director.configure(&persistent(TCP4, &[(2, 1)], None)).expect("configured");
+    assert_eq!(opened(&mut director, TCP4, 0, 1002), 2);
+    assert_eq!(templates(&director).len(), 2, "the old template was taken over");
+    // The connections of the removed backend are dropped, the new one's are not.
+    assert_eq!(
+        send(&mut director, &from_client(TCP4, 0).from_port(1000).flags(ACK)),
+        Err(DroppedBackendRemoved)
+    );
+    assert_eq!(send(&mut director, &from_client(TCP4, 0).from_port(1002).flags(ACK)), Ok(2));
+}
+
+#[test]
+fn an_overloaded_backend_keeps_its_clients() {
+    let mut want = persistent(TCP4, &[(1, 1), (2, 1)], None);
+    want.services[0].backends[0].upper_threshold = 1;
+    let mut director = director(&want);
+    assert_eq!(opened(&mut director, TCP4, 0, 1000), 1);
+    assert_eq!(opened(&mut director, TCP4, 0, 1001), 1);
+    assert_eq!(opened(&mut director, TCP4, 1, 1000), 2);
+}
+
+#[test]
+fn a_syn_on_a_closing_connection_stays_too() {
+    let mut director = director(&persistent(TCP4, &[(1, 1), (2, 1)], None));
+    assert_eq!(opened(&mut director, TCP4, 0, 1000), 1);
+    for flags in [ACK, RST, SYN] {
+        let packet = from_client(TCP4, 0).from_port(1000).flags(flags);
+        assert_eq!(send(&mut director, &packet), Ok(1), "{flags:#x}");
+    }
+}
+
+#[test]
+fn a_template_is_assured_by_a_connection_that_is_established() {
+    for kind in [TCP4, TCP6] {
+        let mut director = director(&persistent(kind, &[(1, 1)], None));
+        opened(&mut director, kind, 0, 1000);
+        assert!(templates(&director).iter().all(|template| template.value.state() != ASSURED));
+        send(&mut director, &from_client(kind, 0).from_port(1000).flags(ACK)).expect("forwarded");
+        assert!(templates(&director).iter().all(|template| template.value.state() == ASSURED));
+    }
+    let mut director = director(&persistent(UDP4, &[(1, 1)], None));
+    for _ in 0..3 {
+        opened(&mut director, UDP4, 0, 1000);
+    }
+    assert!(templates(&director).iter().all(|template| template.value.state() != ASSURED), "as in IPVS");
+}
+
+/// On accelerated time. The sweeper sees one that has run out in one round and decides in the next.
+#[test]
+fn a_template_lives_as_long_as_it_controls_connections() {
+    for kind in [TCP4, TCP6] {
+        let mut director = director(&persistent(kind, &[(1, 1)], None));
+        opened(&mut director, kind, 0, 1000);
+        send(&mut director, &from_client(kind, 0).from_port(1000).flags(FIN | ACK)).expect("forwarded");
+        // TIME_WAIT, 120 s. It runs out after 15 s and is armed again for 60 s, twice.
+        for seconds in [14, 16, 17, 74, 76, 77, 119] {
+            director.sweep_in(seconds).expect("swept");
+            assert_eq!(templates(&director).len(), 1, "{} after {seconds} s", kind.name);
+        }
+        // The connection ends after 120 s; the template is looked at again after 135 s.
+        for (seconds, left) in [(121, 1), (134, 1), (136, 1), (137, 0)] {
+            director.sweep_in(seconds).expect("swept");
+            assert_eq!(templates(&director).len(), left, "{} after {seconds} s", kind.name);
+        }
+        assert!(director.flows().is_empty());
+    }
+}
+
+#[test]
+fn a_template_without_connections_ends_at_its_timeout() {
+    let mut director = director(&persistent(TCP4, &[(1, 1), (2, 1)], None));
+    opened(&mut director, TCP4, 0, 1000);
+    let flow = director.flows().into_iter().find(|flow| !flow.value.is_template()).expect("the connection");
+    assert!(director.maps().flush(&flow, director.clock.now()));
+    director.sweep_in(TIMEOUT - 1).expect("swept");
+    director.sweep_in(TIMEOUT + 1).expect("swept");
+    assert_eq!(templates(&director).len(), 1);
+    director.sweep_in(TIMEOUT + 2).expect("swept");
+    assert_eq!(director.flows().len(), 0);
+    assert_eq!(opened(&mut director, TCP4, 0, 1001), 2, "the rotation goes on");
+}
