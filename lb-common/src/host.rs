@@ -55,7 +55,7 @@ impl Route {
     }
 }
 
-/// `outer tag 16 | inner tag 16 | MTU 16`: the 802.1Q tags the frame must carry (0: none), and the
+/// `outer tag 16 | inner tag 16 | MTU 16`: the VLAN tags the frame must carry (0: none), and the
 /// egress MTU in bytes (IP packet).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(transparent)]

@@ -1,12 +1,21 @@
-//! 802.1Q tags of a frame: none, one, or two (QinQ).
+//! VLAN tags of a frame: none, one, or two (QinQ).
 
-/// `outer VLAN id 16 | inner VLAN id 16`, 0 for a tag that is not there.
+/// `outer tag 16 | inner tag 16`, each as [`tag`] makes it, 0 for one that is not there.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(transparent)]
 pub struct Tags(pub u32);
 
 /// VLAN id bits of a TCI.
 pub const VID_MASK: u16 = 0x0fff;
+
+/// Set in a tag of 802.1ad (0x88a8, a service tag); without it the tag is 802.1Q's (0x8100).
+pub const SERVICE: u16 = 1 << 12;
+
+/// A tag of a [`Tags`]. One with VLAN id 0 carries a priority only and counts as none.
+#[inline(always)]
+pub const fn tag(is_service: bool, vid: u16) -> u16 {
+    if is_service && vid != 0 { vid | SERVICE } else { vid }
+}
 
 impl Tags {
     pub const NONE: Self = Self(0);

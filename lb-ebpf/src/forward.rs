@@ -9,14 +9,14 @@ use lb_common::{
     host::{Path, Route},
     link::MAC_MASK,
     verdict::Verdict,
-    vlan::{Tags, VID_MASK},
+    vlan::{SERVICE, Tags, VID_MASK},
 };
 
 use crate::{
     count,
     flow::Flow,
     maps::{DESTS, DEVICES, HOSTS, INGRESS, LINKS},
-    packet::{ETH_LEN, ETH_P_8021Q, ETH_P_IP, ETH_P_IPV6, Packet, TAG_LEN, at, read},
+    packet::{ETH_LEN, ETH_P_8021AD, ETH_P_8021Q, ETH_P_IP, ETH_P_IPV6, Packet, TAG_LEN, at, read},
     time_exceeded,
 };
 
@@ -117,18 +117,26 @@ extern "C" fn forward_retag(ctx: *mut xdp_md, old: u64, dest: u64, source: u64, 
         return 1;
     }
     let ethertype = if old >> 16 & 1 != 0 { ETH_P_IPV6 } else { ETH_P_IP };
-    let tcis = [tags.outer() | old as u16, tags.inner() | inner_priority].map(u16::to_be);
-    match write_header(&ctx, mac_words(dest, source), tcis, tags.count(), ethertype) {
+    let outer = header(tags.outer(), old as u16);
+    let inner = header(tags.inner(), inner_priority);
+    match write_header(&ctx, mac_words(dest, source), [outer, inner], tags.count(), ethertype) {
         Some(()) => 0,
         None => 1,
     }
+}
+
+/// A tag as it stands in the frame: its protocol, and its TCI with these priority bits.
+#[inline(always)]
+fn header(tag: u16, priority: u16) -> [u16; 2] {
+    let protocol = if tag & SERVICE != 0 { ETH_P_8021AD } else { ETH_P_8021Q };
+    [protocol, (tag & VID_MASK | priority).to_be()]
 }
 
 #[inline(always)]
 fn write_header(
     ctx: &XdpContext,
     macs: [u16; 6],
-    [outer, inner]: [u16; 2],
+    [outer, inner]: [[u16; 2]; 2],
     tags: u32,
     ethertype: u16,
 ) -> Option<()> {
@@ -137,8 +145,8 @@ fn write_header(
         *at::<[u16; 6]>(ctx, 0)? = macs;
         match tags {
             0 => *at::<u16>(ctx, 12)? = ethertype,
-            1 => *at::<[u16; 3]>(ctx, 12)? = [ETH_P_8021Q, outer, ethertype],
-            _ => *at::<[u16; 5]>(ctx, 12)? = [ETH_P_8021Q, outer, ETH_P_8021Q, inner, ethertype],
+            1 => *at::<[u16; 3]>(ctx, 12)? = [outer[0], outer[1], ethertype],
+            _ => *at::<[u16; 5]>(ctx, 12)? = [outer[0], outer[1], inner[0], inner[1], ethertype],
         }
     }
     Some(())

@@ -7,7 +7,7 @@ use lb_common::{
     link::{self, MAC_MASK},
     protocol,
     verdict::Verdict,
-    vlan::{Tags, VID_MASK},
+    vlan::{Tags, VID_MASK, tag},
 };
 
 use crate::maps::{INGRESS, LINKS, MACS, TAGS};
@@ -91,12 +91,14 @@ pub fn parse(ctx: &XdpContext) -> Result<Packet, Verdict> {
     if is_tag(ethertype) {
         let [tci, next]: [u16; 2] = read(ctx, l3)?;
         let tci = u16::from_be(tci);
-        (tags, priority) = (Tags::new(tci & VID_MASK, 0), tci & !VID_MASK);
+        tags = Tags::new(tag(ethertype == ETH_P_8021AD, tci & VID_MASK), 0);
+        priority = tci & !VID_MASK;
         ethertype = next;
         l3 += TAG_LEN;
         if is_tag(ethertype) {
             let [tci, next]: [u16; 2] = read(ctx, l3)?;
-            tags = Tags::new(tags.outer(), u16::from_be(tci) & VID_MASK);
+            let inner = tag(ethertype == ETH_P_8021AD, u16::from_be(tci) & VID_MASK);
+            tags = Tags::new(tags.outer(), inner);
             ethertype = next;
             l3 += TAG_LEN;
         }

@@ -38,6 +38,8 @@ pub struct Known {
 struct Entry {
     ifindex: u32,
     known: Option<Known>,
+    /// What an earlier agent had found, until something is heard.
+    remembered: Option<[u8; 6]>,
     /// When to ask next; CLOCK_MONOTONIC.
     next: Duration,
     /// The last question was not answered.
@@ -58,9 +60,18 @@ impl Neighbours {
             self.entries.entry(*address).or_insert(Entry {
                 ifindex: *ifindex,
                 known: None,
+                remembered: None,
                 next: now,
                 failing: false,
             });
+        }
+    }
+
+    /// What an earlier agent had found. Nobody has asked since: established flows go there, new ones wait
+    /// for an answer.
+    pub fn remember(&mut self, address: IpAddr, mac: [u8; 6]) {
+        if let Some(entry) = self.entries.get_mut(&address) {
+            entry.remembered = Some(mac);
         }
     }
 
@@ -69,7 +80,7 @@ impl Neighbours {
         let Some(entry) = self.entries.get_mut(&address).filter(|entry| entry.ifindex == ifindex) else {
             return false;
         };
-        let before = entry.known;
+        let before = entry.known();
         match news {
             News::Answers(mac) => {
                 entry.known = Some(Known { mac, answers: true });
@@ -88,7 +99,7 @@ impl Neighbours {
             }
             News::Asking => {}
         }
-        entry.known != before
+        entry.known() != before
     }
 
     /// Which neighbours to ask now; each is due again later.
@@ -112,7 +123,13 @@ impl Neighbours {
     }
 
     pub fn known(&self, address: IpAddr) -> Option<Known> {
-        self.entries.get(&address)?.known
+        self.entries.get(&address)?.known()
+    }
+}
+
+impl Entry {
+    fn known(&self) -> Option<Known> {
+        self.known.or(self.remembered.map(|mac| Known { mac, answers: false }))
     }
 }
 
@@ -165,6 +182,24 @@ mod tests {
         assert_eq!(neighbours.due(at(13)), [(7, A)]);
         assert!(neighbours.heard(at(13), A, 7, News::Answers(NEW)));
         assert_eq!(neighbours.known(A), Some(Known { mac: NEW, answers: true }));
+    }
+
+    #[test]
+    fn what_an_earlier_agent_knew_holds_until_more_is_heard() {
+        for (news, known) in [
+            (News::Answers(NEW), Known { mac: NEW, answers: true }),
+            (News::Unverified(OLD), Known { mac: OLD, answers: true }),
+            (News::Failed, Known { mac: OLD, answers: false }),
+        ] {
+            let mut neighbours = watching();
+            neighbours.remember(A, OLD);
+            assert_eq!(neighbours.known(A), Some(Known { mac: OLD, answers: false }));
+            assert!(neighbours.is_pending(), "a start still waits for its answer");
+            assert_eq!(neighbours.due(at(0)), [(7, A)]);
+            neighbours.watch(at(0), &BTreeMap::from([(A, 7)]));
+            neighbours.heard(at(1), A, 7, news);
+            assert_eq!((neighbours.known(A), neighbours.is_pending()), (Some(known), false), "{news:?}");
+        }
     }
 
     #[test]

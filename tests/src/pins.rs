@@ -1,13 +1,13 @@
 //! The pinned maps in words, for the report of a failure: they are there when no agent is.
 
-use std::{fmt::Write as _, net::IpAddr};
+use std::fmt::Write as _;
 
 use anyhow::{Context, Result};
 use aya::maps::{Array, Map, MapData};
 use lb::{
     clock::{kernel_hz, monotonic},
     dataplane::{FlowEntry, Layout, Maps},
-    plan::{Snapshot, dest_address, name_of},
+    plan::{Snapshot, address_from, dest_address, name_of},
 };
 use lb_common::{
     dest, host,
@@ -48,7 +48,7 @@ pub fn describe(layout: &Layout) -> Result<String> {
     for flow in flows.iter().take(FLOWS) {
         let FlowEntry { client, client_port, port, endpoint, value, .. } = flow;
         // Not told apart: an IPv6 address whose last 12 bytes are 0 is nobody's.
-        let client = address(*client, client[4..] != [0; 12]);
+        let client = address_from(*client, client[4..] != [0; 12]);
         let (dest, state, expiry) = (value.dest(), value.state(), value.expiry().until(now));
         writeln!(
             text,
@@ -83,7 +83,7 @@ fn configuration(snapshot: &Snapshot, text: &mut String) {
         ));
     }
     for (index, host) in &snapshot.hosts {
-        let address = address(host.address, host.flags & host::flag::IPV6 != 0);
+        let address = address_from(host.address, host.flags & host::flag::IPV6 != 0);
         let (route, path) = (Route(host.route), Path(host.path));
         let (mac, link) = (route.mac(), route.link());
         line(format!(
@@ -96,11 +96,6 @@ fn configuration(snapshot: &Snapshot, text: &mut String) {
         line(format!("LINKS {index}: {}, ifindex {}, {:#x}", name_of(&link.name), link.ifindex, link.mac));
     }
     line(format!("TAGS {:x?}, MACS {:x?}, FILTER {:x?}", snapshot.tags, snapshot.macs, snapshot.filter));
-}
-
-fn address(bytes: [u8; 16], is_ipv6: bool) -> IpAddr {
-    let [a, b, c, d, ..] = bytes;
-    if is_ipv6 { IpAddr::from(bytes) } else { IpAddr::from([a, b, c, d]) }
 }
 
 /// The flow table's clock, from the reading that the last agent took.

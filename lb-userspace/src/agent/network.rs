@@ -7,7 +7,10 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use lb_common::{host::Route, vlan::Tags};
+use lb_common::{
+    host::{self, Path, Route},
+    vlan::{self, Tags},
+};
 
 use super::interfaces::Interfaces;
 use crate::{
@@ -17,7 +20,7 @@ use crate::{
     net::{
         Address, Attachment, Error, Event, Events, Link, Neighbour, NeighbourState, Netlink, resolve_attach,
     },
-    plan::{HostRoute, LinkSpec, Snapshot, name_of},
+    plan::{HostRoute, LinkSpec, Snapshot, address_from, name_of},
 };
 
 /// Links, addresses, routes to the backends, and their MACs.
@@ -115,6 +118,23 @@ impl Network {
             tracing::info!(backend = %neighbour.address, ?news, "backend's MAC");
         }
         changed
+    }
+
+    /// Takes over which MACs an earlier agent had found. A backend that is silent just now keeps its
+    /// established flows so.
+    pub fn remember(&mut self, kernel: &Snapshot) {
+        for host in kernel.hosts.values() {
+            let (route, is_ipv6) = (Route(host.route), host.flags & host::flag::IPV6 != 0);
+            let address = address_from(host.address, is_ipv6);
+            let link = kernel.links.get(&route.link()).map(|link| name_of(&link.name));
+            // Behind another interface, or tag, there is another host.
+            if let Some(Reach::OnLink(at)) = self.reach.get(&address)
+                && link.as_ref() == Some(&at.name)
+                && Path(host.path).tags() == tags(at)
+            {
+                self.neighbours.remember(address, route.mac());
+            }
+        }
     }
 
     /// An entry was collected: ask again.
@@ -271,10 +291,34 @@ impl Network {
 }
 
 fn tags(attachment: &Attachment) -> Tags {
-    let tags = attachment.tags();
-    Tags::new(tags.first().copied().unwrap_or(0), tags.get(1).copied().unwrap_or(0))
+    /// ETH_P_8021AD (`include/uapi/linux/if_ether.h`).
+    const SERVICE_TPID: u16 = 0x88a8;
+    let mut tags = attachment.vlans.iter().map(|vlan| vlan::tag(vlan.tpid == SERVICE_TPID, vlan.tag));
+    Tags::new(tags.next().unwrap_or(0), tags.next().unwrap_or(0))
 }
 
 fn backends(model: &Model) -> BTreeSet<IpAddr> {
     model.services.iter().flat_map(|service| &service.backends).map(|backend| backend.key.address).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::net::Vlan;
+
+    #[test]
+    fn the_protocol_of_a_tag_is_kept() {
+        let attachment = |vlans: &[(u16, u16)]| Attachment {
+            ifindex: 2,
+            name: "eth0".to_owned(),
+            vlans: vlans.iter().map(|(tpid, tag)| Vlan { tpid: *tpid, tag: *tag }).collect(),
+            mtu: 1500,
+            device_mtu: 1500,
+            mac: [0; 6],
+            up: true,
+        };
+        assert_eq!(tags(&attachment(&[])), Tags::NONE);
+        assert_eq!(tags(&attachment(&[(0x8100, 100)])), Tags::new(100, 0));
+        assert_eq!(tags(&attachment(&[(0x88a8, 10), (0x8100, 20)])), Tags::new(10 | vlan::SERVICE, 20));
+    }
 }

@@ -110,6 +110,7 @@ async fn start(
     }
 
     let pins = Pins::open(layout.clone(), kernel_hz(), config.model.flows, config.model.limits)?;
+    network.remember(&pins.maps.snapshot()?);
     let clock = {
         let mut object = Object::open(layout, &pins.meta, 0)?;
         Clock::calibrate(&mut object, &pins.maps, pins.meta.hz)?

@@ -13,8 +13,8 @@ use crate::{
     api::{
         server::Failure,
         types::{
-            BackendState, BackendStats, BackendView, ConnFilter, ConnList, ConnView, Counters, Done,
-            InterfaceView, ServiceStats, ServiceView, Stats, Status, TableStats, VerdictCount,
+            BackendState, BackendStats, BackendView, CONNS_AT_ONCE, ConnFilter, ConnList, ConnView, Counters,
+            Done, InterfaceView, ServiceStats, ServiceView, Stats, Status, TableStats, VerdictCount,
         },
     },
     clock::monotonic,
@@ -194,7 +194,7 @@ pub fn stats(agent: &Agent) -> Result<Stats> {
 
 pub fn conns(agent: &Agent, filter: &ConnFilter) -> Result<ConnList, Failure> {
     let mut list = ConnList::default();
-    let limit = filter.limit.unwrap_or(usize::MAX);
+    let limit = filter.limit.unwrap_or(CONNS_AT_ONCE);
     matching(agent, filter, |_, view| {
         list.total += 1;
         if list.conns.len() < limit {

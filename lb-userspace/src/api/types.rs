@@ -171,10 +171,13 @@ pub struct ConnFilter {
     /// `ESTABLISHED`, `SYN_RECV`, ... as `ipvsadm -Lc` prints them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub state: Option<String>,
-    /// At most so many entries are listed; `ConnList::total` still counts all.
+    /// At most so many entries are listed, [`CONNS_AT_ONCE`] if it is not said; `ConnList::total` still counts all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limit: Option<usize>,
 }
+
+/// What a listing has without a limit: the agent does nothing else meanwhile, and a full table has a million.
+pub const CONNS_AT_ONCE: usize = 10_000;
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ConnList {

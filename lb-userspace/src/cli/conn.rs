@@ -23,11 +23,11 @@ pub(super) enum ConnCommand {
     List {
         #[command(flatten)]
         filter: FilterArgs,
-        /// List at most N connections
+        /// List at most N connections [default: 10000]
         #[arg(long, value_name = "N")]
         limit: Option<usize>,
     },
-    /// Forgets connections; their next packet is treated as that of a new one
+    /// Forgets connections: their next packet is dropped, unless it opens one (a SYN, any UDP datagram)
     #[command(group = clap::ArgGroup::new("which").required(true).multiple(true)
         .args(["all", "service", "backend", "client", "state"]))]
     Flush {
@@ -72,7 +72,10 @@ pub(super) async fn run(
             output.table(&table)?;
             let listed = list.conns.len();
             if list.total > listed as u64 {
-                output.note(&format!("{listed} of {} connections listed (--limit)", list.total));
+                output.note(&format!(
+                    "{listed} of {} connections are listed: `--limit {}` lists all",
+                    list.total, list.total
+                ));
             }
             Ok(())
         }

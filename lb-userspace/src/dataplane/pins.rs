@@ -4,6 +4,7 @@ use std::{
     collections::BTreeSet,
     fs, io,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use anyhow::{Context, Result, bail};
@@ -193,15 +194,35 @@ pub fn detach(layout: &Layout) -> io::Result<bool> {
     Ok(true)
 }
 
+/// Where membarrier(2) is refused: a scheduling clock tick on every CPU ends every section that had begun; a
+/// NAPI poll is bounded by two jiffies (`netdev_budget_usecs`).
+const TICKS_EVERYWHERE: Duration = Duration::from_millis(50);
+
 /// Returns when no CPU runs a program that may still use what was replaced before the call.
 pub fn grace_period() -> Result<()> {
     use rustix::thread::{MembarrierCommand, membarrier};
     // MEMBARRIER_CMD_GLOBAL is a synchronize_rcu() (kernel/sched/membarrier.c), and XDP programs
     // run inside an RCU read-side section. It is refused on nohz_full machines.
-    if membarrier(MembarrierCommand::Global).is_err() {
-        // A scheduling clock tick on every CPU ends every section that had begun; a NAPI poll is
-        // bounded by two jiffies (`netdev_budget_usecs`).
-        std::thread::sleep(std::time::Duration::from_millis(50));
-    }
+    wait_for_all(|| membarrier(MembarrierCommand::Global).is_ok(), std::thread::sleep);
     Ok(())
+}
+
+fn wait_for_all(barrier: impl FnOnce() -> bool, sleep: impl FnOnce(Duration)) {
+    if !barrier() {
+        sleep(TICKS_EVERYWHERE);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn where_membarrier_is_refused_time_has_to_pass() {
+        for (granted, waits) in [(true, None), (false, Some(TICKS_EVERYWHERE))] {
+            let mut waited = None;
+            wait_for_all(|| granted, |time| waited = Some(time));
+            assert_eq!(waited, waits);
+        }
+    }
 }

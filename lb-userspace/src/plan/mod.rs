@@ -25,5 +25,5 @@ pub use desired::{Desired, HostRoute, LinkSpec};
 pub use op::Op;
 pub use reclaim::reclaim;
 pub use records::dest_address;
-pub use snapshot::{Census, EndpointKey, MapSizes, Snapshot, address_words, name_of};
+pub use snapshot::{Census, EndpointKey, MapSizes, Snapshot, address_from, address_words, name_of};
 pub use steps::{PlanError, plan};

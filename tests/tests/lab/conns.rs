@@ -1,9 +1,9 @@
 //! `lb conn list` with its filters, and `lb conn flush`.
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, UdpSocket};
 
 use anyhow::{Result, ensure};
-use lb::api::types::{ConnList, ConnView};
+use lb::api::types::{CONNS_AT_ONCE, ConnList, ConnView};
 use lb_tests::{
     config::Service,
     hello::{Session, spread},
@@ -68,6 +68,44 @@ fn every_filter() {
             backend.address == lab.net.backends[0].ipv6() && (800..=900).contains(&expires),
             "{backend} {expires}"
         );
+        Ok(())
+    });
+}
+
+/// Without `--limit` a listing of a large table is cut, and says so.
+#[test]
+fn a_large_table_is_listed_in_part() {
+    Lab::test(Topology::one_segment(2), |lab| {
+        let flows = u64::try_from(CONNS_AT_ONCE)? + 50;
+        let hello = three_services(lab)?;
+        let first = 20_000..;
+        hello.client().enter(|| -> Result<()> {
+            for port in first.take(usize::try_from(flows)?) {
+                // Nobody answers: the flow is there as soon as it is forwarded.
+                UdpSocket::bind(("0.0.0.0", port))?.send_to(udp::QUESTION, HELLO)?;
+            }
+            Ok(())
+        })??;
+        let listed = |args: &[&str]| listed(&hello, args);
+        eventually(PATIENCE, "all flows to be there", || {
+            let seen = listed(&["--limit", "0"])?.total;
+            Ok(if seen == flows { Seen::Yes(()) } else { Seen::NotYet(format!("{seen} of {flows}")) })
+        })?;
+        let cut = listed(&[])?;
+        ensure!(
+            cut.total == flows && cut.conns.len() == CONNS_AT_ONCE,
+            "{} of {}",
+            cut.conns.len(),
+            cut.total
+        );
+        let table = hello.agent.lb(&["conn", "list"])?;
+        let note = format!("{CONNS_AT_ONCE} of {flows} connections are listed: `--limit {flows}` lists all");
+        ensure!(
+            table.stderr.contains(&note) && table.stdout.lines().count() > CONNS_AT_ONCE,
+            "{}",
+            table.stderr
+        );
+        ensure!(listed(&["--limit", &flows.to_string()])?.conns.len() as u64 == flows);
         Ok(())
     });
 }

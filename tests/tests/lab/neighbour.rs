@@ -95,6 +95,17 @@ fn silent_backend_gets_no_new_connections() {
         is(BackendState::Unresolved)?;
         let answered = spread(hello.client(), HELLO, 20)?;
         ensure!(answered == [("slave1".to_owned(), 20)].into(), "{answered:?}");
+
+        // The next agent knows no better, and takes no way from an established connection.
+        let known = hello.agent.backend(SERVICE, &hello.key(2))?;
+        hello.agent.kill9()?;
+        hello.agent.start()?;
+        let taken_over = hello.agent.backend(SERVICE, &hello.key(2))?;
+        ensure!(taken_over.mac.is_some() && taken_over.mac == known.mac, "{taken_over:#?}");
+        ensure!(taken_over.state == BackendState::Unresolved, "{taken_over:#?}");
+        let answered = spread(hello.client(), HELLO, 20)?;
+        ensure!(answered == [("slave1".to_owned(), 20)].into(), "{answered:?}");
+
         lab.net.backends[1].netns.ip("link set dev eth0 up")?;
         session.echo(b"its connection was not cut")?;
         is(BackendState::Up)?;

@@ -1,7 +1,10 @@
 //! 802.1Q tags: a frame comes in with some and leaves with those of the way to its backend.
 
 use lb::plan::Desired;
-use lb_common::{verdict::Verdict::*, vlan::Tags};
+use lb_common::{
+    verdict::Verdict::*,
+    vlan::{self, Tags},
+};
 use lb_tests::packet::{C_TAG, Packet, S_TAG, Tag};
 
 use crate::{
@@ -74,24 +77,57 @@ fn priority_and_drop_eligibility_are_kept() {
     }
 }
 
+/// 802.1Q and 802.1ad are different VLANs, told apart on the way in and written on the way out.
 #[test]
-fn a_service_tag_is_known_and_kept_where_tags_stay() {
-    let mut director = director(&trunk());
-    let tag = |ethertype, vid| Tag { ethertype, priority: 2, vid };
-    let given = TCP4.open().with(|p| p.tags = vec![tag(S_TAG, 10), tag(C_TAG, 20)]);
-    let (same, other) = (given.to_port(PORT + 4), given.to_port(PORT + 6));
-    check(
-        &mut director,
-        [
-            case("same tags", &same, tx(&forwarded(&same, 4))),
-            // What is written anew is 802.1Q.
-            case(
-                "other tags",
-                &other,
-                tx(&forwarded(&other, 6).with(|p| p.tags = vec![tag(C_TAG, 30), tag(C_TAG, 40)])),
-            ),
-        ],
-    );
+fn a_service_tag_is_another_tag() {
+    let plain = |vid| Tag { ethertype: C_TAG, priority: 2, vid };
+    let service = |vid| Tag { ethertype: S_TAG, priority: 2, vid };
+    let mut want = trunk();
+    let ways = [Tags::new(vlan::tag(true, 10), 20), Tags::new(vlan::tag(true, 11), 0)];
+    want.links[0].tags.extend(ways);
+    for kind in KINDS {
+        want.hosts.insert(kind.backend(5), neighbour(5, ETH0, ways[0]));
+        want.hosts.insert(kind.backend(6), neighbour(6, ETH0, ways[1]));
+    }
+    let mut director = director(&want);
+    let open = |kind: Kind, number: u16, tags: &[Tag]| {
+        kind.open().to_port(PORT + number).with(|p| p.tags = tags.to_vec())
+    };
+    for kind in KINDS {
+        let carried = |number: u8, given: &[Tag], expected: &[Tag]| {
+            let packet = open(kind, number.into(), given);
+            let sent = forwarded(&packet, number).with(|p| p.tags = expected.to_vec());
+            case(format!("{} {given:?} to {number}", kind.name), &packet, tx(&sent))
+        };
+        let (both, first) = ([service(10), plain(20)], service(10));
+        check(
+            &mut director,
+            [
+                carried(5, &both, &both),
+                carried(4, &both, &[plain(10), plain(20)]),
+                carried(5, &[plain(10), plain(20)], &both),
+                carried(6, &both, &[service(11)]),
+                carried(2, &both, &[plain(100)]),
+                carried(1, &both, &[]),
+                carried(6, &[plain(100)], &[service(11)]),
+                carried(6, &[service(11)], &[service(11)]),
+            ],
+        );
+        let strange = [
+            vec![service(100)],
+            vec![first, service(20)],
+            vec![plain(11)],
+            vec![service(30), plain(40)],
+            vec![first],
+        ];
+        check(
+            &mut director,
+            strange.map(|tags| {
+                let name = format!("{} {tags:?}", kind.name);
+                case(name, &open(kind, 1, &tags), passed(PassedNotForUs))
+            }),
+        );
+    }
 }
 
 #[test]

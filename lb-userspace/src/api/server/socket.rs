@@ -21,8 +21,8 @@ const ANSWERS_WITHIN: Duration = Duration::from_secs(1);
 #[derive(Debug, thiserror::Error)]
 pub enum BindError {
     #[error(
-        "control socket {} is in use by a live agent: {}; stop that agent first, or run this one beside it \
-         with --instance NAME", .path.display(),
+        "control socket {} is in use by a live agent: {}; stop that agent first, or give this one \
+         another `instance:` and, if its file names one, another `control: {{socket: ...}}`", .path.display(),
         .pid.map_or("pid unknown".to_owned(), |pid| format!("pid {pid}"))
     )]
     InUse { path: PathBuf, pid: Option<i32> },
