@@ -46,9 +46,13 @@ pub struct Ran {
 impl Director {
     /// Loads the program for link 1 (the first of `want.links`) and configures it.
     pub fn new(sizes: FlowSizes, want: &Desired) -> Result<Self> {
+        Self::with_limits(sizes, Limits { services: 64, destinations: 256 }, want)
+    }
+
+    /// [`Director::new`] for so many services and backends.
+    pub fn with_limits(sizes: FlowSizes, limits: Limits, want: &Desired) -> Result<Self> {
         let scope = Scope::unique()?;
         let layout = Layout::new(scope.bpffs(), "test");
-        let limits = Limits { services: 64, destinations: 256 };
         let pins = Pins::open(layout, kernel_hz(), sizes, limits)?;
         let mut object = Object::open(&pins.layout, &pins.meta, 1)?;
         let clock = Clock::calibrate(&mut object, &pins.maps, pins.meta.hz)?;

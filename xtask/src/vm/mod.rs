@@ -105,6 +105,8 @@ struct Job {
     commands: Vec<String>,
     envs: Vec<(String, String)>,
     modules: Vec<String>,
+    /// Further arguments of the kernel, and of modules as `MODULE.NAME=VALUE`.
+    kernel_args: &'static str,
     limit: Duration,
     icount: bool,
 }
@@ -118,6 +120,7 @@ impl Job {
             commands: Vec::new(),
             envs: Vec::new(),
             modules: Vec::new(),
+            kernel_args: "",
             limit: Duration::from_secs(DEFAULT_LIMIT),
             icount: false,
         }

@@ -59,7 +59,7 @@ fn command(kernel: &Kernel, image: &Image, job: &Job) -> Cmd {
         .arg(&kernel.image)
         .arg("-initrd")
         .arg(&image.0)
-        .args(["-append", KERNEL_ARGS])
+        .args(["-append", &format!("{KERNEL_ARGS} {}", job.kernel_args)])
         .limit(job.limit)
 }
 

@@ -155,7 +155,8 @@ impl Ipvsadm {
 
 /// A file of /proc from its beginning.
 fn read(file: &mut File) -> Result<String> {
-    let mut text = String::new();
+    // At once if possible: for each further part the kernel looks for the place in its table again.
+    let mut text = String::with_capacity(1 << 14);
     file.rewind()?;
     file.read_to_string(&mut text).context("cannot read a list of IPVS")?;
     Ok(text)

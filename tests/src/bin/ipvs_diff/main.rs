@@ -38,7 +38,7 @@ const SHOWN: usize = 5;
 #[derive(Parser)]
 struct Args {
     /// Scripts of each scheduler
-    #[arg(long, default_value_t = 10)]
+    #[arg(long, default_value_t = 11)]
     scripts: u64,
     /// Seed of the first script; the next has the next one
     #[arg(long, default_value_t = 1)]

@@ -8,8 +8,8 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use lb::{
     dataplane::Sweep,
-    model::{Backend, BackendKey, Endpoint, ExpireNodest, FlowSizes, Service, ServiceOptions},
-    plan::{Desired, HostRoute, LinkSpec, Snapshot, dest_address, plan},
+    model::{Backend, BackendKey, Endpoint, ExpireNodest, FlowSizes, Limits, Service, ServiceOptions},
+    plan::{Desired, HostRoute, LinkSpec, Op, Snapshot, dest_address, plan, reclaim},
 };
 use lb_common::{dest, endpoint, tick, verdict::Verdict};
 use lb_tests::{packet::Packet, xdp::Director};
@@ -22,43 +22,61 @@ use crate::{
 
 /// Many times what a script opens: a full bucket is another test's.
 const SIZES: FlowSizes = FlowSizes { ipv4: 64, wide: 64 };
+/// More than a script's services and backends, with those that were removed.
+const LIMITS: Limits = Limits { services: 16, destinations: 64 };
 const LINK: &str = "eth0";
 /// Every device map entry must name a device that exists; TEST_RUN sends nothing through it.
 const LO: u32 = 1;
 
 pub struct Ours {
     director: Director,
-    /// As it was left by the last change: reading all maps takes longer than everything else that a step does.
+    /// As the last change left it. Reading all maps takes longer than everything else that a step does.
     configured: Snapshot,
+    /// Packets have moved the rotations since.
+    moved: bool,
     last_sweep: Sweep,
 }
 
 impl Ours {
     /// Loads the program, which the verifier takes ten seconds for in the VM.
     pub fn new() -> Result<Self> {
-        let director = Director::new(SIZES, &desired(&Config::default()))?;
+        let director = Director::with_limits(SIZES, LIMITS, &desired(&Config::default()))?;
         let configured = director.maps().snapshot()?;
-        Ok(Self { director, configured, last_sweep: Sweep::default() })
+        Ok(Self { director, configured, moved: false, last_sweep: Sweep::default() })
     }
 
+    /// Makes the maps what the agent would make them. Planning again must then give nothing.
     pub fn configure(&mut self, config: &Config) -> Result<()> {
         let want = Desired { hz: self.director.clock.hz(), ..desired(config) };
-        let ops = plan(&want, &self.director.maps().snapshot()?)?;
-        self.director.maps_mut().apply(&ops)?;
-        self.configured = self.director.maps().snapshot()?;
+        if self.moved {
+            self.configured = self.director.maps().snapshot()?;
+        }
+        let ops = plan(&want, &self.configured)?;
+        self.apply(&ops)?;
         let again = plan(&want, &self.configured)?;
         ensure!(again.is_empty(), "planning again after applying gave {again:?}");
         Ok(())
     }
 
-    /// Frees the ids of what was removed and has no flows any more, as the agent does now and then.
-    pub fn reclaim(&mut self) -> Result<()> {
-        self.director.sweep_in(0)?;
-        self.configured = self.director.maps().snapshot()?;
+    fn apply(&mut self, ops: &[Op]) -> Result<()> {
+        if !ops.is_empty() {
+            self.director.maps_mut().apply(ops)?;
+            self.configured = self.director.maps().snapshot()?;
+            self.moved = false;
+        }
         Ok(())
     }
 
+    /// Frees what has expired, and ids that two rounds saw no flow of, as the agent does every second.
+    pub fn sweep(&mut self) -> Result<()> {
+        let sweep = self.director.maps().sweep(self.director.clock.now(), &self.last_sweep);
+        let seen = sweep.census.union(&self.last_sweep.census);
+        self.last_sweep = sweep;
+        self.apply(&reclaim(&self.configured, &seen))
+    }
+
     pub fn send(&mut self, packet: &Packet) -> Result<Answer> {
+        self.moved = true;
         let ran = self.director.run(&packet.bytes())?;
         let is_tcp = packet.protocol == lb_common::protocol::TCP;
         // The stack does not answer a reset (RFC 9293 section 3.10.7.1).
@@ -80,7 +98,7 @@ impl Ours {
 
     /// Frees what has expired, and shows the rest.
     pub fn view(&mut self) -> Result<View> {
-        self.last_sweep = self.director.maps().sweep(self.director.clock.now(), &self.last_sweep);
+        self.sweep()?;
         let snapshot = &self.configured;
         let mut endpoints = BTreeMap::new();
         let mut view = View::default();
@@ -133,9 +151,9 @@ impl Ours {
         for flow in self.director.flows() {
             self.director.maps().flush(&flow, self.director.clock.now());
         }
-        // An id is free when two rounds saw no flow of it.
-        for _ in 0..3 {
-            self.director.sweep_in(0)?;
+        // Two rounds that see no flow free the ids; then a plan frees the endpoints.
+        for _ in 0..2 {
+            self.sweep()?;
         }
         self.configure(&Config::default())
     }

@@ -87,10 +87,7 @@ impl Directors {
                 let packet = lab::packet(client, to, flags);
                 return Ok(view::answers(&self.ipvs.send(&packet)?, &self.ours.send(&packet)?));
             }
-            Step::Wait { seconds } => {
-                thread::sleep(Duration::from_secs(u64::from(seconds)));
-                self.ours.reclaim()?;
-            }
+            Step::Wait { seconds } => thread::sleep(Duration::from_secs(u64::from(seconds))),
             _ => {
                 self.ipvs.configure(step)?;
                 self.ours.configure(&self.config)?;
