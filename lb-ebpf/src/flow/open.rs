@@ -55,7 +55,13 @@ pub fn open_under(packet: &Packet, segment: Segment, endpoint: Endpoint) -> Resu
         flow_open_narrow(narrow_key(packet, endpoint).0, segment.0, service, placed)
     };
     if outcome == Outcome::NO_ROOM.0 {
-        outcome = flow_without_entry(service, segment.0, client, port, vip);
+        // A template says where, or it is the same for every packet of the flow.
+        let dest = if Placed(placed).is_controlled() {
+            Placed(placed).dest()
+        } else {
+            schedule_by_hash(service, client, port, vip)
+        };
+        outcome = flow_without_entry(service, segment.0, dest);
     }
     Outcome(outcome).end(endpoint).unwrap_or(Err(Verdict::DroppedNoBackend))
 }
@@ -73,6 +79,11 @@ impl Placed {
     #[inline(always)]
     pub fn dest(self) -> u32 {
         self.0 as u32
+    }
+
+    #[inline(always)]
+    fn is_controlled(self) -> bool {
+        self.0 & Self::CONTROLLED != 0
     }
 
     #[inline(always)]
@@ -151,7 +162,7 @@ fn first_value(placed: Placed, segment: Segment, service: &Service, now: Tick) -
     let state =
         if placed.is_by_hash() && !segment.begins() { HASHED_STATE } else { segment.next(State::NONE) };
     let hashed = if placed.is_by_hash() { value::flag::HASHED } else { 0 };
-    let controlled = if placed.0 & Placed::CONTROLLED != 0 { value::flag::CONTROLLED } else { 0 };
+    let controlled = if placed.is_controlled() { value::flag::CONTROLLED } else { 0 };
     let flags = hashed | controlled;
     Value::new(placed.dest(), state, flags, now.after(timeout(service, state)))
 }
@@ -177,8 +188,7 @@ pub fn store<B: Bucket>(first: &B, second: &B, key: &B::Key, value: Value, now: 
 /// so is every packet of the service whose flow is not known.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn flow_without_entry(service: u32, segment: u32, client: u32, port: u32, vip: u32) -> u64 {
-    let dest = schedule_by_hash(service, client, port, vip);
+extern "C" fn flow_without_entry(service: u32, segment: u32, dest: u32) -> u64 {
     match SERVICES.get(service) {
         Some(record) if dest != 0 => without_entry(service, dest, Segment(segment), record, clock::now()).0,
         _ => Outcome::NO_BACKEND.0,

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use lb::{
-    model::{FlowSizes, Timeouts},
+    model::{FlowSizes, Persistence, Timeouts},
     plan::Desired,
 };
 use lb_common::tcp::flag::*;
@@ -54,6 +54,18 @@ fn established_flows_stay_and_new_ones_are_placed_by_hash() {
         }
         assert_eq!(director.flows().len(), stored, "{}", kind.name);
     }
+}
+
+/// Where there is no room for the connections, the client's template still says where they go.
+#[test]
+fn a_persistent_clients_connections_stay_together() {
+    let mut service = TCP4.service(PORT, &[1, 2, 3]);
+    service.options.persistence = Some(Persistence { timeout: 300, granularity: None });
+    let mut director =
+        Director::new(TINY, &Desired { services: vec![service], ..lab() }).expect("a director");
+    let backends = crowd(&mut director, TCP4);
+    assert!(event(&director, "event-placed-by-hash") > 0, "too few to fill the table");
+    assert!(backends.values().all(|backend| *backend == 1), "{backends:?}");
 }
 
 #[test]
