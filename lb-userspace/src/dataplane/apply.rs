@@ -75,16 +75,14 @@ impl Maps {
                 self.hosts.set(*index, &NO_HOST);
             }
             Op::SetDest { id, dest, fresh } => {
-                let before = self.dests.get(*id).map_or(0, |before| before.upper);
+                let before = self.dests.get(*id).map(|before| (before.upper, before.lower));
                 ensure!(self.dests.set(*id, dest), "DESTS is too small");
                 if *fresh {
                     self.conns.set(*id, &ConnCounts::default());
                     zero(&mut self.dest_counters, *id)?;
-                } else if dest.upper == 0 || dest.upper > before {
-                    // Raised or taken away: as `__ip_vs_update_dest` has it. The next connection
-                    // marks it again if need be.
-                    let words = self.conns.words(*id).context("CONNS is too small")?;
-                    words[2].store(0, Ordering::Release);
+                } else if before != Some((dest.upper, dest.lower)) {
+                    // As `__ip_vs_update_dest` does it: new thresholds hold for the connections there are.
+                    self.mark_overload(*id, dest);
                 }
             }
             Op::DeleteDest { id } => {

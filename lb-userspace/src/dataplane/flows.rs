@@ -8,6 +8,7 @@ use std::{
 use lb_common::{
     bucket::{Bucket, SLOTS, Word, expire, remove},
     counters::is_overloaded,
+    dest::Dest,
     flow::{NarrowKey, WideKey},
     template,
     tick::Tick,
@@ -200,7 +201,14 @@ impl Maps {
         let Some(words) = self.conns.words(value.dest()) else { return };
         let word = if value.state().is_active() { &words[0] } else { &words[1] };
         word.fetch_sub(1, Ordering::AcqRel);
-        let Some(dest) = self.dests.get(value.dest()).filter(|dest| dest.upper != 0) else { return };
+        if let Some(dest) = self.dests.get(value.dest()).filter(|dest| dest.upper != 0) {
+            self.mark_overload(value.dest(), &dest);
+        }
+    }
+
+    /// Sets or takes away the overload mark of a destination by its thresholds and its connections.
+    pub(super) fn mark_overload(&self, id: u32, dest: &Dest) {
+        let Some(words) = self.conns.words(id) else { return };
         let total = words[0].load(Ordering::Acquire).wrapping_add(words[1].load(Ordering::Acquire));
         let was = words[2].load(Ordering::Acquire) != 0;
         let is = is_overloaded(total, dest.upper, dest.lower, was);

@@ -112,4 +112,8 @@ fn an_edit_of_the_thresholds_takes_effect() {
             "raised to {raised}"
         );
     }
+    // Four connections are above it (the kernel's `ip_vs_dest_update_overload` since 2026; before, the next connection
+    // found out).
+    director.configure(&limited(TCP4, &[(1, 3, 0)])).expect("configured");
+    assert_eq!(send(&mut director, &TCP4.open().from_port(3000)), Err(DroppedNoBackend));
 }
