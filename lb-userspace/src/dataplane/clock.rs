@@ -38,7 +38,7 @@ impl Clock {
         Tick::from_jiffies(self.reading.jiffies.wrapping_add(jiffies as u64), tick::shift(self.hz))
     }
 
-    /// Whole seconds until `expiry`, rounded up; 0 if it has passed.
+    /// Whole seconds until `expiry`, rounded down as IPVS does; 0 if it has passed.
     pub fn seconds_until(&self, expiry: Tick) -> u32 {
         tick::seconds(expiry.until(self.now()).max(0) as u32, self.hz)
     }
