@@ -254,6 +254,7 @@ pub(super) mod service {
             &GRANULARITY,
             &TIMEOUTS,
             &EXPIRE_NODEST,
+            &REJECT,
             &SLOPPY_TCP,
             &OPS,
             &BACKENDS,
@@ -322,12 +323,23 @@ pub(super) mod service {
     );
     pub static EXPIRE_NODEST: Key = key(
         "expire_nodest",
-        "`auto`, `drop` or `reschedule`",
+        "`auto`, `drop`, `reschedule` or `reset`",
         Is("auto"),
         "What happens to connections whose backend was removed. `drop`: their packets are dropped, and go on if \
          the backend is added again, as with IPVS's `expire_nodest_conn` 0. `reschedule`: the next SYN or \
-         datagram goes to another backend at once; TCP in the middle of a connection is dropped. `auto` is \
-         `drop` for TCP and `reschedule` for UDP.",
+         datagram goes to another backend at once; TCP in the middle of a connection is dropped. `reset`: the same, \
+         but that TCP is answered with a reset, as with `expire_nodest_conn` 1. `auto` is `drop` for TCP and \
+         `reschedule` for UDP.",
+    );
+    pub static REJECT: Key = key(
+        "reject",
+        "`icmp`, `reset`, `drop` or `pass`",
+        Is("icmp"),
+        "What a client is told whose new connection no backend takes, or whose TCP segment belongs to no \
+         connection that is known. `icmp`: as with IPVS, ICMP port unreachable in the first case and a reset in \
+         the second; `reset`: a reset in both, and port unreachable for UDP; `drop`: nothing; `pass`: the packet \
+         goes to the director's own stack, where a server of last resort may listen. Answers are limited to 128 \
+         a CPU in an eighth of a second; what goes over that is dropped.",
     );
     pub static SLOPPY_TCP: Key = key(
         "sloppy_tcp",
