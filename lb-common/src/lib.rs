@@ -16,6 +16,7 @@ pub mod endpoint;
 pub mod flow;
 pub mod fragment;
 pub mod generation;
+pub mod guard;
 pub mod hashed;
 pub mod host;
 pub mod icmp;

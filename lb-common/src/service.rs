@@ -21,7 +21,8 @@ pub struct Service {
     pub mask: [u64; 2],
     /// [`crate::template::REARM`], in ticks.
     pub rearm: u32,
-    pub pad: u32,
+    /// See [`crate::guard::rate`]; 0: no guard.
+    pub guard: u32,
     /// The service's name, zero-padded.
     pub name: [u8; NAME_LEN + 1],
 }
@@ -77,14 +78,17 @@ pub struct Rotation {
     /// Position of the next new connection; counts on across generations, taken modulo the period.
     pub position: u64,
     /// Tick until which packets of unknown flows are placed by hash, because a connection had to be
-    /// placed so when its buckets were full; bit 32 is set when there was any.
+    /// placed so when its buckets were full, or under the guard; bit 32 is set when there was any.
     pub hashed_until: u64,
     /// See [`Locality`].
     pub locality: u64,
-    pub pad: u64,
+    /// See [`crate::guard::Guard`]: of flows that begin.
+    pub beginning: u64,
+    /// The same of connections that were placed by hash, when their handshake is complete.
+    pub completing: u64,
 }
 
-const _: () = assert!(size_of::<Rotation>() == 32);
+const _: () = assert!(size_of::<Rotation>() == 40);
 
 /// What lblc and lblcr remember of their VIP: `number 32 | tick 32`. Of lblc the destination and when it
 /// was last used; of lblcr how many came into the set and when it last changed. 0: nothing.

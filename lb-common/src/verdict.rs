@@ -90,11 +90,19 @@ pub enum Event {
     TemplateHit,
     /// No room for a persistence template: the client's next connection is scheduled anew.
     NoTemplate,
+    /// New flows came faster than the service's guard allows: this one was placed by hash, without an entry.
+    Guarded,
 }
 
 impl Event {
-    pub const ALL: &'static [Event] =
-        &[Event::Evicted, Event::PlacedByHash, Event::Expired, Event::TemplateHit, Event::NoTemplate];
+    pub const ALL: &'static [Event] = &[
+        Event::Evicted,
+        Event::PlacedByHash,
+        Event::Expired,
+        Event::TemplateHit,
+        Event::NoTemplate,
+        Event::Guarded,
+    ];
 
     pub const fn name(self) -> &'static str {
         match self {
@@ -103,6 +111,7 @@ impl Event {
             Self::Expired => "event-expired",
             Self::TemplateHit => "event-template-hit",
             Self::NoTemplate => "event-no-template",
+            Self::Guarded => "event-guarded",
         }
     }
 
@@ -113,6 +122,7 @@ impl Event {
             Self::Expired => "expired connections cleared by the data path itself",
             Self::TemplateHit => "new connections that went where a persistence template says",
             Self::NoTemplate => "new connections whose persistence template found no room",
+            Self::Guarded => "new connections placed by hash because they came faster than `guard` allows",
         }
     }
 

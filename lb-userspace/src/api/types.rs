@@ -22,7 +22,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::model::{
-    BackendKey, Endpoint, ExpireNodest, PartialTimeouts, Persistence, Reject, Scheduler, ServiceName,
+    BackendKey, Endpoint, ExpireNodest, Guard, PartialTimeouts, Persistence, Reject, Scheduler, ServiceName,
     ServiceOptions,
 };
 
@@ -73,6 +73,8 @@ pub struct OptionsEdit {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reject: Option<Reject>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    pub guard: Option<Guard>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub sloppy_tcp: Option<bool>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ops: Option<bool>,
@@ -110,6 +112,8 @@ pub struct ServiceView {
     pub endpoint: Endpoint,
     pub scheduler: Scheduler,
     pub options: ServiceOptions,
+    /// New connections come faster than `guard` allows: they get no entry in the flow table for now.
+    pub guarded: bool,
     pub counters: Counters,
     pub backends: Vec<BackendView>,
 }

@@ -18,7 +18,7 @@ use crate::{
     },
     config,
     model::{
-        Endpoint, ExpireNodest, Persistence, Protocol, Reject, Scheduler, ServiceName, ServiceOptions,
+        Endpoint, ExpireNodest, Guard, Persistence, Protocol, Reject, Scheduler, ServiceName, ServiceOptions,
         edit::edited_options, persistence::granularity,
     },
 };
@@ -79,6 +79,9 @@ pub(super) struct OptionArgs {
     /// ICMP port unreachable and a reset; always a reset; nothing; or the director's own stack gets the packet
     #[arg(long, value_name = "icmp|reset|drop|pass", value_parser = config::reject)]
     pub(super) reject: Option<Reject>,
+    /// New connections a second above which they get no entry in the flow table until their handshake is complete
+    #[arg(long, value_name = "auto|off|RATE")]
+    pub(super) guard: Option<Guard>,
     /// Take TCP connections up in their middle: any segment but a reset opens one
     #[arg(long, value_name = "true|false", num_args = 0..=1, require_equals = true)]
     #[arg(default_missing_value = "true")]
@@ -114,7 +117,7 @@ pub(super) struct EndpointArgs {
 
 #[derive(Debug, Args)]
 #[command(group = ArgGroup::new("what").required(true).multiple(true)
-    .args(["scheduler", "timeout", "persistence", "expire_nodest", "reject", "sloppy_tcp", "ops"]))]
+    .args(["scheduler", "timeout", "persistence", "expire_nodest", "reject", "guard", "sloppy_tcp", "ops"]))]
 pub(super) struct EditArgs {
     /// The service: its name, or its endpoint VIP:PORT or PROTOCOL/VIP:PORT
     #[arg(value_parser = parse::service)]
@@ -262,7 +265,7 @@ pub(super) fn show(view: &ServiceView, output: &mut Output<'_>) -> Result<(), Cl
 
 /// One line for each thing that is not as by default.
 fn option_lines(options: &ServiceOptions) -> Vec<String> {
-    let ServiceOptions { timeouts, persistence, expire_nodest, reject, sloppy_tcp, ops } = *options;
+    let ServiceOptions { timeouts, persistence, expire_nodest, reject, guard, sloppy_tcp, ops } = *options;
     let lines = [
         (!timeouts.is_empty())
             .then(|| format!("timeouts of its own (seconds): {}", timeout::listed(timeouts))),
@@ -270,6 +273,7 @@ fn option_lines(options: &ServiceOptions) -> Vec<String> {
         (expire_nodest != ExpireNodest::default())
             .then(|| format!("connections of a removed backend (expire_nodest): {expire_nodest}")),
         (reject != Reject::default()).then(|| format!("clients that cannot be served (reject): {reject}")),
+        (guard != Guard::default()).then(|| format!("guard against floods: {guard}")),
         sloppy_tcp.then(|| "takes TCP connections up in their middle (sloppy_tcp)".to_owned()),
         ops.then(|| "schedules each datagram by itself (ops)".to_owned()),
     ];
@@ -279,13 +283,14 @@ fn option_lines(options: &ServiceOptions) -> Vec<String> {
 /// What an edit set.
 fn edited(edit: &ServiceEdit) -> String {
     let ServiceEdit { scheduler, options } = edit;
-    let OptionsEdit { timeouts, persistence, expire_nodest, reject, sloppy_tcp, ops } = options;
+    let OptionsEdit { timeouts, persistence, expire_nodest, reject, guard, sloppy_tcp, ops } = options;
     let set = [
         scheduler.map(|scheduler| format!("scheduler {scheduler}")),
         (!timeouts.is_empty()).then(|| format!("timeouts {}", timeout::listed(*timeouts))),
         persistence.map(|persistence| format!("persistence {persistence}")),
         expire_nodest.map(|what| format!("expire_nodest {what}")),
         reject.map(|what| format!("reject {what}")),
+        guard.map(|rate| format!("guard {rate}")),
         sloppy_tcp.map(|is| format!("sloppy_tcp {is}")),
         ops.map(|is| format!("ops {is}")),
     ];
@@ -326,13 +331,14 @@ impl Change {
 
 impl OptionArgs {
     fn into_edit(self) -> OptionsEdit {
-        let Self { timeout, persistence, granularity, expire_nodest, reject, sloppy_tcp, ops } = self;
+        let Self { timeout, persistence, granularity, expire_nodest, reject, guard, sloppy_tcp, ops } = self;
         let persistence = persistence.map(|timeout| Persistence { timeout, granularity });
         OptionsEdit {
             timeouts: timeout::collected(&timeout),
             persistence,
             expire_nodest,
             reject,
+            guard,
             sloppy_tcp,
             ops,
         }

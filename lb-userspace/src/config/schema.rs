@@ -255,6 +255,7 @@ pub(super) mod service {
             &TIMEOUTS,
             &EXPIRE_NODEST,
             &REJECT,
+            &GUARD,
             &SLOPPY_TCP,
             &OPS,
             &BACKENDS,
@@ -340,6 +341,15 @@ pub(super) mod service {
          the second; `reset`: a reset in both, and port unreachable for UDP; `drop`: nothing; `pass`: the packet \
          goes to the director's own stack, where a server of last resort may listen. Answers are limited to 128 \
          a CPU in an eighth of a second; what goes over that is dropped.",
+    );
+    pub static GUARD: Key = key(
+        "guard",
+        "`auto`, `off` or 1 to 3000000 (connections a second)",
+        Is("auto"),
+        "Protects the flow table from floods. New connections that come faster, beyond a burst of four seconds' \
+         worth, are placed by a consistent hash of the client and get an entry with the ACK that completes their \
+         handshake; datagrams, as the rate allows. `auto` is the rate at which half-open connections would take half \
+         of the table: its rated capacity (`flows`) by 120, 8738 for 1M.",
     );
     pub static SLOPPY_TCP: Key = key(
         "sloppy_tcp",

@@ -62,12 +62,14 @@ pub(crate) fn options() -> impl Strategy<Value = ServiceOptions> {
         .prop_map(|(timeout, granularity)| Persistence { timeout, granularity });
     let nodest = select(ExpireNodest::ALL.to_vec());
     let reject = select(Reject::ALL.to_vec());
-    (timeouts(), option::of(persistence), nodest, reject, any::<bool>(), any::<bool>()).prop_map(
-        |(timeouts, persistence, expire_nodest, reject, sloppy_tcp, ops)| ServiceOptions {
+    let guard = prop_oneof![Just(Guard::Auto), Just(Guard::Off), (1..3_000_000u32).prop_map(Guard::Rate)];
+    (timeouts(), option::of(persistence), nodest, reject, guard, any::<bool>(), any::<bool>()).prop_map(
+        |(timeouts, persistence, expire_nodest, reject, guard, sloppy_tcp, ops)| ServiceOptions {
             timeouts,
             persistence,
             expire_nodest,
             reject,
+            guard,
             sloppy_tcp,
             ops,
         },

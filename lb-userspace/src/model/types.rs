@@ -6,6 +6,7 @@ use std::{
     str::FromStr,
 };
 
+use lb_common::guard::MAX_RATE;
 use serde::{Deserialize, Serialize};
 
 use super::{PartialTimeouts, Persistence, Scheduler, ServiceName, Timeouts};
@@ -117,6 +118,7 @@ pub struct ServiceOptions {
     pub persistence: Option<Persistence>,
     pub expire_nodest: ExpireNodest,
     pub reject: Reject,
+    pub guard: Guard,
     /// TCP only. A connection is taken up in its middle: any segment but a reset opens a flow, as with
     /// IPVS's sysctl `sloppy_tcp`.
     pub sloppy_tcp: bool,
@@ -153,6 +155,65 @@ pub enum Reject {
     Drop,
     /// The packet goes to the director's own stack.
     Pass,
+}
+
+/// New connections a second above which they get no entry in the flow table until their handshake is complete.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum Guard {
+    /// [`Guard::auto`] of the table that has the service's flows.
+    #[default]
+    Auto,
+    Off,
+    /// 1..=[`lb_common::guard::MAX_RATE`]
+    Rate(u32),
+}
+
+impl Guard {
+    /// As many as take half the rated capacity of a table in the minute that a half-open connection lives, but no
+    /// fewer than a hundred a second.
+    pub fn auto(rated_flows: u32) -> u32 {
+        (rated_flows / 120).clamp(100, MAX_RATE)
+    }
+}
+
+impl FromStr for Guard {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.to_ascii_lowercase().as_str() {
+            "auto" => Ok(Self::Auto),
+            "off" => Ok(Self::Off),
+            rate => match rate.parse() {
+                Ok(rate @ 1..=MAX_RATE) => Ok(Self::Rate(rate)),
+                _ => Err(format!(
+                    "`{text}` is no rate; valid are auto, off, 1 to {MAX_RATE} connections a second"
+                )),
+            },
+        }
+    }
+}
+
+impl TryFrom<String> for Guard {
+    type Error = String;
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
+impl From<Guard> for String {
+    fn from(guard: Guard) -> Self {
+        guard.to_string()
+    }
+}
+
+impl fmt::Display for Guard {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Auto => f.pad("auto"),
+            Self::Off => f.pad("off"),
+            Self::Rate(rate) => write!(f, "{rate}"),
+        }
+    }
 }
 
 impl Reject {

@@ -213,6 +213,7 @@ fn pick_options(new: &OptionsEdit, before: &OptionsEdit, of_file: &OptionsEdit) 
         persistence: pick(new.persistence, before.persistence, of_file.persistence),
         expire_nodest: pick(new.expire_nodest, before.expire_nodest, of_file.expire_nodest),
         reject: pick(new.reject, before.reject, of_file.reject),
+        guard: pick(new.guard, before.guard, of_file.guard),
         sloppy_tcp: pick(new.sloppy_tcp, before.sloppy_tcp, of_file.sloppy_tcp),
         ops: pick(new.ops, before.ops, of_file.ops),
     }

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, net::IpAddr};
 
 use lb_common::vlan::Tags;
 
-use crate::model::{Service, Timeouts};
+use crate::model::{FlowSizes, Service, Timeouts};
 
 /// Input of [`super::plan`].
 #[derive(Clone, Debug, Default)]
@@ -13,6 +13,8 @@ pub struct Desired {
     pub timeouts: Timeouts,
     /// CONFIG_HZ of the running kernel: timeouts are turned into ticks with it.
     pub hz: u32,
+    /// Rated capacities of the tables, which `guard: auto` goes by.
+    pub flows: FlowSizes,
     pub links: Vec<LinkSpec>,
     /// By backend address; one that is missing counts as unresolved.
     pub hosts: BTreeMap<IpAddr, HostRoute>,

@@ -12,7 +12,7 @@ use aya::{
     programs::{ProgramFd, Xdp},
 };
 use lb::{
-    model::{Backend, BackendKey, Endpoint, FlowSizes, Protocol, Scheduler, Service, ServiceOptions},
+    model::{Backend, BackendKey, Endpoint, FlowSizes, Guard, Protocol, Scheduler, Service, ServiceOptions},
     plan::{Desired, HostRoute, LinkSpec},
 };
 use lb_common::{
@@ -278,7 +278,8 @@ fn want() -> Desired {
         let endpoint = Endpoint { address: vip, port: PORT, protocol: Protocol::Tcp };
         let backends = backends(vip).map(backend).to_vec();
         let (name, scheduler) = (endpoint.default_name(), Scheduler::Rr);
-        Service { name, endpoint, scheduler, backends, options: ServiceOptions::default() }
+        let options = ServiceOptions { guard: Guard::Off, ..ServiceOptions::default() };
+        Service { name, endpoint, scheduler, backends, options }
     };
     let route = |address: IpAddr| {
         let (link, tags) = ("eth0".to_owned(), Tags::NONE);

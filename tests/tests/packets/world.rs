@@ -8,7 +8,10 @@ use std::{
 
 use lb::{
     clock::kernel_hz,
-    model::{Backend, BackendKey, Endpoint, Protocol, Reject, Scheduler, Service, ServiceOptions, Timeouts},
+    model::{
+        Backend, BackendKey, Endpoint, FlowSizes, Guard, Protocol, Reject, Scheduler, Service,
+        ServiceOptions, Timeouts,
+    },
     plan::{Desired, HostRoute, LinkSpec},
 };
 use lb_common::{
@@ -115,10 +118,10 @@ impl Kind {
     }
 }
 
-/// Options of a service that drops what it cannot serve: answers are rate-limited, so how many there are depends on
-/// the time.
+/// Options of a service that drops what it cannot serve and has no guard: answers and new flows would be limited, and
+/// what becomes of them depend on the time.
 pub fn silent() -> ServiceOptions {
-    ServiceOptions { reject: Reject::Drop, ..ServiceOptions::default() }
+    ServiceOptions { reject: Reject::Drop, guard: Guard::Off, ..ServiceOptions::default() }
 }
 
 /// Backend `number`'s MAC.
@@ -152,6 +155,7 @@ pub fn lab() -> Desired {
         services: Vec::new(),
         timeouts: Timeouts::default(),
         hz: kernel_hz(),
+        flows: FlowSizes::default(),
         links: vec![link(ETH0, ETH0_MAC), link(ETH1, ETH1_MAC)],
         hosts: addresses.map(|(address, number)| (address, neighbour(number, ETH0, Tags::NONE))).collect(),
     }

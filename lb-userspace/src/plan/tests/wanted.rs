@@ -24,7 +24,14 @@ pub fn desired() -> impl Strategy<Value = Desired> {
                 Some((address, routes[usize::from(last) % routes.len()].clone()?))
             })
             .collect();
-        Desired { services, timeouts: Timeouts { ..model.timeouts }, hz: 250, links, hosts }
+        Desired {
+            services,
+            timeouts: Timeouts { ..model.timeouts },
+            hz: 250,
+            flows: model.flows,
+            links,
+            hosts,
+        }
     })
 }
 

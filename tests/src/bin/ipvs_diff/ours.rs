@@ -8,7 +8,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use lb::{
     dataplane::Sweep,
-    model::{Backend, BackendKey, Endpoint, ExpireNodest, FlowSizes, Limits, Service, ServiceOptions},
+    model::{Backend, BackendKey, Endpoint, ExpireNodest, FlowSizes, Guard, Limits, Service, ServiceOptions},
     plan::{Desired, HostRoute, LinkSpec, Op, Snapshot, dest_address, plan, reclaim},
 };
 use lb_common::{dest, endpoint, tick, verdict::Verdict};
@@ -207,6 +207,10 @@ fn service(configured: &Configured) -> Service {
         scheduler: configured.kind.model,
         backends: configured.backends.iter().map(backend).collect(),
         // As IPVS's `expire_nodest_conn` 0.
-        options: ServiceOptions { expire_nodest: ExpireNodest::Drop, ..ServiceOptions::default() },
+        options: ServiceOptions {
+            expire_nodest: ExpireNodest::Drop,
+            guard: Guard::Off,
+            ..ServiceOptions::default()
+        },
     }
 }
