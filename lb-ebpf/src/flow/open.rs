@@ -5,7 +5,7 @@ use lb_common::{
     endpoint::{Endpoint, flag},
     flow::{NarrowBucket, NarrowKey, WideBucket, WideKey, candidates},
     hashed::fold,
-    service::{self, Rotation, Service},
+    service::{Rotation, Service},
     tcp::State,
     tick::Tick,
     value::{self, Value},
@@ -101,7 +101,7 @@ fn open<B: Table>(key: &B::Key, segment: Segment, service: u32, placed: Placed) 
     else {
         return Outcome::MISS;
     };
-    if record.flags & service::flag::ONE_PACKET != 0 {
+    if segment.is_one_packet(record) {
         return Outcome::opened(placed.dest());
     }
     let now = clock::now();
@@ -226,8 +226,7 @@ fn without_entry(service: u32, dest: u32, segment: Segment, record: &Service, no
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn flow_schedule(service: u32, segment: u32, client: u32, port: u32, vip: u32) -> u64 {
-    let one_packet =
-        SERVICES.get(service).is_some_and(|record| record.flags & service::flag::ONE_PACKET != 0);
+    let one_packet = SERVICES.get(service).is_some_and(|record| Segment(segment).is_one_packet(record));
     if !one_packet && by_hash(service, Segment(segment), clock::now()) {
         schedule_by_hash(service, client, port, vip) as u64 | Placed::BY_HASH
     } else {

@@ -17,7 +17,7 @@ use super::{
     HostRoute, LinkSpec,
     snapshot::{address_bytes, address_from, address_words, name_bytes},
 };
-use crate::model::{Backend, ExpireNodest, Reject, Service, ServiceOptions, Timeouts};
+use crate::model::{Backend, ExpireNodest, Protocol, Reject, Scope, Service, ServiceOptions, Timeouts};
 
 pub fn link_record(spec: &LinkSpec) -> Link {
     let untagged = if spec.untagged { link::flag::UNTAGGED } else { 0 };
@@ -67,11 +67,12 @@ pub fn service_record(service: &Service, timeouts: &Timeouts, hz: u32, generatio
 }
 
 fn option_flags(service: &Service) -> u32 {
-    use service::flag::{ONE_PACKET, RESCHEDULE, RESET_NODEST, SLOPPY_TCP};
-    let ServiceOptions { timeouts: _, persistence: _, expire_nodest, reject, sloppy_tcp, ops } =
-        service.options;
+    use service::flag::{APART, ONE_PACKET, RESCHEDULE, RESCHEDULE_UDP, RESET_NODEST, SLOPPY_TCP};
+    let ServiceOptions { timeouts: _, persistence, expire_nodest, reject, sloppy_tcp, ops } = service.options;
     let given = [
-        (RESCHEDULE, expire_nodest.reschedules(service.endpoint.protocol)),
+        (RESCHEDULE, expire_nodest.reschedules(Protocol::Tcp)),
+        (RESCHEDULE_UDP, expire_nodest.reschedules(Protocol::Udp)),
+        (APART, persistence.is_some_and(|it| it.scope == Scope::Endpoint)),
         (RESET_NODEST, expire_nodest == ExpireNodest::Reset),
         (SLOPPY_TCP, sloppy_tcp),
         (ONE_PACKET, ops),

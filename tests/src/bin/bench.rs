@@ -275,10 +275,11 @@ fn want() -> Desired {
         drained: false,
     };
     let service = |vip| {
-        let endpoint = Endpoint { address: vip, port: PORT, protocol: Protocol::Tcp };
+        let endpoint = Endpoint::new(vip, PORT, Protocol::Tcp);
         let backends = backends(vip).map(backend).to_vec();
         let (name, scheduler) = (endpoint.default_name(), Scheduler::Rr);
-        Service { name, endpoint, scheduler, backends, options: ServiceOptions::default() }
+        let group = Default::default();
+        Service { name, endpoint, group, scheduler, backends, options: ServiceOptions::default() }
     };
     let route = |address: IpAddr| {
         let (link, tags) = ("eth0".to_owned(), Tags::NONE);
