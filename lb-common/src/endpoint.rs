@@ -42,13 +42,68 @@ pub mod flag {
     /// The endpoint takes new connections. Without it: a tombstone of a deleted service, which only
     /// serves the flows that are left.
     pub const OPEN: u16 = 1;
-    /// A port-0 endpoint: serves every port of its address.
+    /// A port-0 endpoint, which serves every port of its address, or a range of ports of it: its flows
+    /// are told apart by the port too.
     pub const WILDCARD: u16 = 2;
     /// Of an address entry: it has a TCP / UDP endpoint.
     pub const HAS_TCP: u16 = 4;
     pub const HAS_UDP: u16 = 8;
     /// Its service has persistence.
     pub const PERSISTENT: u16 = 16;
+    /// Of a port-0 endpoint: its address has port ranges of this protocol.
+    pub const RANGED: u16 = 32;
+}
+
+/// Port ranges: `RANGES4` and `RANGES6` are tries of port prefixes, since the kernel has a bounded look-up
+/// of the longest one (`kernel/bpf/lpm_trie.c`).
+///
+/// All ranges of an address and protocol share the id of its port-0 endpoint, which is there for that, though
+/// not open, if no service has port 0. So a flow is found under that id whatever becomes of the ranges, and
+/// a packet has two endpoints at most: its port's own, and a wide one.
+pub mod range {
+    use super::Key6;
+
+    /// Bits of a key before its port.
+    pub const BITS4: u32 = 48;
+    pub const BITS6: u32 = 176;
+
+    /// Data of a key of `RANGES4`: address, protocol, and the port last, as they stand in the packet.
+    #[repr(C)]
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub struct Data4 {
+        pub address: u32,
+        pub protocol: u8,
+        pub pad: u8,
+        pub port: u16,
+    }
+
+    const _: () = assert!(size_of::<Data4>() == 8);
+
+    /// Data of a key of `RANGES6`.
+    #[repr(C)]
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub struct Data6 {
+        pub address: [u64; 2],
+        pub protocol: u8,
+        pub pad: [u8; 5],
+        pub port: u16,
+    }
+
+    const _: () = assert!(size_of::<Data6>() == size_of::<Key6>());
+
+    impl Data4 {
+        #[inline(always)]
+        pub const fn new(address: u32, port: u16, protocol: u8) -> Self {
+            Self { address, protocol, pad: 0, port }
+        }
+    }
+
+    impl Data6 {
+        #[inline(always)]
+        pub const fn new(address: [u64; 2], port: u16, protocol: u8) -> Self {
+            Self { address, protocol, pad: [0; 5], port }
+        }
+    }
 }
 
 impl Endpoint {

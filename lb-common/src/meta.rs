@@ -20,7 +20,8 @@ pub struct Meta {
     pub services: u32,
     pub dests: u32,
     pub arena: u32,
-    pub pad: u32,
+    /// Endpoint ids; sizes of `ENDPOINTS4`, `RANGES4` and their likes follow from it.
+    pub endpoints: u32,
 }
 
 const _: () = assert!(size_of::<Meta>() == 48);

@@ -31,8 +31,7 @@ const _: () = assert!(size_of::<Service>() == 168);
 
 pub mod flag {
     pub const USED: u32 = 1;
-    /// A packet that begins something, a SYN or a datagram, on a flow whose destination was removed, is
-    /// scheduled anew (IPVS's `expire_nodest_conn`).
+    /// A SYN on a flow whose destination was removed is scheduled anew (IPVS's `expire_nodest_conn`).
     pub const RESCHEDULE: u32 = 1 << 1;
     /// Any TCP segment but a reset opens a flow (IPVS's `sloppy_tcp`).
     pub const SLOPPY_TCP: u32 = 1 << 2;
@@ -43,6 +42,10 @@ pub mod flag {
     pub const EXPIRE_QUIESCENT: u32 = 1 << 4;
     /// TCP whose destination was removed is answered with a reset.
     pub const RESET_NODEST: u32 = 1 << 5;
+    /// As [`RESCHEDULE`], of a datagram: a service may have endpoints of both protocols.
+    pub const RESCHEDULE_UDP: u32 = 1 << 6;
+    /// Persistence does not span the service's endpoints: each has templates of its own.
+    pub const APART: u32 = 1 << 7;
 }
 
 /// What a client is told that cannot be served: two bits of a service's flags.

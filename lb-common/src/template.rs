@@ -1,7 +1,7 @@
 //! Persistence templates: which backend the connections of a client (or of its network) go to.
 //!
-//! A template is a slot of the wide flow table, under the client's masked address and the endpoint. New
-//! connections refresh it; packets of connections that exist do not. When it runs out, it is armed again
+//! A template is a slot of the wide flow table, under the client's masked address and the service, or one of
+//! its endpoints if each of them has templates of its own. New connections refresh it; packets of connections that exist do not. When it runs out, it is armed again
 //! for [`REARM`] as long as it controls connections (`ip_vs_conn_expire` in `ip_vs_conn.c`): the sweeper
 //! looks for those. So that it can, the slot outlives the template by that time.
 //!
@@ -10,9 +10,10 @@
 
 use crate::{
     flow::{Secret, WideKey},
+    service::flag,
     tcp::State,
     tick::Tick,
-    value::{Value, flag},
+    value::{self, Value},
 };
 
 /// Seconds for which a template that still controls connections is armed again.
@@ -24,24 +25,48 @@ pub const ASSURED: State = State::ESTABLISHED;
 
 /// What a flow's key never has in its third word.
 const MARK: u64 = 1 << 63;
+/// The template is of a service, and not of an endpoint.
+const OF_SERVICE: u64 = 1 << 62;
+
+/// What a template belongs to: the third word of its key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(transparent)]
+pub struct Owner(u64);
+
+impl Owner {
+    /// The service, or the endpoint if the service keeps its endpoints apart.
+    #[inline(always)]
+    pub const fn new(service_flags: u32, service: u16, endpoint: u16) -> Self {
+        if service_flags & flag::APART == 0 {
+            Self(MARK | OF_SERVICE | service as u64)
+        } else {
+            Self(MARK | endpoint as u64)
+        }
+    }
+
+    /// The endpoint that a template is of, from the third word of its key; none if it is a service's.
+    pub const fn endpoint(word: u64) -> Option<u16> {
+        if word & OF_SERVICE == 0 { Some(word as u16) } else { None }
+    }
+}
 
 /// The key of the template of `source`, an address as loaded from a packet.
 #[inline(always)]
-pub fn key(secret: Secret, source: [u64; 2], mask: [u64; 2], endpoint: u16) -> WideKey {
-    let words = words(source, mask, endpoint);
+pub fn key(secret: Secret, source: [u64; 2], mask: [u64; 2], owner: Owner) -> WideKey {
+    let words = words(source, mask, owner);
     WideKey { words, fingerprint: secret.wide(&words) }
 }
 
 /// The key's words.
 #[inline(always)]
-pub const fn words(source: [u64; 2], mask: [u64; 2], endpoint: u16) -> [u64; 3] {
-    [source[0] & mask[0], source[1] & mask[1], MARK | endpoint as u64]
+pub const fn words(source: [u64; 2], mask: [u64; 2], owner: Owner) -> [u64; 3] {
+    [source[0] & mask[0], source[1] & mask[1], owner.0]
 }
 
 /// A template's word until `expiry`; `rearm` as in the service's record.
 #[inline(always)]
 pub const fn value(dest: u32, state: State, expiry: Tick, rearm: u32) -> Value {
-    Value::new(dest, state, flag::TEMPLATE, expiry.after(rearm))
+    Value::new(dest, state, value::flag::TEMPLATE, expiry.after(rearm))
 }
 
 /// When a template runs out.
@@ -72,9 +97,26 @@ mod tests {
         let secret = Secret::from_random(7, 9);
         let source = |last: u8| [u64::from(u32::from_ne_bytes([10, 1, 2, last])), 0];
         let mask = |last: u8| [u64::from(u32::from_ne_bytes([255, 255, 255, last])), 0];
-        assert_eq!(key(secret, source(3), mask(0), 5), key(secret, source(4), mask(0), 5));
-        assert_ne!(key(secret, source(3), mask(255), 5), key(secret, source(4), mask(255), 5));
-        assert_ne!(key(secret, source(3), mask(0), 5).words, WideKey::new(secret, source(0), 0, 0, 5).words);
+        for owner in [Owner::new(0, 5, 7), Owner::new(flag::APART, 5, 7)] {
+            assert_eq!(key(secret, source(3), mask(0), owner), key(secret, source(4), mask(0), owner));
+            assert_ne!(key(secret, source(3), mask(255), owner), key(secret, source(4), mask(255), owner));
+            for id in [5, 7] {
+                let flow = WideKey::new(secret, source(0), 0, 0, id);
+                assert_ne!(key(secret, source(3), mask(0), owner).words, flow.words);
+            }
+        }
+    }
+
+    #[test]
+    fn a_template_is_of_the_service_unless_its_endpoints_are_kept_apart() {
+        let words = |flags, service, endpoint| words([1, 0], [!0, !0], Owner::new(flags, service, endpoint));
+        assert_eq!(words(0, 5, 7), words(0, 5, 8), "one for all endpoints");
+        assert_ne!(words(0, 5, 7), words(0, 6, 7));
+        assert_ne!(words(flag::APART, 5, 7), words(flag::APART, 5, 8));
+        // An endpoint and a service may have the same number.
+        assert_ne!(words(0, 7, 7), words(flag::APART, 7, 7));
+        assert_eq!(Owner::endpoint(words(flag::APART, 5, 7)[2]), Some(7));
+        assert_eq!(Owner::endpoint(words(0, 5, 7)[2]), None);
     }
 
     #[test]

@@ -20,6 +20,8 @@ pod!(
     counters::Counters,
     dest::Dest,
     endpoint::Key6,
+    endpoint::range::Data4,
+    endpoint::range::Data6,
     fragment::Key,
     fragment::Place,
     host::Host,

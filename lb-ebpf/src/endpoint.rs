@@ -1,19 +1,21 @@
 //! Step 2: which service's endpoint a packet is for.
 
+use aya_ebpf::btf_maps::lpm_trie::Key;
 use lb_common::{
-    endpoint::{Endpoint, Key6, filter, flag, key4},
+    endpoint::{Endpoint, Key6, filter, flag, key4, range},
     protocol,
     verdict::Verdict,
 };
 
 use crate::{
-    maps::{ENDPOINTS4, ENDPOINTS6, FILTER},
+    maps::{ENDPOINTS4, ENDPOINTS6, FILTER, RANGES4, RANGES6},
     packet::Packet,
 };
 
 /// The endpoints that may serve a packet, the exact one first.
 pub struct Endpoints {
     pub exact: Option<Endpoint>,
+    /// A range that has the port, or else the address's port-0 endpoint. Both have one id.
     pub wildcard: Option<Endpoint>,
 }
 
@@ -27,7 +29,7 @@ pub fn find(packet: &Packet) -> Result<Endpoints, Verdict> {
     }
     let exact = lookup(packet.dest, packet.is_ipv6, packet.dest_port, packet.protocol);
     let wildcard = if bits & filter::WILDCARD != 0 && packet.dest_port != 0 {
-        lookup(packet.dest, packet.is_ipv6, 0, packet.protocol)
+        wide(packet.dest, packet.is_ipv6, packet.dest_port, packet.protocol)
     } else {
         None
     };
@@ -49,11 +51,45 @@ fn lookup(dest: [u64; 2], is_ipv6: bool, port: u16, protocol: u8) -> Option<Endp
     word.map(|word| Endpoint(*word))
 }
 
+/// The endpoint of more than one port. Only addresses that have ranges pay for them.
+#[inline(always)]
+fn wide(dest: [u64; 2], is_ipv6: bool, port: u16, protocol: u8) -> Option<Endpoint> {
+    let wildcard = lookup(dest, is_ipv6, 0, protocol)?;
+    if wildcard.has(flag::RANGED) {
+        let found = endpoint_in_range(&Address(dest), is_ipv6 as u32, port as u32, protocol as u32);
+        if found != 0 {
+            return Some(Endpoint(found));
+        }
+    }
+    Some(wildcard)
+}
+
+/// A packet's destination as loaded.
+#[repr(C)]
+pub struct Address(pub [u64; 2]);
+
+/// The range's endpoint, or 0. By itself, for its key is long and the stack short.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn endpoint_in_range(address: *const Address, is_ipv6: u32, port: u32, protocol: u32) -> u64 {
+    // SAFETY: the caller passes a reference; the verifier wants the check for null.
+    let Some(Address(address)) = (unsafe { address.as_ref() }) else { return 0 };
+    let (port, protocol) = (port as u16, protocol as u8);
+    let found = if is_ipv6 != 0 {
+        let data = range::Data6::new(*address, port, protocol);
+        RANGES6.get(&Key::new(range::BITS6 + 16, data))
+    } else {
+        let data = range::Data4::new(address[0] as u32, port, protocol);
+        RANGES4.get(&Key::new(range::BITS4 + 16, data))
+    };
+    found.copied().unwrap_or(0)
+}
+
 /// The endpoints of a port, the exact one first, as [`find`] finds them; no endpoint is 0.
 #[inline(always)]
 pub fn of_port(dest: [u64; 2], is_ipv6: bool, port: u16, protocol: u8) -> [Endpoint; 2] {
     let or_none = |endpoint: Option<Endpoint>| endpoint.unwrap_or(Endpoint(0));
-    [or_none(lookup(dest, is_ipv6, port, protocol)), or_none(lookup(dest, is_ipv6, 0, protocol))]
+    [or_none(lookup(dest, is_ipv6, port, protocol)), or_none(wide(dest, is_ipv6, port, protocol))]
 }
 
 /// Whether a packet without ports to this address, a later fragment, may be for one of its services: it must not

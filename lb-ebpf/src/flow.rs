@@ -125,6 +125,19 @@ impl Segment {
         self.is_udp() || tcp::opens(self.flags())
     }
 
+    /// Whether each of its kind is scheduled by itself.
+    #[inline(always)]
+    fn is_one_packet(self, service: &Service) -> bool {
+        service.flags & service::flag::ONE_PACKET != 0 && self.is_udp()
+    }
+
+    /// Whether it is scheduled anew where its flow's destination was removed.
+    #[inline(always)]
+    fn is_rescheduled(self, service: &Service) -> bool {
+        let flag = if self.is_udp() { service::flag::RESCHEDULE_UDP } else { service::flag::RESCHEDULE };
+        service.flags & flag != 0 && self.begins()
+    }
+
     /// Whether the service takes up a connection in its middle with it.
     #[inline(always)]
     fn is_taken_up(self, service: &Service) -> bool {

@@ -59,7 +59,13 @@ fn balance(ctx: &XdpContext) -> Result<Verdict, Verdict> {
     } else {
         let endpoints = endpoint::find(&packet).inspect_err(|_| fragment::passed(ctx, &packet))?;
         let flow = flow::find_or_open(&packet, &endpoints)
-            .map_err(|refused| answer::refuse(ctx, &packet, &endpoints, refused))?;
+            .map_err(|refused| answer::refuse(ctx, &packet, &endpoints, refused))
+            .inspect_err(|end| {
+                // Nobody's, but for an endpoint that is not open.
+                if matches!(end, Verdict::PassedNoService) {
+                    fragment::passed(ctx, &packet);
+                }
+            })?;
         fragment::went(ctx, &packet, &flow);
         flow
     };

@@ -2,13 +2,13 @@
 
 use aya_ebpf::{
     Global,
-    btf_maps::{Array, DevMap, HashMap, LruHashMap, PerCpuArray},
+    btf_maps::{Array, DevMap, HashMap, LpmTrie, LruHashMap, PerCpuArray},
     macros::btf_map,
 };
 use lb_common::{
     counters::{ConnCounts, Counters},
     dest::Dest,
-    endpoint::{self, Key6},
+    endpoint::{self, Key6, range},
     flow::{NarrowBucket, WideBucket},
     fragment,
     host::Host,
@@ -55,6 +55,10 @@ pub static FILTER: Array<u64, { endpoint::filter::WORDS as usize }, MMAPABLE> = 
 pub static ENDPOINTS4: HashMap<u64, u64, 8192, NO_PREALLOC> = HashMap::new();
 #[btf_map]
 pub static ENDPOINTS6: HashMap<Key6, u64, 8192, NO_PREALLOC> = HashMap::new();
+#[btf_map]
+pub static RANGES4: LpmTrie<range::Data4, u64, 8192> = LpmTrie::new();
+#[btf_map]
+pub static RANGES6: LpmTrie<range::Data6, u64, 8192> = LpmTrie::new();
 #[btf_map]
 pub static SERVICES: Array<Service, 4096, MMAPABLE> = Array::new();
 #[btf_map]

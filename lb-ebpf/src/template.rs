@@ -6,7 +6,7 @@ use lb_common::{
     endpoint::Endpoint,
     flow::{WideBucket, WideKey, candidates},
     service::{self, Service},
-    template::{ASSURED, NONE, key, value},
+    template::{ASSURED, NONE, Owner, key, value},
     verdict::Event,
 };
 
@@ -106,7 +106,8 @@ fn key_of(source: *const Source, endpoint: u64) -> Option<(WideKey, &'static Ser
     let source = unsafe { source.as_ref() }?;
     let endpoint = Endpoint(endpoint);
     let record = SERVICES.get(endpoint.service() as u32)?;
-    Some((key(secret(), source.0, record.mask, endpoint.id()), record))
+    let owner = Owner::new(record.flags, endpoint.service(), endpoint.id());
+    Some((key(secret(), source.0, record.mask, owner), record))
 }
 
 /// Whether new connections may still be led to a template's destination. Its overload mark does not matter.

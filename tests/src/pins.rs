@@ -52,7 +52,7 @@ pub fn describe(layout: &Layout) -> Result<String> {
         let (dest, state, expiry) = (value.dest(), value.state(), value.expiry().until(now));
         writeln!(
             text,
-            "client {client} port {client_port} to port {port} of endpoint {endpoint}: destination {dest}, {state:?}, \
+            "client {client} port {client_port} to port {port} of endpoint {endpoint:?}: destination {dest}, {state:?}, \
              expires in {expiry} ticks"
         )?;
     }
@@ -67,6 +67,10 @@ fn configuration(snapshot: &Snapshot, text: &mut String) {
     for (key, endpoint) in &snapshot.endpoints {
         let (id, service, flags) = (endpoint.id(), endpoint.service(), endpoint.flags());
         line(format!("ENDPOINTS {key:?}: id {id}, service {service}, flags {flags:#x}"));
+    }
+    for (key, endpoint) in &snapshot.ranges {
+        let (id, service, flags) = (endpoint.id(), endpoint.service(), endpoint.flags());
+        line(format!("RANGES {key:?}: id {id}, service {service}, flags {flags:#x}"));
     }
     for (id, service) in &snapshot.services {
         let rotation = snapshot.rotations.get(id);

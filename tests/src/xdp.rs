@@ -46,7 +46,7 @@ pub struct Ran {
 impl Director {
     /// Loads the program for link 1 (the first of `want.links`) and configures it.
     pub fn new(sizes: FlowSizes, want: &Desired) -> Result<Self> {
-        Self::with_limits(sizes, Limits { services: 64, destinations: 256 }, want)
+        Self::with_limits(sizes, Limits { services: 64, destinations: 256, endpoints: 256 }, want)
     }
 
     /// [`Director::new`] for so many services and backends.

@@ -5,7 +5,7 @@ use lb_common::{
     dest,
     endpoint::{Endpoint, flag},
     flow::candidates,
-    service::{self, Rotation, Service},
+    service::{Rotation, Service},
     tcp::{self, State},
     tick::Tick,
     value::{self, Value},
@@ -139,7 +139,7 @@ pub fn is_over(value: Value, segment: Segment, service: &Service, now: Tick) -> 
         || (value.state().is_reusable()
             && tcp::opens(segment.flags())
             && value.flags() & value::flag::CONTROLLED == 0)
-        || (service.flags & service::flag::RESCHEDULE != 0 && segment.begins() && is_retired(value.dest()))
+        || (segment.is_rescheduled(service) && is_retired(value.dest()))
 }
 
 #[inline(always)]

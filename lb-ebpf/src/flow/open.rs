@@ -6,7 +6,7 @@ use lb_common::{
     flow::{NarrowBucket, NarrowKey, WideBucket, WideKey, candidates},
     guard::Guard,
     hashed::fold,
-    service::{self, Rotation, Service},
+    service::{Rotation, Service},
     tcp::State,
     tick::Tick,
     value::{self, Value},
@@ -111,7 +111,7 @@ fn open<B: Table>(key: &B::Key, segment: Segment, service: u32, placed: Placed) 
     else {
         return Outcome::MISS;
     };
-    if record.flags & service::flag::ONE_PACKET != 0 {
+    if segment.is_one_packet(record) {
         return Outcome::opened(placed.dest());
     }
     let now = clock::now();
@@ -246,7 +246,7 @@ extern "C" fn flow_guard(service: u32, segment: u32) -> u64 {
     let (Some(record), Some(rotation)) = (SERVICES.get(service), ROTATIONS.get_ptr_mut(service)) else {
         return 0;
     };
-    if record.guard == 0 || record.flags & service::flag::ONE_PACKET != 0 {
+    if record.guard == 0 || Segment(segment).is_one_packet(record) {
         return 0;
     }
     // SAFETY: only the address of a word of the map's value is taken.
@@ -273,10 +273,10 @@ extern "C" fn flow_guard(service: u32, segment: u32) -> u64 {
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn flow_schedule(service: u32, segment: u64, client: u32, port: u32, vip: u32) -> u64 {
-    let one_packet =
-        SERVICES.get(service).is_some_and(|record| record.flags & service::flag::ONE_PACKET != 0);
     let held = segment & Placed::HELD != 0;
-    if !one_packet && (held || by_hash(service, Segment(segment as u32), clock::now())) {
+    let segment = Segment(segment as u32);
+    let one_packet = SERVICES.get(service).is_some_and(|record| segment.is_one_packet(record));
+    if !one_packet && (held || by_hash(service, segment, clock::now())) {
         schedule_by_hash(service, client, port, vip) as u64 | Placed::BY_HASH
     } else {
         schedule_next(service, client, port, vip) as u64

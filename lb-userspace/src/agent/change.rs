@@ -146,7 +146,8 @@ impl Agent {
     /// Puts the VIPs on the interface that the configuration names.
     pub(super) async fn place_vips(&mut self) -> Result<()> {
         let placement = self.model.vips.add_to.clone();
-        let mut wanted: Vec<_> = self.model.services.iter().map(|service| service.endpoint.address).collect();
+        let endpoints = self.model.services.iter().flat_map(|service| service.endpoints());
+        let mut wanted: Vec<_> = endpoints.map(|endpoint| endpoint.address).collect();
         wanted.sort_unstable();
         wanted.dedup();
         let (interface, wanted) = match &placement {

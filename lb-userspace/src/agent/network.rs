@@ -264,7 +264,8 @@ impl Network {
         let attachments: Vec<&Attachment> = interfaces.attachments().filter(|at| at.name == name).collect();
         let sources: Vec<u32> =
             std::iter::once(link.index).chain(interfaces.named_on(name, &self.links)).collect();
-        let vips: BTreeSet<IpAddr> = model.services.iter().map(|s| s.endpoint.address).collect();
+        let vips: BTreeSet<IpAddr> =
+            model.services.iter().flat_map(|s| s.endpoints()).map(|endpoint| endpoint.address).collect();
         let usable = |address: &&Address| {
             sources.contains(&address.ifindex) && !vips.contains(&address.address) && !address.tentative
         };

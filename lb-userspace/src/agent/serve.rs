@@ -274,9 +274,11 @@ fn running_config(agent: &Agent) -> String {
 }
 
 fn add_service(add: ServiceAdd) -> Change {
-    let ServiceAdd { name, endpoint, scheduler, options } = add;
+    let ServiceAdd { name, endpoint, group, scheduler, options } = add;
     let name = name.unwrap_or_else(|| endpoint.default_name());
-    Change::AddService { service: Service { name, endpoint, scheduler, backends: Vec::new(), options } }
+    Change::AddService {
+        service: Service { name, endpoint, group, scheduler, backends: Vec::new(), options },
+    }
 }
 
 fn backend(add: BackendAdd) -> Backend {

@@ -2,11 +2,11 @@
 
 use std::{
     collections::BTreeMap,
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
 };
 
 use anyhow::Result;
-use lb_common::{counters, host::Route, template, value::Value};
+use lb_common::{counters, dest::Dest, host::Route, template, value::Value};
 
 use super::Agent;
 use crate::{
@@ -19,7 +19,7 @@ use crate::{
     },
     clock::monotonic,
     dataplane::FlowEntry,
-    model::{Backend, BackendKey, Protocol, Service, ServiceName, edit},
+    model::{Backend, BackendKey, Endpoint, Protocol, Service, ServiceName, edit},
     plan::{EndpointKey, Snapshot, dest_address, name_of},
 };
 
@@ -102,6 +102,7 @@ fn view(agent: &Agent, snapshot: &Snapshot, ids: &Ids, service: &Service) -> Res
     Ok(ServiceView {
         name: service.name.clone(),
         endpoint: service.endpoint,
+        group: service.group.clone(),
         scheduler: service.scheduler,
         options: service.options,
         guarded: agent.pins.maps.is_guarded(id, agent.clock.now()),
@@ -244,8 +245,13 @@ fn matching(
         .filter_map(|(key, endpoint)| Some((endpoint.id(), (key, key.protocol?))))
         .collect();
     agent.pins.maps.flows(agent.clock.now(), |entry| {
-        let Some((key, protocol)) = endpoints.get(&entry.endpoint) else { return };
-        let Some(view) = conn_view(agent, &snapshot, key, *protocol, &entry) else { return };
+        let Some(dest) = snapshot.dests.get(&entry.value.dest()) else { return };
+        let at = match entry.endpoint {
+            Some(id) => endpoints.get(&id).map(|(key, protocol)| listed_at(key, *protocol, &entry)),
+            None => agent_service(agent, &snapshot, dest).map(template_at),
+        };
+        let at = at.unwrap_or_else(|| deleted_at(&snapshot, dest));
+        let Some(view) = conn_view(agent, &snapshot, dest, at, &entry) else { return };
         let passes = filter.service.as_ref().is_none_or(|name| *name == view.service)
             && filter.backend.is_none_or(|backend| backend == view.backend)
             && filter.state.as_ref().is_none_or(|state| state.eq_ignore_ascii_case(&view.state))
@@ -257,24 +263,53 @@ fn matching(
     Ok(())
 }
 
+/// Where the connection came to.
+fn listed_at(key: &EndpointKey, protocol: Protocol, entry: &FlowEntry) -> Endpoint {
+    let port = if key.port == 0 { entry.port } else { key.port };
+    Endpoint::new(key.address, port, protocol)
+}
+
+/// The service of a destination, if it was not deleted.
+fn agent_service<'a>(agent: &'a Agent, snapshot: &Snapshot, dest: &Dest) -> Option<&'a Service> {
+    let record = snapshot.services.get(&dest.service)?;
+    agent.model.service(&ServiceName::new(name_of(&record.name)).ok()?)
+}
+
+/// What a service's template is listed by: its endpoint, or the address of the first with port 0 for "more than
+/// one".
+fn template_at(service: &Service) -> Endpoint {
+    let Endpoint { address, port, protocol, last_port } = service.endpoint;
+    let is_one = service.group.is_empty() && last_port.is_none();
+    Endpoint::new(address, if is_one { port } else { 0 }, protocol)
+}
+
+/// The same of a service that was deleted: any endpoint that is left, or its family's unspecified address.
+fn deleted_at(snapshot: &Snapshot, dest: &Dest) -> Endpoint {
+    let left = snapshot.endpoints.iter().find(|(_, endpoint)| endpoint.service() == dest.service);
+    let left = left.and_then(|(key, _)| Some(Endpoint::new(key.address, key.port, key.protocol?)));
+    let unspecified = match dest_address(dest) {
+        IpAddr::V4(_) => IpAddr::from(Ipv4Addr::UNSPECIFIED),
+        IpAddr::V6(_) => IpAddr::from(Ipv6Addr::UNSPECIFIED),
+    };
+    left.unwrap_or(Endpoint::new(unspecified, 0, Protocol::Tcp))
+}
+
 fn conn_view(
     agent: &Agent,
     snapshot: &Snapshot,
-    key: &EndpointKey,
-    protocol: Protocol,
+    dest: &Dest,
+    at: Endpoint,
     entry: &FlowEntry,
 ) -> Option<ConnView> {
-    let dest = snapshot.dests.get(&entry.value.dest())?;
     let service = snapshot.services.get(&dest.service)?;
-    let client = match key.address {
+    let client = match at.address {
         IpAddr::V4(_) => IpAddr::from([entry.client[0], entry.client[1], entry.client[2], entry.client[3]]),
         IpAddr::V6(_) => IpAddr::from(entry.client),
     };
-    let port = if key.port == 0 { entry.port } else { key.port };
     Some(ConnView {
-        protocol,
+        protocol: at.protocol,
         client: SocketAddr::new(client, entry.client_port),
-        virtual_address: SocketAddr::new(key.address, port),
+        virtual_address: SocketAddr::new(at.address, at.port),
         service: ServiceName::new(name_of(&service.name)).ok()?,
         backend: BackendKey { address: dest_address(dest), port: u16::from_be_bytes(dest.port) },
         template: entry.value.is_template(),

@@ -177,15 +177,12 @@ fn backend(key: &str, state: BackendState) -> BackendView {
 
 /// One IPv4 service with a name, one IPv6 service called after its endpoint.
 pub(crate) fn services() -> Vec<ServiceView> {
-    let v6 = Endpoint { address: "2001:db8::53".parse().unwrap(), port: 53, protocol: Protocol::Udp };
+    let v6 = Endpoint::new("2001:db8::53".parse().unwrap(), 53, Protocol::Udp);
     vec![
         ServiceView {
             name: name("mysql"),
-            endpoint: Endpoint {
-                address: "172.18.14.100".parse().unwrap(),
-                port: 3306,
-                protocol: Protocol::Tcp,
-            },
+            endpoint: Endpoint::new("172.18.14.100".parse().unwrap(), 3306, Protocol::Tcp),
+            group: [].into(),
             scheduler: Scheduler::Rr,
             options: ServiceOptions::default(),
             guarded: false,
@@ -198,6 +195,7 @@ pub(crate) fn services() -> Vec<ServiceView> {
         ServiceView {
             name: v6.default_name(),
             endpoint: v6,
+            group: [].into(),
             scheduler: Scheduler::Wrr,
             options: ServiceOptions::default(),
             guarded: false,

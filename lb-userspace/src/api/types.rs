@@ -19,6 +19,8 @@
 //! Names and keys in a path are percent-encoded. Every failure is an [`ApiError`] with an HTTP status:
 //! 400 bad input, 404 no such thing, 409 already there or in the way, 500 the kernel refused.
 
+use std::collections::BTreeSet;
+
 use serde::{Deserialize, Serialize};
 
 use crate::model::{
@@ -47,6 +49,9 @@ pub struct ServiceAdd {
     /// Default: the endpoint's text.
     pub name: Option<ServiceName>,
     pub endpoint: Endpoint,
+    /// Further endpoints of the service.
+    #[serde(default)]
+    pub group: BTreeSet<Endpoint>,
     pub scheduler: Scheduler,
     #[serde(default)]
     pub options: ServiceOptions,
@@ -60,6 +65,25 @@ pub struct ServiceEdit {
     pub scheduler: Option<Scheduler>,
     #[serde(default)]
     pub options: OptionsEdit,
+    #[serde(default, skip_serializing_if = "EndpointsEdit::is_empty")]
+    pub endpoints: EndpointsEdit,
+}
+
+/// What becomes of a service's further endpoints. To add one that it has already changes nothing.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct EndpointsEdit {
+    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
+    pub add: BTreeSet<Endpoint>,
+    /// Goes before `add`, so that a range may be given other ends.
+    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
+    pub del: BTreeSet<Endpoint>,
+}
+
+impl EndpointsEdit {
+    pub fn is_empty(&self) -> bool {
+        self.add.is_empty() && self.del.is_empty()
+    }
 }
 
 /// Of a service's [`ServiceOptions`]; fields left out stay as they are.
@@ -110,12 +134,22 @@ pub struct BackendEdit {
 pub struct ServiceView {
     pub name: ServiceName,
     pub endpoint: Endpoint,
+    /// Further endpoints of the service.
+    #[serde(default)]
+    pub group: BTreeSet<Endpoint>,
     pub scheduler: Scheduler,
     pub options: ServiceOptions,
     /// New connections come faster than `guard` allows: they get no entry in the flow table for now.
     pub guarded: bool,
     pub counters: Counters,
     pub backends: Vec<BackendView>,
+}
+
+impl ServiceView {
+    /// All of its endpoints, the first one first.
+    pub fn endpoints(&self) -> impl Iterator<Item = &Endpoint> {
+        std::iter::once(&self.endpoint).chain(&self.group)
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

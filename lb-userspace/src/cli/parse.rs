@@ -7,13 +7,47 @@ use crate::{
     model::{Endpoint, Protocol, ServiceName, nearest::nearest, timeouts::NAMES},
 };
 
-/// `VIP:PORT`, IPv6 as `[VIP]:PORT`; port 0 is every port of the address.
-pub(super) fn vip_and_port(text: &str) -> Result<SocketAddr, String> {
-    text.parse().map_err(|_| match text.parse::<IpAddr>() {
+/// Where clients connect, but for the protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Place {
+    pub(super) address: IpAddr,
+    pub(super) port: u16,
+    pub(super) last_port: Option<u16>,
+}
+
+impl Place {
+    pub(super) fn of(self, protocol: Protocol) -> Endpoint {
+        let Self { address, port, last_port } = self;
+        Endpoint { address, port, protocol, last_port }
+    }
+}
+
+/// `VIP:PORT` or `VIP:FIRST-LAST`, IPv6 as `[VIP]:PORT`; port 0 is every port of the address.
+pub(super) fn vip_and_port(text: &str) -> Result<Place, String> {
+    if let Ok(socket) = text.parse::<SocketAddr>() {
+        return Ok(Place { address: socket.ip(), port: socket.port(), last_port: None });
+    }
+    let range = text.rsplit_once(':').filter(|(_, ports)| ports.contains('-'));
+    if let Some((vip, ports)) = range
+        && let Ok(socket) = format!("{vip}:0").parse::<SocketAddr>()
+    {
+        let (port, last_port) = config::ports(ports)?;
+        return Ok(Place { address: socket.ip(), port, last_port });
+    }
+    Err(match text.parse::<IpAddr>() {
         Ok(IpAddr::V4(_)) => format!("the port is missing: {text}:PORT (port 0 is every port)"),
         Ok(IpAddr::V6(_)) => format!("the port is missing: [{text}]:PORT (port 0 is every port)"),
         Err(_) => "not VIP:PORT (IPv6 as [VIP]:PORT)".to_owned(),
     })
+}
+
+/// `tcp/VIP:PORT`, `udp/[VIP]:FIRST-LAST`.
+pub(super) fn endpoint(text: &str) -> Result<Endpoint, String> {
+    match text.split_once('/') {
+        Some(("tcp", place)) => Ok(vip_and_port(place)?.of(Protocol::Tcp)),
+        Some(("udp", place)) => Ok(vip_and_port(place)?.of(Protocol::Udp)),
+        _ => Err("not tcp/VIP:PORT or udp/VIP:PORT (a range of ports as VIP:FIRST-LAST)".to_owned()),
+    }
 }
 
 /// A backend as typed; without a port it has its service's.
@@ -41,7 +75,7 @@ pub(super) fn backend(text: &str) -> Result<BackendArg, String> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct ServiceArg {
     pub(super) name: ServiceName,
-    pub(super) endpoint: Option<(Option<Protocol>, SocketAddr)>,
+    pub(super) endpoint: Option<(Option<Protocol>, Place)>,
 }
 
 /// `mysql`, `tcp/172.18.14.100:3306` or `172.18.14.100:3306`.
@@ -52,16 +86,15 @@ pub(super) fn service(text: &str) -> Result<ServiceArg, String> {
         Some(("udp", rest)) => (Some(Protocol::Udp), rest),
         _ => (None, text),
     };
-    let endpoint = address.parse().ok().map(|address| (protocol, address));
+    let endpoint = vip_and_port(address).ok().map(|address| (protocol, address));
     Ok(ServiceArg { name, endpoint })
 }
 
 impl ServiceArg {
     /// Whether the endpoint that was typed is `endpoint`.
     pub(super) fn means(&self, endpoint: &Endpoint) -> bool {
-        self.endpoint.is_some_and(|(protocol, address)| {
-            protocol.is_none_or(|p| p == endpoint.protocol)
-                && address == SocketAddr::new(endpoint.address, endpoint.port)
+        self.endpoint.is_some_and(|(protocol, place)| {
+            protocol.is_none_or(|p| p == endpoint.protocol) && place.of(endpoint.protocol) == *endpoint
         })
     }
 }
@@ -160,6 +193,20 @@ mod tests {
     }
 
     #[test]
+    fn endpoints_may_be_ranges_of_ports() {
+        let parsed = |text: &str| endpoint(text).map(|it| it.to_string());
+        for text in ["tcp/172.18.14.100:5000-5100", "udp/[2001:db8::1]:1-65535", "udp/172.18.14.100:53"] {
+            assert_eq!(parsed(text), Ok(text.to_owned()));
+        }
+        assert_eq!(parsed("tcp/172.18.14.100:80-80"), Ok("tcp/172.18.14.100:80".to_owned()));
+        let says = |text| parsed(text).unwrap_err();
+        assert!(says("172.18.14.100:80").contains("tcp/VIP:PORT"));
+        assert!(says("tcp/172.18.14.100:0-80").contains("from 1 to 65535"));
+        assert!(says("tcp/172.18.14.100:90-80").contains("write 80-90"));
+        assert!(says("tcp/mysql:80-90").contains("not VIP:PORT"));
+    }
+
+    #[test]
     fn backends_may_leave_the_port_out() {
         let parsed = |text| backend(text).map(|b| (b.address.to_string(), b.port));
         assert_eq!(parsed("10.0.0.1"), Ok(("10.0.0.1".to_owned(), None)));
@@ -173,7 +220,7 @@ mod tests {
 
     #[test]
     fn a_service_is_its_name_or_its_endpoint() {
-        let tcp = Endpoint { address: "172.18.14.100".parse().unwrap(), port: 3306, protocol: Protocol::Tcp };
+        let tcp = Endpoint::new("172.18.14.100".parse().unwrap(), 3306, Protocol::Tcp);
         let means = |text| service(text).unwrap().means(&tcp);
         assert!(means("172.18.14.100:3306") && means("tcp/172.18.14.100:3306"));
         assert!(!means("udp/172.18.14.100:3306") && !means("172.18.14.100:3307") && !means("mysql"));

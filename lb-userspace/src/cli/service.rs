@@ -1,25 +1,23 @@
 //! `lb service`: IPVS's virtual servers.
 
-use std::net::SocketAddr;
-
 use clap::{ArgGroup, Args, Subcommand, builder::PossibleValuesParser, builder::TypedValueParser};
 use comfy_table::{Cell, Table};
 
 use super::{
     CliError, Exit, Output, backend, number,
     output::{Column, Tone},
-    parse::{self, OwnTimeout, ServiceArg},
+    parse::{self, OwnTimeout, Place, ServiceArg},
     timeout,
 };
 use crate::{
     api::{
         client::Client,
-        types::{BackendState, OptionsEdit, ServiceAdd, ServiceEdit, ServiceView},
+        types::{BackendState, EndpointsEdit, OptionsEdit, ServiceAdd, ServiceEdit, ServiceView},
     },
     config,
     model::{
-        Endpoint, ExpireNodest, Guard, Persistence, Protocol, Reject, Scheduler, ServiceName, ServiceOptions,
-        edit::edited_options, persistence::granularity,
+        Endpoint, ExpireNodest, Guard, Persistence, Protocol, Reject, Scheduler, Scope, ServiceName,
+        ServiceOptions, edit::edited_options, persistence::granularity,
     },
 };
 
@@ -99,25 +97,35 @@ pub(super) struct OptionArgs {
     #[arg(short = 'M', long, alias = "netmask", value_name = "PREFIX", requires = "persistence")]
     #[arg(value_parser = granularity)]
     pub(super) granularity: Option<u8>,
+    /// Of persistence: whether a client comes back to one backend by all endpoints of the service, or by each
+    /// of them [default: service]
+    #[arg(long, value_name = "service|endpoint", requires = "persistence")]
+    #[arg(value_parser = config::persistence_scope)]
+    pub(super) persistence_scope: Option<Scope>,
 }
 
 /// Where clients connect.
 #[derive(Debug, Args)]
-#[group(required = true, multiple = false)]
+#[group(id = "where", required = true, multiple = true)]
 pub(super) struct EndpointArgs {
-    /// A TCP service; IPv6 as [VIP]:PORT, port 0 is every port of the address
-    #[arg(short = 't', long, alias = "tcp-service", value_name = "VIP:PORT")]
+    /// A TCP service; IPv6 as [VIP]:PORT, port 0 is every port of the address, FIRST-LAST a range of ports
+    #[arg(short = 't', long, alias = "tcp-service", value_name = "VIP:PORT", conflicts_with = "udp")]
     #[arg(value_parser = parse::vip_and_port)]
-    pub(super) tcp: Option<SocketAddr>,
+    pub(super) tcp: Option<Place>,
     /// A UDP service
     #[arg(short = 'u', long, alias = "udp-service", value_name = "VIP:PORT")]
     #[arg(value_parser = parse::vip_and_port)]
-    pub(super) udp: Option<SocketAddr>,
+    pub(super) udp: Option<Place>,
+    /// A further endpoint of the same service, as often as needed: tcp/VIP:PORT, udp/VIP:FIRST-LAST. Without
+    /// -t and -u the first one gives the backends their port
+    #[arg(short, long, value_name = "PROTOCOL/VIP:PORT", value_parser = parse::endpoint)]
+    pub(super) endpoint: Vec<Endpoint>,
 }
 
 #[derive(Debug, Args)]
 #[command(group = ArgGroup::new("what").required(true).multiple(true)
-    .args(["scheduler", "timeout", "persistence", "expire_nodest", "reject", "guard", "sloppy_tcp", "ops"]))]
+    .args(["scheduler", "timeout", "persistence", "expire_nodest", "reject", "guard", "sloppy_tcp", "ops",
+           "add_endpoint", "del_endpoint"]))]
 pub(super) struct EditArgs {
     /// The service: its name, or its endpoint VIP:PORT or PROTOCOL/VIP:PORT
     #[arg(value_parser = parse::service)]
@@ -136,6 +144,12 @@ pub(super) struct Change {
     #[arg(short = 'b', long = "flags", alias = "sched-flags", value_name = "FLAG", value_delimiter = ',')]
     #[arg(requires = "scheduler")]
     pub(super) flags: Vec<String>,
+    /// One more endpoint, as often as needed: tcp/VIP:PORT, udp/VIP:FIRST-LAST
+    #[arg(long, value_name = "PROTOCOL/VIP:PORT", value_parser = parse::endpoint)]
+    pub(super) add_endpoint: Vec<Endpoint>,
+    /// Take an endpoint away; its connections go on until they end
+    #[arg(long, value_name = "PROTOCOL/VIP:PORT", value_parser = parse::endpoint)]
+    pub(super) del_endpoint: Vec<Endpoint>,
     #[command(flatten)]
     pub(super) options: OptionArgs,
 }
@@ -188,7 +202,8 @@ pub(super) async fn find(client: &Client, arg: &ServiceArg) -> Result<ServiceVie
     }
     let mut services = client.services().await?;
     let named = services.iter().position(|s| s.name == arg.name);
-    let mut meant = services.iter().enumerate().filter(|(_, s)| arg.means(&s.endpoint)).map(|(i, _)| i);
+    let mut meant =
+        services.iter().enumerate().filter(|(_, s)| s.endpoints().any(|at| arg.means(at))).map(|(i, _)| i);
     let found = match (named, meant.next(), meant.next()) {
         (Some(index), ..) | (None, Some(index), None) => index,
         (None, Some(_), Some(_)) => {
@@ -233,7 +248,7 @@ pub(super) fn list_table(services: &[ServiceView], output: &Output<'_>) -> Table
         table.add_row(vec![
             Cell::new(&service.name),
             Cell::new(service.endpoint.protocol.to_string().to_uppercase()),
-            Cell::new(address(&service.endpoint)),
+            Cell::new(places(service)),
             Cell::new(service.scheduler),
             up_of_all(service),
             Cell::new(number::count(service.backends.iter().map(|b| b.active).sum())),
@@ -249,6 +264,9 @@ pub(super) fn list_table(services: &[ServiceView], output: &Output<'_>) -> Table
 pub(super) fn show(view: &ServiceView, output: &mut Output<'_>) -> Result<(), CliError> {
     let table = list_table(std::slice::from_ref(view), output);
     output.table(&table)?;
+    for endpoint in &view.group {
+        output.line(format!("endpoint: {endpoint}"))?;
+    }
     for line in option_lines(&view.options) {
         output.line(line)?;
     }
@@ -282,7 +300,7 @@ fn option_lines(options: &ServiceOptions) -> Vec<String> {
 
 /// What an edit set.
 fn edited(edit: &ServiceEdit) -> String {
-    let ServiceEdit { scheduler, options } = edit;
+    let ServiceEdit { scheduler, options, endpoints: EndpointsEdit { add, del } } = edit;
     let OptionsEdit { timeouts, persistence, expire_nodest, reject, guard, sloppy_tcp, ops } = options;
     let set = [
         scheduler.map(|scheduler| format!("scheduler {scheduler}")),
@@ -294,11 +312,17 @@ fn edited(edit: &ServiceEdit) -> String {
         sloppy_tcp.map(|is| format!("sloppy_tcp {is}")),
         ops.map(|is| format!("ops {is}")),
     ];
-    set.into_iter().flatten().collect::<Vec<_>>().join(", ")
+    let removed = del.iter().map(|endpoint| format!("endpoint {endpoint} removed"));
+    let added = add.iter().map(|endpoint| format!("endpoint {endpoint}"));
+    removed.chain(added).chain(set.into_iter().flatten()).collect::<Vec<_>>().join(", ")
 }
 
-fn address(endpoint: &Endpoint) -> String {
-    SocketAddr::new(endpoint.address, endpoint.port).to_string()
+/// The first endpoint, and how many more there are.
+fn places(service: &ServiceView) -> String {
+    match service.group.len() {
+        0 => service.endpoint.place(),
+        more => format!("{} +{more}", service.endpoint.place()),
+    }
 }
 
 fn up_of_all(service: &ServiceView) -> Cell {
@@ -317,22 +341,39 @@ impl AddArgs {
         let Self { name, name_option, endpoint, scheduler, flags, options } = self;
         let scheduler = with_flags(scheduler, &flags)?;
         let options = edited_options(&ServiceOptions::default(), &options.into_edit());
-        Ok(ServiceAdd { name: name.or(name_option), endpoint: endpoint.into(), scheduler, options })
+        let (endpoint, group) = endpoint.split();
+        let group = group.into_iter().filter(|it| *it != endpoint).collect();
+        Ok(ServiceAdd { name: name.or(name_option), endpoint, group, scheduler, options })
     }
 }
 
 impl Change {
     fn into_body(self) -> Result<ServiceEdit, CliError> {
-        let Self { scheduler, flags, options } = self;
+        let Self { scheduler, flags, add_endpoint, del_endpoint, options } = self;
         let scheduler = scheduler.map(|scheduler| with_flags(scheduler, &flags)).transpose()?;
-        Ok(ServiceEdit { scheduler, options: options.into_edit() })
+        let endpoints = EndpointsEdit {
+            add: add_endpoint.into_iter().collect(),
+            del: del_endpoint.into_iter().collect(),
+        };
+        Ok(ServiceEdit { scheduler, options: options.into_edit(), endpoints })
     }
 }
 
 impl OptionArgs {
     fn into_edit(self) -> OptionsEdit {
-        let Self { timeout, persistence, granularity, expire_nodest, reject, guard, sloppy_tcp, ops } = self;
-        let persistence = persistence.map(|timeout| Persistence { timeout, granularity });
+        let Self {
+            timeout,
+            persistence,
+            granularity,
+            persistence_scope,
+            expire_nodest,
+            reject,
+            guard,
+            sloppy_tcp,
+            ops,
+        } = self;
+        let scope = persistence_scope.unwrap_or_default();
+        let persistence = persistence.map(|timeout| Persistence { timeout, granularity, scope });
         OptionsEdit {
             timeouts: timeout::collected(&timeout),
             persistence,
@@ -352,13 +393,18 @@ fn with_flags(scheduler: Scheduler, flags: &[String]) -> Result<Scheduler, CliEr
         .map_err(|wrong| CliError::Local { exit: Exit::Usage, message: format!("--flags: {wrong}") })
 }
 
-impl From<EndpointArgs> for Endpoint {
-    fn from(EndpointArgs { tcp, udp }: EndpointArgs) -> Self {
-        let (protocol, address) = match (tcp, udp) {
-            (Some(address), _) => (Protocol::Tcp, address),
-            (None, Some(address)) => (Protocol::Udp, address),
-            (None, None) => unreachable!("clap requires one of the group"),
-        };
-        Self { address: address.ip(), port: address.port(), protocol }
+impl EndpointArgs {
+    /// The first one, and the others.
+    pub(super) fn split(self) -> (Endpoint, Vec<Endpoint>) {
+        let Self { tcp, udp, mut endpoint } = self;
+        match (tcp, udp) {
+            (Some(place), _) => (place.of(Protocol::Tcp), endpoint),
+            (None, Some(place)) => (place.of(Protocol::Udp), endpoint),
+            // clap requires one of the group.
+            (None, None) => {
+                let first = endpoint.remove(0);
+                (first, endpoint)
+            }
+        }
     }
 }

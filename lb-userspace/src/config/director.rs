@@ -80,9 +80,12 @@ fn limits(node: &Node, problems: &mut Problems) -> Option<Limits> {
     let default = Limits::default();
     let services = fields.value(&SERVICES, problems, |t| count(t, 1..=65534));
     let destinations = fields.value(&DESTINATIONS, problems, |t| count(t, 1..=262_144));
+    let endpoints = fields.value(&ENDPOINTS, problems, |t| count(t, 1..=65534));
+    let services = services.unwrap_or(default.services);
     Some(Limits {
-        services: services.unwrap_or(default.services),
+        services,
         destinations: destinations.unwrap_or(default.destinations),
+        endpoints: endpoints.unwrap_or(Limits::default_endpoints(services)),
     })
 }
 

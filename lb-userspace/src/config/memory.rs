@@ -11,8 +11,10 @@ pub struct EntrySizes {
     pub flow_ipv4: u64,
     /// Table bytes for one rated wide flow.
     pub flow_wide: u64,
-    /// Everything a service has once: endpoint, record, generation.
+    /// Everything a service has once: record, generation.
     pub service: u64,
+    /// What an endpoint takes in the map of its family, once it is there; its port ranges come on top.
+    pub endpoint: u64,
     /// A service's counters, on each CPU.
     pub service_counters: u64,
     /// Everything a destination has once: record, counts, its part of a generation.
@@ -53,6 +55,7 @@ pub fn memory(model: &Model, possible_cpus: usize, sizes: &EntrySizes) -> Vec<Me
     let cpus = possible_cpus as u64;
     let flows = |n: u32| u64::from(n).next_power_of_two();
     let (services, destinations) = (u64::from(model.limits.services), u64::from(model.limits.destinations));
+    let endpoints = u64::from(model.limits.endpoints);
     let item = |what: String, n: u64, bytes: u64| MemoryItem { what, bytes: n.saturating_mul(bytes) };
     // Values of per-CPU maps are padded to 8 bytes (kernel/bpf/arraymap.c array_map_alloc).
     let per_cpu = |bytes: u64| bytes.next_multiple_of(8).saturating_mul(cpus);
@@ -68,6 +71,7 @@ pub fn memory(model: &Model, possible_cpus: usize, sizes: &EntrySizes) -> Vec<Me
             sizes.flow_wide,
         ),
         item(format!("services, at most {services}"), services, sizes.service),
+        item(format!("endpoints, at most {endpoints}"), endpoints, sizes.endpoint),
         item(format!("counters of services, {cpus} CPUs"), services, per_cpu(sizes.service_counters)),
         item(format!("destinations, at most {destinations}"), destinations, sizes.destination),
         item(
@@ -92,13 +96,14 @@ mod tests {
     fn counts_every_map_and_every_cpu() {
         let model = Model {
             flows: FlowSizes { ipv4: 1 << 20, wide: 1000 },
-            limits: Limits { services: 10, destinations: 100 },
+            limits: Limits { services: 10, destinations: 100, endpoints: 30 },
             ..Model::default()
         };
         let sizes = EntrySizes {
             flow_ipv4: 64,
             flow_wide: 256,
             service: 100,
+            endpoint: 70,
             service_counters: 24,
             destination: 32,
             destination_counters: 20,
@@ -107,9 +112,9 @@ mod tests {
         };
         let items = memory(&model, 4, &sizes);
         let bytes: Vec<u64> = items.iter().map(|i| i.bytes).collect();
-        let parts = [64 << 20, 256 << 10, 1000, 10 * 24 * 4, 3200, 100 * 24 * 4, 5000];
-        assert_eq!(bytes[..7], parts);
-        assert_eq!(bytes[7], parts.iter().sum::<u64>());
+        let parts = [64 << 20, 256 << 10, 1000, 2100, 10 * 24 * 4, 3200, 100 * 24 * 4, 5000];
+        assert_eq!(bytes[..8], parts);
+        assert_eq!(bytes[8], parts.iter().sum::<u64>());
         assert_eq!(items[0].to_string(), "   64.0 MiB  IPv4 flow table, 1048576 flows");
     }
 }

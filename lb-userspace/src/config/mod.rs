@@ -17,7 +17,7 @@ mod values;
 
 use std::path::PathBuf;
 
-use crate::model::{ExpireNodest, Model, Reject};
+use crate::model::{ExpireNodest, Model, Reject, Scope};
 
 pub use error::{ConfigErrors, Pos, Problem};
 pub use memory::{EntrySizes, MemoryItem, memory};
@@ -87,6 +87,16 @@ pub fn expire_nodest(text: &str) -> Result<ExpireNodest, String> {
 /// What clients are told that cannot be served, as the file takes it; what is wrong otherwise.
 pub fn reject(text: &str) -> Result<Reject, String> {
     service::reject(text).map_err(|fault| format!("{}; {}", fault.wrong, fault.right))
+}
+
+/// What persistence holds across, as the file takes it; what is wrong otherwise.
+pub fn persistence_scope(text: &str) -> Result<Scope, String> {
+    service::persistence_scope(text).map_err(|fault| format!("{}; {}", fault.wrong, fault.right))
+}
+
+/// A port or a range of ports, as the file takes it; what is wrong otherwise.
+pub fn ports(text: &str) -> Result<(u16, Option<u16>), String> {
+    service::ports(text).map_err(|fault| format!("{}; {}", fault.wrong, fault.right))
 }
 
 #[cfg(test)]

@@ -9,8 +9,8 @@ use super::{
     service::DEFAULT_WEIGHT,
 };
 use crate::model::{
-    AttachMode, Backend, ExpireNodest, FlowSizes, Guard, InterfaceSpec, Limits, OffloadPolicy, Persistence,
-    Reject, Service, ServiceOptions, Timeouts,
+    AttachMode, Backend, Endpoint, ExpireNodest, FlowSizes, Guard, InterfaceSpec, Limits, OffloadPolicy,
+    Persistence, Reject, Scope, Service, ServiceOptions, Timeouts,
 };
 
 /// Writes a file that [`super::parse`] reads back to exactly `config`.
@@ -121,6 +121,7 @@ impl Out {
         let default = Limits::default();
         self.line_unless(&SERVICES, &limits.services, &default.services);
         self.line_unless(&DESTINATIONS, &limits.destinations, &default.destinations);
+        self.line_unless(&ENDPOINTS, &limits.endpoints, &Limits::default_endpoints(limits.services));
     }
 
     fn timeouts(&mut self, timeouts: &Timeouts) {
@@ -132,11 +133,12 @@ impl Out {
     fn options(&mut self, options: &ServiceOptions) {
         use schema::service::*;
         let ServiceOptions { timeouts, persistence, expire_nodest, reject, guard, sloppy_tcp, ops } = options;
-        if let Some(Persistence { timeout, granularity }) = persistence {
+        if let Some(Persistence { timeout, granularity, scope }) = persistence {
             self.line(&PERSISTENCE, timeout);
             if let Some(granularity) = granularity {
                 self.line(&GRANULARITY, granularity);
             }
+            self.line_unless(&SCOPE, scope, &Scope::default());
         }
         self.line_unless(&EXPIRE_NODEST, expire_nodest, &ExpireNodest::default());
         self.line_unless(&REJECT, reject, &Reject::default());
@@ -155,11 +157,12 @@ impl Out {
     fn services(&mut self, services: &[Service]) {
         use schema::service::*;
         self.list(&schema::file::SERVICES, services, |out, service| {
-            let endpoint = &service.endpoint;
-            out.line_unless(&NAME, &service.name, &endpoint.default_name());
-            out.line(&ADDRESS, endpoint.address);
-            out.line(&PORT, endpoint.port);
-            out.line(&PROTOCOL, endpoint.protocol);
+            out.line_unless(&NAME, &service.name, &service.endpoint.default_name());
+            out.endpoint(&service.endpoint);
+            if !service.group.is_empty() {
+                let group: Vec<&Endpoint> = service.group.iter().collect();
+                out.list(&ENDPOINTS, &group, |out, endpoint| out.endpoint(endpoint));
+            }
             out.line(&SCHEDULER, service.scheduler.name());
             let flags = service.scheduler.flag_names();
             if !flags.is_empty() {
@@ -168,6 +171,17 @@ impl Out {
             out.options(&service.options);
             out.list(&BACKENDS, &service.backends, Self::backend);
         });
+    }
+
+    /// The keys have the same names in a service and in its list.
+    fn endpoint(&mut self, endpoint: &Endpoint) {
+        use schema::endpoint::*;
+        self.line(&ADDRESS, endpoint.address);
+        match endpoint.last_port {
+            Some(last) => self.line(&PORT, format!("{}-{last}", endpoint.port)),
+            None => self.line(&PORT, endpoint.port),
+        }
+        self.line(&PROTOCOL, endpoint.protocol);
     }
 
     fn backend(&mut self, backend: &Backend) {

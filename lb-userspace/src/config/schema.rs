@@ -67,6 +67,7 @@ pub(super) static SECTIONS: &[&Section] = &[
     &timeouts::SECTION,
     &control::SECTION,
     &service::SECTION,
+    &endpoint::SECTION,
     &service_timeouts::SECTION,
     &backend::SECTION,
 ];
@@ -178,12 +179,18 @@ pub(super) mod limits {
     pub static SECTION: Section = Section {
         path: "limits",
         doc: "How many of each there may be. Sizes of BPF arrays, fixed when the program is loaded.",
-        keys: &[&SERVICES, &DESTINATIONS],
+        keys: &[&SERVICES, &DESTINATIONS, &ENDPOINTS],
     };
     pub static SERVICES: Key = key("services", "count, 1 to 65534", Is("4096"), "Services.");
     pub static DESTINATIONS: Key =
         key("destinations", "count, 1 to 262144", Is("16384"), "Backends, all services together.")
             .also(&["backends"]);
+    pub static ENDPOINTS: Key = key(
+        "endpoints",
+        "count, 1 to 65534",
+        Words("16384, or `limits.services` if that is more"),
+        "Endpoints, all services together. The port ranges of one address and protocol count as one.",
+    );
 }
 
 pub(super) mod timeouts {
@@ -238,20 +245,26 @@ pub(super) mod control {
     );
 }
 
+pub(super) mod endpoint;
+
 pub(super) mod service {
     use super::*;
     pub static SECTION: Section = Section {
         path: "services[]",
-        doc: "One virtual server. Names are unique, and so are address, port and protocol together.",
+        doc: "One virtual server. Names are unique, and so are address, port and protocol together. A packet goes \
+              to the service that has its port; else to the one that has a range with it; else to the one with \
+              port 0.",
         keys: &[
             &NAME,
             &ADDRESS,
             &PORT,
             &PROTOCOL,
+            &ENDPOINTS,
             &SCHEDULER,
             &FLAGS,
             &PERSISTENCE,
             &GRANULARITY,
+            &SCOPE,
             &TIMEOUTS,
             &EXPIRE_NODEST,
             &REJECT,
@@ -270,17 +283,27 @@ pub(super) mod service {
     pub static ADDRESS: Key = key(
         "address",
         "IPv4 or IPv6 address",
-        Required,
+        Words("required, or `endpoints`"),
         "The VIP: where clients connect. Write an IPv6 address that begins or ends with a colon in quotes.",
     )
     .also(&["vip", "ip", "virtual_address"]);
     pub static PORT: Key = key(
         "port",
-        "0 to 65535",
-        Required,
+        "0 to 65535, or a range such as 5000-5100",
+        Words("required, or `endpoints`"),
         "The port that clients connect to; 0 is every port of the address.",
-    );
+    )
+    .also(&["ports"]);
     pub static PROTOCOL: Key = key("protocol", "`tcp` or `udp`", Is("tcp"), "The transport protocol.");
+    pub static ENDPOINTS: Key = key(
+        "endpoints",
+        "list of `services[].endpoints[]`",
+        Words("none"),
+        "Further addresses, ports, ranges and protocols of the same service: one pool of backends, one set of counts \
+         and thresholds, persistence across all. What IPVS needs fwmarks for. All are of one address family. \
+         Without `address` and `port` the first of the list gives the backends their port.",
+    )
+    .also(&["virtual_server_group"]);
     pub static SCHEDULER: Key = key(
         "scheduler",
         "`rr`, `wrr`, `lc`, `wlc`, `sed`, `nq`, `fo`, `ovf`, `sh`, `mh`, `dh`, `twos`, `lblc` or `lblcr`",
@@ -316,6 +339,14 @@ pub(super) mod service {
         "Clients whose addresses share this prefix count as one for `persistence`.",
     )
     .also(&["persistence_netmask", "granularity"]);
+    pub static SCOPE: Key = key(
+        "persistence_scope",
+        "`service` or `endpoint`",
+        Is("service"),
+        "`service`: a client's connections to all `endpoints` go to one backend, as with an IPVS fwmark service. \
+         `endpoint`: each endpoint (all port ranges of an address count as one with its port 0) by itself, as \
+         keepalived's `virtual_server_group` without fwmark.",
+    );
     pub static TIMEOUTS: Key = key(
         "timeouts",
         "`services[].timeouts`",
@@ -429,7 +460,7 @@ pub(super) mod backend {
         "port",
         "the service's port",
         Words("the service's port"),
-        "May be written, but must equal the service's: Direct Routing cannot translate ports.",
+        "May be written, but must equal the service's (of its first endpoint): Direct Routing cannot translate ports.",
     );
     pub static WEIGHT: Key = key(
         "weight",

@@ -12,7 +12,8 @@ use super::{
 };
 use crate::model::{
     Backend, BackendKey, Endpoint, ExpireNodest, Guard, Limits, PartialTimeouts, Persistence, Protocol,
-    Reject, Scheduler, Service, ServiceName, ServiceOptions,
+    Reject, Scheduler, Scope, Service, ServiceName, ServiceOptions,
+    endpoint::Claims,
     persistence::{granularity, longest_prefix},
     rules::{backend_fault, family, option_fault, same_family, thresholds_ok, vip_fault},
     timeouts::MAX_TIMEOUT,
@@ -24,8 +25,9 @@ pub(super) const PROTOCOLS: [(&str, Protocol); 2] = [("tcp", Protocol::Tcp), ("u
 pub(super) fn services(items: &[Node], limits: &Limits, problems: &mut Problems) -> Vec<Service> {
     let mut services = Vec::new();
     let mut names: HashMap<ServiceName, Pos> = HashMap::new();
-    let mut endpoints: HashMap<Endpoint, (ServiceName, Pos)> = HashMap::new();
+    let mut claims: Claims<(ServiceName, Pos)> = Claims::default();
     let (mut destinations, mut destinations_told) = (0, false);
+    let (mut endpoints, mut endpoints_told) = (0, false);
     for (at, item) in items.iter().enumerate() {
         if at == limits.services as usize {
             let wrong =
@@ -33,13 +35,28 @@ pub(super) fn services(items: &[Node], limits: &Limits, problems: &mut Problems)
             problems.add(item.pos, wrong, "raise `limits.services`, or delete services");
         }
         let Some((service, places)) = service(item, problems) else { continue };
-        if let Some((other, first)) = endpoints.get(&service.endpoint) {
-            let wrong =
-                format!("endpoint {} is already served by {other} on line {}", service.endpoint, first.line);
-            problems.add(places.address, wrong, "put the backends of both into one service");
-        } else if let Some(first) = names.get(&service.name) {
+        let mut collides = false;
+        for (endpoint, pos) in &places.endpoints {
+            match claims.find(endpoint).map(|(taken, (other, first))| (taken, other.clone(), *first)) {
+                Some((taken, other, first)) => {
+                    collides = true;
+                    collision(*endpoint, *pos, taken, &other, first, problems);
+                }
+                None => claims.take(*endpoint, (service.name.clone(), *pos)),
+            }
+        }
+        if let Some(first) = names.get(&service.name).filter(|_| !collides) {
             let wrong = format!("the name {} is taken by the service on line {}", service.name, first.line);
             problems.add(places.name, wrong, "give each service a name of its own");
+        }
+        endpoints += places.endpoints.len();
+        if endpoints > limits.endpoints as usize && !endpoints_told {
+            endpoints_told = true;
+            let wrong = format!(
+                "from here on there are more endpoints than `limits.endpoints`, {}",
+                limits.endpoints
+            );
+            problems.add(item.pos, wrong, "raise `limits.endpoints`, or delete endpoints");
         }
         destinations += service.backends.len();
         if destinations > limits.destinations as usize && !destinations_told {
@@ -50,16 +67,32 @@ pub(super) fn services(items: &[Node], limits: &Limits, problems: &mut Problems)
             problems.add(item.pos, wrong, "raise `limits.destinations`, or delete backends");
         }
         names.entry(service.name.clone()).or_insert(places.name);
-        endpoints.entry(service.endpoint).or_insert((service.name.clone(), places.address));
         services.push(service);
     }
     services
 }
 
-/// Where a service's name (or what stands for it) and its address are written.
+fn collision(
+    endpoint: Endpoint,
+    pos: Pos,
+    taken: Endpoint,
+    owner: &ServiceName,
+    first: Pos,
+    problems: &mut Problems,
+) {
+    let (how, right) = if endpoint == taken {
+        ("is already served by".to_owned(), "put the backends of both into one service")
+    } else {
+        (format!("overlaps {taken} of"), "write ranges that have no port in common")
+    };
+    problems.add(pos, format!("endpoint {endpoint} {how} {owner} on line {}", first.line), right);
+}
+
+/// Where a service's name (or what stands for it) and its endpoints are written.
 struct Places {
     name: Pos,
-    address: Pos,
+    /// The first one first.
+    endpoints: Vec<(Endpoint, Pos)>,
 }
 
 fn service(node: &Node, problems: &mut Problems) -> Option<(Service, Places)> {
@@ -68,15 +101,9 @@ fn service(node: &Node, problems: &mut Problems) -> Option<(Service, Places)> {
     let name = fields.value(&NAME, problems, |text| {
         ServiceName::new(text).or_else(|e| fault(e.to_string(), format!("write {}", NAME.takes)))
     });
-    let vip = fields.required(&ADDRESS, problems, |text| {
-        let vip = address(text)?;
-        match vip_fault(vip) {
-            Some(why) => fault(format!("{vip} cannot be a VIP: it is {why}"), "write a unicast address"),
-            None => Ok(vip),
-        }
-    });
-    let port = fields.required(&PORT, problems, |text| number(text, 0..=u16::MAX));
-    let protocol = fields.value(&PROTOCOL, problems, |text| word(text, "protocol", &PROTOCOLS));
+    let endpoints = endpoints(&fields, problems);
+    let (vip, port, first) =
+        endpoints.first().map_or((None, None, None), |first| (first.vip, first.port, first.whole));
     let scheduler = fields.value(&SCHEDULER, problems, scheduler).unwrap_or_default();
     let scheduler = fields.list(&FLAGS, problems).iter().fold(scheduler, |scheduler, flag| {
         let with_flag = |text: &str| {
@@ -84,7 +111,9 @@ fn service(node: &Node, problems: &mut Problems) -> Option<(Service, Places)> {
         };
         scalar(flag, &FLAGS, problems, with_flag).unwrap_or(scheduler)
     });
-    let options = options(&fields, vip, protocol.unwrap_or_default(), problems);
+    let endpoints: Vec<(Endpoint, Pos)> = endpoints.into_iter().filter_map(|read| read.whole).collect();
+    let has = |protocol| endpoints.is_empty() || endpoints.iter().any(|(it, _)| it.protocol == protocol);
+    let options = options(&fields, vip, has, problems);
 
     let mut backends: Vec<Backend> = Vec::new();
     let mut seen: HashMap<BackendKey, Pos> = HashMap::new();
@@ -106,17 +135,102 @@ fn service(node: &Node, problems: &mut Problems) -> Option<(Service, Places)> {
         }
     }
 
-    let endpoint = Endpoint { address: vip?, port: port?, protocol: protocol.unwrap_or_default() };
-    let place = |key| fields.node(key).map_or(fields.pos, |n| n.pos);
-    let places = Places { name: place(&NAME), address: place(&ADDRESS) };
+    let (endpoint, _) = first?;
+    let group = endpoints[1..].iter().map(|(endpoint, _)| *endpoint).collect();
+    let places = Places { name: fields.node(&NAME).map_or(fields.pos, |n| n.pos), endpoints };
     let name = name.unwrap_or_else(|| endpoint.default_name());
-    Some((Service { name, endpoint, scheduler, backends, options }, places))
+    Some((Service { name, endpoint, group, scheduler, backends, options }, places))
+}
+
+/// An endpoint as far as it is right.
+struct Read {
+    vip: Option<IpAddr>,
+    port: Option<u16>,
+    whole: Option<(Endpoint, Pos)>,
+}
+
+impl Read {
+    fn new(vip: Option<IpAddr>, ports: Option<(u16, Option<u16>)>, protocol: Protocol, pos: Pos) -> Self {
+        let port = ports.map(|(port, _)| port);
+        let endpoint = |(address, (port, last_port))| Endpoint { address, port, protocol, last_port };
+        Self { vip, port, whole: vip.zip(ports).map(|read| (endpoint(read), pos)) }
+    }
+}
+
+/// The service's own, or the first of its list, and the others.
+fn endpoints(fields: &Fields<'_>, problems: &mut Problems) -> Vec<Read> {
+    use schema::service::*;
+    let list = fields.list(&ENDPOINTS, problems);
+    let protocol = fields.value(&PROTOCOL, problems, protocol).unwrap_or_default();
+    let mut all: Vec<Read> = Vec::new();
+    let mut vip = None;
+    if list.is_empty() || fields.node(&ADDRESS).is_some() || fields.node(&PORT).is_some() {
+        vip = fields.required(&ADDRESS, problems, vip_address);
+        let port = fields.required(&PORT, problems, ports);
+        let pos = fields.node(&ADDRESS).map_or(fields.pos, |n| n.pos);
+        all.push(Read::new(vip, port, protocol, pos));
+    }
+    for node in list {
+        use schema::endpoint::*;
+        let Some(fields) = Fields::of(node, &SECTION, problems) else { continue };
+        let own = match fields.node(&ADDRESS) {
+            None if vip.is_some() => vip,
+            _ => fields.required(&ADDRESS, problems, |text| {
+                let own = vip_address(text)?;
+                match all.first().and_then(|first| first.vip).filter(|first| !same_family(own, *first)) {
+                    Some(first) => fault(
+                        format!(
+                            "{own} is {}, but the service's first, {first}, is {}",
+                            family(own),
+                            family(first)
+                        ),
+                        format!(
+                            "make a service of its own for {0}, with the backends' {0} addresses",
+                            family(own)
+                        ),
+                    ),
+                    None => Ok(own),
+                }
+            }),
+        };
+        let port = fields.required(&PORT, problems, ports);
+        let protocol = fields.value(&PROTOCOL, problems, self::protocol).unwrap_or(protocol);
+        all.push(Read::new(own, port, protocol, fields.pos));
+    }
+    all
+}
+
+fn protocol(text: &str) -> Result<Protocol, Fault> {
+    word(text, "protocol", &PROTOCOLS)
+}
+
+fn vip_address(text: &str) -> Result<IpAddr, Fault> {
+    let vip = address(text)?;
+    match vip_fault(vip) {
+        Some(why) => fault(format!("{vip} cannot be a VIP: it is {why}"), "write a unicast address"),
+        None => Ok(vip),
+    }
+}
+
+/// A port, or the first and last of a range.
+pub(super) fn ports(text: &str) -> Result<(u16, Option<u16>), Fault> {
+    let Some((first, last)) = text.split_once('-').filter(|(first, _)| !first.is_empty()) else {
+        return Ok((number(text, 0..=u16::MAX)?, None));
+    };
+    let (first, last) = (number(first.trim(), 1..=u16::MAX)?, number(last.trim(), 1..=u16::MAX)?);
+    match last {
+        last if last < first => {
+            fault(format!("the range {text} ends before it begins"), format!("write {last}-{first}"))
+        }
+        last if last == first => Ok((first, None)),
+        last => Ok((first, Some(last))),
+    }
 }
 
 fn options(
     fields: &Fields<'_>,
     vip: Option<IpAddr>,
-    protocol: Protocol,
+    has: impl Fn(Protocol) -> bool,
     problems: &mut Problems,
 ) -> ServiceOptions {
     use schema::service::*;
@@ -129,9 +243,9 @@ fn options(
         sloppy_tcp: fields.value(&SLOPPY_TCP, problems, boolean).unwrap_or_default(),
         ops: fields.value(&OPS, problems, boolean).unwrap_or_default(),
     };
-    if let Some((name, its)) = option_fault(protocol, &options) {
+    if let Some((name, its)) = option_fault(has, &options) {
         let pos = SECTION.key(name).and_then(|key| fields.node(key)).map_or(fields.pos, |node| node.pos);
-        let wrong = format!("`{name}` is for {its} services, and this one is {protocol}");
+        let wrong = format!("`{name}` is for {its} services, and this one is none");
         problems.add(pos, wrong, "leave the key out");
     }
     options
@@ -187,7 +301,14 @@ fn persistence(fields: &Fields<'_>, vip: Option<IpAddr>, problems: &mut Problems
             "give the service a `persistence`",
         );
     }
-    Some(Persistence { timeout, granularity }).filter(Persistence::is_on)
+    let scope = fields.value(&SCOPE, problems, persistence_scope).unwrap_or_default();
+    Some(Persistence { timeout, granularity, scope }).filter(Persistence::is_on)
+}
+
+/// `service` or `endpoint`.
+pub(super) fn persistence_scope(text: &str) -> Result<Scope, Fault> {
+    let words = [Scope::Service, Scope::Endpoint];
+    word(text, "persistence_scope", &words.map(|word| (word.name(), word)))
 }
 
 /// The backend, and where its address stands. `vip` and `port` are `None` where the service's are wrong.

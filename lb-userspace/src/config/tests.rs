@@ -36,7 +36,7 @@ fn the_notes_service_reads_as_the_notes_mean_it() {
         lower_threshold: 0,
         drained: false,
     };
-    let endpoint = Endpoint { address: address("172.18.14.100"), port: 3306, protocol: Protocol::Tcp };
+    let endpoint = Endpoint::new(address("172.18.14.100"), 3306, Protocol::Tcp);
     let eth0 =
         InterfaceSpec { name: "eth0".to_owned(), mode: AttachMode::Auto, offloads: OffloadPolicy::Check };
     let expected = Model {
@@ -45,6 +45,7 @@ fn the_notes_service_reads_as_the_notes_mean_it() {
         services: vec![Service {
             name: ServiceName::new("mysql-read").expect("valid"),
             endpoint,
+            group: [].into(),
             scheduler: Scheduler::Rr,
             backends: vec![backend("172.18.14.71"), backend("172.18.14.72")],
             options: ServiceOptions::default(),
@@ -194,6 +195,50 @@ services:
     assert_eq!(errors(text), expected);
 }
 
+#[test]
+fn a_service_may_have_many_endpoints() {
+    let text = "
+interfaces: [eth0]
+services:
+  - name: dns
+    address: 192.0.2.53
+    port: 53
+    protocol: udp
+    ops: true
+    sloppy_tcp: true
+    endpoints:
+      - {port: 53, protocol: tcp}
+      - {address: 192.0.2.54, port: 53}
+  - name: ftp
+    virtual_server_group:
+      - {vip: 192.0.2.21, port: 21}
+      - {vip: 192.0.2.21, ports: 50000-50999}
+    backends: [{address: 192.0.2.99, port: 21}]
+";
+    let model = parse("test", text).unwrap_or_else(|e| panic!("{e}")).model;
+    let endpoints = |service: &Service| service.endpoints().map(|it| it.to_string()).collect::<Vec<_>>();
+    assert_eq!(
+        endpoints(&model.services[0]),
+        ["udp/192.0.2.53:53", "tcp/192.0.2.53:53", "udp/192.0.2.54:53"]
+    );
+    assert_eq!(endpoints(&model.services[1]), ["tcp/192.0.2.21:21", "tcp/192.0.2.21:50000-50999"]);
+    assert_eq!(model.services[1].backends[0].key.to_string(), "192.0.2.99:21");
+    let saved = render(&Config { model: model.clone(), ..Config::default() });
+    assert!(saved.contains("- address: 192.0.2.21\n        port: 50000-50999\n"), "{saved}");
+    assert_eq!(parse("saved", &saved).unwrap_or_else(|e| panic!("{e}")).model, model);
+}
+
+#[test]
+fn endpoints_have_room_for_all_services() {
+    let of = |limits: &str| {
+        let text = format!("interfaces: [eth0]\nlimits: {{{limits}}}\n");
+        parse("test", &text).unwrap_or_else(|e| panic!("{e}")).model.limits.endpoints
+    };
+    assert_eq!(of("services: 10"), 16384);
+    assert_eq!(of("services: 20000"), 20000);
+    assert_eq!(of("services: 20000, endpoints: 100"), 100);
+}
+
 /// One problem each: the file, and how its message begins.
 #[test]
 fn bad_files_are_refused_where_they_are_bad() {
@@ -243,6 +288,51 @@ fn bad_files_are_refused_where_they_are_bad() {
             "2:19: `socket`: \"lb.sock\" is not the absolute path",
         ),
         (
+            bad_service("address: 192.0.2.1, port: 90-80"),
+            "3:32: `port`: the range 90-80 ends before it begins; write 80-90",
+        ),
+        (
+            bad_service("address: 192.0.2.1, port: 0-80"),
+            "3:32: `port`: 0 is out of range; write a number from 1 to 65535",
+        ),
+        (
+            bad_service("address: 192.0.2.1, ports: 80-"),
+            "3:33: `port`: `` is not a whole number; write a number from 1 to 65535",
+        ),
+        (
+            bad_service("port: 80, endpoints: [{port: 81, address: 192.0.2.1}]"),
+            "3:5: services[] has no `address`; add",
+        ),
+        (bad_service("port: 80, endpoints: []"), "3:5: services[] has no `address`; add"),
+        (
+            bad_service("endpoints: [{port: 81}]"),
+            "3:18: services[].endpoints[] has no `address`; add `address: ...`",
+        ),
+        (
+            bad_service("address: 192.0.2.1, port: 80, endpoints: [{port: 80}]"),
+            "3:48: endpoint tcp/192.0.2.1:80 is already served by tcp/192.0.2.1:80 on line 3; put",
+        ),
+        (
+            bad_service("address: 192.0.2.1, port: 80-90, endpoints: [{port: 90-99}]"),
+            "3:51: endpoint tcp/192.0.2.1:90-99 overlaps tcp/192.0.2.1:80-90 of tcp/192.0.2.1:80-90 on line 3; \
+             write ranges that have no port in common",
+        ),
+        (
+            bad_service("address: 192.0.2.1, port: 80, endpoints: [{address: '2001:db8::1', port: 80}]"),
+            "3:58: `address`: 2001:db8::1 is IPv6, but the service's first, 192.0.2.1, is IPv4; make a service of \
+             its own for IPv6, with the backends' IPv6 addresses",
+        ),
+        (
+            bad_service("address: 192.0.2.1, port: 80, persistence: 5, persistence_scope: group"),
+            "3:71: `persistence_scope`: unknown persistence_scope `group`; valid are service, endpoint",
+        ),
+        (
+            "interfaces: [eth0]\nlimits: {endpoints: 1}\nservices:\n  - {address: 192.0.2.1, port: 80, \
+             endpoints: [{port: 81}]}\n"
+                .to_owned(),
+            "4:5: from here on there are more endpoints than `limits.endpoints`, 1; raise",
+        ),
+        (
             bad_service("address: 192.0.2.1, port: 80, timeouts: {tcp: 0}"),
             "3:52: `tcp`: 0 is out of range; write a duration from 1s to 2678400s",
         ),
@@ -260,18 +350,21 @@ fn bad_files_are_refused_where_they_are_bad() {
         ),
         (
             bad_service("address: 192.0.2.1, port: 80, ops: true"),
-            "3:41: `ops` is for udp services, and this one is tcp; leave the key out",
+            "3:41: `ops` is for udp services, and this one is none; leave the key out",
         ),
         (
             bad_service("address: 192.0.2.1, port: 80, protocol: udp, sloppy_tcp: true"),
-            "3:63: `sloppy_tcp` is for tcp services, and this one is udp; leave the key out",
+            "3:63: `sloppy_tcp` is for tcp services, and this one is none; leave the key out",
         ),
         (
             bad_service("address: 192.0.2.1, port: 80, timeouts: 5"),
             "3:46: services[].timeouts must be a mapping, not a single value; ",
         ),
         (bad_service("port: 80"), "3:5: services[] has no `address`; add"),
-        (bad_service("address: 192.0.2.1"), "3:5: services[] has no `port`; add `port: ...` (0 to 65535)"),
+        (
+            bad_service("address: 192.0.2.1"),
+            "3:5: services[] has no `port`; add `port: ...` (0 to 65535, or a range such as 5000-5100)",
+        ),
         (
             bad_service("address: 127.0.0.1, port: 80"),
             "3:15: `address`: 127.0.0.1 cannot be a VIP: it is a loopback",

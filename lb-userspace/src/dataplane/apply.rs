@@ -3,11 +3,14 @@
 use std::{net::IpAddr, sync::atomic::Ordering};
 
 use anyhow::{Context, Result, ensure};
-use aya::maps::{MapError, PerCpuArray, PerCpuValues};
+use aya::maps::{MapError, PerCpuArray, PerCpuValues, lpm_trie::Key};
 use lb_common::{
     counters::{ConnCounts, Counters},
     dest::Dest,
-    endpoint::{Endpoint, Key6, key4},
+    endpoint::{
+        Endpoint, Key6, key4,
+        range::{self, Data4, Data6},
+    },
     host::Host,
     link::Link,
     service::{NAME_LEN, Rotation, Service},
@@ -15,7 +18,7 @@ use lb_common::{
 };
 
 use super::{maps::Maps, pins::grace_period, snapshot::protocol_number};
-use crate::plan::{EndpointKey, Op, address_words};
+use crate::plan::{EndpointKey, Op, RangeKey, address_words};
 
 const NO_DEST: Dest = Dest {
     host: 0,
@@ -115,6 +118,14 @@ impl Maps {
             }
             Op::SetEndpoint { key, endpoint } => self.set_endpoint(key, *endpoint)?,
             Op::DeleteEndpoint { key } => self.delete_endpoint(key)?,
+            Op::SetRange { key, endpoint } => match key.address {
+                IpAddr::V4(_) => self.ranges4.insert(&to_range4(key), endpoint.0, 0)?,
+                IpAddr::V6(_) => self.ranges6.insert(&to_range6(key), endpoint.0, 0)?,
+            },
+            Op::DeleteRange { key } => match key.address {
+                IpAddr::V4(_) => gone_already(self.ranges4.remove(&to_range4(key)))?,
+                IpAddr::V6(_) => gone_already(self.ranges6.remove(&to_range6(key)))?,
+            },
             Op::SetFilter { word, bits } => ensure!(self.filter.set(*word, bits), "FILTER is too small"),
         }
         Ok(())
@@ -158,4 +169,15 @@ fn to_key4(key: &EndpointKey) -> u64 {
 
 fn to_key6(key: &EndpointKey) -> Key6 {
     Key6::new(address_words(key.address), key.port.to_be(), protocol_number(key.protocol))
+}
+
+fn to_range4(key: &RangeKey) -> Key<Data4> {
+    let address = address_words(key.address)[0] as u32;
+    let data = Data4::new(address, key.port.to_be(), protocol_number(Some(key.protocol)));
+    Key::new(range::BITS4 + u32::from(key.length), data)
+}
+
+fn to_range6(key: &RangeKey) -> Key<Data6> {
+    let data = Data6::new(address_words(key.address), key.port.to_be(), protocol_number(Some(key.protocol)));
+    Key::new(range::BITS6 + u32::from(key.length), data)
 }

@@ -29,7 +29,8 @@ pub struct FlowEntry {
     pub client_port: u16,
     /// What was connected to; 0 where the endpoint says it.
     pub port: u16,
-    pub endpoint: u16,
+    /// None: a persistence template of its whole service.
+    pub endpoint: Option<u16>,
     /// A persistence template has its own life in it: see [`lb_common::template`].
     pub value: Value,
     place: Place,
@@ -72,7 +73,7 @@ impl Maps {
                 client[..4].copy_from_slice(&source.to_ne_bytes());
                 let place = Place { wide: false, bucket, slot };
                 let client_port = u16::from_be(port);
-                each(FlowEntry { client, client_port, port: 0, endpoint, value, place });
+                each(FlowEntry { client, client_port, port: 0, endpoint: Some(endpoint), value, place });
             }
         }
         for bucket in 0..self.wide.entries() {
@@ -87,6 +88,8 @@ impl Maps {
                 client[8..].copy_from_slice(&words[1].to_ne_bytes());
                 let place = Place { wide: true, bucket, slot };
                 let (client_port, port) = (u16::from_be(client_port), u16::from_be(port));
+                let endpoint =
+                    if value.is_template() { template::Owner::endpoint(words[2]) } else { Some(endpoint) };
                 each(FlowEntry { client, client_port, port, endpoint, value, place });
             }
         }
@@ -120,7 +123,7 @@ impl Maps {
             if let Some(bucket) = self.narrow.bucket(index) {
                 sweep.narrow_live += self.sweep_bucket(bucket, now, &mut sweep, |slot| {
                     let (source, _, endpoint) = NarrowKey(bucket.tag(slot).load(Ordering::Acquire)).parts();
-                    ([u64::from(source), 0], endpoint)
+                    ([u64::from(source), 0], u64::from(endpoint))
                 });
             }
         }
@@ -128,7 +131,7 @@ impl Maps {
             if let Some(bucket) = self.wide.bucket(index) {
                 sweep.wide_live += self.sweep_bucket(bucket, now, &mut sweep, |slot| {
                     let word = |i: usize| bucket.keys[slot][i].load(Ordering::Acquire);
-                    ([word(0), word(1)], WideKey::ports(&[0, 0, word(2)]).2)
+                    ([word(0), word(1)], word(2))
                 });
                 sweep.templates.look(self, index, bucket, now);
             }
@@ -143,7 +146,7 @@ impl Maps {
         bucket: &B,
         now: Tick,
         sweep: &mut Sweep,
-        key: impl Fn(usize) -> ([u64; 2], u16),
+        key: impl Fn(usize) -> ([u64; 2], u64),
     ) -> u64 {
         let mut found = 0;
         for slot in 0..SLOTS {
@@ -155,12 +158,14 @@ impl Maps {
                 sweep.expired += 1;
             } else if let Some(value) = live(bucket, slot, now) {
                 found += 1;
-                let (source, endpoint) = key(slot);
-                sweep.census.endpoints.insert(endpoint);
+                let (source, last) = key(slot);
                 sweep.census.dests.insert(value.dest());
                 if value.is_template() {
+                    sweep.census.endpoints.extend(template::Owner::endpoint(last));
                     continue;
                 }
+                let (_, _, endpoint) = WideKey::ports(&[0, 0, last]);
+                sweep.census.endpoints.insert(endpoint);
                 if value.flags() & flag::CONTROLLED != 0 {
                     sweep.templates.controlled(self, source, endpoint, value);
                 }

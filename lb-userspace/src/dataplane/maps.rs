@@ -1,11 +1,14 @@
 //! Handles to all pinned maps of an instance.
 
 use anyhow::{Context, Result};
-use aya::maps::{DevMap, HashMap, Map, MapData, PerCpuArray};
+use aya::maps::{DevMap, HashMap, LpmTrie, Map, MapData, MapInfo, PerCpuArray};
 use lb_common::{
     counters::{ConnCounts, Counters},
     dest::Dest,
-    endpoint::Key6,
+    endpoint::{
+        Key6,
+        range::{Data4, Data6},
+    },
     flow::{NarrowBucket, WideBucket},
     host::Host,
     link::Link,
@@ -13,7 +16,7 @@ use lb_common::{
     tick::Reading,
 };
 
-use super::{layout::Layout, mapped::Mapped};
+use super::{layout::Layout, mapped::Mapped, object::ENTRIES_PER_ENDPOINT};
 
 /// Open maps. Configuration is written by [`Maps::apply`] alone, flow slots are freed by
 /// [`Maps::sweep`] alone.
@@ -21,6 +24,10 @@ pub struct Maps {
     pub(super) filter: Mapped<u64>,
     pub(super) endpoints4: HashMap<MapData, u64, u64>,
     pub(super) endpoints6: HashMap<MapData, Key6, u64>,
+    pub(super) ranges4: LpmTrie<MapData, Data4, u64>,
+    pub(super) ranges6: LpmTrie<MapData, Data6, u64>,
+    /// How many there are, id 0 included; their maps have room for more than one entry of each.
+    pub(super) endpoint_ids: u32,
     pub(super) services: Mapped<Service>,
     pub(super) arena: Mapped<u64>,
     pub(super) dests: Mapped<Dest>,
@@ -45,6 +52,9 @@ impl Maps {
             filter: mapped(layout, "FILTER")?,
             endpoints4: typed(layout, "ENDPOINTS4")?,
             endpoints6: typed(layout, "ENDPOINTS6")?,
+            ranges4: typed(layout, "RANGES4")?,
+            ranges6: typed(layout, "RANGES6")?,
+            endpoint_ids: info(layout, "ENDPOINTS4")?.max_entries() / ENTRIES_PER_ENDPOINT,
             services: mapped(layout, "SERVICES")?,
             arena: mapped(layout, "ARENA")?,
             dests: mapped(layout, "DESTS")?,
@@ -63,6 +73,11 @@ impl Maps {
             clock: mapped(layout, "CLOCK")?,
         })
     }
+}
+
+fn info(layout: &Layout, name: &str) -> Result<MapInfo> {
+    let path = layout.map(name);
+    MapInfo::from_pin(&path).with_context(|| format!("asking about the pinned map {}", path.display()))
 }
 
 fn open(layout: &Layout, name: &str) -> Result<MapData> {

@@ -16,12 +16,19 @@ static DIRECTOR: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/
 /// Passes everything: for interfaces that only transmit.
 static PASS: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/pass.o"));
 
+/// Of `ENDPOINTS4` and `ENDPOINTS6`, for each endpoint id: its own, and that of its address.
+pub(super) const ENTRIES_PER_ENDPOINT: u32 = 2;
+/// The most prefixes that a range of ports falls into. Tries allocate what they hold, so this costs nothing.
+const RANGE_PREFIXES: u32 = 30;
+
 /// Every map that is pinned, and how many entries it gets.
-fn map_sizes(meta: &Meta) -> [(&'static str, Option<u32>); 20] {
+fn map_sizes(meta: &Meta) -> [(&'static str, Option<u32>); 22] {
     [
         ("FILTER", None),
-        ("ENDPOINTS4", Some(2 * meta.services)),
-        ("ENDPOINTS6", Some(2 * meta.services)),
+        ("ENDPOINTS4", Some(ENTRIES_PER_ENDPOINT * meta.endpoints)),
+        ("ENDPOINTS6", Some(ENTRIES_PER_ENDPOINT * meta.endpoints)),
+        ("RANGES4", Some(RANGE_PREFIXES * meta.endpoints)),
+        ("RANGES6", Some(RANGE_PREFIXES * meta.endpoints)),
         ("SERVICES", Some(meta.services)),
         ("ARENA", Some(meta.arena)),
         ("DESTS", Some(meta.dests)),

@@ -12,7 +12,7 @@ use aya::maps::{Array, Map, MapData, MapInfo};
 use lb_common::{SCHEMA_VERSION, flow::Secret, meta::Meta, meta::buckets};
 use rustix::mount::MountFlags;
 
-use super::{Object, layout::Layout, maps::Maps};
+use super::{Object, layout::Layout, maps::Maps, object::ENTRIES_PER_ENDPOINT};
 use crate::model::{FlowSizes, Limits};
 
 /// Words of the arena, at least: 16 backends for each of 4,096 services twice, as all of them may change at once, and
@@ -100,7 +100,7 @@ fn new_meta(hz: u32, flows: FlowSizes, limits: Limits) -> Result<Meta> {
         services: limits.services + 1,
         dests: limits.destinations + 1,
         arena: ARENA_WORDS.max(limits.destinations.saturating_mul(ARENA_WORDS_EACH)),
-        pad: 0,
+        endpoints: limits.endpoints + 1,
     })
 }
 
@@ -135,6 +135,7 @@ fn check_sizes(layout: &Layout, meta: &Meta) -> Result<()> {
         ("FLOWS4", meta.narrow_buckets),
         ("FLOWSW", meta.wide_buckets),
         ("SERVICES", meta.services),
+        ("ENDPOINTS4", ENTRIES_PER_ENDPOINT * meta.endpoints),
         ("DESTS", meta.dests),
         ("ARENA", meta.arena),
     ];

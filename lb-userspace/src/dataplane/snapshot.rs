@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use aya::Pod;
 use lb_common::{
     dest,
-    endpoint::{Endpoint, Key6},
+    endpoint::{Endpoint, Key6, key4, range},
     generation::Published,
     host, protocol, service,
 };
@@ -17,7 +17,7 @@ use lb_common::{
 use super::{mapped::Mapped, maps::Maps};
 use crate::{
     model::Protocol,
-    plan::{EndpointKey, MapSizes, Snapshot},
+    plan::{EndpointKey, MapSizes, RangeKey, Snapshot},
 };
 
 impl Maps {
@@ -33,6 +33,7 @@ impl Maps {
                 services: self.services.entries(),
                 dests: self.dests.entries(),
                 arena: self.arena.entries(),
+                endpoints: self.endpoint_ids,
             },
             ..Snapshot::default()
         };
@@ -66,8 +67,31 @@ impl Maps {
             let (key, endpoint) = entry.context("reading ENDPOINTS6")?;
             snapshot.endpoints.insert(from_key6(&key), Endpoint(endpoint));
         }
+        for entry in self.ranges4.iter() {
+            let (key, endpoint) = entry.context("reading RANGES4")?;
+            let data = key.data();
+            let at = from_key4(key4(data.address, data.port, data.protocol));
+            snapshot
+                .ranges
+                .extend(range_key(at, key.prefix_len(), range::BITS4).map(|key| (key, Endpoint(endpoint))));
+        }
+        for entry in self.ranges6.iter() {
+            let (key, endpoint) = entry.context("reading RANGES6")?;
+            let data = key.data();
+            let at = from_key6(&Key6::new(data.address, data.port, data.protocol));
+            snapshot
+                .ranges
+                .extend(range_key(at, key.prefix_len(), range::BITS6).map(|key| (key, Endpoint(endpoint))));
+        }
         Ok(())
     }
+}
+
+/// `before`: bits of the key before the port.
+fn range_key(at: EndpointKey, length: u32, before: u32) -> Option<RangeKey> {
+    let EndpointKey { address, port, protocol } = at;
+    let length = u8::try_from(length.checked_sub(before)?).ok()?;
+    Some(RangeKey { address, protocol: protocol?, port, length })
 }
 
 /// The entries of an array that are in use, by index.

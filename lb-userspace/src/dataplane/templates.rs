@@ -8,7 +8,7 @@ use std::{
 use lb_common::{
     bucket::{Bucket, SLOTS, Word, remove},
     flow::WideBucket,
-    template::{at_end, expiry, words},
+    template::{Owner, at_end, expiry, words},
     tick::Tick,
     value::Value,
 };
@@ -58,8 +58,11 @@ impl Templates {
         if self.due.is_empty() {
             return;
         }
-        let Some(service) = service_of(maps, value) else { return };
-        if let Some(due) = self.due.get_mut(&words(source, service.mask, endpoint)) {
+        let Some(dest) = maps.dests.get(value.dest()) else { return };
+        let Some(service) = maps.services.get(u32::from(dest.service)) else { return };
+        // Of any endpoint of the service, if its templates span them.
+        let owner = Owner::new(service.flags, dest.service, endpoint);
+        if let Some(due) = self.due.get_mut(&words(source, service.mask, owner)) {
             due.controls = true;
         }
     }

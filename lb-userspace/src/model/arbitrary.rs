@@ -1,6 +1,9 @@
 //! Random valid models, for property tests. Pools are small, so that names and keys meet often.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
 
 use proptest::{collection::vec, option, prelude::*, sample::select};
 
@@ -9,8 +12,12 @@ use super::{timeouts::MAX_TIMEOUT, *};
 pub(crate) fn models() -> impl Strategy<Value = Model> {
     let flows = (1..=64u32 << 20, prop_oneof![1..=9u32, Just(64 << 10)])
         .prop_map(|(ipv4, wide)| FlowSizes { ipv4, wide });
-    let limits = (20..=65534u32, 100..=262_144u32)
-        .prop_map(|(services, destinations)| Limits { services, destinations });
+    let limits = (20..=65534u32, 100..=262_144u32, prop_oneof![Just(None), (100..=65534u32).prop_map(Some)])
+        .prop_map(|(services, destinations, endpoints)| Limits {
+            services,
+            destinations,
+            endpoints: endpoints.unwrap_or(Limits::default_endpoints(services)),
+        });
     (
         vec(interfaces(), 1..4),
         option::of(select(vec!["eth0", "0x10", "~", "null", "e#1", "\"'"])),
@@ -25,7 +32,7 @@ pub(crate) fn models() -> impl Strategy<Value = Model> {
             flows,
             limits,
             timeouts,
-            services: unique(services, |a, b| a.name == b.name || a.endpoint == b.endpoint),
+            services: unique(services, |a, b| a.name == b.name || collide(a, b)),
         })
 }
 
@@ -39,27 +46,44 @@ fn interfaces() -> impl Strategy<Value = InterfaceSpec> {
 }
 
 pub(crate) fn services() -> impl Strategy<Value = Service> {
-    (option::of(names()), endpoints(), schedulers(), vec((0..6u8, backends()), 0..5), options()).prop_map(
-        |(name, endpoint, scheduler, backends, options)| {
-            let options = for_protocol(endpoint.protocol, options);
+    (option::of(names()), groups(), schedulers(), vec((0..6u8, backends()), 0..5), options()).prop_map(
+        |(name, (endpoint, group), scheduler, backends, options)| {
             let backends = backends
                 .into_iter()
                 .map(|(n, backend)| Backend { key: backend_key(endpoint, n), ..backend })
                 .collect();
-            Service {
+            for_protocol(Service {
                 name: name.unwrap_or_else(|| endpoint.default_name()),
                 endpoint,
+                group,
                 scheduler,
                 backends: unique(backends, |a: &Backend, b| a.key == b.key),
                 options,
-            }
+            })
+        },
+    )
+}
+
+fn collide(one: &Service, other: &Service) -> bool {
+    one.endpoints().any(|endpoint| other.endpoints().any(|it| it.collides(endpoint)))
+}
+
+/// A first endpoint, and those of some more that may stand beside it.
+fn groups() -> impl Strategy<Value = (Endpoint, BTreeSet<Endpoint>)> {
+    (endpoints(), prop_oneof![2 => Just(Vec::new()), 1 => vec(endpoints(), 0..5)]).prop_map(
+        |(first, more)| {
+            let fits = |endpoint: &Endpoint| endpoint.address.is_ipv4() == first.address.is_ipv4();
+            let all = std::iter::once(first).chain(more.into_iter().filter(fits)).collect();
+            let kept: Vec<Endpoint> = unique(all, Endpoint::collides);
+            (first, kept[1..].iter().copied().collect())
         },
     )
 }
 
 pub(crate) fn options() -> impl Strategy<Value = ServiceOptions> {
-    let persistence = (prop_oneof![Just(300), 1..=MAX_TIMEOUT], option::of(0..=32u8))
-        .prop_map(|(timeout, granularity)| Persistence { timeout, granularity });
+    let scope = select(vec![Scope::Service, Scope::Endpoint]);
+    let persistence = (prop_oneof![Just(300), 1..=MAX_TIMEOUT], option::of(0..=32u8), scope)
+        .prop_map(|(timeout, granularity, scope)| Persistence { timeout, granularity, scope });
     let nodest = select(ExpireNodest::ALL.to_vec());
     let reject = select(Reject::ALL.to_vec());
     let guard = prop_oneof![Just(Guard::Auto), Just(Guard::Off), (1..3_000_000u32).prop_map(Guard::Rate)];
@@ -76,10 +100,11 @@ pub(crate) fn options() -> impl Strategy<Value = ServiceOptions> {
     )
 }
 
-/// Without what a service of this protocol cannot have.
-fn for_protocol(protocol: Protocol, options: ServiceOptions) -> ServiceOptions {
-    let (is_tcp, is_udp) = (protocol == Protocol::Tcp, protocol == Protocol::Udp);
-    ServiceOptions { sloppy_tcp: options.sloppy_tcp && is_tcp, ops: options.ops && is_udp, ..options }
+/// Without what a service of its protocols cannot have.
+fn for_protocol(mut service: Service) -> Service {
+    service.options.sloppy_tcp &= service.has(Protocol::Tcp);
+    service.options.ops &= service.has(Protocol::Udp);
+    service
 }
 
 /// None, or some.
@@ -111,8 +136,13 @@ pub(crate) fn endpoints() -> impl Strategy<Value = Endpoint> {
     let addresses: Vec<IpAddr> = ["192.0.2.1", "172.18.14.100", "fd00::", "2001:db8::1", "ff0::1"]
         .map(|a| a.parse().expect("valid"))
         .into();
-    (select(addresses), select(vec![0u16, 53, 3306]), select(vec![Protocol::Tcp, Protocol::Udp]))
-        .prop_map(|(address, port, protocol)| Endpoint { address, port, protocol })
+    let ports = prop_oneof![
+        3 => select(vec![0u16, 53, 3306]).prop_map(|port| (port, None)),
+        1 => select(vec![(53, 60), (3000, 3306), (3306, 65535), (1, 2)])
+            .prop_map(|(port, last)| (port, Some(last))),
+    ];
+    (select(addresses), ports, select(vec![Protocol::Tcp, Protocol::Udp]))
+        .prop_map(|(address, (port, last_port), protocol)| Endpoint { address, port, protocol, last_port })
 }
 
 /// The `n`th possible backend of a service.

@@ -12,15 +12,26 @@ use super::{
     rules::{backend_fault, family, option_fault, same_family, thresholds_ok, vip_fault},
     timeouts::MAX_TIMEOUT,
 };
-use crate::api::types::{ApiError, BackendAdd, BackendEdit, OptionsEdit, ServiceAdd, ServiceEdit};
+use crate::api::types::{
+    ApiError, BackendAdd, BackendEdit, EndpointsEdit, OptionsEdit, ServiceAdd, ServiceEdit,
+};
 
 /// Why a change is refused. [`EditError::status`] is its HTTP status.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum EditError {
     #[error("service {name} already exists")]
     ServiceExists { name: ServiceName },
-    #[error("endpoint {endpoint} is already served by service {name}")]
-    EndpointTaken { endpoint: Endpoint, name: ServiceName },
+    #[error("endpoint {endpoint} {} service {name}", taken(*endpoint, *other))]
+    EndpointTaken { endpoint: Endpoint, other: Endpoint, name: ServiceName },
+    #[error("endpoint {endpoint} cannot be: {why}")]
+    BadEndpoint { endpoint: Endpoint, why: &'static str },
+    #[error("endpoint {endpoint} is {}, but {first}, the first of service {service}, is {}",
+            family(endpoint.address), family(first.address))]
+    EndpointFamily { service: ServiceName, endpoint: Endpoint, first: Endpoint },
+    #[error("endpoint {endpoint} is the first of service {service}, by which its backends are named")]
+    FirstEndpoint { service: ServiceName, endpoint: Endpoint },
+    #[error("service {service} has no endpoint {endpoint}")]
+    NoSuchEndpoint { service: ServiceName, endpoint: Endpoint },
     #[error("service {service} already has a backend {key}")]
     BackendExists { service: ServiceName, key: BackendKey },
     #[error("there is no service {name}")]
@@ -52,12 +63,15 @@ impl EditError {
     /// HTTP status: 404 no such thing, 409 already there or in the way, 400 bad input.
     pub fn status(&self) -> u16 {
         match self {
-            Self::NoSuchService { .. } | Self::NoSuchBackend { .. } => 404,
+            Self::NoSuchService { .. } | Self::NoSuchBackend { .. } | Self::NoSuchEndpoint { .. } => 404,
             Self::ServiceExists { .. }
             | Self::EndpointTaken { .. }
             | Self::BackendExists { .. }
             | Self::LimitReached { .. } => 409,
-            Self::WrongFamily { .. }
+            Self::BadEndpoint { .. }
+            | Self::EndpointFamily { .. }
+            | Self::FirstEndpoint { .. }
+            | Self::WrongFamily { .. }
             | Self::PortMismatch { .. }
             | Self::BadThresholds { .. }
             | Self::BadTimeout { .. }
@@ -74,8 +88,23 @@ impl EditError {
             Self::ServiceExists { name } => {
                 format!("Change it with `lb service edit {name}`, or choose another name.")
             }
-            Self::EndpointTaken { name, .. } => {
+            Self::EndpointTaken { endpoint, other, name } if endpoint == other => {
                 format!("Add backends to {name}, or delete it first with `lb service del {name}`.")
+            }
+            Self::EndpointTaken { .. } => "Give ranges that have no port in common.".to_owned(),
+            Self::BadEndpoint { .. } => {
+                "Write PROTOCOL/VIP:PORT, or PROTOCOL/VIP:FIRST-LAST for a range of ports.".to_owned()
+            }
+            Self::EndpointFamily { endpoint, .. } => format!(
+                "Make a service of its own for {0}, with the backends' {0} addresses: Direct Routing leaves packets \
+                 as they are.",
+                family(endpoint.address)
+            ),
+            Self::FirstEndpoint { service, .. } => {
+                format!("Put another one first in the configuration file, or delete {service} whole.")
+            }
+            Self::NoSuchEndpoint { service, .. } => {
+                format!("`lb service show {service}` lists those it has.")
             }
             Self::BackendExists { service, key } => {
                 format!("Change it with `lb backend edit {service} {key}`.")
@@ -119,8 +148,8 @@ impl From<EditError> for ApiError {
 /// Adds a service without backends to the end of the list. Returns it as it stands.
 pub fn add_service(model: &mut Model, body: &ServiceAdd) -> Result<Service, EditError> {
     let name = body.name.clone().unwrap_or_else(|| body.endpoint.default_name());
-    let ServiceAdd { name: _, endpoint, scheduler, options } = *body;
-    let service = Service { name, endpoint, scheduler, backends: Vec::new(), options };
+    let ServiceAdd { name: _, endpoint, group, scheduler, options } = body.clone();
+    let service = Service { name, endpoint, group, scheduler, backends: Vec::new(), options };
     insert_service(model, service.clone())?;
     Ok(service)
 }
@@ -128,9 +157,19 @@ pub fn add_service(model: &mut Model, body: &ServiceAdd) -> Result<Service, Edit
 /// Changes a service. Returns it as it stands afterwards.
 pub fn edit_service(model: &mut Model, name: &ServiceName, body: &ServiceEdit) -> Result<Service, EditError> {
     let service = service_mut(model, name)?;
+    if body.endpoints.del.contains(&service.endpoint) {
+        return Err(EditError::FirstEndpoint { service: name.clone(), endpoint: service.endpoint });
+    }
+    if let Some(gone) = body.endpoints.del.iter().find(|gone| !service.group.contains(gone)) {
+        return Err(EditError::NoSuchEndpoint { service: name.clone(), endpoint: *gone });
+    }
     let edited = edited_service(service, body);
     check_options(&edited)?;
-    *service = edited.clone();
+    let is_new = edited.group != service.group;
+    if is_new {
+        check_endpoints(model, &edited)?;
+    }
+    *service_mut(model, name)? = edited.clone();
     Ok(edited)
 }
 
@@ -210,13 +249,7 @@ pub fn insert_service(model: &mut Model, service: Service) -> Result<(), EditErr
     if model.service(&service.name).is_some() {
         return Err(EditError::ServiceExists { name: service.name });
     }
-    if let Some(other) = model.services.iter().find(|s| s.endpoint == service.endpoint) {
-        return Err(EditError::EndpointTaken { endpoint: service.endpoint, name: other.name.clone() });
-    }
-    let address = service.endpoint.address;
-    if let Some(why) = vip_fault(address) {
-        return Err(EditError::BadVip { address, why });
-    }
+    check_endpoints(model, &service)?;
     check_options(&service)?;
     for (at, backend) in service.backends.iter().enumerate() {
         check_backend(&service, &service.backends[..at], backend)?;
@@ -239,9 +272,11 @@ pub fn insert_backend(model: &mut Model, service: &ServiceName, backend: Backend
 
 /// `service` with the fields of `body` that are given.
 pub fn edited_service(service: &Service, body: &ServiceEdit) -> Service {
-    let ServiceEdit { scheduler, options } = body;
+    let ServiceEdit { scheduler, options, endpoints: EndpointsEdit { add, del } } = body;
     let options = edited_options(&service.options, options);
-    Service { scheduler: scheduler.unwrap_or(service.scheduler), options, ..service.clone() }
+    let kept = service.group.difference(del);
+    let group = kept.chain(add).filter(|endpoint| **endpoint != service.endpoint).copied().collect();
+    Service { scheduler: scheduler.unwrap_or(service.scheduler), options, group, ..service.clone() }
 }
 
 /// `before` with what is given.
@@ -283,6 +318,46 @@ pub fn edited(backend: &Backend, body: &BackendEdit) -> Backend {
     }
 }
 
+/// `service`'s endpoints, against each other and those of the other services.
+fn check_endpoints(model: &Model, service: &Service) -> Result<(), EditError> {
+    let first = service.endpoint;
+    let others = || model.services.iter().filter(|other| other.name != service.name);
+    let taken = |endpoint: &Endpoint, other: &Endpoint, name: &ServiceName| {
+        Err(EditError::EndpointTaken { endpoint: *endpoint, other: *other, name: name.clone() })
+    };
+    for (at, endpoint) in service.endpoints().enumerate() {
+        let Endpoint { address, .. } = *endpoint;
+        if let Some(why) = vip_fault(address) {
+            return Err(EditError::BadVip { address, why });
+        }
+        if let Some(why) = endpoint.range_fault() {
+            return Err(EditError::BadEndpoint { endpoint: *endpoint, why });
+        }
+        if !same_family(address, first.address) {
+            return Err(EditError::EndpointFamily {
+                service: service.name.clone(),
+                endpoint: *endpoint,
+                first,
+            });
+        }
+        if let Some(own) = service.endpoints().take(at).find(|own| own.collides(endpoint)) {
+            return taken(endpoint, own, &service.name);
+        }
+        let found =
+            others().find_map(|other| Some((other.endpoints().find(|it| it.collides(endpoint))?, other)));
+        if let Some((other, owner)) = found {
+            return taken(endpoint, other, &owner.name);
+        }
+    }
+    let all: usize = others().map(|other| other.endpoints().count()).sum();
+    check_room("endpoints", all + service.endpoints().count(), model.limits.endpoints)
+}
+
+/// How an endpoint is in the way of another.
+fn taken(endpoint: Endpoint, other: Endpoint) -> String {
+    if endpoint == other { "is already served by".to_owned() } else { format!("overlaps {other} of") }
+}
+
 fn check_backend(service: &Service, others: &[Backend], backend: &Backend) -> Result<(), EditError> {
     let key = backend.key;
     if let Some(why) = backend_fault(key.address) {
@@ -303,7 +378,7 @@ fn check_backend(service: &Service, others: &[Backend], backend: &Backend) -> Re
 }
 
 fn check_options(service: &Service) -> Result<(), EditError> {
-    if let Some((option, its)) = option_fault(service.endpoint.protocol, &service.options) {
+    if let Some((option, its)) = option_fault(|protocol| service.has(protocol), &service.options) {
         return Err(EditError::WrongProtocol { service: service.name.clone(), option, its });
     }
     check_timeouts(service.options.timeouts)?;
@@ -358,7 +433,7 @@ fn backend_mut<'a>(
 /// The error for an unknown service; a public function because reading needs it too (`lb service show`).
 pub fn no_such_service(model: &Model, name: &ServiceName) -> EditError {
     // Somebody who says tcp/172.18.14.100:3306 means the service there, whatever it is called.
-    let by_endpoint = model.services.iter().find(|s| s.endpoint.default_name() == *name);
+    let by_endpoint = model.services.iter().find(|s| s.endpoints().any(|at| at.default_name() == *name));
     let by_name = || {
         let near = nearest(name.as_str(), model.services.iter().map(|s| s.name.as_str()))?;
         model.services.iter().find(|s| s.name.as_str() == near)

@@ -10,13 +10,14 @@ fn key(text: &str) -> BackendKey {
 }
 
 fn endpoint(address: &str, port: u16) -> Endpoint {
-    Endpoint { address: address.parse().expect("an address"), port, protocol: Protocol::Tcp }
+    Endpoint::new(address.parse().expect("an address"), port, Protocol::Tcp)
 }
 
 fn service_add(name_: Option<&str>, endpoint: Endpoint) -> ServiceAdd {
     ServiceAdd {
         name: name_.map(name),
         endpoint,
+        group: [].into(),
         scheduler: Scheduler::Rr,
         options: ServiceOptions::default(),
     }
@@ -215,7 +216,7 @@ fn a_refused_change_changes_nothing_and_says_what_would_be_right() {
         ),
     ];
     for (edit, status, message, hint) in cases {
-        let mut model = Model { limits: Limits { services: 2, destinations: 3 }, ..model() };
+        let mut model = Model { limits: Limits { services: 2, destinations: 3, endpoints: 3 }, ..model() };
         let before = model.clone();
         let error = edit(&mut model).expect_err(message);
         assert_eq!(model, before, "{message}");
@@ -244,9 +245,105 @@ fn timeouts_of_a_service_are_its_own_until_they_are_given_back() {
     assert_eq!((model.timeouts.tcp, model.timeouts.tcp_fin, model.timeouts.udp), (1800, 120, 5));
 }
 
+fn endpoints(add: &[Endpoint], del: &[Endpoint]) -> ServiceEdit {
+    let endpoints = EndpointsEdit { add: add.iter().copied().collect(), del: del.iter().copied().collect() };
+    ServiceEdit { endpoints, ..ServiceEdit::default() }
+}
+
+fn range(first: u16, last: u16) -> Endpoint {
+    Endpoint { last_port: Some(last), ..endpoint("172.18.14.101", first) }
+}
+
+#[test]
+fn endpoints_come_and_go() {
+    let mut model = model();
+    let service = name("mysql-read");
+    let mut edited = |edit: &ServiceEdit| edit_service(&mut model, &service, edit).map(|s| s.group);
+    let (one, two) = (endpoint("172.18.14.101", 3306), range(5000, 5100));
+    assert_eq!(edited(&endpoints(&[one, two], &[])), Ok([one, two].into()));
+    // What is there already is no difference, nor is the first one.
+    assert_eq!(edited(&endpoints(&[one, endpoint("172.18.14.100", 3306)], &[])), Ok([one, two].into()));
+    // A range with other ends.
+    assert_eq!(edited(&endpoints(&[range(5000, 5200)], &[two])), Ok([one, range(5000, 5200)].into()));
+    assert_eq!(edited(&endpoints(&[], &[one])), Ok([range(5000, 5200)].into()));
+}
+
+#[test]
+fn endpoints_that_cannot_be_are_refused() {
+    let first = endpoint("172.18.14.100", 3306);
+    let six = endpoint("fd00::1", 3306);
+    let cases: &[(ServiceEdit, u16, &str, &str)] = &[
+        (
+            endpoints(&[endpoint("172.18.14.109", 80)], &[]),
+            409,
+            "endpoint tcp/172.18.14.109:80 is already served by service other",
+            "Add backends to other",
+        ),
+        (
+            endpoints(&[Endpoint { address: [172, 18, 14, 109].into(), ..range(90, 100) }], &[]),
+            409,
+            "endpoint tcp/172.18.14.109:90-100 overlaps tcp/172.18.14.109:100-200 of service other",
+            "no port in common",
+        ),
+        (
+            endpoints(&[range(10, 20), range(20, 30)], &[]),
+            409,
+            "endpoint tcp/172.18.14.101:20-30 overlaps tcp/172.18.14.101:10-20 of service mysql-read",
+            "no port in common",
+        ),
+        (
+            endpoints(&[range(20, 10)], &[]),
+            400,
+            "endpoint tcp/172.18.14.101:20-10 cannot be: a range ends",
+            "Write",
+        ),
+        (
+            endpoints(&[range(0, 10)], &[]),
+            400,
+            "endpoint tcp/172.18.14.101:0-10 cannot be: a range cannot",
+            "Write",
+        ),
+        (
+            endpoints(&[six], &[]),
+            400,
+            "endpoint tcp/[fd00::1]:3306 is IPv6, but tcp/172.18.14.100:3306, the first of service mysql-read, is \
+             IPv4",
+            "Make a service of its own for IPv6",
+        ),
+        (endpoints(&[endpoint("224.0.0.1", 80)], &[]), 400, "224.0.0.1 cannot be a VIP", "unicast"),
+        (endpoints(&[], &[first]), 400, "endpoint tcp/172.18.14.100:3306 is the first of service", "delete"),
+        (
+            endpoints(&[], &[six]),
+            404,
+            "service mysql-read has no endpoint tcp/[fd00::1]:3306",
+            "lb service show",
+        ),
+        (
+            endpoints(&[endpoint("172.18.14.101", 1), endpoint("172.18.14.101", 2)], &[]),
+            409,
+            "there are already 4 endpoints, as many as `limits.endpoints` allows",
+            "raise `limits.endpoints`",
+        ),
+    ];
+    for (edit, status, message, hint) in cases {
+        let mut model = model();
+        let other = endpoint("172.18.14.109", 80);
+        let group = [Endpoint { address: other.address, ..range(100, 200) }].into();
+        add_service(&mut model, &ServiceAdd { group, ..service_add(Some("other"), other) }).expect("added");
+        model.limits.endpoints = 4;
+        let before = model.clone();
+        let error = edit_service(&mut model, &name("mysql-read"), edit).expect_err(message);
+        assert_eq!(model, before, "{message}");
+        assert_eq!(error.status(), *status, "{message}");
+        let api = ApiError::from(error);
+        assert!(api.message.starts_with(message), "{api}");
+        assert!(api.hint.as_deref().is_some_and(|h| h.contains(hint)), "{api}");
+    }
+}
+
 #[test]
 fn limits_hold_for_what_is_added() {
-    let mut model = Model { limits: Limits { services: 1, destinations: 2 }, ..model() };
+    let mut model = Model { limits: Limits { services: 1, destinations: 2, endpoints: 2 }, ..model() };
     let error = add_service(&mut model, &service_add(None, endpoint("10.0.0.1", 1))).expect_err("full");
     assert_eq!(error, EditError::LimitReached { what: "services", limit: 1 });
     let error =

@@ -7,6 +7,7 @@
 #[cfg(test)]
 pub(crate) mod arbitrary;
 pub mod edit;
+pub mod endpoint;
 mod name;
 pub mod nearest;
 pub mod persistence;
@@ -16,7 +17,7 @@ pub mod timeouts;
 mod types;
 
 pub use name::{NameError, ServiceName};
-pub use persistence::Persistence;
+pub use persistence::{Persistence, Scope};
 pub use scheduler::{HashFlags, Scheduler};
 pub use timeouts::{PartialTimeouts, PerState, Timeouts};
 pub use types::{

@@ -16,6 +16,39 @@ pub struct Persistence {
     /// Clients that share so many leading bits of their address go together; none: each by itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub granularity: Option<u8>,
+    /// What it is that a client comes back to.
+    #[serde(default, skip_serializing_if = "Scope::is_service")]
+    pub scope: Scope,
+}
+
+/// Whether persistence spans a service's endpoints.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Scope {
+    /// It does, as that of an IPVS fwmark service.
+    #[default]
+    Service,
+    /// Each by itself, as virtual services of one `virtual_server_group` are in keepalived.
+    Endpoint,
+}
+
+impl Scope {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Service => "service",
+            Self::Endpoint => "endpoint",
+        }
+    }
+
+    fn is_service(&self) -> bool {
+        *self == Self::Service
+    }
+}
+
+impl fmt::Display for Scope {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
 }
 
 /// What `-p` without a number means: the value compiled into ipvsadm and keepalived, in seconds.
@@ -23,7 +56,7 @@ pub const DEFAULT_TIMEOUT: u32 = 360;
 
 impl Persistence {
     /// In an edit: none any more.
-    pub const OFF: Self = Self { timeout: 0, granularity: None };
+    pub const OFF: Self = Self { timeout: 0, granularity: None, scope: Scope::Service };
 
     pub fn is_on(&self) -> bool {
         self.timeout != 0
@@ -54,11 +87,17 @@ pub fn granularity(text: &str) -> Result<u8, String> {
 
 impl fmt::Display for Persistence {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match (self.is_on(), self.granularity) {
-            (false, _) => f.write_str("none"),
-            (true, None) => write!(f, "{} s", self.timeout),
-            (true, Some(length)) => write!(f, "{} s by /{length}", self.timeout),
+        if !self.is_on() {
+            return f.write_str("none");
         }
+        write!(f, "{} s", self.timeout)?;
+        if let Some(length) = self.granularity {
+            write!(f, " by /{length}")?;
+        }
+        if self.scope == Scope::Endpoint {
+            f.write_str(", each endpoint by itself")?;
+        }
+        Ok(())
     }
 }
 

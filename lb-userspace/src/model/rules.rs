@@ -41,10 +41,13 @@ pub fn thresholds_ok(upper: u32, lower: u32) -> bool {
     lower <= upper
 }
 
-/// The option that a service of this protocol cannot have, and the protocol that it is for.
-pub fn option_fault(protocol: Protocol, options: &ServiceOptions) -> Option<(&'static str, Protocol)> {
+/// The option that a service without an endpoint of its protocol cannot have, and that protocol.
+pub fn option_fault(
+    has: impl Fn(Protocol) -> bool,
+    options: &ServiceOptions,
+) -> Option<(&'static str, Protocol)> {
     let given = [("sloppy_tcp", options.sloppy_tcp, Protocol::Tcp), ("ops", options.ops, Protocol::Udp)];
-    let wrong = given.into_iter().find(|(_, is_given, its)| *is_given && *its != protocol);
+    let wrong = given.into_iter().find(|(_, is_given, its)| *is_given && !has(*its));
     wrong.map(|(name, _, its)| (name, its))
 }
 

@@ -1,6 +1,7 @@
 //! The types of the desired state.
 
 use std::{
+    collections::BTreeSet,
     fmt,
     net::{IpAddr, SocketAddr},
     str::FromStr,
@@ -86,11 +87,21 @@ pub struct Limits {
     pub services: u32,
     /// 1..=262144
     pub destinations: u32,
+    /// Of all services together, 1..=65534
+    pub endpoints: u32,
+}
+
+impl Limits {
+    /// How many endpoints there may be if it is not said.
+    pub fn default_endpoints(services: u32) -> u32 {
+        services.max(16384)
+    }
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { services: 4096, destinations: 16384 }
+        let services = 4096;
+        Self { services, destinations: 16384, endpoints: Self::default_endpoints(services) }
     }
 }
 
@@ -98,7 +109,12 @@ impl Default for Limits {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Service {
     pub name: ServiceName,
+    /// The first one: its address family is that of all endpoints and backends, its port the backends'.
     pub endpoint: Endpoint,
+    /// Further ones (keepalived's `virtual_server_group`): the same backends behind other addresses, ports,
+    /// protocols.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub group: BTreeSet<Endpoint>,
     pub scheduler: Scheduler,
     /// In the scheduler's walk order (file order; a hot-added backend goes to the head, as in IPVS).
     /// Keys are unique, and all are of the endpoint's address family.
@@ -253,10 +269,14 @@ impl ExpireNodest {
 
 /// Where clients connect: VIP, port (0: every port of the address), protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Endpoint {
     pub address: IpAddr,
     pub port: u16,
     pub protocol: Protocol,
+    /// The last port of a range that begins with `port`; none: it is no range.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_port: Option<u16>,
 }
 
 /// Transport protocol of a service.
@@ -273,7 +293,8 @@ pub enum Protocol {
 #[serde(try_from = "String", into = "String")]
 pub struct BackendKey {
     pub address: IpAddr,
-    /// Equal to the service's port: Direct Routing cannot translate ports.
+    /// Equal to the port of the service's first endpoint: Direct Routing cannot translate ports, and what
+    /// came to another endpoint keeps that one's.
     pub port: u16,
 }
 
@@ -309,25 +330,22 @@ impl Model {
 }
 
 impl Service {
+    /// All of them, the first one first.
+    pub fn endpoints(&self) -> impl Iterator<Item = &Endpoint> {
+        std::iter::once(&self.endpoint).chain(&self.group)
+    }
+
+    /// Whether any of its endpoints has this protocol.
+    pub fn has(&self, protocol: Protocol) -> bool {
+        self.endpoints().any(|endpoint| endpoint.protocol == protocol)
+    }
+
     pub fn backend(&self, key: BackendKey) -> Option<&Backend> {
         self.backends.iter().find(|b| b.key == key)
     }
 
     pub fn backend_mut(&mut self, key: BackendKey) -> Option<&mut Backend> {
         self.backends.iter_mut().find(|b| b.key == key)
-    }
-}
-
-impl Endpoint {
-    /// The name of a service that was given none.
-    pub fn default_name(&self) -> ServiceName {
-        ServiceName::new(self.to_string()).expect("an endpoint prints as a valid name")
-    }
-}
-
-impl fmt::Display for Endpoint {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.protocol, SocketAddr::new(self.address, self.port))
     }
 }
 

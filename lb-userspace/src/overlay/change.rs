@@ -5,7 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    api::types::{BackendEdit, OptionsEdit, ServiceEdit},
+    api::types::{BackendEdit, EndpointsEdit, OptionsEdit, ServiceEdit},
     model::{
         Backend, BackendKey, Model, PartialTimeouts, Service, ServiceName,
         edit::{self, EditError},
@@ -131,7 +131,7 @@ impl fmt::Display for Change {
 }
 
 fn service_fields(edit: &ServiceEdit) -> String {
-    let ServiceEdit { scheduler, options } = edit;
+    let ServiceEdit { scheduler, options, endpoints: EndpointsEdit { add, del } } = edit;
     let OptionsEdit { timeouts, persistence, expire_nodest, reject, guard, sloppy_tcp, ops } = options;
     let timeouts = timeouts.given().map(|(name, seconds)| match seconds {
         0 => format!("timeouts.{name} set to the global one"),
@@ -146,7 +146,9 @@ fn service_fields(edit: &ServiceEdit) -> String {
         sloppy_tcp.map(|is| format!("sloppy_tcp set to {is}")),
         ops.map(|is| format!("ops set to {is}")),
     ];
-    sentence(others.into_iter().flatten().chain(timeouts))
+    let removed = del.iter().map(|endpoint| format!("endpoint {endpoint} removed"));
+    let added = add.iter().map(|endpoint| format!("endpoint {endpoint} added"));
+    sentence(removed.chain(added).chain(others.into_iter().flatten()).chain(timeouts))
 }
 
 fn fields(edit: &BackendEdit) -> String {

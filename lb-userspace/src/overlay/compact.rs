@@ -4,10 +4,12 @@
 //! made by [`Overlay::push`] gives the same model as making them again. A change that undoes an earlier
 //! one takes it away; one that refines an earlier one is folded into it.
 
+use std::collections::BTreeSet;
+
 use super::{Change, Overlay};
 use crate::{
-    api::types::{BackendEdit, OptionsEdit, ServiceEdit},
-    model::{Backend, BackendKey, Model, PartialTimeouts, ServiceName, edit},
+    api::types::{BackendEdit, EndpointsEdit, OptionsEdit, ServiceEdit},
+    model::{Backend, BackendKey, Model, PartialTimeouts, Service, ServiceName, edit},
 };
 
 /// Where a thing that exists now comes from.
@@ -25,7 +27,7 @@ impl Overlay {
     pub fn push(&mut self, file: &Model, change: Change) {
         match change {
             Change::AddService { .. } | Change::AddBackend { .. } => self.changes.push(change),
-            Change::EditService { name, edit } => self.edit_service(file, name, &edit),
+            Change::EditService { name, edit } => self.edit_service_checked(file, name, edit),
             Change::DeleteService { name } => self.delete_service(name),
             Change::EditBackend { service, key, edit } => self.edit_backend(file, service, key, &edit),
             Change::DeleteBackend { service, key } => self.delete_backend(service, key),
@@ -73,6 +75,27 @@ impl Overlay {
         }
     }
 
+    /// Endpoints go from one service to another: where folding an edit into an earlier change would give
+    /// an endpoint to one before the other has lost it, the edit is kept as it is.
+    fn edit_service_checked(&mut self, file: &Model, name: ServiceName, edit: ServiceEdit) {
+        let moves_endpoints =
+            |c: &Change| matches!(c, Change::EditService { edit, .. } if !edit.endpoints.is_empty());
+        let change = Change::EditService { name: name.clone(), edit: edit.clone() };
+        if !moves_endpoints(&change) && !self.changes.iter().any(moves_endpoints) {
+            return self.edit_service(file, name, &edit);
+        }
+        let mut appended = self.clone();
+        appended.changes.push(change);
+        let wanted = appended.apply(file);
+        if wanted == self.apply(file) {
+            return;
+        }
+        self.edit_service(file, name, &edit);
+        if self.apply(file) != wanted {
+            *self = appended;
+        }
+    }
+
     fn edit_service(&mut self, file: &Model, name: ServiceName, new: &ServiceEdit) {
         if let Origin::Change(at) = self.service_origin(&name) {
             if let Change::AddService { service } = &mut self.changes[at] {
@@ -93,6 +116,7 @@ impl Overlay {
                 &before.options,
                 &of_file.map(|s| edit::to_options(&s.options)).unwrap_or_default(),
             ),
+            endpoints: pick_endpoints(&new.endpoints, before.endpoints, of_file),
         };
         if edit != ServiceEdit::default() {
             self.changes.push(Change::EditService { name, edit });
@@ -217,6 +241,14 @@ fn pick_options(new: &OptionsEdit, before: &OptionsEdit, of_file: &OptionsEdit) 
         sloppy_tcp: pick(new.sloppy_tcp, before.sloppy_tcp, of_file.sloppy_tcp),
         ops: pick(new.ops, before.ops, of_file.ops),
     }
+}
+
+/// Both one after the other, as a difference to the file.
+fn pick_endpoints(new: &EndpointsEdit, before: EndpointsEdit, of_file: Option<&Service>) -> EndpointsEdit {
+    let none = BTreeSet::new();
+    let of_file = of_file.map_or(&none, |service| &service.group);
+    let (add, del) = (&(&before.add - &new.del) | &new.add, &(&before.del - &new.add) | &new.del);
+    EndpointsEdit { add: &add - of_file, del: &del & of_file }
 }
 
 fn pick_timeouts(new: PartialTimeouts, before: PartialTimeouts, of_file: PartialTimeouts) -> PartialTimeouts {

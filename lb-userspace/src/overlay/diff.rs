@@ -2,7 +2,9 @@
 
 use std::fmt::Display;
 
-use crate::model::{Backend, InterfaceSpec, Model, Persistence, Service, ServiceName, ServiceOptions};
+use crate::model::{
+    Backend, Endpoint, InterfaceSpec, Model, Persistence, Service, ServiceName, ServiceOptions,
+};
 
 /// How `new` differs from `old`, one sentence each, without full stops; empty exactly if they are equal.
 pub fn diff(old: &Model, new: &Model) -> Vec<String> {
@@ -20,6 +22,7 @@ pub fn diff(old: &Model, new: &Model) -> Vec<String> {
     figure("flows.wide", &old.flows.wide, &new.flows.wide);
     figure("limits.services", &old.limits.services, &new.limits.services);
     figure("limits.destinations", &old.limits.destinations, &new.limits.destinations);
+    figure("limits.endpoints", &old.limits.endpoints, &new.limits.endpoints);
     for (name, (old, new)) in old.timeouts.zip(new.timeouts).named() {
         figure(&format!("timeouts.{name}"), &old, &new);
     }
@@ -60,9 +63,13 @@ fn services(old: &Model, new: &Model, changes: &mut Vec<String>) {
     for service in &new.services {
         match old.service(&service.name) {
             None => {
-                let Service { name, endpoint, scheduler, backends, options: _ } = service;
+                let Service { name, endpoint, group, scheduler, backends, options: _ } = service;
                 let plural = if backends.len() == 1 { "" } else { "s" };
                 let n = backends.len();
+                let endpoint = match group.len() {
+                    0 => endpoint.to_string(),
+                    more => format!("{endpoint} and {more} more"),
+                };
                 changes.push(format!("service {name} added ({endpoint}, {scheduler}, {n} backend{plural})"));
             }
             Some(before) => one_service(before, service, changes),
@@ -75,6 +82,13 @@ fn one_service(old: &Service, new: &Service, changes: &mut Vec<String>) {
     let name = &new.name;
     if old.endpoint != new.endpoint {
         changes.push(format!("service {name} moved from {} to {}", old.endpoint, new.endpoint));
+    }
+    let moved = |endpoint: &&Endpoint| **endpoint != old.endpoint && **endpoint != new.endpoint;
+    for gone in old.group.difference(&new.group).filter(moved) {
+        changes.push(format!("service {name}: endpoint {gone} removed"));
+    }
+    for added in new.group.difference(&old.group).filter(moved) {
+        changes.push(format!("service {name}: endpoint {added} added"));
     }
     if old.scheduler != new.scheduler {
         let (old, new) = (old.scheduler, new.scheduler);

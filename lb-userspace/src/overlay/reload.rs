@@ -2,7 +2,7 @@
 
 use super::{Change, Overlay};
 use crate::{
-    api::types::{BackendEdit, ServiceEdit},
+    api::types::{BackendEdit, EndpointsEdit, ServiceEdit},
     model::{
         Backend, BackendKey, Model, ServiceName,
         edit::{edited, edited_service, to_options},
@@ -29,11 +29,21 @@ impl Overlay {
                 }
             }
             let superseded = || self.changes[at + 1..].iter().any(|later| adds_again(later, change));
-            if !is_made_by(file, change) && !superseded() {
+            if !is_made_by(file, change, &self.later_edits(at)) && !superseded() {
                 discarded.push(change.to_string());
             }
         }
         (kept, discarded)
+    }
+
+    /// The edits of a service that was added or edited at `at`, those that could not be folded into that.
+    fn later_edits(&self, at: usize) -> Vec<&ServiceEdit> {
+        let name = self.changes[at].service();
+        let later = self.changes[at + 1..].iter().filter(|later| later.service() == name);
+        let until_gone = later.take_while(|later| !matches!(later, Change::DeleteService { .. }));
+        until_gone
+            .filter_map(|later| if let Change::EditService { edit, .. } = later { Some(edit) } else { None })
+            .collect()
     }
 
     fn keep_all(&self, file: &Model) -> (Self, Vec<String>) {
@@ -76,15 +86,18 @@ fn adds_again(later: &Change, change: &Change) -> bool {
 }
 
 /// Whether `file` itself is as `change` wanted it, or will be with the drains that are kept.
-fn is_made_by(file: &Model, change: &Change) -> bool {
+fn is_made_by(file: &Model, change: &Change, later: &[&ServiceEdit]) -> bool {
+    let edited_later = |service| later.iter().fold(service, |service, edit| edited_service(&service, edit));
     match change {
         Change::AddService { service } => file.service(&service.name).is_some_and(|s| {
+            let service = edited_later(service.clone());
             let has = |wanted: &Backend| s.backend(wanted.key).is_some_and(|b| values(b) == values(wanted));
-            (s.endpoint, s.scheduler, s.options) == (service.endpoint, service.scheduler, service.options)
+            (s.endpoint, &s.group) == (service.endpoint, &service.group)
+                && (s.scheduler, s.options) == (service.scheduler, service.options)
                 && service.backends.iter().all(has)
         }),
         Change::EditService { name, edit } => {
-            file.service(name).is_some_and(|s| edited_service(s, edit) == *s)
+            file.service(name).is_some_and(|s| edited_later(edited_service(s, edit)) == *s)
         }
         Change::DeleteService { name } => file.service(name).is_none(),
         Change::AddBackend { service, backend: wanted } => {
@@ -112,7 +125,9 @@ fn adapted(change: &Change, model: &Model) -> Vec<Change> {
         Change::AddService { service } => match model.service(&service.name) {
             Some(there) if there.endpoint == service.endpoint => {
                 let options = to_options(&service.options);
-                let edit = ServiceEdit { scheduler: Some(service.scheduler), options };
+                let endpoints =
+                    EndpointsEdit { add: &service.group - &there.group, del: &there.group - &service.group };
+                let edit = ServiceEdit { scheduler: Some(service.scheduler), options, endpoints };
                 let mut changes = vec![Change::EditService { name: service.name.clone(), edit }];
                 // The head of the list is where the next one goes, so the last must go first.
                 for backend in service.backends.iter().rev() {
@@ -122,6 +137,13 @@ fn adapted(change: &Change, model: &Model) -> Vec<Change> {
             }
             _ => vec![change.clone()],
         },
+        Change::EditService { name, edit } => {
+            let mut edit = edit.clone();
+            edit.endpoints
+                .del
+                .retain(|gone| model.service(name).is_some_and(|s| s.endpoints().any(|e| e == gone)));
+            vec![Change::EditService { name: name.clone(), edit }]
+        }
         Change::AddBackend { service, backend } => adapted_backend(service, backend, model),
         Change::DeleteService { name } if model.service(name).is_none() => Vec::new(),
         Change::DeleteBackend { service, key } if backend(model, service, *key).is_none() => Vec::new(),

@@ -4,7 +4,7 @@ use lb_common::{
     dest::Dest, endpoint::Endpoint, generation::Published, host::Host, link::Link, service::Service,
 };
 
-use super::EndpointKey;
+use super::{EndpointKey, RangeKey};
 
 /// One change of a configuration map.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -65,6 +65,13 @@ pub enum Op {
     },
     DeleteEndpoint {
         key: EndpointKey,
+    },
+    SetRange {
+        key: RangeKey,
+        endpoint: Endpoint,
+    },
+    DeleteRange {
+        key: RangeKey,
     },
     SetFilter {
         word: u32,

@@ -12,7 +12,8 @@ pub fn reclaim(now: &Snapshot, census: &Census) -> Vec<Op> {
     let mut services: BTreeSet<u16> = BTreeSet::new();
     let mut hosts: BTreeSet<u32> = BTreeSet::new();
     for (key, endpoint) in &now.endpoints {
-        if key.protocol.is_some() && !endpoint.has(endpoint::flag::OPEN) {
+        // One that has the id of ranges is not gone, though it is not open.
+        if key.protocol.is_some() && endpoint.flags() & (endpoint::flag::OPEN | endpoint::flag::RANGED) == 0 {
             if census.endpoints.contains(&endpoint.id()) {
                 services.insert(endpoint.service());
             } else {
@@ -22,6 +23,7 @@ pub fn reclaim(now: &Snapshot, census: &Census) -> Vec<Op> {
             services.insert(endpoint.service());
         }
     }
+    services.extend(now.ranges.values().map(|range| range.service()));
     for (id, dest) in &now.dests {
         let gone = dest.flags & (dest::flag::RETIRED | dest::flag::ORPHANED) != 0;
         if gone && !census.dests.contains(id) {

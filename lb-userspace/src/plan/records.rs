@@ -18,7 +18,9 @@ use super::{
     HostRoute, LinkSpec,
     snapshot::{address_bytes, address_from, address_words, name_bytes},
 };
-use crate::model::{Backend, ExpireNodest, FlowSizes, Guard, Reject, Service, ServiceOptions, Timeouts};
+use crate::model::{
+    Backend, ExpireNodest, FlowSizes, Guard, Protocol, Reject, Scope, Service, ServiceOptions, Timeouts,
+};
 
 pub fn link_record(spec: &LinkSpec) -> Link {
     let untagged = if spec.untagged { link::flag::UNTAGGED } else { 0 };
@@ -79,18 +81,21 @@ fn guarded(service: &Service, flows: FlowSizes) -> u32 {
         Guard::Off => 0,
         Guard::Rate(rate) => rate,
         Guard::Auto => {
-            let is_wide = service.endpoint.address.is_ipv6() || service.endpoint.port == 0;
+            let mut endpoints = service.endpoints();
+            let is_wide = endpoints.any(|endpoint| endpoint.address.is_ipv6() || endpoint.is_wide());
             Guard::auto(if is_wide { flows.wide } else { flows.ipv4 })
         }
     }
 }
 
 fn option_flags(service: &Service) -> u32 {
-    use service::flag::{ONE_PACKET, RESCHEDULE, RESET_NODEST, SLOPPY_TCP};
-    let ServiceOptions { timeouts: _, persistence: _, guard: _, expire_nodest, reject, sloppy_tcp, ops } =
+    use service::flag::{APART, ONE_PACKET, RESCHEDULE, RESCHEDULE_UDP, RESET_NODEST, SLOPPY_TCP};
+    let ServiceOptions { timeouts: _, persistence, expire_nodest, reject, guard: _, sloppy_tcp, ops } =
         service.options;
     let given = [
-        (RESCHEDULE, expire_nodest.reschedules(service.endpoint.protocol)),
+        (RESCHEDULE, expire_nodest.reschedules(Protocol::Tcp)),
+        (RESCHEDULE_UDP, expire_nodest.reschedules(Protocol::Udp)),
+        (APART, persistence.is_some_and(|it| it.scope == Scope::Endpoint)),
         (RESET_NODEST, expire_nodest == ExpireNodest::Reset),
         (SLOPPY_TCP, sloppy_tcp),
         (ONE_PACKET, ops),

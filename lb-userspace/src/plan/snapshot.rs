@@ -7,12 +7,14 @@ use std::{
 
 use lb_common::{dest::Dest, endpoint::Endpoint, host::Host, link::Link, service::Service};
 
+use super::RangeKey;
 use crate::model::Protocol;
 
 /// A picture of the configuration maps. Ids that are not in a map are free.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Snapshot {
     pub endpoints: BTreeMap<EndpointKey, Endpoint>,
+    pub ranges: BTreeMap<RangeKey, Endpoint>,
     pub services: BTreeMap<u16, Service>,
     /// Words of each published generation.
     pub regions: BTreeMap<u16, Vec<u64>>,
@@ -34,6 +36,7 @@ pub struct MapSizes {
     pub services: u32,
     pub dests: u32,
     pub arena: u32,
+    pub endpoints: u32,
 }
 
 /// Key of either endpoint map. Port 0 with no protocol is the entry of an address.

@@ -34,6 +34,8 @@ pub enum PlanError {
     Compile(ServiceName, CompileError),
     #[error("more than {0} services, deleted ones with live connections included: raise limits.services")]
     Services(u32),
+    #[error("more than {0} endpoints, deleted ones with live connections included: raise limits.endpoints")]
+    Endpoints(u32),
     #[error(
         "more than {0} backends in all, removed ones with live connections included: raise limits.destinations"
     )]
@@ -70,7 +72,9 @@ pub(super) struct Planner<'a> {
     pub late: Vec<Op>,
 }
 
-type DestKey = (u16, [u8; 16], u16);
+/// Service and address. The port is no part of it: Direct Routing does not translate it, and a service whose first
+/// endpoint is another one keeps its backends, their counts and connections.
+type DestKey = (u16, [u8; 16]);
 
 /// A destination as it is to be.
 #[derive(Clone, Copy)]
@@ -178,13 +182,13 @@ impl Planner<'_> {
         }
     }
 
-    /// Destination ids by service, address and port; one taken out and added again gets its old one.
+    /// Destination ids by service and address; one taken out and added again gets its old one.
     fn dests(
         &mut self,
         services: &BTreeMap<ServiceName, u16>,
         hosts: &BTreeMap<IpAddr, u32>,
     ) -> Result<BTreeMap<DestKey, Given>, PlanError> {
-        let key = |dest: &Dest| (dest.service, dest.address, u16::from_be_bytes(dest.port));
+        let key = |dest: &Dest| (dest.service, dest.address);
         let known: BTreeMap<DestKey, u32> =
             self.now.dests.iter().map(|(id, dest)| (key(dest), *id)).collect();
         let mut ids = Ids::new(&self.now.dests, self.now.limits.dests);
@@ -193,7 +197,7 @@ impl Planner<'_> {
             for backend in &service.backends {
                 let host = hosts.get(&backend.key.address).copied().unwrap_or(0);
                 let service = services[&service.name];
-                let known = known.get(&(service, address_bytes(backend.key.address), backend.key.port));
+                let known = known.get(&(service, address_bytes(backend.key.address)));
                 let before = known.and_then(|id| self.now.dests.get(id));
                 let dest = dest_record(backend, service, host, before);
                 let (id, fresh) = match known {
@@ -263,7 +267,7 @@ impl Planner<'_> {
             .backends
             .iter()
             .map(|backend| {
-                let key = (id, address_bytes(backend.key.address), backend.key.port);
+                let key = (id, address_bytes(backend.key.address));
                 // One without a MAC, or that does not answer any more, gets no new connections.
                 let reachable = match self.want.hosts.get(&backend.key.address) {
                     Some(HostRoute::Local) => true,

@@ -275,11 +275,12 @@ fn want() -> Desired {
         drained: false,
     };
     let service = |vip| {
-        let endpoint = Endpoint { address: vip, port: PORT, protocol: Protocol::Tcp };
+        let endpoint = Endpoint::new(vip, PORT, Protocol::Tcp);
         let backends = backends(vip).map(backend).to_vec();
         let (name, scheduler) = (endpoint.default_name(), Scheduler::Rr);
-        let options = ServiceOptions { guard: Guard::Off, ..ServiceOptions::default() };
-        Service { name, endpoint, scheduler, backends, options }
+        let (group, options) =
+            (Default::default(), ServiceOptions { guard: Guard::Off, ..ServiceOptions::default() });
+        Service { name, endpoint, group, scheduler, backends, options }
     };
     let route = |address: IpAddr| {
         let (link, tags) = ("eth0".to_owned(), Tags::NONE);

@@ -11,6 +11,7 @@ mod dns;
 mod drain;
 mod endpoints;
 mod generic;
+mod groups;
 mod hot;
 mod instances;
 mod jumbo;

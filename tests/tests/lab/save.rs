@@ -52,6 +52,8 @@ fn change_everything(hello: &HelloLab) -> Result<()> {
         &["backend", "edit", SERVICE, &one, "-w", "70"],
         &["backend", "drain", SERVICE, &two],
         &["service", "edit", SERVICE, "-s", "wrr", "--timeout", "tcp=1h", "--sloppy-tcp"],
+        &["service", "edit", SERVICE, "--add-endpoint", "tcp/172.18.14.101:7000-7099", "-p", "300"],
+        &["service", "edit", SERVICE, "-p", "300", "--persistence-scope", "endpoint"],
         &["timeout", "set", "0", "30", "0", "--tcp-close", "5"],
         &["service", "add", "six", "-t", &vip6],
         &["backend", "add", "six", &sisters[0]],

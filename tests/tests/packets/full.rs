@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use lb::{
-    model::{FlowSizes, Persistence, Timeouts},
+    model::{FlowSizes, Persistence, Scope, Timeouts},
     plan::Desired,
 };
 use lb_common::tcp::flag::*;
@@ -60,7 +60,8 @@ fn established_flows_stay_and_new_ones_are_placed_by_hash() {
 #[test]
 fn a_persistent_clients_connections_stay_together() {
     let mut service = TCP4.service(PORT, &[1, 2, 3]);
-    service.options.persistence = Some(Persistence { timeout: 300, granularity: None });
+    service.options.persistence =
+        Some(Persistence { timeout: 300, granularity: None, scope: Scope::Service });
     let mut director =
         Director::new(TINY, &Desired { services: vec![service], ..lab() }).expect("a director");
     let backends = crowd(&mut director, TCP4);

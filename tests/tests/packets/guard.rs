@@ -4,7 +4,7 @@
 use std::{collections::BTreeMap, net::IpAddr};
 
 use lb::{
-    model::{FlowSizes, Guard, Persistence},
+    model::{FlowSizes, Guard, Persistence, Scope},
     plan::Desired,
 };
 use lb_common::tcp::{State, flag::*};
@@ -98,7 +98,8 @@ fn few_of_those_without_an_entry_move_when_a_backend_comes() {
 #[test]
 fn a_persistent_clients_flood_makes_no_templates() {
     let mut want = guarded(TCP4, &[1, 2, 3]);
-    want.services[0].options.persistence = Some(Persistence { timeout: 300, granularity: None });
+    want.services[0].options.persistence =
+        Some(Persistence { timeout: 300, granularity: None, scope: Scope::default() });
     let mut director = director(&want);
     flood(&mut director, TCP4, 1000..2000);
     assert!(BURST.contains(&director.flows().iter().filter(|flow| !flow.value.is_template()).count()));

@@ -47,7 +47,13 @@ fn to_backend(kind: Kind, frame: &[u8], number: u8) -> Expect {
 
 /// A director with two backends of every kind, and a connection of each client port from 1001 to each by turns.
 fn connected(port: u16) -> Director {
-    let services = KINDS.map(|kind| kind.service(port, &[1, 2])).to_vec();
+    connected_by(port, None)
+}
+
+/// The same with a range of ports.
+fn connected_by(port: u16, last_port: Option<u16>) -> Director {
+    let mut services = KINDS.map(|kind| kind.service(port, &[1, 2])).to_vec();
+    services.iter_mut().for_each(|service| service.endpoint.last_port = last_port);
     let mut director = director(&Desired { services, ..lab() });
     for kind in KINDS {
         let mut turn = |from| send(&mut director, &kind.open().from_port(from)).expect("forwarded");
@@ -58,8 +64,8 @@ fn connected(port: u16) -> Director {
 
 #[test]
 fn an_error_about_a_connection_goes_to_its_backend() {
-    for port in [PORT, 0] {
-        let mut director = connected(port);
+    for (port, last_port) in [(PORT, None), (0, None), (PORT - 6, Some(PORT + 6))] {
+        let mut director = connected_by(port, last_port);
         for kind in KINDS {
             let before = director.flows().len();
             for (from, backend) in [(1001, 1), (1002, 2)] {

@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use lb::{
     dataplane::FlowEntry,
-    model::{Persistence, Scheduler::Rr},
+    model::{Persistence, Scheduler::Rr, Scope},
     plan::Desired,
 };
 use lb_common::{tcp::flag::*, template::ASSURED, verdict::Verdict::*};
@@ -16,7 +16,7 @@ const TIMEOUT: u32 = 15;
 
 fn persistent(kind: Kind, weights: &[(u8, u16)], granularity: Option<u8>) -> Desired {
     let mut service = kind.weighted(PORT, Rr, weights);
-    service.options.persistence = Some(Persistence { timeout: TIMEOUT, granularity });
+    service.options.persistence = Some(Persistence { timeout: TIMEOUT, granularity, scope: Scope::Service });
     Desired { services: vec![service], ..lab() }
 }
 
@@ -69,7 +69,8 @@ fn a_network_of_clients_may_count_as_one() {
 #[test]
 fn all_ports_of_an_address_share_a_template() {
     let mut service = TCP4.service(0, &[1, 2]);
-    service.options.persistence = Some(Persistence { timeout: TIMEOUT, granularity: None });
+    service.options.persistence =
+        Some(Persistence { timeout: TIMEOUT, granularity: None, scope: Scope::Service });
     let mut director = director(&Desired { services: vec![service], ..lab() });
     let to = |port: u16| TCP4.open().with(|p| p.dest.set_port(port));
     for port in [20, 21, 4000] {

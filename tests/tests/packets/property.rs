@@ -16,21 +16,33 @@ use proptest::prelude::*;
 
 use crate::world::*;
 
-/// The services there may be, by index: of a port, and the wildcards of two kinds.
-const SERVICES: [(Kind, u16); 6] =
-    [(TCP4, PORT), (TCP4, 0), (UDP4, PORT), (TCP6, PORT), (UDP6, PORT), (UDP6, 0)];
-/// What happens to what a removed backend of each had.
-const NODEST: [ExpireNodest; 6] = {
+/// The services there may be, by index: of a port, the wildcards of two kinds, and ranges from a port on.
+const SERVICES: [(Kind, u16); 8] = [
+    (TCP4, PORT),
+    (TCP4, 0),
+    (UDP4, PORT),
+    (TCP6, PORT),
+    (UDP6, PORT),
+    (UDP6, 0),
+    (TCP4, PORT - 6),
+    (UDP6, PORT - 6),
+];
+const RANGES: [usize; 2] = [6, 7];
+/// What happens to what a removed backend of each had. A range and the wildcard behind it are of one mind: the
+/// flows of the one go to the other when it is deleted.
+const NODEST: [ExpireNodest; 8] = {
     use ExpireNodest::*;
-    [Auto, Reschedule, Drop, Reschedule, Auto, Auto]
+    [Auto, Reschedule, Drop, Reschedule, Auto, Auto, Reschedule, Auto]
 };
 /// What clients connect to, and the services that may serve it: the first that there is.
-const TARGETS: [(Kind, u16, &[usize]); 6] = [
-    (TCP4, PORT, &[0, 1]),
+const TARGETS: [(Kind, u16, &[usize]); 8] = [
+    (TCP4, PORT, &[0, 6, 1]),
+    (TCP4, PORT + 1, &[6, 1]),
     (TCP4, 9, &[1]),
     (UDP4, PORT, &[2]),
     (TCP6, PORT, &[3]),
-    (UDP6, PORT, &[4, 5]),
+    (UDP6, PORT, &[4, 7, 5]),
+    (UDP6, PORT + 1, &[7, 5]),
     (UDP6, 9, &[5]),
 ];
 const CLIENTS: u16 = 5;
@@ -111,6 +123,10 @@ impl World {
         let make = |(index, (kind, port)): (usize, &(Kind, u16))| {
             let mut service = kind.service(*port, &[1, 2]);
             service.options.expire_nodest = NODEST[index];
+            if RANGES.contains(&index) {
+                service.endpoint.last_port = Some(PORT + 100);
+                service.name = service.endpoint.default_name();
+            }
             (index, service)
         };
         let services: BTreeMap<usize, Service> = SERVICES.iter().enumerate().map(make).collect();

@@ -2,6 +2,7 @@
 //! service on one VIP of each family.
 
 use std::{
+    collections::BTreeSet,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     ops::Range,
 };
@@ -104,7 +105,7 @@ impl Kind {
     /// A service on the VIP with backends and their weights.
     pub fn weighted(self, port: u16, scheduler: Scheduler, weights: &[(u8, u16)]) -> Service {
         let protocol = if self.is_udp { Protocol::Udp } else { Protocol::Tcp };
-        let endpoint = Endpoint { address: self.vip(), port, protocol };
+        let endpoint = Endpoint::new(self.vip(), port, protocol);
         let backend = |(number, weight): &(u8, u16)| Backend {
             key: BackendKey { address: self.backend(*number), port },
             weight: *weight,
@@ -113,8 +114,8 @@ impl Kind {
             drained: false,
         };
         let backends = weights.iter().map(backend).collect();
-        let options = silent();
-        Service { name: endpoint.default_name(), endpoint, scheduler, backends, options }
+        let (options, group) = (silent(), BTreeSet::new());
+        Service { name: endpoint.default_name(), endpoint, group, scheduler, backends, options }
     }
 }
 

@@ -84,17 +84,35 @@ fn services_in_ipvsadms_words() {
         let Command::Service(ServiceCommand::Add(add)) = parse(line).command else { panic!("{line}") };
         assert_eq!(add.name.or(add.name_option).unwrap().as_str(), "mysql", "{line}");
         assert_eq!(add.scheduler, Scheduler::Wrr, "{line}");
-        assert_eq!(
-            crate::model::Endpoint::from(add.endpoint).to_string(),
-            "tcp/172.18.14.100:3306",
-            "{line}"
-        );
+        assert_eq!(add.endpoint.split().0.to_string(), "tcp/172.18.14.100:3306", "{line}");
     }
     let Command::Service(ServiceCommand::Add(add)) = parse("lb service add -u [2001:db8::1]:53").command
     else {
         panic!()
     };
-    assert_eq!(crate::model::Endpoint::from(add.endpoint).to_string(), "udp/[2001:db8::1]:53");
+    assert_eq!(add.endpoint.split().0.to_string(), "udp/[2001:db8::1]:53");
+    for (line, first, more) in [
+        (
+            "lb service add dns -u 192.0.2.1:53 -e tcp/192.0.2.1:53",
+            "udp/192.0.2.1:53",
+            vec!["tcp/192.0.2.1:53"],
+        ),
+        (
+            "lb service add ftp --endpoint tcp/192.0.2.1:21 --endpoint tcp/192.0.2.1:5000-5100",
+            "tcp/192.0.2.1:21",
+            vec!["tcp/192.0.2.1:5000-5100"],
+        ),
+        ("lb service add -t [2001:db8::1]:80-90", "tcp/[2001:db8::1]:80-90", vec![]),
+    ] {
+        let Command::Service(ServiceCommand::Add(add)) = parse(line).command else { panic!("{line}") };
+        let (one, others) = add.endpoint.split();
+        assert_eq!((one.to_string().as_str(), others.len()), (first, more.len()), "{line}");
+        assert!(others.iter().map(ToString::to_string).eq(more), "{line}");
+    }
+    let line = "lb service edit web --add-endpoint tcp/192.0.2.1:80 --add-endpoint tcp/192.0.2.2:80 \
+                --del-endpoint tcp/192.0.2.3:1-2";
+    let Command::Service(ServiceCommand::Edit(edit)) = parse(line).command else { panic!() };
+    assert_eq!((edit.change.add_endpoint.len(), edit.change.del_endpoint.len()), (2, 1));
     assert!(matches!(
         parse("lb service edit mysql -s rr").command,
         Command::Service(ServiceCommand::Edit(edit)) if edit.change.scheduler == Some(Scheduler::Rr)
@@ -173,6 +191,11 @@ fn wrong_lines_are_usage_errors_that_say_what_is_wrong() {
         ("lb service add -t 1.2.3.4", "1.2.3.4:PORT"),
         ("lb service add -t 1.2.3.4:80 -s wcl", "rr, wrr, lc, wlc"),
         ("lb service edit mysql", "--scheduler"),
+        ("lb service add web -t 1.2.3.4:90-80", "write 80-90"),
+        ("lb service add web -t 1.2.3.4:80 -e 1.2.3.4:81", "tcp/VIP:PORT"),
+        ("lb service edit web --add-endpoint tcp/1.2.3.4", "the port is missing"),
+        ("lb service add web -t 1.2.3.4:80 --persistence-scope service", "--persistence"),
+        ("lb service add web -t 1.2.3.4:80 -p --persistence-scope group", "service, endpoint"),
         ("lb service edit mysql --timeout tcp", "NAME=DURATION"),
         ("lb service edit mysql --timeout tpc=1", "did you mean tcp?"),
         ("lb service edit mysql --timeout tcp=0", "1s to 2678400s"),

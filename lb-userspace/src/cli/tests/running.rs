@@ -111,13 +111,19 @@ async fn requests_say_what_was_typed() {
 async fn what_a_service_is_given_arrives() {
     let agent = FakeAgent::start().await;
     let timeouts = PartialTimeouts { tcp: Some(1800), ..PartialTimeouts::default() };
-    let endpoint = |protocol| Endpoint { address: [10, 9, 9, 9].into(), port: 80, protocol };
+    let endpoint = |protocol| Endpoint::new([10, 9, 9, 9].into(), 80, protocol);
     let add = |protocol, options| {
-        let add = ServiceAdd { name: None, endpoint: endpoint(protocol), scheduler: Scheduler::Wrr, options };
+        let add = ServiceAdd {
+            name: None,
+            endpoint: endpoint(protocol),
+            group: [].into(),
+            scheduler: Scheduler::Wrr,
+            options,
+        };
         format!("ServiceAdd {{ add: {add:?}")
     };
     let edit = |scheduler, options| {
-        let edit = ServiceEdit { scheduler, options };
+        let edit = ServiceEdit { scheduler, options, ..ServiceEdit::default() };
         format!("ServiceEdit {{ name: {:?}, edit: {edit:?}", fake::name("mysql"))
     };
     let (own, given) = (ServiceOptions::default(), OptionsEdit::default());

@@ -9,7 +9,7 @@ use crate::{
         Output, args::ColorChoice, args::OutputFormat, backend, conn, rate::Rates, realserver, service,
         stats, status, timeout,
     },
-    model::{ExpireNodest, Guard, PartialTimeouts, Reject, ServiceOptions, Timeouts},
+    model::{Endpoint, ExpireNodest, Guard, PartialTimeouts, Protocol, Reject, ServiceOptions, Timeouts},
     realserver::{Item, Report, Verdict},
 };
 
@@ -66,6 +66,18 @@ Service                Prot  LocalAddress:Port   Scheduler  Backends  ActiveConn
 mysql                  TCP   172.18.14.100:3306  rr              1/2           6          2  2.47M     198M  230GiB
 udp/[2001:db8::53]:53  UDP   [2001:db8::53]:53   wrr             0/1           3          1      7        7    539B
 ");
+}
+
+#[test]
+fn a_service_of_several_endpoints() {
+    let mut view = fake::services().remove(0);
+    let range =
+        Endpoint { last_port: Some(5100), ..Endpoint::new([192, 0, 2, 1].into(), 5000, Protocol::Tcp) };
+    view.group = [range, Endpoint::new([192, 0, 2, 1].into(), 53, Protocol::Udp)].into();
+    let text = printed(|out| service::show(&view, out).unwrap());
+    assert!(text.lines().nth(1).is_some_and(|line| line.contains(" 172.18.14.100:3306 +2 ")), "{text}");
+    let listed: Vec<&str> = text.lines().filter(|line| line.starts_with("endpoint: ")).collect();
+    assert_eq!(listed, ["endpoint: udp/192.0.2.1:53", "endpoint: tcp/192.0.2.1:5000-5100"]);
 }
 
 #[test]

@@ -24,7 +24,8 @@ pub fn service(name: &str, port: u16, backends: &[&str]) -> Service {
     let vip = if backends.iter().any(|b| b.key.address.is_ipv6()) { "2001:db8::1" } else { "192.0.2.1" };
     Service {
         name: ServiceName::new(name).expect("a name"),
-        endpoint: Endpoint { address: vip.parse().expect("an address"), port, protocol: Protocol::Tcp },
+        endpoint: Endpoint::new(vip.parse().expect("an address"), port, Protocol::Tcp),
+        group: Default::default(),
         scheduler: Scheduler::Rr,
         backends,
         options: ServiceOptions::default(),

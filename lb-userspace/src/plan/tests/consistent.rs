@@ -31,6 +31,14 @@ pub fn check(now: &Snapshot) {
             assert!(now.regions.get(&service).is_some_and(|words| !words.is_empty()), "{key:?} is open");
         }
     }
+    for (key, range) in &now.ranges {
+        let holder = EndpointKey { address: key.address, port: 0, protocol: Some(key.protocol) };
+        let holder = now.endpoints.get(&holder).expect("the port-0 endpoint of a range");
+        assert_eq!(holder.id(), range.id(), "{key:?} has an id of its own");
+        assert!(range.has(flag::OPEN) && range.has(flag::WILDCARD), "{key:?} is {range:?}");
+        let words = now.regions.get(&range.service());
+        assert!(words.is_some_and(|words| !words.is_empty()), "{key:?} leads to no generation");
+    }
     for (id, dest) in &now.dests {
         assert!(now.hosts.contains_key(&dest.host), "destination {id} has host {}", dest.host);
         assert!(now.services.contains_key(&dest.service), "destination {id} is of service {}", dest.service);
@@ -51,6 +59,10 @@ pub fn check(now: &Snapshot) {
 /// What holds besides when a plan is done.
 pub fn check_done(now: &Snapshot) {
     check(now);
+    for key in now.ranges.keys() {
+        let holder = EndpointKey { address: key.address, port: 0, protocol: Some(key.protocol) };
+        assert!(now.endpoints[&holder].has(flag::RANGED), "{key:?} is not looked for");
+    }
     for key in now.endpoints.keys().filter(|key| key.protocol.is_some()) {
         let (word, shift) = filter::position(address_words(key.address));
         let wanted = filter::ANY | if key.port == 0 { filter::WILDCARD } else { 0 };

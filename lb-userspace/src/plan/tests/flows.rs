@@ -17,21 +17,27 @@ pub struct Flow {
     identity: Identity,
 }
 
-/// Service id, address and port of a destination.
-type Identity = (u16, [u8; 16], [u8; 2]);
+/// Service id and address of a destination.
+type Identity = (u16, [u8; 16]);
 
 /// One new connection for each open endpoint that serves.
 pub fn place(now: &Snapshot, position: u32) -> Vec<Flow> {
+    let ranges = now.ranges.iter().map(|(range, endpoint)| {
+        let holder = EndpointKey { address: range.address, port: 0, protocol: Some(range.protocol) };
+        (holder, endpoint)
+    });
     let open = now.endpoints.iter().filter(|(key, e)| key.protocol.is_some() && e.has(flag::OPEN));
-    open.filter_map(|(key, endpoint)| {
-        let words = now.regions.get(&endpoint.service())?;
-        let header = Header::from_words([*words.first()?, *words.get(1)?]);
-        let dest = at(&Words(words), 0, &header, position.checked_rem(header.period)?)?;
-        let record = now.dests.get(&dest)?;
-        let identity = (record.service, record.address, record.port);
-        Some(Flow { key: *key, endpoint: endpoint.id(), dest, identity })
-    })
-    .collect()
+    open.map(|(key, endpoint)| (*key, endpoint))
+        .chain(ranges)
+        .filter_map(|(key, endpoint)| {
+            let words = now.regions.get(&endpoint.service())?;
+            let header = Header::from_words([*words.first()?, *words.get(1)?]);
+            let dest = at(&Words(words), 0, &header, position.checked_rem(header.period)?)?;
+            let record = now.dests.get(&dest)?;
+            let identity = (record.service, record.address);
+            Some(Flow { key, endpoint: endpoint.id(), dest, identity })
+        })
+        .collect()
 }
 
 pub fn census(flows: &[Flow]) -> Census {
@@ -47,7 +53,7 @@ pub fn check(flows: &[Flow], now: &Snapshot) {
         let endpoint = now.endpoints.get(&flow.key).expect("a flow's endpoint, at least as a tombstone");
         assert_eq!(endpoint.id(), flow.endpoint);
         let dest = now.dests.get(&flow.dest).expect("a flow's destination");
-        assert_eq!((dest.service, dest.address, dest.port), flow.identity);
+        assert_eq!((dest.service, dest.address), flow.identity);
     }
 }
 
@@ -72,7 +78,7 @@ impl Memory {
             }
             *known = now;
         }
-        let dests = now.dests.iter().map(|(id, d)| ((d.service, d.address, d.port), *id));
+        let dests = now.dests.iter().map(|(id, d)| ((d.service, d.address), *id));
         let count = now.dests.len();
         same(&mut self.dests, dests.collect());
         assert_eq!(self.dests.len(), count, "two ids of one destination");
@@ -97,7 +103,10 @@ pub fn check_reclaimed(before: &Snapshot, after: &Snapshot, census: &Census) {
     let endpoints: BTreeSet<EndpointKey> = before
         .endpoints
         .iter()
-        .filter(|(key, e)| key.protocol.is_none() || e.has(flag::OPEN) || census.endpoints.contains(&e.id()))
+        .filter(|(key, e)| {
+            let is_kept = e.has(flag::OPEN) || e.has(flag::RANGED) || census.endpoints.contains(&e.id());
+            key.protocol.is_none() || is_kept
+        })
         .map(|(key, _)| *key)
         .collect();
     assert!(after.endpoints.keys().eq(&endpoints));
@@ -106,6 +115,7 @@ pub fn check_reclaimed(before: &Snapshot, after: &Snapshot, census: &Census) {
     let of_endpoints = endpoints.iter().filter(|key| key.protocol.is_some());
     let services: BTreeSet<u16> = of_endpoints
         .map(|key| before.endpoints[key].service())
+        .chain(before.ranges.values().map(|range| range.service()))
         .chain(dests.iter().map(|id| before.dests[id].service))
         .collect();
     assert!(after.services.keys().eq(&services));

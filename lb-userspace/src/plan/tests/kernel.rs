@@ -13,7 +13,7 @@ pub struct Kernel {
     readable: Vec<(u32, u32)>,
 }
 
-pub const SIZES: MapSizes = MapSizes { services: 64, dests: 512, arena: 1 << 18 };
+pub const SIZES: MapSizes = MapSizes { services: 64, dests: 512, arena: 1 << 18, endpoints: 256 };
 
 impl Kernel {
     pub fn new(limits: MapSizes) -> Self {
@@ -95,6 +95,8 @@ impl Kernel {
             }
             Op::SetEndpoint { key, endpoint } => drop(state.endpoints.insert(key, endpoint)),
             Op::DeleteEndpoint { key } => drop(state.endpoints.remove(&key).expect("an endpoint")),
+            Op::SetRange { key, endpoint } => drop(state.ranges.insert(key, endpoint)),
+            Op::DeleteRange { key } => drop(state.ranges.remove(&key).expect("a range")),
             Op::SetFilter { word, bits: 0 } => drop(state.filter.remove(&word)),
             Op::SetFilter { word, bits } => drop(state.filter.insert(word, bits)),
         }

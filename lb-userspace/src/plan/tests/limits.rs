@@ -9,7 +9,7 @@ use crate::{
     plan::{CompileError, Desired, MapSizes, Op, PlanError, plan, reclaim},
 };
 
-const SMALL: MapSizes = MapSizes { services: 3, dests: 4, arena: 200 };
+const SMALL: MapSizes = MapSizes { services: 3, dests: 4, arena: 200, endpoints: 5 };
 
 fn on_empty(want: &Desired) -> Result<Vec<Op>, PlanError> {
     plan(want, &Kernel::new(SMALL).snapshot())
@@ -71,7 +71,7 @@ fn members() {
     let addresses: Vec<String> = (0..1025).map(|n| format!("10.0.{}.{}", n / 256, n % 256)).collect();
     let addresses: Vec<&str> = addresses.iter().map(String::as_str).collect();
     let want = desired(&[service("a", 80, &addresses)]);
-    let kernel = Kernel::new(MapSizes { services: 3, dests: 2000, arena: 1 << 16 });
+    let kernel = Kernel::new(MapSizes { dests: 2000, arena: 1 << 16, ..SMALL });
     let expected = PlanError::Compile(want.services[0].name.clone(), CompileError::TooManyMembers(1025));
     assert_eq!(plan(&want, &kernel.snapshot()), Err(expected));
 }

@@ -4,6 +4,7 @@ mod build;
 mod compiled;
 mod consistent;
 mod flows;
+mod groups;
 mod kernel;
 mod limits;
 mod named;
@@ -127,6 +128,7 @@ proptest! {
         let left = director.kernel.snapshot();
         prop_assert!(left.endpoints.is_empty() && left.services.is_empty() && left.dests.is_empty());
         prop_assert!(left.hosts.is_empty() && left.links.is_empty() && left.filter.is_empty());
+        prop_assert!(left.ranges.is_empty());
         prop_assert!(left.tags.is_empty() && left.macs.is_empty());
     }
 }

@@ -16,7 +16,7 @@ use super::{
     kernel::{Kernel, SIZES},
 };
 use crate::{
-    model::{ExpireNodest, Protocol, Reject, ServiceOptions},
+    model::{ExpireNodest, Persistence, Protocol, Reject, Scope, ServiceOptions},
     plan::{
         Census, Desired, EndpointKey, HostRoute, Op, Snapshot, dest_address, name_of, plan, reclaim,
         rotation::Words,
@@ -87,14 +87,15 @@ fn a_services_own_timeouts_come_before_the_global_ones() {
 fn options_become_flags() {
     use lb_common::service::{
         self,
-        flag::{ONE_PACKET, RESCHEDULE, RESET_NODEST, SLOPPY_TCP, USED},
+        flag::{APART, ONE_PACKET, RESCHEDULE, RESCHEDULE_UDP, RESET_NODEST, SLOPPY_TCP, USED},
     };
+    const ALWAYS: u32 = USED | RESCHEDULE | RESCHEDULE_UDP;
     for (protocol, expire_nodest, sloppy_tcp, ops, flags) in [
-        (Protocol::Tcp, ExpireNodest::Auto, false, false, USED),
+        (Protocol::Tcp, ExpireNodest::Auto, false, false, USED | RESCHEDULE_UDP),
         (Protocol::Tcp, ExpireNodest::Drop, true, false, USED | SLOPPY_TCP),
-        (Protocol::Tcp, ExpireNodest::Reschedule, false, false, USED | RESCHEDULE),
-        (Protocol::Tcp, ExpireNodest::Reset, false, false, USED | RESCHEDULE | RESET_NODEST),
-        (Protocol::Udp, ExpireNodest::Auto, false, false, USED | RESCHEDULE),
+        (Protocol::Tcp, ExpireNodest::Reschedule, false, false, ALWAYS),
+        (Protocol::Tcp, ExpireNodest::Reset, false, false, ALWAYS | RESET_NODEST),
+        (Protocol::Udp, ExpireNodest::Auto, false, false, USED | RESCHEDULE_UDP),
         (Protocol::Udp, ExpireNodest::Drop, false, true, USED | ONE_PACKET),
     ] {
         let mut want = desired(&[service("a", 80, &[ONE])]);
@@ -104,6 +105,12 @@ fn options_become_flags() {
         let now = kernel_with(&want).snapshot();
         let found: Vec<u32> = now.services.values().map(|record| record.flags).collect();
         assert_eq!(found, [flags], "{:?}", want.services[0].options);
+    }
+    let mut want = desired(&[service("a", 80, &[ONE])]);
+    for (scope, flags) in [(Scope::Service, 0), (Scope::Endpoint, APART)] {
+        want.services[0].options.persistence = Some(Persistence { timeout: 300, granularity: None, scope });
+        let now = kernel_with(&want).snapshot();
+        assert!(now.services.values().all(|record| record.flags & APART == flags), "{scope}");
     }
     for (reject, bits) in Reject::ALL.into_iter().zip([
         service::Reject::ICMP,

@@ -8,7 +8,7 @@ use super::{
     kernel::{Kernel, regions},
 };
 use crate::{
-    model::Service,
+    model::{Endpoint, Protocol, Service},
     plan::{Census, MapSizes, Op, plan, reclaim},
 };
 
@@ -20,7 +20,13 @@ fn large() -> Vec<Service> {
         .map(|n| {
             let address = |i| Ipv4Addr::from(0x0a00_0000 + (u32::from(n) * 7 + i) % 4096).to_string();
             let addresses: Vec<String> = (0..BACKENDS).map(address).collect();
-            service(&format!("s{n}"), n + 1, &addresses.iter().map(String::as_str).collect::<Vec<_>>())
+            let addresses: Vec<&str> = addresses.iter().map(String::as_str).collect();
+            let service = service(&format!("s{n}"), n + 1, &addresses);
+            // Each fourth has a second address and a range of ports, all on one.
+            let more = |port| Endpoint::new([192, 0, 2, 2].into(), port, Protocol::Tcp);
+            let range = Endpoint { last_port: Some(20000 + n * 8 + 6), ..more(20000 + n * 8) };
+            let group = if n % 4 == 0 { [more(n + 1), range].into() } else { [].into() };
+            Service { group, ..service }
         })
         .collect()
 }
@@ -28,7 +34,7 @@ fn large() -> Vec<Service> {
 /// Takes seconds if a step looks through everything once for each service, minutes for each backend.
 #[test]
 fn thousands_of_services_are_planned_changed_and_taken_away() {
-    let sizes = MapSizes { services: 4097, dests: 65537, arena: 1 << 21 };
+    let sizes = MapSizes { services: 4097, dests: 65537, arena: 1 << 21, endpoints: 16385 };
     let mut kernel = Kernel::new(sizes);
     let mut want = desired(&large());
     let ops = plan(&want, &kernel.snapshot()).expect("a plan");
@@ -36,6 +42,8 @@ fn thousands_of_services_are_planned_changed_and_taken_away() {
     let count = |what: fn(&Op) -> bool| ops.iter().filter(|op| what(op)).count();
     assert_eq!(count(|op| matches!(op, Op::SetDest { fresh: true, .. })), 65536);
     assert_eq!(count(|op| matches!(op, Op::Publish { .. })), 4096);
+    // 8 k to 8 k + 6 are three prefixes.
+    assert_eq!(count(|op| matches!(op, Op::SetRange { .. })), 1024 * 3);
     consistent::check_done(&kernel.snapshot());
     assert_eq!(plan(&want, &kernel.snapshot()), Ok(Vec::new()));
     // A drain in each second service finds the arena full of holes in the end.

@@ -31,7 +31,7 @@ pub fn endpoints() -> Vec<Endpoint> {
     let mut all = Vec::new();
     for address in vips() {
         for port in PORTS {
-            let of = |protocol| Endpoint { address, port, protocol };
+            let of = |protocol| Endpoint::new(address, port, protocol);
             all.extend([of(Protocol::Tcp), of(Protocol::Udp)]);
         }
     }

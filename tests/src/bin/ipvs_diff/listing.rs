@@ -78,7 +78,7 @@ fn endpoint(protocol: &str, address: SocketAddr) -> Result<Endpoint> {
         "UDP" => Protocol::Udp,
         other => bail!("a protocol called {other:?}"),
     };
-    Ok(Endpoint { address: address.ip(), port: address.port(), protocol })
+    Ok(Endpoint::new(address.ip(), address.port(), protocol))
 }
 
 /// `AC120E64:0CEA` or `[fd00:...:0100]:0CEA`.

@@ -23,7 +23,7 @@ use crate::{
 /// Many times what a script opens: a full bucket is another test's.
 const SIZES: FlowSizes = FlowSizes { ipv4: 64, wide: 64 };
 /// More than a script's services and backends, with those that were removed.
-const LIMITS: Limits = Limits { services: 16, destinations: 64 };
+const LIMITS: Limits = Limits { services: 16, destinations: 64, endpoints: 64 };
 const LINK: &str = "eth0";
 /// Every device map entry must name a device that exists; TEST_RUN sends nothing through it.
 const LO: u32 = 1;
@@ -106,7 +106,7 @@ impl Ours {
         let mut services = BTreeMap::new();
         for (key, value) in &snapshot.endpoints {
             let Some(protocol) = key.protocol else { continue };
-            let endpoint = Endpoint { address: key.address, port: key.port, protocol };
+            let endpoint = Endpoint::new(key.address, key.port, protocol);
             endpoints.insert(value.id(), endpoint);
             if value.has(endpoint::flag::OPEN) {
                 services.insert(value.service(), endpoint);
@@ -126,7 +126,8 @@ impl Ours {
         let (hz, now) = (self.director.clock.hz(), self.director.clock.now());
         let tick_seconds = f64::from(1u32 << tick::shift(hz)) / f64::from(hz);
         for entry in self.director.flows() {
-            let to = *endpoints.get(&entry.endpoint).context("a flow of no endpoint")?;
+            let id = entry.endpoint.context("a template, and no service has persistence")?;
+            let to = *endpoints.get(&id).context("a flow of no endpoint")?;
             let address = match to.address {
                 IpAddr::V4(_) => {
                     let [a, b, c, d, ..] = entry.client;
@@ -193,7 +194,7 @@ fn desired(config: &Config) -> Desired {
 }
 
 fn service(configured: &Configured) -> Service {
-    let Endpoint { address, port, protocol: _ } = configured.endpoint;
+    let Endpoint { address, port, .. } = configured.endpoint;
     let backend = |(number, settings): &(u8, crate::script::Settings)| Backend {
         key: BackendKey { address: lab::backend(address, *number), port },
         weight: settings.weight,
@@ -204,6 +205,7 @@ fn service(configured: &Configured) -> Service {
     Service {
         name: configured.endpoint.default_name(),
         endpoint: configured.endpoint,
+        group: Default::default(),
         scheduler: configured.kind.model,
         backends: configured.backends.iter().map(backend).collect(),
         // As IPVS's `expire_nodest_conn` 0.
