@@ -139,7 +139,18 @@ pub fn is_over(value: Value, segment: Segment, service: &Service, now: Tick) -> 
         || (value.state().is_reusable()
             && tcp::opens(segment.flags())
             && value.flags() & value::flag::CONTROLLED == 0)
-        || (service.flags & service::flag::RESCHEDULE != 0 && segment.begins() && is_retired(value.dest()))
+        || (service.flags & service::flag::RESCHEDULE != 0
+            && segment.begins()
+            && takes_nothing_new(value.dest(), segment))
+}
+
+/// Whether what begins on a flow goes to another destination: to a removed one nothing goes, to one of weight 0
+/// no SYN (`ip_vs_in_hook` under `expire_nodest_conn`).
+#[inline(always)]
+fn takes_nothing_new(dest: u32, segment: Segment) -> bool {
+    DESTS.get(dest).is_some_and(|record| {
+        record.flags & dest::flag::RETIRED != 0 || (!segment.is_udp() && record.weight == 0)
+    })
 }
 
 #[inline(always)]

@@ -23,7 +23,7 @@ use crate::{
     packet::Packet,
     schedule::{schedule_by_hash, schedule_next},
     table::Table,
-    template::{Source, template_find, template_store},
+    template::{Source, template_assure, template_find, template_store},
     word::KernelWord,
 };
 
@@ -48,6 +48,10 @@ pub fn open_under(packet: &Packet, segment: Segment, endpoint: Endpoint) -> Resu
         if persistent {
             placed = template_store(&source, endpoint.0, placed);
         }
+    }
+    if persistent && segment.next(State::NONE) == State::ESTABLISHED {
+        // Taken up in its middle.
+        template_assure(&source, endpoint.0, Placed(placed).dest());
     }
     let mut outcome = if is_wide(packet, endpoint) {
         flow_open_wide(&wide_key(packet, endpoint), segment.0, service, placed)

@@ -75,6 +75,10 @@ pub(super) struct OptionArgs {
     /// datagram; auto is drop for TCP, reschedule for UDP
     #[arg(long, value_name = "auto|drop|reschedule", value_parser = config::expire_nodest)]
     pub(super) expire_nodest: Option<ExpireNodest>,
+    /// Of persistence: new connections of a client whose backend is drained or has weight 0 go to another
+    #[arg(long, value_name = "true|false", num_args = 0..=1, require_equals = true)]
+    #[arg(default_missing_value = "true")]
+    pub(super) expire_quiescent_template: Option<bool>,
     /// Take TCP connections up in their middle: any segment but a reset opens one
     #[arg(long, value_name = "true|false", num_args = 0..=1, require_equals = true)]
     #[arg(default_missing_value = "true")]
@@ -110,7 +114,7 @@ pub(super) struct EndpointArgs {
 
 #[derive(Debug, Args)]
 #[command(group = ArgGroup::new("what").required(true).multiple(true)
-    .args(["scheduler", "timeout", "persistence", "expire_nodest", "sloppy_tcp", "ops"]))]
+    .args(["scheduler", "timeout", "persistence", "expire_nodest", "expire_quiescent_template", "sloppy_tcp", "ops"]))]
 pub(super) struct EditArgs {
     /// The service: its name, or its endpoint VIP:PORT or PROTOCOL/VIP:PORT
     #[arg(value_parser = parse::service)]
@@ -258,13 +262,16 @@ pub(super) fn show(view: &ServiceView, output: &mut Output<'_>) -> Result<(), Cl
 
 /// One line for each thing that is not as by default.
 fn option_lines(options: &ServiceOptions) -> Vec<String> {
-    let ServiceOptions { timeouts, persistence, expire_nodest, sloppy_tcp, ops } = *options;
+    let ServiceOptions { timeouts, persistence, expire_nodest, expire_quiescent_template, sloppy_tcp, ops } =
+        *options;
     let lines = [
         (!timeouts.is_empty())
             .then(|| format!("timeouts of its own (seconds): {}", timeout::listed(timeouts))),
         persistence.map(|persistence| format!("persistence: {persistence}")),
         (expire_nodest != ExpireNodest::default())
             .then(|| format!("connections of a removed backend (expire_nodest): {expire_nodest}")),
+        expire_quiescent_template
+            .then(|| "leaves drained backends to no client (expire_quiescent_template)".to_owned()),
         sloppy_tcp.then(|| "takes TCP connections up in their middle (sloppy_tcp)".to_owned()),
         ops.then(|| "schedules each datagram by itself (ops)".to_owned()),
     ];
@@ -274,12 +281,14 @@ fn option_lines(options: &ServiceOptions) -> Vec<String> {
 /// What an edit set.
 fn edited(edit: &ServiceEdit) -> String {
     let ServiceEdit { scheduler, options } = edit;
-    let OptionsEdit { timeouts, persistence, expire_nodest, sloppy_tcp, ops } = options;
+    let OptionsEdit { timeouts, persistence, expire_nodest, expire_quiescent_template, sloppy_tcp, ops } =
+        options;
     let set = [
         scheduler.map(|scheduler| format!("scheduler {scheduler}")),
         (!timeouts.is_empty()).then(|| format!("timeouts {}", timeout::listed(*timeouts))),
         persistence.map(|persistence| format!("persistence {persistence}")),
         expire_nodest.map(|what| format!("expire_nodest {what}")),
+        expire_quiescent_template.map(|is| format!("expire_quiescent_template {is}")),
         sloppy_tcp.map(|is| format!("sloppy_tcp {is}")),
         ops.map(|is| format!("ops {is}")),
     ];
@@ -320,9 +329,18 @@ impl Change {
 
 impl OptionArgs {
     fn into_edit(self) -> OptionsEdit {
-        let Self { timeout, persistence, granularity, expire_nodest, sloppy_tcp, ops } = self;
+        let Self {
+            timeout,
+            persistence,
+            granularity,
+            expire_nodest,
+            expire_quiescent_template,
+            sloppy_tcp,
+            ops,
+        } = self;
         let persistence = persistence.map(|timeout| Persistence { timeout, granularity });
-        OptionsEdit { timeouts: timeout::collected(&timeout), persistence, expire_nodest, sloppy_tcp, ops }
+        let timeouts = timeout::collected(&timeout);
+        OptionsEdit { timeouts, persistence, expire_nodest, expire_quiescent_template, sloppy_tcp, ops }
     }
 }
 

@@ -131,7 +131,14 @@ impl Out {
 
     fn options(&mut self, options: &ServiceOptions) {
         use schema::service::*;
-        let ServiceOptions { timeouts, persistence, expire_nodest, sloppy_tcp, ops } = options;
+        let ServiceOptions {
+            timeouts,
+            persistence,
+            expire_nodest,
+            expire_quiescent_template,
+            sloppy_tcp,
+            ops,
+        } = options;
         if let Some(Persistence { timeout, granularity }) = persistence {
             self.line(&PERSISTENCE, timeout);
             if let Some(granularity) = granularity {
@@ -139,6 +146,7 @@ impl Out {
             }
         }
         self.line_unless(&EXPIRE_NODEST, expire_nodest, &ExpireNodest::default());
+        self.line_unless(&EXPIRE_QUIESCENT, expire_quiescent_template, &false);
         self.line_unless(&SLOPPY_TCP, sloppy_tcp, &false);
         self.line_unless(&OPS, ops, &false);
         self.section(&TIMEOUTS, |out| {

@@ -254,6 +254,7 @@ pub(super) mod service {
             &GRANULARITY,
             &TIMEOUTS,
             &EXPIRE_NODEST,
+            &EXPIRE_QUIESCENT,
             &SLOPPY_TCP,
             &OPS,
             &BACKENDS,
@@ -325,9 +326,18 @@ pub(super) mod service {
         "`auto`, `drop` or `reschedule`",
         Is("auto"),
         "What happens to connections whose backend was removed. `drop`: their packets are dropped, and go on if \
-         the backend is added again, as with IPVS's `expire_nodest_conn` 0. `reschedule`: the next SYN or \
-         datagram goes to another backend at once; TCP in the middle of a connection is dropped. `auto` is \
-         `drop` for TCP and `reschedule` for UDP.",
+         the backend is added again, as with IPVS's `expire_nodest_conn` 0. `reschedule`: they are over, as with \
+         `expire_nodest_conn` 1: the next SYN or datagram goes to another backend at once, TCP in the middle of a \
+         connection is dropped; a SYN on a connection of a backend of weight 0 goes to another one, too. `auto` \
+         is `drop` for TCP and `reschedule` for UDP.",
+    );
+    pub static EXPIRE_QUIESCENT: Key = key(
+        "expire_quiescent_template",
+        "`true` or `false`",
+        Is("false"),
+        "With `persistence`: the new connections of a client whose backend is drained or has weight 0 go to \
+         another one, as with IPVS's sysctl of this name, instead of keeping the backend busy as long as its \
+         clients come back.",
     );
     pub static SLOPPY_TCP: Key = key(
         "sloppy_tcp",

@@ -1,16 +1,16 @@
 //! Walking the flow tables through their mappings: listing, flushing, and the sweeper.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::atomic::{AtomicU64, Ordering},
 };
 
 use lb_common::{
     bucket::{Bucket, SLOTS, Word, expire, remove},
     counters::is_overloaded,
-    dest::Dest,
+    dest::{self, Dest},
     flow::{NarrowKey, WideKey},
-    template,
+    service, template,
     tick::Tick,
     value::{Value, flag},
 };
@@ -46,7 +46,7 @@ struct Place {
 #[derive(Debug, Default)]
 pub struct Sweep {
     pub census: Census,
-    /// Entries freed because they had expired.
+    /// Entries freed because they had expired, or were those of a destination that is gone.
     pub expired: u64,
     pub narrow_live: u64,
     pub wide_live: u64,
@@ -55,6 +55,8 @@ pub struct Sweep {
     /// Differences to the kernel's counts that the next round must confirm.
     drift: BTreeMap<u32, (i64, i64)>,
     templates: Templates,
+    /// Removed destinations whose flows are not kept for their return.
+    ended: BTreeSet<u32>,
 }
 
 impl Maps {
@@ -115,7 +117,8 @@ impl Maps {
     /// One round over both tables: frees what has expired, counts what lives, and heals the kernel's
     /// counts where two rounds saw the same difference.
     pub fn sweep(&self, now: Tick, previous: &Sweep) -> Sweep {
-        let mut sweep = Sweep { templates: Templates::after(&previous.templates), ..Sweep::default() };
+        let templates = Templates::after(&previous.templates);
+        let mut sweep = Sweep { templates, ended: self.ended(), ..Sweep::default() };
         for index in 0..self.narrow.entries() {
             if let Some(bucket) = self.narrow.bucket(index) {
                 sweep.narrow_live += self.sweep_bucket(bucket, now, &mut sweep, |slot| {
@@ -138,6 +141,18 @@ impl Maps {
         sweep
     }
 
+    /// Of services that reschedule the flows of removed destinations end at once, with the templates that lead there
+    /// (`ip_vs_expire_nodest_conn_flush`).
+    fn ended(&self) -> BTreeSet<u32> {
+        let reschedules = |service: u16| {
+            let record = self.services.get(u32::from(service));
+            record.is_some_and(|record| record.flags & service::flag::RESCHEDULE != 0)
+        };
+        let dests = (1..self.dests.entries()).filter_map(|id| Some((id, self.dests.get(id)?)));
+        let retired = dests.filter(|(_, dest)| dest.flags & dest::flag::RETIRED != 0);
+        retired.filter(|(_, dest)| reschedules(dest.service)).map(|(id, _)| id).collect()
+    }
+
     fn sweep_bucket<B: Bucket<Word = AtomicU64>>(
         &self,
         bucket: &B,
@@ -154,6 +169,13 @@ impl Maps {
                 self.uncount(value);
                 sweep.expired += 1;
             } else if let Some(value) = live(bucket, slot, now) {
+                if sweep.ended.contains(&value.dest())
+                    && remove(bucket, slot, value, Value::locked_by_agent(now)).is_some()
+                {
+                    self.uncount(value);
+                    sweep.expired += 1;
+                    continue;
+                }
                 found += 1;
                 let (source, endpoint) = key(slot);
                 sweep.census.endpoints.insert(endpoint);
@@ -174,7 +196,7 @@ impl Maps {
     /// Counts heal by adding a difference, never by storing an absolute.
     fn heal(&self, sweep: &mut Sweep, previous: &Sweep) {
         let ids = previous.drift.keys().chain(previous.counts.keys()).chain(sweep.counts.keys()).copied();
-        for id in ids.collect::<std::collections::BTreeSet<u32>>() {
+        for id in ids.collect::<BTreeSet<u32>>() {
             let Some(kernel) = self.conns.get(id) else { continue };
             let (active, inactive) = sweep.counts.get(&id).copied().unwrap_or_default();
             let drift =

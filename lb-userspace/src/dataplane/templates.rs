@@ -59,7 +59,9 @@ impl Templates {
             return;
         }
         let Some(service) = service_of(maps, value) else { return };
-        if let Some(due) = self.due.get_mut(&words(source, service.mask, endpoint)) {
+        // A connection to another destination is of a template before this one.
+        let due = self.due.get_mut(&words(source, service.mask, endpoint));
+        if let Some(due) = due.filter(|due| due.value.dest() == value.dest()) {
             due.controls = true;
         }
     }

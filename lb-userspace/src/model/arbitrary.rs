@@ -61,13 +61,16 @@ pub(crate) fn options() -> impl Strategy<Value = ServiceOptions> {
     let persistence = (prop_oneof![Just(300), 1..=MAX_TIMEOUT], option::of(0..=32u8))
         .prop_map(|(timeout, granularity)| Persistence { timeout, granularity });
     let nodest = select(vec![ExpireNodest::Auto, ExpireNodest::Drop, ExpireNodest::Reschedule]);
-    (timeouts(), option::of(persistence), nodest, any::<bool>(), any::<bool>()).prop_map(
-        |(timeouts, persistence, expire_nodest, sloppy_tcp, ops)| ServiceOptions {
-            timeouts,
-            persistence,
-            expire_nodest,
-            sloppy_tcp,
-            ops,
+    (timeouts(), option::of(persistence), nodest, any::<[bool; 3]>()).prop_map(
+        |(timeouts, persistence, expire_nodest, [expire_quiescent_template, sloppy_tcp, ops])| {
+            ServiceOptions {
+                timeouts,
+                persistence,
+                expire_nodest,
+                expire_quiescent_template,
+                sloppy_tcp,
+                ops,
+            }
         },
     )
 }

@@ -66,10 +66,18 @@ pub fn service_record(service: &Service, timeouts: &Timeouts, hz: u32, generatio
 }
 
 fn option_flags(service: &Service) -> u32 {
-    use service::flag::{ONE_PACKET, RESCHEDULE, SLOPPY_TCP};
-    let ServiceOptions { timeouts: _, persistence: _, expire_nodest, sloppy_tcp, ops } = service.options;
+    use service::flag::{EXPIRE_QUIESCENT, ONE_PACKET, RESCHEDULE, SLOPPY_TCP};
+    let ServiceOptions {
+        timeouts: _,
+        persistence: _,
+        expire_nodest,
+        expire_quiescent_template,
+        sloppy_tcp,
+        ops,
+    } = service.options;
     let given = [
         (RESCHEDULE, expire_nodest.reschedules(service.endpoint.protocol)),
+        (EXPIRE_QUIESCENT, expire_quiescent_template),
         (SLOPPY_TCP, sloppy_tcp),
         (ONE_PACKET, ops),
     ];

@@ -140,16 +140,17 @@ async fn what_a_service_is_given_arrives() {
             "mysql changed: timeouts tcp 1800, udp as the global one",
         ),
         (
-            "edit mysql --expire-nodest=reschedule --sloppy-tcp=false",
+            "edit mysql --expire-nodest=reschedule --expire-quiescent-template --sloppy-tcp=false",
             edit(
                 None,
                 OptionsEdit {
                     expire_nodest: Some(ExpireNodest::Reschedule),
+                    expire_quiescent_template: Some(true),
                     sloppy_tcp: Some(false),
                     ..given
                 },
             ),
-            "mysql changed: expire_nodest reschedule, sloppy_tcp false",
+            "mysql changed: expire_nodest reschedule, expire_quiescent_template true, sloppy_tcp false",
         ),
     ] {
         let ran = run(agent.socket(), &format!("service {line}")).await;

@@ -79,11 +79,14 @@ fn a_service_with_options() {
         timeouts: PartialTimeouts::default(),
         persistence: None,
         expire_nodest: ExpireNodest::Reschedule,
+        expire_quiescent_template: true,
         sloppy_tcp: true,
         ops: true,
     };
     let text = printed(|out| service::show(&view, out).unwrap());
-    for words in ["(expire_nodest): reschedule\n", "(sloppy_tcp)\n", "(ops)\n"] {
+    for words in
+        ["(expire_nodest): reschedule\n", "(expire_quiescent_template)\n", "(sloppy_tcp)\n", "(ops)\n"]
+    {
         assert!(text.contains(words), "{words}: {text}");
     }
 }

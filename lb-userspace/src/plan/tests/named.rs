@@ -85,7 +85,7 @@ fn a_services_own_timeouts_come_before_the_global_ones() {
 
 #[test]
 fn options_become_flags() {
-    use lb_common::service::flag::{ONE_PACKET, RESCHEDULE, SLOPPY_TCP, USED};
+    use lb_common::service::flag::{EXPIRE_QUIESCENT, ONE_PACKET, RESCHEDULE, SLOPPY_TCP, USED};
     for (protocol, expire_nodest, sloppy_tcp, ops, flags) in [
         (Protocol::Tcp, ExpireNodest::Auto, false, false, USED),
         (Protocol::Tcp, ExpireNodest::Drop, true, false, USED | SLOPPY_TCP),
@@ -101,6 +101,10 @@ fn options_become_flags() {
         let found: Vec<u32> = now.services.values().map(|record| record.flags).collect();
         assert_eq!(found, [flags], "{:?}", want.services[0].options);
     }
+    let mut want = desired(&[service("a", 80, &[ONE])]);
+    want.services[0].options.expire_quiescent_template = true;
+    let now = kernel_with(&want).snapshot();
+    assert!(now.services.values().all(|record| record.flags == USED | EXPIRE_QUIESCENT));
 }
 
 #[test]
