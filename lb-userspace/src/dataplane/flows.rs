@@ -17,6 +17,7 @@ use lb_common::{
 
 use super::{
     maps::Maps,
+    seen::Seen,
     templates::{Templates, rearm_of},
 };
 use crate::plan::Census;
@@ -57,6 +58,8 @@ pub struct Sweep {
     templates: Templates,
     /// Removed destinations whose flows are not kept for their return.
     ended: BTreeSet<u32>,
+    /// While the round goes on.
+    seen: Seen,
 }
 
 impl Maps {
@@ -118,7 +121,8 @@ impl Maps {
     /// counts where two rounds saw the same difference.
     pub fn sweep(&self, now: Tick, previous: &Sweep) -> Sweep {
         let templates = Templates::after(&previous.templates);
-        let mut sweep = Sweep { templates, ended: self.ended(), ..Sweep::default() };
+        let (ended, seen) = (self.ended(), Seen::new(self.dests.entries()));
+        let mut sweep = Sweep { templates, ended, seen, ..Sweep::default() };
         for index in 0..self.narrow.entries() {
             if let Some(bucket) = self.narrow.bucket(index) {
                 sweep.narrow_live += self.sweep_bucket(bucket, now, &mut sweep, |slot| {
@@ -136,6 +140,8 @@ impl Maps {
                 sweep.templates.look(self, index, bucket, now);
             }
         }
+        let seen = std::mem::take(&mut sweep.seen);
+        (sweep.census, sweep.counts) = (seen.census(), seen.counts());
         sweep.templates.settle(self, now);
         self.heal(&mut sweep, previous);
         sweep
@@ -178,16 +184,14 @@ impl Maps {
                 }
                 found += 1;
                 let (source, endpoint) = key(slot);
-                sweep.census.endpoints.insert(endpoint);
-                sweep.census.dests.insert(value.dest());
+                sweep.seen.entry(endpoint, value.dest());
                 if value.is_template() {
                     continue;
                 }
                 if value.flags() & flag::CONTROLLED != 0 {
                     sweep.templates.controlled(self, source, endpoint, value);
                 }
-                let (active, inactive) = sweep.counts.entry(value.dest()).or_default();
-                *(if value.state().is_active() { active } else { inactive }) += 1;
+                sweep.seen.connection(value.dest(), value.state().is_active());
             }
         }
         found

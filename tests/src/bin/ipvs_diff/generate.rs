@@ -15,7 +15,7 @@ use crate::{
 /// service of all ports of that address.
 const STRANGERS: [Client; 2] = [Client { host: 1, port: 998 }, Client { host: 1, port: 999 }];
 
-/// The script of a seed: another one for each scheduler; of odd ones most services are persistent.
+/// The script of a seed: another one for each scheduler. In every other one most services are persistent.
 pub fn script(seed: u64, kind: &'static Kind) -> Script {
     let mut generator = Generator::new(seed, kind);
     generator.begin();
@@ -45,15 +45,21 @@ impl Generator {
         let name =
             kind.name.bytes().fold(0u64, |sum, byte| sum.wrapping_mul(31).wrapping_add(u64::from(byte)));
         let mut rng = Rng::with_seed(seed ^ name << 16);
-        let sysctls = Sysctl::ALL.into_iter().filter(|_| rng.u8(..4) == 0).collect();
+        let sysctls: Vec<_> = Sysctl::ALL.into_iter().filter(|_| rng.u8(..4) == 0).collect();
         let mut endpoints = endpoints();
         rng.shuffle(&mut endpoints);
         endpoints.truncate(rng.usize(1..=3));
         if rng.u8(..3) == 0 {
             // Of all ports of the first one's address.
-            endpoints.push(Endpoint { port: 0, ..endpoints[0] });
+            let wildcard = Endpoint { port: 0, ..endpoints[0] };
+            if sysctls.contains(&Sysctl::ExpireNodest) {
+                // Without the others there: a listed connection does not say whose backend's it is.
+                endpoints.retain(|it| Endpoint { port: 0, ..*it } != wildcard);
+            }
+            endpoints.push(wildcard);
         }
-        let persistent = seed % 2 == 1;
+        let number = KINDS.iter().position(|it| it == kind).unwrap_or_default();
+        let persistent = (seed + number as u64).is_multiple_of(2);
         let endpoints = endpoints.into_iter().map(|it| (it, options(&mut rng, it, persistent))).collect();
         // Of few networks, so that some of a netmask's clients are there together.
         let networks: Vec<u16> = (0..rng.usize(1..=4)).map(|_| rng.u16(..)).collect();

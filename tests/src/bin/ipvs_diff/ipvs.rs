@@ -85,8 +85,9 @@ impl Ipvs {
     }
 
     pub fn view(&mut self) -> Result<View> {
-        let services = listing::services(&read(&mut self.services)?)?;
+        // In this order: a connection that is listed no more is counted no more.
         let flows = listing::connections(&read(&mut self.connections)?)?;
+        let services = listing::services(&read(&mut self.services)?)?;
         let mut view = View { services, flows };
         let counter: std::net::SocketAddr = COUNTER.parse()?;
         view.services.retain(|endpoint, _| endpoint.address != counter.ip());
