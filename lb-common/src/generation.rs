@@ -1,7 +1,7 @@
 //! A service compiled for the scheduler: an immutable region of the `ARENA` array.
 //!
 //! Region, in 64-bit words: a [`Header`] (three words), the *levels* of wrr, the members, the slot
-//! table (two destinations a word). Publishing a region is one store of a [`Published`] word.
+//! table (two destinations a word), the *spread* (the same): where flows without an entry go. Publishing a region is one store of a [`Published`] word.
 //! The cursor stands outside (position of the next new connection), so that the rotation goes on.
 
 /// `offset 32 | length 16 | number 16`: which words of the arena are the service's generation.
@@ -39,7 +39,7 @@ pub const HEADER_WORDS: u32 = 3;
 
 /// First words of a region.
 ///
-/// Word 0: `period 32 | levels 16 | members 16`; word 1: `table length 32 | scheduler 8 | flags 8 | 0 16`;
+/// Word 0: `period 32 | levels 16 | members 16`; word 1: `table length 32 | scheduler 8 | flags 8 | spread length 16`;
 /// word 2: see [`Start`], the agent's own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Header {
@@ -54,6 +54,9 @@ pub struct Header {
     pub scheduler: u8,
     /// See [`crate::scheduler::flag`].
     pub flags: u8,
+    /// Entries of the spread: a consistent hash over the members that take connections. 0 where the scheduler hashes
+    /// itself.
+    pub spread: u16,
 }
 
 /// Third word of a region: where the rotation stood when it was published, `position's low bits 32 |
@@ -80,7 +83,10 @@ impl Header {
     pub const fn words(self) -> [u64; 2] {
         [
             self.period as u64 | (self.levels as u64) << 32 | (self.members as u64) << 48,
-            self.table as u64 | (self.scheduler as u64) << 32 | (self.flags as u64) << 40,
+            self.table as u64
+                | (self.scheduler as u64) << 32
+                | (self.flags as u64) << 40
+                | (self.spread as u64) << 48,
         ]
     }
 
@@ -93,6 +99,7 @@ impl Header {
             table: words[1] as u32,
             scheduler: (words[1] >> 32) as u8,
             flags: (words[1] >> 40) as u8,
+            spread: (words[1] >> 48) as u16,
         }
     }
 
@@ -112,9 +119,14 @@ impl Header {
         self.members_at() + self.members as u32
     }
 
+    #[inline(always)]
+    pub const fn spread_at(&self) -> u32 {
+        self.table_at() + self.table.div_ceil(2)
+    }
+
     /// Words of the whole region.
     pub const fn length(&self) -> u32 {
-        self.table_at() + self.table.div_ceil(2)
+        self.spread_at() + (self.spread as u32).div_ceil(2)
     }
 }
 
@@ -175,7 +187,22 @@ pub trait Arena {
 /// The destination at a position of the rotation, out of the slot table.
 #[inline(always)]
 pub fn from_table<A: Arena>(arena: &A, region: u32, header: &Header, position: u32) -> Option<u32> {
-    let pair = arena.word(region + header.table_at() + position / 2)?;
+    half(arena, region + header.table_at(), position)
+}
+
+/// The destination of a flow without an entry that has this hash.
+#[inline(always)]
+pub fn from_spread<A: Arena>(arena: &A, region: u32, header: &Header, hash: u32) -> Option<u32> {
+    let entries = header.spread as u32;
+    if entries == 0 {
+        return None;
+    }
+    half(arena, region + header.spread_at(), hash % entries)
+}
+
+#[inline(always)]
+fn half<A: Arena>(arena: &A, table: u32, position: u32) -> Option<u32> {
+    let pair = arena.word(table + position / 2)?;
     Some(if position & 1 == 0 { pair as u32 } else { (pair >> 32) as u32 })
 }
 

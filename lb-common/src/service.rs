@@ -21,7 +21,8 @@ pub struct Service {
     pub mask: [u64; 2],
     /// [`crate::template::REARM`], in ticks.
     pub rearm: u32,
-    pub pad: u32,
+    /// See [`crate::guard::rate`]; 0: no guard.
+    pub guard: u32,
     /// The service's name, zero-padded.
     pub name: [u8; NAME_LEN + 1],
 }
@@ -40,6 +41,34 @@ pub mod flag {
     /// A persistence template whose destination has weight 0 counts for nothing
     /// (IPVS's `expire_quiescent_template`).
     pub const EXPIRE_QUIESCENT: u32 = 1 << 4;
+    /// TCP whose destination was removed is answered with a reset.
+    pub const RESET_NODEST: u32 = 1 << 5;
+}
+
+/// What a client is told that cannot be served: two bits of a service's flags.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reject(pub u32);
+
+impl Reject {
+    const SHIFT: u32 = 8;
+    /// No backend: ICMP port unreachable. No connection known: RST, as the director's stack would say. What
+    /// IPVS does.
+    pub const ICMP: Self = Self(0);
+    /// RST; to datagrams port unreachable.
+    pub const RESET: Self = Self(1);
+    /// Nothing.
+    pub const DROP: Self = Self(2);
+    /// The packet goes to the director's own stack.
+    pub const PASS: Self = Self(3);
+
+    pub const fn flags(self) -> u32 {
+        self.0 << Self::SHIFT
+    }
+
+    #[inline(always)]
+    pub const fn of(flags: u32) -> Self {
+        Self(flags >> Self::SHIFT & 3)
+    }
 }
 
 /// Map value of `ROTATIONS`, by service id: what the kernel keeps of a service between packets.
@@ -49,14 +78,17 @@ pub struct Rotation {
     /// Position of the next new connection; counts on across generations, taken modulo the period.
     pub position: u64,
     /// Tick until which packets of unknown flows are placed by hash, because a connection had to be
-    /// placed so when its buckets were full; bit 32 is set when there was any.
+    /// placed so when its buckets were full, or under the guard; bit 32 is set when there was any.
     pub hashed_until: u64,
     /// See [`Locality`].
     pub locality: u64,
-    pub pad: u64,
+    /// See [`crate::guard::Guard`]: of flows that begin.
+    pub beginning: u64,
+    /// The same of connections that were placed by hash, when their handshake is complete.
+    pub completing: u64,
 }
 
-const _: () = assert!(size_of::<Rotation>() == 32);
+const _: () = assert!(size_of::<Rotation>() == 40);
 
 /// What lblc and lblcr remember of their VIP: `number 32 | tick 32`. Of lblc the destination and when it
 /// was last used; of lblcr how many came into the set and when it last changed. 0: nothing.

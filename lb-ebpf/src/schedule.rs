@@ -10,7 +10,7 @@ mod rotation;
 use core::ptr;
 
 use lb_common::{
-    generation::{Arena, Header, Published},
+    generation::{Arena, Header, Published, from_spread},
     scheduler::{Kind, kind},
 };
 
@@ -44,7 +44,8 @@ pub extern "C" fn schedule_next(service: u32, client: u32, port: u32, vip: u32) 
     }
 }
 
-/// The destination that a flow without an entry gets as long as the generation stands.
+/// The destination of a flow without an entry: the same for each of its packets, and for most of such flows when
+/// backends come and go.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn schedule_by_hash(service: u32, client: u32, port: u32, vip: u32) -> u32 {
@@ -53,7 +54,7 @@ pub extern "C" fn schedule_by_hash(service: u32, client: u32, port: u32, vip: u3
         return schedule_hashed(region, client, port, vip);
     }
     let hash = secret().mix((client as u64) << 32 | (port as u64) << 16 | service as u64);
-    rotation::at(region, &header, (hash >> 32) as u32 % header.period)
+    from_spread(&Words, region, &header, (hash >> 32) as u32).unwrap_or(0)
 }
 
 struct Words;

@@ -28,16 +28,15 @@ impl Word for KernelWord {
 
     #[inline(always)]
     fn cas(&self, seen: u64, new: u64) -> bool {
-        // SAFETY: as above.
-        unsafe {
-            atomic_cxchg::<u64, { AtomicOrdering::SeqCst }, { AtomicOrdering::SeqCst }>(
-                self.0.get(),
-                seen,
-                new,
-            )
-            .1
-        }
+        compare_and_swap(self.0.get(), seen, new)
     }
+}
+
+/// Replaces a shared word by `new` if it is `seen`; whether it was.
+#[inline(always)]
+pub fn compare_and_swap(word: *mut u64, seen: u64, new: u64) -> bool {
+    // SAFETY: callers pass a pointer to an aligned word of a map's value.
+    unsafe { atomic_cxchg::<u64, { AtomicOrdering::SeqCst }, { AtomicOrdering::SeqCst }>(word, seen, new).1 }
 }
 
 /// Adds to a shared counter and returns what it was before.

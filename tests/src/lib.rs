@@ -13,6 +13,7 @@ pub mod clock;
 pub mod config;
 pub mod dns;
 pub mod errqueue;
+pub mod feeder;
 pub mod hello;
 pub mod lab;
 pub mod load;

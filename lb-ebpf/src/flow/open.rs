@@ -4,6 +4,7 @@ use lb_common::{
     bucket::{self, Bucket, Candidate, Claim, candidate, claim, find},
     endpoint::{Endpoint, flag},
     flow::{NarrowBucket, NarrowKey, WideBucket, WideKey, candidates},
+    guard::Guard,
     hashed::fold,
     service::{self, Rotation, Service},
     tcp::State,
@@ -24,7 +25,7 @@ use crate::{
     schedule::{schedule_by_hash, schedule_next},
     table::Table,
     template::{Source, template_assure, template_find, template_store},
-    word::KernelWord,
+    word::{KernelWord, compare_and_swap},
 };
 
 /// State of a flow that was placed by hash; its timeout is also how long hash placement goes on.
@@ -39,20 +40,22 @@ pub fn open_under(packet: &Packet, segment: Segment, endpoint: Endpoint) -> Resu
     let port = u16::from_be(packet.source_port) as u32;
     let source = Source(packet.source);
     let persistent = endpoint.has(flag::PERSISTENT);
+    let held = flow_guard(service, segment.0);
     let mut placed = if persistent { template_find(&source, endpoint.0) } else { 0 };
     if placed == 0 {
-        placed = flow_schedule(service, segment.0, client, port, vip);
+        placed = flow_schedule(service, segment.0 as u64 | held, client, port, vip);
         if Placed(placed).dest() == 0 {
             return Err(Verdict::DroppedNoBackend);
         }
-        if persistent {
+        if persistent && held == 0 {
             placed = template_store(&source, endpoint.0, placed);
         }
     }
-    if persistent && segment.next(State::NONE) == State::ESTABLISHED {
+    if persistent && !Placed(placed).is_by_hash() && segment.next(State::NONE) == State::ESTABLISHED {
         // Taken up in its middle.
         template_assure(&source, endpoint.0, Placed(placed).dest());
     }
+    placed |= held;
     let mut outcome = if is_wide(packet, endpoint) {
         flow_open_wide(&wide_key(packet, endpoint), segment.0, service, placed)
     } else {
@@ -65,7 +68,7 @@ pub fn open_under(packet: &Packet, segment: Segment, endpoint: Endpoint) -> Resu
         } else {
             schedule_by_hash(service, client, port, vip)
         };
-        outcome = flow_without_entry(service, segment.0, dest);
+        outcome = flow_without_entry(service, segment.0, dest as u64 | held);
     }
     Outcome(outcome).end(endpoint).unwrap_or(Err(Verdict::DroppedNoBackend))
 }
@@ -79,6 +82,8 @@ impl Placed {
     const BY_HASH: u64 = 1 << 32;
     /// A persistence template has it too.
     pub const CONTROLLED: u64 = 1 << 33;
+    /// Flows come too fast: no entry is made for it.
+    const HELD: u64 = 1 << 34;
 
     #[inline(always)]
     pub fn dest(self) -> u32 {
@@ -88,6 +93,11 @@ impl Placed {
     #[inline(always)]
     fn is_controlled(self) -> bool {
         self.0 & Self::CONTROLLED != 0
+    }
+
+    #[inline(always)]
+    fn is_held(self) -> bool {
+        self.0 & Self::HELD != 0
     }
 
     #[inline(always)]
@@ -117,6 +127,9 @@ fn open<B: Table>(key: &B::Key, segment: Segment, service: u32, placed: Placed) 
         before = retake(second, key, value, segment, record, now);
     }
     if before.is_free() {
+        if placed.is_held() {
+            return Outcome::NO_ROOM;
+        }
         before = store(first, second, key, value, now);
     }
     if before.is_locked() {
@@ -188,19 +201,22 @@ pub fn store<B: Bucket>(first: &B, second: &B, key: &B::Key, value: Value, now: 
     Value::locked(now)
 }
 
-/// No room: an established flow is never evicted, so the new one is placed by hash, and for a while
-/// so is every packet of the service whose flow is not known.
+/// No room, or none is given: an established flow is never evicted, so the new one is placed by hash, and for a
+/// while so is every packet of the service whose flow is not known. `placed`: see [`Placed`].
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn flow_without_entry(service: u32, segment: u32, dest: u32) -> u64 {
+extern "C" fn flow_without_entry(service: u32, segment: u32, placed: u64) -> u64 {
     match SERVICES.get(service) {
-        Some(record) if dest != 0 => without_entry(service, dest, Segment(segment), record, clock::now()).0,
+        Some(record) if Placed(placed).dest() != 0 => {
+            without_entry(service, Placed(placed), Segment(segment), record, clock::now()).0
+        }
         _ => Outcome::NO_BACKEND.0,
     }
 }
 
 #[inline(always)]
-fn without_entry(service: u32, dest: u32, segment: Segment, record: &Service, now: Tick) -> Outcome {
+fn without_entry(service: u32, placed: Placed, segment: Segment, record: &Service, now: Tick) -> Outcome {
+    let dest = placed.dest();
     // As long as packets come that find no room: theirs are connections that go on.
     let state = if segment.begins() { segment.next(State::NONE) } else { HASHED_STATE };
     let until = now.after(timeout(record, state));
@@ -219,20 +235,52 @@ fn without_entry(service: u32, dest: u32, segment: Segment, record: &Service, no
     if !segment.begins() {
         return Outcome::known(dest);
     }
-    count::event(Event::PlacedByHash);
+    count::event(if placed.is_held() { Event::Guarded } else { Event::PlacedByHash });
     // Of datagrams without an entry nobody knows which one begins something.
     if segment.is_udp() { Outcome::known(dest) } else { Outcome::opened(dest) }
 }
 
 // Verified once, by themselves (see `flow`).
 
-/// See [`Placed`].
+/// Whether the service's new flows come too fast for this one to get an entry: [`Placed::HELD`] or 0. A connection
+/// whose handshake is complete has a rate of its own, so that a flood of SYNs does not keep it from its entry.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn flow_schedule(service: u32, segment: u32, client: u32, port: u32, vip: u32) -> u64 {
+extern "C" fn flow_guard(service: u32, segment: u32) -> u64 {
+    let (Some(record), Some(rotation)) = (SERVICES.get(service), ROTATIONS.get_ptr_mut(service)) else {
+        return 0;
+    };
+    if record.guard == 0 || record.flags & service::flag::ONE_PACKET != 0 {
+        return 0;
+    }
+    // SAFETY: only the address of a word of the map's value is taken.
+    let word = unsafe {
+        if Segment(segment).begins() {
+            &raw mut (*rotation).beginning
+        } else {
+            &raw mut (*rotation).completing
+        }
+    };
+    let now = clock::now();
+    // SAFETY: an aligned word of the map's value.
+    let before = Guard(unsafe { word.read_volatile() });
+    let after = before.take(now, record.guard);
+    if after == before {
+        return Placed::HELD;
+    }
+    // Lost to another CPU: one flow more than the rate.
+    compare_and_swap(word, before.0, after.0);
+    0
+}
+
+/// See [`Placed`]. `segment` with [`Placed::HELD`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn flow_schedule(service: u32, segment: u64, client: u32, port: u32, vip: u32) -> u64 {
     let one_packet =
         SERVICES.get(service).is_some_and(|record| record.flags & service::flag::ONE_PACKET != 0);
-    if !one_packet && by_hash(service, Segment(segment), clock::now()) {
+    let held = segment & Placed::HELD != 0;
+    if !one_packet && (held || by_hash(service, Segment(segment as u32), clock::now())) {
         schedule_by_hash(service, client, port, vip) as u64 | Placed::BY_HASH
     } else {
         schedule_next(service, client, port, vip) as u64

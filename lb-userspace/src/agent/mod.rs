@@ -30,7 +30,7 @@ use crate::{
     clock::monotonic,
     config::Config,
     dataplane::{Clock, Pins, Sweep},
-    model::Model,
+    model::{FlowSizes, Model},
     overlay::{Journal, Overlay},
     plan::{Desired, Snapshot, plan, reclaim},
 };
@@ -103,6 +103,8 @@ impl Agent {
             services: model.services.clone(),
             timeouts: model.timeouts,
             hz: self.pins.meta.hz,
+            // A bucket for each rated flow.
+            flows: FlowSizes { ipv4: self.pins.meta.narrow_buckets, wide: self.pins.meta.wide_buckets },
             links: self.network.link_specs(&self.interfaces, model, now),
             hosts: self.network.hosts(model),
         }

@@ -104,6 +104,7 @@ fn view(agent: &Agent, snapshot: &Snapshot, ids: &Ids, service: &Service) -> Res
         endpoint: service.endpoint,
         scheduler: service.scheduler,
         options: service.options,
+        guarded: agent.pins.maps.is_guarded(id, agent.clock.now()),
         counters: shown(agent.pins.maps.service_counters(id)?),
         backends: backends
             .map(|backend| backend_view(agent, snapshot, ids.dest(id, backend.key), backend))

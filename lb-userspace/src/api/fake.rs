@@ -188,6 +188,7 @@ pub(crate) fn services() -> Vec<ServiceView> {
             },
             scheduler: Scheduler::Rr,
             options: ServiceOptions::default(),
+            guarded: false,
             counters: counters(2_469_134, 197_530_864, 246_913_578_024),
             backends: vec![
                 backend("172.18.14.11:3306", BackendState::Up),
@@ -199,6 +200,7 @@ pub(crate) fn services() -> Vec<ServiceView> {
             endpoint: v6,
             scheduler: Scheduler::Wrr,
             options: ServiceOptions::default(),
+            guarded: false,
             counters: counters(7, 7, 539),
             backends: vec![backend("[2001:db8::a]:53", BackendState::Unresolved)],
         },

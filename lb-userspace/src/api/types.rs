@@ -22,7 +22,8 @@
 use serde::{Deserialize, Serialize};
 
 use crate::model::{
-    BackendKey, Endpoint, ExpireNodest, PartialTimeouts, Persistence, Scheduler, ServiceName, ServiceOptions,
+    BackendKey, Endpoint, ExpireNodest, Guard, PartialTimeouts, Persistence, Reject, Scheduler, ServiceName,
+    ServiceOptions,
 };
 
 /// A change was made. `warnings` are for the operator, one sentence each.
@@ -72,6 +73,10 @@ pub struct OptionsEdit {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub expire_quiescent_template: Option<bool>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    pub reject: Option<Reject>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub guard: Option<Guard>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub sloppy_tcp: Option<bool>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ops: Option<bool>,
@@ -109,6 +114,8 @@ pub struct ServiceView {
     pub endpoint: Endpoint,
     pub scheduler: Scheduler,
     pub options: ServiceOptions,
+    /// New connections come faster than `guard` allows: they get no entry in the flow table for now.
+    pub guarded: bool,
     pub counters: Counters,
     pub backends: Vec<BackendView>,
 }

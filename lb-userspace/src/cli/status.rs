@@ -101,6 +101,13 @@ fn problems(status: &Status, services: &[ServiceView], stats: &Stats) -> Vec<Pro
         found.push(bad("no interface is attached: nothing is balanced".to_owned()));
     }
     for service in services {
+        if service.guarded {
+            found.push(bad(format!(
+                "service {}: new connections come faster than its guard ({}) allows; what is established goes on, and new \
+                 ones are placed by hash: a flood, or set a higher `guard`",
+                service.name, service.options.guard
+            )));
+        }
         if !service.backends.iter().any(|b| b.state == BackendState::Up) {
             found.push(bad(format!(
                 "service {} has no backend that takes new connections ({} configured)",

@@ -19,8 +19,10 @@ pub struct EntrySizes {
     pub destination: u64,
     /// A destination's counters, on each CPU.
     pub destination_counters: u64,
-    /// What there is once, whatever the limits: the arena of the generations.
-    pub fixed: u64,
+    /// The arena of the generations, at least.
+    pub generations: u64,
+    /// A destination's share of it.
+    pub generation: u64,
 }
 
 /// One line of the estimate.
@@ -74,7 +76,8 @@ pub fn memory(model: &Model, possible_cpus: usize, sizes: &EntrySizes) -> Vec<Me
             per_cpu(sizes.destination_counters),
         ),
     ];
-    items.push(item("generations of the schedulers".to_owned(), 1, sizes.fixed));
+    let generations = sizes.generations.max(destinations.saturating_mul(sizes.generation));
+    items.push(item("generations of the schedulers".to_owned(), 1, generations));
     let sum = items.iter().fold(0u64, |sum, item| sum.saturating_add(item.bytes));
     items.push(MemoryItem { what: "in all".to_owned(), bytes: sum });
     items
@@ -99,11 +102,12 @@ mod tests {
             service_counters: 24,
             destination: 32,
             destination_counters: 20,
-            fixed: 4096,
+            generations: 4096,
+            generation: 50,
         };
         let items = memory(&model, 4, &sizes);
         let bytes: Vec<u64> = items.iter().map(|i| i.bytes).collect();
-        let parts = [64 << 20, 256 << 10, 1000, 10 * 24 * 4, 3200, 100 * 24 * 4, 4096];
+        let parts = [64 << 20, 256 << 10, 1000, 10 * 24 * 4, 3200, 100 * 24 * 4, 5000];
         assert_eq!(bytes[..7], parts);
         assert_eq!(bytes[7], parts.iter().sum::<u64>());
         assert_eq!(items[0].to_string(), "   64.0 MiB  IPv4 flow table, 1048576 flows");

@@ -9,8 +9,8 @@ use super::{
     service::DEFAULT_WEIGHT,
 };
 use crate::model::{
-    AttachMode, Backend, ExpireNodest, FlowSizes, InterfaceSpec, Limits, OffloadPolicy, Persistence, Service,
-    ServiceOptions, Timeouts,
+    AttachMode, Backend, ExpireNodest, FlowSizes, Guard, InterfaceSpec, Limits, OffloadPolicy, Persistence,
+    Reject, Service, ServiceOptions, Timeouts,
 };
 
 /// Writes a file that [`super::parse`] reads back to exactly `config`.
@@ -136,6 +136,8 @@ impl Out {
             persistence,
             expire_nodest,
             expire_quiescent_template,
+            reject,
+            guard,
             sloppy_tcp,
             ops,
         } = options;
@@ -147,6 +149,8 @@ impl Out {
         }
         self.line_unless(&EXPIRE_NODEST, expire_nodest, &ExpireNodest::default());
         self.line_unless(&EXPIRE_QUIESCENT, expire_quiescent_template, &false);
+        self.line_unless(&REJECT, reject, &Reject::default());
+        self.line_unless(&GUARD, guard, &Guard::default());
         self.line_unless(&SLOPPY_TCP, sloppy_tcp, &false);
         self.line_unless(&OPS, ops, &false);
         self.section(&TIMEOUTS, |out| {

@@ -255,6 +255,8 @@ pub(super) mod service {
             &TIMEOUTS,
             &EXPIRE_NODEST,
             &EXPIRE_QUIESCENT,
+            &REJECT,
+            &GUARD,
             &SLOPPY_TCP,
             &OPS,
             &BACKENDS,
@@ -323,13 +325,14 @@ pub(super) mod service {
     );
     pub static EXPIRE_NODEST: Key = key(
         "expire_nodest",
-        "`auto`, `drop` or `reschedule`",
+        "`auto`, `drop`, `reschedule` or `reset`",
         Is("auto"),
         "What happens to connections whose backend was removed. `drop`: their packets are dropped, and go on if \
-         the backend is added again, as with IPVS's `expire_nodest_conn` 0. `reschedule`: they are over, as with \
-         `expire_nodest_conn` 1: the next SYN or datagram goes to another backend at once, TCP in the middle of a \
-         connection is dropped; a SYN on a connection of a backend of weight 0 goes to another one, too. `auto` \
-         is `drop` for TCP and `reschedule` for UDP.",
+         the backend is added again, as with IPVS's `expire_nodest_conn` 0. `reschedule`: the next SYN or \
+         datagram goes to another backend at once; TCP in the middle of a connection is dropped, until within a \
+         second the entries end; a SYN on a connection of a backend of weight 0 goes to another one, too. `reset`: the \
+         same, but that TCP is answered with a reset, as with `expire_nodest_conn` 1, and entries stay until their \
+         timeout. `auto` is `drop` for TCP and `reschedule` for UDP.",
     );
     pub static EXPIRE_QUIESCENT: Key = key(
         "expire_quiescent_template",
@@ -338,6 +341,25 @@ pub(super) mod service {
         "With `persistence`: the new connections of a client whose backend is drained or has weight 0 go to \
          another one, as with IPVS's sysctl of this name, instead of keeping the backend busy as long as its \
          clients come back.",
+    );
+    pub static REJECT: Key = key(
+        "reject",
+        "`icmp`, `reset`, `drop` or `pass`",
+        Is("icmp"),
+        "What a client is told whose new connection no backend takes, or whose TCP segment belongs to no \
+         connection that is known. `icmp`: as with IPVS, ICMP port unreachable in the first case and a reset in \
+         the second; `reset`: a reset in both, and port unreachable for UDP; `drop`: nothing; `pass`: the packet \
+         goes to the director's own stack, where a server of last resort may listen. Answers are limited to 128 \
+         a CPU in an eighth of a second; what goes over that is dropped.",
+    );
+    pub static GUARD: Key = key(
+        "guard",
+        "`auto`, `off` or 1 to 3000000 (connections a second)",
+        Is("auto"),
+        "Protects the flow table from floods. New connections that come faster, beyond a burst of four seconds' \
+         worth, are placed by a consistent hash of the client and get an entry with the ACK that completes their \
+         handshake; datagrams, as the rate allows. `auto` is the rate at which half-open connections would take half \
+         of the table: its rated capacity (`flows`) by 120, 8738 for 1M.",
     );
     pub static SLOPPY_TCP: Key = key(
         "sloppy_tcp",

@@ -11,8 +11,8 @@ use super::{
     values::{Fault, address, boolean, duration, fault, number, word},
 };
 use crate::model::{
-    Backend, BackendKey, Endpoint, ExpireNodest, Limits, PartialTimeouts, Persistence, Protocol, Scheduler,
-    Service, ServiceName, ServiceOptions,
+    Backend, BackendKey, Endpoint, ExpireNodest, Guard, Limits, PartialTimeouts, Persistence, Protocol,
+    Reject, Scheduler, Service, ServiceName, ServiceOptions,
     persistence::{granularity, longest_prefix},
     rules::{backend_fault, family, option_fault, same_family, thresholds_ok, vip_fault},
     timeouts::MAX_TIMEOUT,
@@ -125,6 +125,8 @@ fn options(
         timeouts: fields.node(&TIMEOUTS).and_then(|node| timeouts(node, problems)).unwrap_or_default(),
         expire_nodest: fields.value(&EXPIRE_NODEST, problems, expire_nodest).unwrap_or_default(),
         expire_quiescent_template: fields.value(&EXPIRE_QUIESCENT, problems, boolean).unwrap_or_default(),
+        reject: fields.value(&REJECT, problems, reject).unwrap_or_default(),
+        guard: fields.value(&GUARD, problems, guard).unwrap_or_default(),
         sloppy_tcp: fields.value(&SLOPPY_TCP, problems, boolean).unwrap_or_default(),
         ops: fields.value(&OPS, problems, boolean).unwrap_or_default(),
     };
@@ -136,13 +138,21 @@ fn options(
     options
 }
 
-/// `auto`, `drop` or `reschedule`.
+/// `auto`, `drop`, `reschedule` or `reset`.
 pub(super) fn expire_nodest(text: &str) -> Result<ExpireNodest, Fault> {
-    let words = [ExpireNodest::Auto, ExpireNodest::Drop, ExpireNodest::Reschedule];
-    if text.eq_ignore_ascii_case("reset") {
-        return fault("expire_nodest `reset` is not supported yet", "valid are auto, drop, reschedule");
-    }
-    word(text, "expire_nodest", &words.map(|word| (word.name(), word)))
+    word(text, "expire_nodest", &ExpireNodest::ALL.map(|word| (word.name(), word)))
+}
+
+/// `icmp`, `reset`, `drop` or `pass`.
+pub(super) fn reject(text: &str) -> Result<Reject, Fault> {
+    word(text, "reject", &Reject::ALL.map(|word| (word.name(), word)))
+}
+
+fn guard(text: &str) -> Result<Guard, Fault> {
+    text.parse().or_else(|wrong: String| match wrong.split_once("; ") {
+        Some((wrong, right)) => fault(wrong, right),
+        None => fault(wrong, format!("write {}", schema::service::GUARD.takes)),
+    })
 }
 
 fn timeouts(node: &Node, problems: &mut Problems) -> Option<PartialTimeouts> {

@@ -38,7 +38,7 @@ const NO_SERVICE: Service = Service {
     timeouts: [0; State::COUNT],
     mask: [0; 2],
     rearm: 0,
-    pad: 0,
+    guard: 0,
     name: [0; NAME_LEN + 1],
 };
 

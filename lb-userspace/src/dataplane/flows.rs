@@ -152,7 +152,9 @@ impl Maps {
     fn ended(&self) -> BTreeSet<u32> {
         let reschedules = |service: u16| {
             let record = self.services.get(u32::from(service));
-            record.is_some_and(|record| record.flags & service::flag::RESCHEDULE != 0)
+            let flags = record.map_or(0, |record| record.flags);
+            // Where the rest is answered with a reset, the entry says that it is a removed backend's.
+            flags & (service::flag::RESCHEDULE | service::flag::RESET_NODEST) == service::flag::RESCHEDULE
         };
         let dests = (1..self.dests.entries()).filter_map(|id| Some((id, self.dests.get(id)?)));
         let retired = dests.filter(|(_, dest)| dest.flags & dest::flag::RETIRED != 0);

@@ -34,6 +34,7 @@ pub fn entry_sizes() -> crate::config::EntrySizes {
         destination: (size_of::<dest::Dest>() + size_of::<host::Host>() + size_of::<counters::ConnCounts>())
             as u64,
         destination_counters: size_of::<counters::Counters>() as u64,
-        fixed: pins::ARENA_BYTES,
+        generations: pins::ARENA_BYTES,
+        generation: pins::ARENA_BYTES_EACH,
     }
 }

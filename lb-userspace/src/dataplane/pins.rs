@@ -15,10 +15,12 @@ use rustix::mount::MountFlags;
 use super::{Object, layout::Layout, maps::Maps};
 use crate::model::{FlowSizes, Limits};
 
-/// Words of the arena: room for 28 of the longest rotation tables beside 16 backends for each of
-/// 4,096 services.
-const ARENA_WORDS: u32 = 1 << 20;
+/// Words of the arena, at least: 16 backends for each of 4,096 services twice, as all of them may change at once, and
+/// room for 20 of the longest rotation tables. And so many for each destination: twice its share of a generation.
+const ARENA_WORDS: u32 = 1 << 21;
+const ARENA_WORDS_EACH: u32 = 24;
 pub(super) const ARENA_BYTES: u64 = ARENA_WORDS as u64 * 8;
+pub(super) const ARENA_BYTES_EACH: u64 = ARENA_WORDS_EACH as u64 * 8;
 
 /// Why the pins cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -97,7 +99,7 @@ fn new_meta(hz: u32, flows: FlowSizes, limits: Limits) -> Result<Meta> {
         // Id 0 does not exist.
         services: limits.services + 1,
         dests: limits.destinations + 1,
-        arena: ARENA_WORDS,
+        arena: ARENA_WORDS.max(limits.destinations.saturating_mul(ARENA_WORDS_EACH)),
         pad: 0,
     })
 }

@@ -4,6 +4,8 @@ use anyhow::{Context, Result};
 use aya::maps::{MapData, PerCpuArray};
 use lb_common::{
     counters::{ConnCounts, Counters},
+    guard::Guard,
+    tick::Tick,
     verdict::{Event, Verdict},
 };
 
@@ -28,6 +30,16 @@ impl Maps {
 
     pub fn conn_counts(&self, id: u32) -> ConnCounts {
         self.conns.get(id).unwrap_or_default()
+    }
+
+    /// Whether new flows of the service come faster than its guard allows.
+    pub fn is_guarded(&self, id: u16, now: Tick) -> bool {
+        let (service, rotation) = (self.services.get(u32::from(id)), self.rotations.get(u32::from(id)));
+        service.zip(rotation).is_some_and(|(service, rotation)| {
+            [rotation.beginning, rotation.completing]
+                .into_iter()
+                .any(|word| Guard(word).is_full(now, service.guard))
+        })
     }
 
     /// Every verdict and event, in their fixed order.

@@ -60,17 +60,26 @@ pub(crate) fn services() -> impl Strategy<Value = Service> {
 pub(crate) fn options() -> impl Strategy<Value = ServiceOptions> {
     let persistence = (prop_oneof![Just(300), 1..=MAX_TIMEOUT], option::of(0..=32u8))
         .prop_map(|(timeout, granularity)| Persistence { timeout, granularity });
-    let nodest = select(vec![ExpireNodest::Auto, ExpireNodest::Drop, ExpireNodest::Reschedule]);
-    (timeouts(), option::of(persistence), nodest, any::<[bool; 3]>()).prop_map(
-        |(timeouts, persistence, expire_nodest, [expire_quiescent_template, sloppy_tcp, ops])| {
-            ServiceOptions {
-                timeouts,
-                persistence,
-                expire_nodest,
-                expire_quiescent_template,
-                sloppy_tcp,
-                ops,
-            }
+    let nodest = select(ExpireNodest::ALL.to_vec());
+    let reject = select(Reject::ALL.to_vec());
+    let guard = prop_oneof![Just(Guard::Auto), Just(Guard::Off), (1..3_000_000u32).prop_map(Guard::Rate)];
+    (timeouts(), option::of(persistence), nodest, reject, guard, any::<[bool; 3]>()).prop_map(
+        |(
+            timeouts,
+            persistence,
+            expire_nodest,
+            reject,
+            guard,
+            [expire_quiescent_template, sloppy_tcp, ops],
+        )| ServiceOptions {
+            timeouts,
+            persistence,
+            expire_nodest,
+            expire_quiescent_template,
+            reject,
+            guard,
+            sloppy_tcp,
+            ops,
         },
     )
 }

@@ -20,6 +20,6 @@ pub use persistence::Persistence;
 pub use scheduler::{HashFlags, Scheduler};
 pub use timeouts::{PartialTimeouts, PerState, Timeouts};
 pub use types::{
-    AttachMode, Backend, BackendKey, Endpoint, ExpireNodest, FlowSizes, InterfaceSpec, Limits, Model,
-    OffloadPolicy, Protocol, Service, ServiceOptions, VipPlacement,
+    AttachMode, Backend, BackendKey, Endpoint, ExpireNodest, FlowSizes, Guard, InterfaceSpec, Limits, Model,
+    OffloadPolicy, Protocol, Reject, Service, ServiceOptions, VipPlacement,
 };

@@ -6,6 +6,7 @@ use std::{
     str::FromStr,
 };
 
+use lb_common::guard::MAX_RATE;
 use serde::{Deserialize, Serialize};
 
 use super::{PartialTimeouts, Persistence, Scheduler, ServiceName, Timeouts};
@@ -119,6 +120,8 @@ pub struct ServiceOptions {
     /// New connections of a client are scheduled anew when its backend has weight 0, instead of following
     /// their persistence template, as with IPVS's sysctl `expire_quiescent_template`.
     pub expire_quiescent_template: bool,
+    pub reject: Reject,
+    pub guard: Guard,
     /// TCP only. A connection is taken up in its middle: any segment but a reset opens a flow, as with
     /// IPVS's sysctl `sloppy_tcp`.
     pub sloppy_tcp: bool,
@@ -138,6 +141,96 @@ pub enum ExpireNodest {
     /// They are over: the next SYN or datagram goes to another backend at once; TCP in the middle is dropped
     /// (IPVS's `expire_nodest_conn` 1).
     Reschedule,
+    /// The same, but TCP in the middle is answered with a reset (IPVS's `expire_nodest_conn` 1).
+    Reset,
+}
+
+/// What a client is told whose packet opens no connection because no backend takes one, or belongs to none that
+/// is known.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Reject {
+    /// As IPVS: ICMP port unreachable where no backend takes the connection, a reset where none is known.
+    #[default]
+    Icmp,
+    /// A reset in both cases; port unreachable for datagrams.
+    Reset,
+    /// Nothing.
+    Drop,
+    /// The packet goes to the director's own stack.
+    Pass,
+}
+
+/// New connections a second above which they get no entry in the flow table until their handshake is complete.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum Guard {
+    /// [`Guard::auto`] of the table that has the service's flows.
+    #[default]
+    Auto,
+    Off,
+    /// 1..=[`lb_common::guard::MAX_RATE`]
+    Rate(u32),
+}
+
+impl Guard {
+    /// As many as take half the rated capacity of a table in the minute that a half-open connection lives, but no
+    /// fewer than a hundred a second.
+    pub fn auto(rated_flows: u32) -> u32 {
+        (rated_flows / 120).clamp(100, MAX_RATE)
+    }
+}
+
+impl FromStr for Guard {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.to_ascii_lowercase().as_str() {
+            "auto" => Ok(Self::Auto),
+            "off" => Ok(Self::Off),
+            rate => match rate.parse() {
+                Ok(rate @ 1..=MAX_RATE) => Ok(Self::Rate(rate)),
+                _ => Err(format!(
+                    "`{text}` is no rate; valid are auto, off, 1 to {MAX_RATE} connections a second"
+                )),
+            },
+        }
+    }
+}
+
+impl TryFrom<String> for Guard {
+    type Error = String;
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
+impl From<Guard> for String {
+    fn from(guard: Guard) -> Self {
+        guard.to_string()
+    }
+}
+
+impl fmt::Display for Guard {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Auto => f.pad("auto"),
+            Self::Off => f.pad("off"),
+            Self::Rate(rate) => write!(f, "{rate}"),
+        }
+    }
+}
+
+impl Reject {
+    pub const ALL: [Self; 4] = [Self::Icmp, Self::Reset, Self::Drop, Self::Pass];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Icmp => "icmp",
+            Self::Reset => "reset",
+            Self::Drop => "drop",
+            Self::Pass => "pass",
+        }
+    }
 }
 
 impl ExpireNodest {
@@ -146,15 +239,18 @@ impl ExpireNodest {
             Self::Auto => "auto",
             Self::Drop => "drop",
             Self::Reschedule => "reschedule",
+            Self::Reset => "reset",
         }
     }
+
+    pub const ALL: [Self; 4] = [Self::Auto, Self::Drop, Self::Reschedule, Self::Reset];
 
     /// Whether the connections of a service of this protocol are scheduled anew.
     pub fn reschedules(self, protocol: Protocol) -> bool {
         match self {
             Self::Auto => protocol == Protocol::Udp,
             Self::Drop => false,
-            Self::Reschedule => true,
+            Self::Reschedule | Self::Reset => true,
         }
     }
 }
@@ -273,6 +369,12 @@ impl fmt::Display for Protocol {
             Self::Tcp => "tcp",
             Self::Udp => "udp",
         })
+    }
+}
+
+impl fmt::Display for Reject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
     }
 }
 

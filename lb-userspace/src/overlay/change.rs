@@ -132,8 +132,16 @@ impl fmt::Display for Change {
 
 fn service_fields(edit: &ServiceEdit) -> String {
     let ServiceEdit { scheduler, options } = edit;
-    let OptionsEdit { timeouts, persistence, expire_nodest, expire_quiescent_template, sloppy_tcp, ops } =
-        options;
+    let OptionsEdit {
+        timeouts,
+        persistence,
+        expire_nodest,
+        expire_quiescent_template,
+        reject,
+        guard,
+        sloppy_tcp,
+        ops,
+    } = options;
     let timeouts = timeouts.given().map(|(name, seconds)| match seconds {
         0 => format!("timeouts.{name} set to the global one"),
         seconds => format!("timeouts.{name} set to {seconds}"),
@@ -143,6 +151,8 @@ fn service_fields(edit: &ServiceEdit) -> String {
         persistence.map(|persistence| format!("persistence set to {persistence}")),
         expire_nodest.map(|what| format!("expire_nodest set to {what}")),
         expire_quiescent_template.map(|is| format!("expire_quiescent_template set to {is}")),
+        reject.map(|what| format!("reject set to {what}")),
+        guard.map(|rate| format!("guard set to {rate}")),
         sloppy_tcp.map(|is| format!("sloppy_tcp set to {is}")),
         ops.map(|is| format!("ops set to {is}")),
     ];

@@ -217,6 +217,8 @@ fn pick_options(new: &OptionsEdit, before: &OptionsEdit, of_file: &OptionsEdit) 
             before.expire_quiescent_template,
             of_file.expire_quiescent_template,
         ),
+        reject: pick(new.reject, before.reject, of_file.reject),
+        guard: pick(new.guard, before.guard, of_file.guard),
         sloppy_tcp: pick(new.sloppy_tcp, before.sloppy_tcp, of_file.sloppy_tcp),
         ops: pick(new.ops, before.ops, of_file.ops),
     }

@@ -14,6 +14,7 @@ use crate::model::Scheduler;
 
 use super::{
     rotation::Words,
+    spread::spread,
     tables::{Candidate, gcd, maglev, round_robin, source_hash},
 };
 
@@ -38,6 +39,7 @@ pub fn compile(scheduler: Scheduler, candidates: &[Candidate]) -> Result<Vec<u64
         members: members.len() as u16,
         table: 0,
         scheduler: number(scheduler),
+        spread: 0,
         flags: if flags.fallback { flag::FALLBACK } else { 0 } | if flags.port { flag::PORT } else { 0 },
     };
     let mut words = header.words().to_vec();
@@ -51,9 +53,11 @@ pub fn compile(scheduler: Scheduler, candidates: &[Candidate]) -> Result<Vec<u64
         _ if header.period > MAX_TABLE => Vec::new(),
         _ => (0..header.period).filter_map(|position| at(&Words(&words), 0, &header, position)).collect(),
     };
-    header.table = table.len() as u32;
+    let spread = if kind(header.scheduler) == Kind::Hashed { Vec::new() } else { spread(candidates) };
+    (header.table, header.spread) = (table.len() as u32, spread.len() as u16);
     let pair = |pair: &[u32]| u64::from(pair[0]) | u64::from(pair.get(1).copied().unwrap_or(0)) << 32;
     words.extend(table.chunks(2).map(pair));
+    words.extend(spread.chunks(2).map(pair));
     words[..2].copy_from_slice(&header.words());
     Ok(words)
 }
@@ -85,7 +89,7 @@ pub fn step(members: &[Member]) -> u32 {
     }
 }
 
-/// Those that look at load have rr's only level too: a flow without an entry is placed by it.
+/// Those that look at load have rr's only level too.
 fn levels(scheduler: Scheduler, members: &[Member]) -> Vec<Level> {
     let eligible = |bar: u16| members.iter().filter(|m| m.weight() != 0 && m.weight() >= bar).count();
     if eligible(1) == 0 {

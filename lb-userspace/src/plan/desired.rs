@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, net::IpAddr};
 
 use lb_common::vlan::Tags;
 
-use crate::model::{Service, Timeouts};
+use crate::model::{FlowSizes, Service, Timeouts};
 
 /// Input of [`super::plan`].
 #[derive(Clone, Debug, Default)]
@@ -13,6 +13,8 @@ pub struct Desired {
     pub timeouts: Timeouts,
     /// CONFIG_HZ of the running kernel: timeouts are turned into ticks with it.
     pub hz: u32,
+    /// Rated capacities of the tables, which `guard: auto` goes by.
+    pub flows: FlowSizes,
     pub links: Vec<LinkSpec>,
     /// By backend address; one that is missing counts as unresolved.
     pub hosts: BTreeMap<IpAddr, HostRoute>,
@@ -32,6 +34,9 @@ pub struct LinkSpec {
     pub untagged: bool,
     /// Tags of frames that are ours.
     pub tags: Vec<Tags>,
+    /// Frames may come in that are several merged into one: those that are too long for the way out are left to
+    /// the kernel.
+    pub merges: bool,
     /// Further MACs that are ours (a VLAN device's own, a virtual router's).
     pub macs: Vec<[u8; 6]>,
 }

@@ -14,6 +14,7 @@ mod records;
 mod region;
 mod rotation;
 mod snapshot;
+mod spread;
 mod steps;
 mod tables;
 

@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, net::IpAddr};
 
 use lb_common::{
     dest::{self, Dest},
+    guard,
     host::{self, Host, Path, Route},
     link::{self, Link},
     service::{self, Service as Record},
@@ -17,12 +18,13 @@ use super::{
     HostRoute, LinkSpec,
     snapshot::{address_bytes, address_from, address_words, name_bytes},
 };
-use crate::model::{Backend, Service, ServiceOptions, Timeouts};
+use crate::model::{Backend, ExpireNodest, FlowSizes, Guard, Reject, Service, ServiceOptions, Timeouts};
 
 pub fn link_record(spec: &LinkSpec) -> Link {
     let untagged = if spec.untagged { link::flag::UNTAGGED } else { 0 };
+    let merges = if spec.merges { link::flag::MERGES } else { 0 };
     Link {
-        mac: link::mac_word(spec.mac) | untagged,
+        mac: link::mac_word(spec.mac) | untagged | merges,
         ifindex: spec.ifindex,
         ipv4: spec.ipv4.map_or([0; 4], |address| address.octets()),
         ipv6: spec.ipv6.map_or([0; 16], |address| address.octets()),
@@ -44,7 +46,13 @@ pub fn host_record(address: IpAddr, route: &HostRoute, links: &BTreeMap<String, 
     Host { route: route.0, path: path.0, address, flags: host::flag::USED | is_ipv6, pad: 0 }
 }
 
-pub fn service_record(service: &Service, timeouts: &Timeouts, hz: u32, generation: u64) -> Record {
+pub fn service_record(
+    service: &Service,
+    timeouts: &Timeouts,
+    hz: u32,
+    flows: FlowSizes,
+    generation: u64,
+) -> Record {
     let timeouts = timeouts.with(service.options.timeouts);
     let mut ticks = [0; State::COUNT];
     for (state, slot) in (0u8..).map(State).zip(ticks.iter_mut()) {
@@ -60,28 +68,49 @@ pub fn service_record(service: &Service, timeouts: &Timeouts, hz: u32, generatio
             .persistence
             .map_or([0; 2], |it| mask_words(service.endpoint.address, it.prefix(service.endpoint.address))),
         rearm: tick::ticks(REARM, hz),
-        pad: 0,
+        guard: guard::rate(guarded(service, flows), tick::ticks(1, hz)),
         name: name_bytes(service.name.as_str()),
     }
 }
 
+/// New connections a second above which the service's guard is up; 0: it has none.
+fn guarded(service: &Service, flows: FlowSizes) -> u32 {
+    match service.options.guard {
+        Guard::Off => 0,
+        Guard::Rate(rate) => rate,
+        Guard::Auto => {
+            let is_wide = service.endpoint.address.is_ipv6() || service.endpoint.port == 0;
+            Guard::auto(if is_wide { flows.wide } else { flows.ipv4 })
+        }
+    }
+}
+
 fn option_flags(service: &Service) -> u32 {
-    use service::flag::{EXPIRE_QUIESCENT, ONE_PACKET, RESCHEDULE, SLOPPY_TCP};
+    use service::flag::{EXPIRE_QUIESCENT, ONE_PACKET, RESCHEDULE, RESET_NODEST, SLOPPY_TCP};
     let ServiceOptions {
         timeouts: _,
         persistence: _,
+        guard: _,
         expire_nodest,
         expire_quiescent_template,
+        reject,
         sloppy_tcp,
         ops,
     } = service.options;
     let given = [
         (RESCHEDULE, expire_nodest.reschedules(service.endpoint.protocol)),
+        (RESET_NODEST, expire_nodest == ExpireNodest::Reset),
         (EXPIRE_QUIESCENT, expire_quiescent_template),
         (SLOPPY_TCP, sloppy_tcp),
         (ONE_PACKET, ops),
     ];
-    given.into_iter().filter(|(_, is)| *is).map(|(flag, _)| flag).sum()
+    let reject = match reject {
+        Reject::Icmp => service::Reject::ICMP,
+        Reject::Reset => service::Reject::RESET,
+        Reject::Drop => service::Reject::DROP,
+        Reject::Pass => service::Reject::PASS,
+    };
+    reject.flags() | given.into_iter().filter(|(_, is)| *is).map(|(flag, _)| flag).sum::<u32>()
 }
 
 /// The mask of a prefix's length as the program loads it.

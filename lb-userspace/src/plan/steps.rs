@@ -131,7 +131,8 @@ impl Planner<'_> {
             let id = services[&service.name];
             let before = self.now.services.get(&id);
             let generation = before.map_or(0, |record| record.generation);
-            let record = service_record(service, &self.want.timeouts, self.want.hz, generation);
+            let record =
+                service_record(service, &self.want.timeouts, self.want.hz, self.want.flows, generation);
             if before != Some(&record) {
                 self.ops.push(Op::SetService { id, service: record, fresh: before.is_none() });
             }

@@ -8,7 +8,10 @@ use std::{
 
 use lb::{
     clock::kernel_hz,
-    model::{Backend, BackendKey, Endpoint, Protocol, Scheduler, Service, ServiceOptions, Timeouts},
+    model::{
+        Backend, BackendKey, Endpoint, FlowSizes, Guard, Protocol, Reject, Scheduler, Service,
+        ServiceOptions, Timeouts,
+    },
     plan::{Desired, HostRoute, LinkSpec},
 };
 use lb_common::{
@@ -110,9 +113,15 @@ impl Kind {
             drained: false,
         };
         let backends = weights.iter().map(backend).collect();
-        let options = ServiceOptions::default();
+        let options = silent();
         Service { name: endpoint.default_name(), endpoint, scheduler, backends, options }
     }
+}
+
+/// Options of a service that drops what it cannot serve and has no guard: answers and new flows would be limited, and
+/// what becomes of them depend on the time.
+pub fn silent() -> ServiceOptions {
+    ServiceOptions { reject: Reject::Drop, guard: Guard::Off, ..ServiceOptions::default() }
 }
 
 /// Backend `number`'s MAC.
@@ -136,6 +145,7 @@ pub fn lab() -> Desired {
         mac,
         ipv4: Some(ROUTER4),
         ipv6: Some(ROUTER6),
+        merges: false,
         untagged: true,
         tags: Vec::new(),
         macs: Vec::new(),
@@ -145,6 +155,7 @@ pub fn lab() -> Desired {
         services: Vec::new(),
         timeouts: Timeouts::default(),
         hz: kernel_hz(),
+        flows: FlowSizes::default(),
         links: vec![link(ETH0, ETH0_MAC), link(ETH1, ETH1_MAC)],
         hosts: addresses.map(|(address, number)| (address, neighbour(number, ETH0, Tags::NONE))).collect(),
     }
@@ -157,6 +168,12 @@ pub fn every_kind() -> Desired {
 
 pub fn neighbour(number: u8, link: &str, tags: Tags) -> HostRoute {
     HostRoute::Neighbour { mac: backend_mac(number), answers: true, link: link.to_owned(), tags, mtu: 1500 }
+}
+
+/// Behind `eth0`, whose MTU is not 1,500 bytes.
+pub fn neighbour_with_mtu(number: u8, mtu: u16) -> HostRoute {
+    let (mac, link) = (backend_mac(number), ETH0.to_owned());
+    HostRoute::Neighbour { mac, answers: true, link, tags: Tags::NONE, mtu }
 }
 
 /// A director with small tables.

@@ -26,6 +26,7 @@ const UNSAFE: &[(&str, &str)] = &[
     ("lb-userspace/src/net/ethtool.rs", "ethtool's ioctl takes a pointer"),
     ("lb-userspace/tests/net/xdp.rs", "bpf(2) for somebody else's program of two instructions"),
     ("tests/src/bin/bench/feed.rs", "hands its parameters to a BPF map as plain bytes"),
+    ("tests/src/feeder.rs", "hands its parameters to a BPF map as plain bytes"),
     ("tests/src/netns.rs", "enters a namespace between fork and exec"),
     ("tests/src/proc.rs", "sets the parent-death signal between fork and exec"),
     ("tests/src/xdp_pass.rs", "bpf(2) for a program of two instructions"),

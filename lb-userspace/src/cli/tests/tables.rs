@@ -9,7 +9,7 @@ use crate::{
         Output, args::ColorChoice, args::OutputFormat, backend, conn, rate::Rates, realserver, service,
         stats, status, timeout,
     },
-    model::{ExpireNodest, PartialTimeouts, ServiceOptions, Timeouts},
+    model::{ExpireNodest, Guard, PartialTimeouts, Reject, ServiceOptions, Timeouts},
     realserver::{Item, Report, Verdict},
 };
 
@@ -80,13 +80,20 @@ fn a_service_with_options() {
         persistence: None,
         expire_nodest: ExpireNodest::Reschedule,
         expire_quiescent_template: true,
+        reject: Reject::Pass,
+        guard: Guard::Rate(500),
         sloppy_tcp: true,
         ops: true,
     };
     let text = printed(|out| service::show(&view, out).unwrap());
-    for words in
-        ["(expire_nodest): reschedule\n", "(expire_quiescent_template)\n", "(sloppy_tcp)\n", "(ops)\n"]
-    {
+    for words in [
+        "(expire_nodest): reschedule\n",
+        "(expire_quiescent_template)\n",
+        "(reject): pass\n",
+        "floods: 500\n",
+        "(sloppy_tcp)\n",
+        "(ops)\n",
+    ] {
         assert!(text.contains(words), "{words}: {text}");
     }
 }

@@ -5,7 +5,9 @@ use std::net::IpAddr;
 use lb_common::vlan::Tags;
 
 use crate::{
-    model::{Backend, BackendKey, Endpoint, Protocol, Scheduler, Service, ServiceName, ServiceOptions},
+    model::{
+        Backend, BackendKey, Endpoint, FlowSizes, Protocol, Scheduler, Service, ServiceName, ServiceOptions,
+    },
     plan::{Desired, HostRoute, LinkSpec},
 };
 
@@ -35,6 +37,7 @@ pub fn desired(services: &[Service]) -> Desired {
     Desired {
         services: services.to_vec(),
         hz: 250,
+        flows: FlowSizes::default(),
         links: vec![link("eth0", 1)],
         hosts: addresses.map(|address| (address, neighbour(address))).collect(),
         ..Desired::default()
@@ -63,6 +66,7 @@ pub fn link(name: &str, ifindex: u32) -> LinkSpec {
         mac: [2, 0, 0, 0, 0, ifindex as u8],
         ipv4: None,
         ipv6: None,
+        merges: false,
         untagged: true,
         tags: Vec::new(),
         macs: Vec::new(),

@@ -24,7 +24,14 @@ pub fn desired() -> impl Strategy<Value = Desired> {
                 Some((address, routes[usize::from(last) % routes.len()].clone()?))
             })
             .collect();
-        Desired { services, timeouts: Timeouts { ..model.timeouts }, hz: 250, links, hosts }
+        Desired {
+            services,
+            timeouts: Timeouts { ..model.timeouts },
+            hz: 250,
+            flows: model.flows,
+            links,
+            hosts,
+        }
     })
 }
 
@@ -46,6 +53,7 @@ fn links() -> impl Strategy<Value = Vec<LinkSpec>> {
                     mac: [2, 0, 0, 0, 0, mac],
                     ipv4: untagged.then_some([192, 0, 2, mac].into()),
                     ipv6: None,
+                    merges: !untagged,
                     untagged,
                     tags: tags.iter().map(|tag| Tags::new(*tag, 0)).collect(),
                     macs: tags.iter().map(|tag| [2, 1, 0, 0, 0, *tag as u8]).collect(),

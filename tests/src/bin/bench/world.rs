@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use anyhow::Result;
 use lb::{
-    model::{Backend, BackendKey, Endpoint, Protocol, Scheduler, Service, ServiceOptions},
+    model::{Backend, BackendKey, Endpoint, Guard, Protocol, Scheduler, Service, ServiceOptions},
     plan::{Desired, HostRoute, LinkSpec},
 };
 use lb_common::{tcp::flag::SYN, vlan::Tags};
@@ -54,7 +54,7 @@ pub fn service(
         endpoint,
         scheduler,
         backends,
-        options: ServiceOptions::default(),
+        options: ServiceOptions { guard: Guard::Off, ..ServiceOptions::default() },
     }
 }
 
@@ -82,6 +82,7 @@ pub fn desired(services: Vec<Service>) -> Desired {
         mac: DIRECTOR_MAC,
         ipv4: None,
         ipv6: None,
+        merges: false,
         untagged: true,
         tags: Vec::new(),
         macs: Vec::new(),

@@ -9,7 +9,8 @@ use anyhow::{Context, Result, ensure};
 use lb::{
     dataplane::Sweep,
     model::{
-        Backend, BackendKey, Endpoint, ExpireNodest, FlowSizes, Limits, Protocol, Service, ServiceOptions,
+        Backend, BackendKey, Endpoint, ExpireNodest, FlowSizes, Guard, Limits, Protocol, Service,
+        ServiceOptions,
     },
     plan::{Desired, HostRoute, LinkSpec, Op, Snapshot, dest_address, plan, reclaim},
 };
@@ -96,9 +97,10 @@ impl Ours {
         };
         Ok(match ran.verdict()? {
             Verdict::ForwardedTx | Verdict::ForwardedRedirect => Answer::Forwarded(ran.frame),
-            // docs/ipvs-differences.md: what IPVS has answered, by itself or by the director's stack, is dropped here.
-            Verdict::DroppedNoBackend => Answer::Unreachable,
-            Verdict::DroppedNoFlow => closed_port,
+            Verdict::AnsweredNoBackend => Answer::Unreachable,
+            Verdict::AnsweredNoFlow => Answer::Reset,
+            // A reset is not answered.
+            Verdict::DroppedNoFlow => Answer::Nothing,
             Verdict::PassedNoService => closed_port,
             Verdict::DroppedBackendRemoved => Answer::Nothing,
             other => Answer::Other(other.name().to_owned()),
@@ -185,6 +187,7 @@ fn desired(config: &Config) -> Desired {
         mac: lab::DIRECTOR_MAC,
         ipv4: Some(lab::DIRECTOR4),
         ipv6: Some(lab::DIRECTOR6),
+        merges: false,
         untagged: true,
         tags: Vec::new(),
         macs: Vec::new(),
@@ -231,6 +234,7 @@ fn service(config: &Config, configured: &Configured) -> Service {
             },
             expire_quiescent_template: config.has(Sysctl::ExpireQuiescent),
             sloppy_tcp: config.has(Sysctl::SloppyTcp) && configured.endpoint.protocol == Protocol::Tcp,
+            guard: Guard::Off,
             ..ServiceOptions::default()
         },
     }
