@@ -22,7 +22,7 @@ const KERNEL_ARGS: &str = "tsc=reliable ip_vs.conn_tab_bits=8";
 const NOISE: &str = " - no destination available";
 /// Starting, then scripts of each scheduler. On a busy machine.
 const LIMIT: Duration = Duration::from_secs(3600);
-/// What `cargo xtask test` has the time for: a minute and a half.
+/// What `cargo xtask test` has the time for: 200 s beside a build on two CPUs.
 const SHORT: Args = Args { scripts: Some(1), seed: None, scheduler: None };
 
 #[derive(ClapArgs)]
