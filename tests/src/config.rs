@@ -26,6 +26,8 @@ pub struct Service {
     pub scheduler: &'static str,
     /// Address and weight.
     pub backends: Vec<(IpAddr, u16)>,
+    /// More keys of the service, as YAML between braces: `checks: [tcp], persistence: 60`.
+    pub more: String,
 }
 
 impl Config {
@@ -70,18 +72,27 @@ impl Service {
     /// TCP by rr with weights 1.
     pub fn tcp(name: &str, address: IpAddr, port: u16, backends: impl IntoIterator<Item = IpAddr>) -> Self {
         let backends = backends.into_iter().map(|address| (address, 1)).collect();
-        Self { name: name.to_owned(), address, port, protocol: "tcp", scheduler: "rr", backends }
+        Self {
+            name: name.to_owned(),
+            address,
+            port,
+            protocol: "tcp",
+            scheduler: "rr",
+            backends,
+            more: String::new(),
+        }
     }
 
     fn write(&self, text: &mut String) {
-        let Self { name, address, port, protocol, scheduler, backends } = self;
+        let Self { name, address, port, protocol, scheduler, backends, more } = self;
+        let more = if more.is_empty() { String::new() } else { format!(", {more}") };
         let backends: Vec<_> =
             backends.iter().map(|(a, w)| format!("{{address: \"{a}\", weight: {w}}}")).collect();
         // Writing to a String cannot fail.
         let _ = writeln!(
             text,
             "  - {{name: {name}, address: \"{address}\", port: {port}, protocol: {protocol}, \
-             scheduler: {scheduler}, persistence: 0,\n     backends: [{}]}}",
+             scheduler: {scheduler}{more},\n     backends: [{}]}}",
             backends.join(",\n                "),
         );
     }

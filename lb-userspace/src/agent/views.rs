@@ -13,12 +13,14 @@ use crate::{
     api::{
         server::Failure,
         types::{
-            BackendState, BackendStats, BackendView, CONNS_AT_ONCE, ConnFilter, ConnList, ConnView, Counters,
-            Done, InterfaceView, ServiceStats, ServiceView, Stats, Status, TableStats, VerdictCount,
+            BackendState, BackendStats, BackendView, CONNS_AT_ONCE, CheckState, CheckView, ConnFilter,
+            ConnList, ConnView, Counters, Done, InterfaceView, ServiceStats, ServiceView, Stats, Status,
+            TableStats, VerdictCount,
         },
     },
     clock::monotonic,
     dataplane::FlowEntry,
+    health::{self, State},
     model::{Backend, BackendKey, Protocol, Service, ServiceName, edit},
     plan::{EndpointKey, Snapshot, dest_address, name_of},
 };
@@ -27,6 +29,12 @@ pub fn status(agent: &Agent) -> Status {
     let Agent { config, model, pins, network, interfaces, .. } = agent;
     let of_drivers = interfaces.warnings();
     let backends = model.services.iter().flat_map(|service| &service.backends);
+    let healthy = |service: &Service, key: &BackendKey| agent.monitor.health.healthy(&service.name, *key);
+    let unhealthy = model
+        .services
+        .iter()
+        .map(|service| service.backends.iter().filter(|backend| !healthy(service, &backend.key)).count());
+    let unhealthy = unhealthy.sum();
     let interfaces = interfaces.all.iter().filter_map(|interface| {
         let attached = interface.attached.as_ref()?;
         Some(InterfaceView {
@@ -54,6 +62,7 @@ pub fn status(agent: &Agent) -> Status {
         unresolved_backends: backends
             .filter(|backend| network.trouble(backend.key.address).is_some())
             .count(),
+        unhealthy_backends: unhealthy,
         overlay: agent.overlay.describe(),
         warnings: agent.warnings.iter().chain(of_drivers).cloned().collect(),
     }
@@ -104,14 +113,21 @@ fn view(agent: &Agent, snapshot: &Snapshot, ids: &Ids, service: &Service) -> Res
         endpoint: service.endpoint,
         scheduler: service.scheduler,
         options: service.options,
+        checks: service.health.checks.iter().map(ToString::to_string).collect(),
         counters: shown(agent.pins.maps.service_counters(id)?),
         backends: backends
-            .map(|backend| backend_view(agent, snapshot, ids.dest(id, backend.key), backend))
+            .map(|backend| backend_view(agent, snapshot, ids.dest(id, backend.key), service, backend))
             .collect::<Result<_>>()?,
     })
 }
 
-fn backend_view(agent: &Agent, snapshot: &Snapshot, dest: u32, backend: &Backend) -> Result<BackendView> {
+fn backend_view(
+    agent: &Agent,
+    snapshot: &Snapshot,
+    dest: u32,
+    service: &Service,
+    backend: &Backend,
+) -> Result<BackendView> {
     let counts = agent.pins.maps.conn_counts(dest);
     let host = snapshot.dests.get(&dest).and_then(|dest| snapshot.hosts.get(&dest.host));
     let route = host.map_or(Route::UNRESOLVED, |host| Route(host.route));
@@ -121,6 +137,8 @@ fn backend_view(agent: &Agent, snapshot: &Snapshot, dest: u32, backend: &Backend
         BackendState::Drained
     } else if trouble.is_some() {
         BackendState::Unresolved
+    } else if !agent.monitor.health.healthy(&service.name, backend.key) {
+        BackendState::Down
     } else if backend.weight == 0 {
         BackendState::Quiesced
     } else if counts.overloaded != 0 {
@@ -128,6 +146,7 @@ fn backend_view(agent: &Agent, snapshot: &Snapshot, dest: u32, backend: &Backend
     } else {
         BackendState::Up
     };
+    let checks = agent.monitor.health.checks(&service.name, backend.key);
     let local = route.link() == lb_common::host::LOCAL;
     Ok(BackendView {
         key: backend.key,
@@ -135,13 +154,39 @@ fn backend_view(agent: &Agent, snapshot: &Snapshot, dest: u32, backend: &Backend
         upper_threshold: backend.upper_threshold,
         lower_threshold: backend.lower_threshold,
         state,
-        detail: trouble.or_else(|| local.then(|| "this director itself".to_owned())),
+        detail: detail([trouble, local.then(|| "this director itself".to_owned())], &checks),
+        checks: checks.into_iter().map(check_view).collect(),
         mac: link.map(|_| mac(route.mac())),
         interface: link.map(|link| name_of(&link.name)),
         active: counts.active,
         inactive: counts.inactive,
         counters: shown(agent.pins.maps.dest_counters(dest)?),
     })
+}
+
+/// Why a backend is as it is: `why`, and the checks that are not simply passing.
+fn detail(why: [Option<String>; 2], checks: &[health::CheckView]) -> Option<String> {
+    let parts: Vec<String> =
+        why.into_iter().flatten().chain(checks.iter().filter_map(health::CheckView::trouble)).collect();
+    (!parts.is_empty()).then(|| parts.join("; "))
+}
+
+fn check_view(view: health::CheckView) -> CheckView {
+    let health::CheckView { check, state, last, against } = view;
+    let (against, needed) = against.unwrap_or_default();
+    CheckView {
+        check,
+        state: match state {
+            State::Unproven => CheckState::Unproven,
+            State::Up => CheckState::Up,
+            State::Down => CheckState::Down,
+        },
+        result: last.as_ref().map(|outcome| outcome.words().to_owned()),
+        passed: last.as_ref().map(|outcome| outcome.result.is_ok()),
+        took_us: last.map(|outcome| u64::try_from(outcome.took.as_micros()).unwrap_or(u64::MAX)),
+        against,
+        needed,
+    }
 }
 
 pub fn stats(agent: &Agent) -> Result<Stats> {

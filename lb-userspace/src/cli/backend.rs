@@ -231,6 +231,7 @@ pub(super) fn state_word(state: BackendState) -> &'static str {
         BackendState::Quiesced => "quiesced",
         BackendState::Overloaded => "overloaded",
         BackendState::Unresolved => "unresolved",
+        BackendState::Down => "down",
     }
 }
 
@@ -239,7 +240,7 @@ pub(super) fn state_tone(state: BackendState) -> Tone {
     match state {
         BackendState::Up => Tone::Good,
         BackendState::Drained | BackendState::Quiesced => Tone::Notice,
-        BackendState::Overloaded | BackendState::Unresolved => Tone::Bad,
+        BackendState::Overloaded | BackendState::Unresolved | BackendState::Down => Tone::Bad,
     }
 }
 

@@ -4,6 +4,7 @@ use std::fmt::{Display, Write};
 
 use super::{
     Config,
+    check::INITIALS,
     director::{MODES, OFFLOAD_POLICIES},
     schema::{self, Key},
     service::DEFAULT_WEIGHT,
@@ -11,6 +12,7 @@ use super::{
 use crate::model::{
     AttachMode, Backend, ExpireNodest, FlowSizes, InterfaceSpec, Limits, OffloadPolicy, Persistence, Service,
     ServiceOptions, Timeouts,
+    check::{Check, CheckKind, Timing},
 };
 
 /// Writes a file that [`super::parse`] reads back to exactly `config`.
@@ -63,6 +65,12 @@ impl Out {
 
     fn line_unless<T: Display + PartialEq>(&mut self, key: &Key, value: &T, default: &T) {
         if value != default {
+            self.line(key, value);
+        }
+    }
+
+    fn line_if<T: Display>(&mut self, key: &Key, value: &Option<T>) {
+        if let Some(value) = value {
             self.line(key, value);
         }
     }
@@ -164,6 +172,9 @@ impl Out {
                 out.raw(&format!("{}: [{}]", FLAGS.name, flags.join(", ")));
             }
             out.options(&service.options);
+            if !service.health.checks.is_empty() {
+                out.checks(&CHECKS, &service.health.checks);
+            }
             out.list(&BACKENDS, &service.backends, Self::backend);
         });
     }
@@ -175,6 +186,39 @@ impl Out {
         self.line_unless(&UPPER_THRESHOLD, &backend.upper_threshold, &0);
         self.line_unless(&LOWER_THRESHOLD, &backend.lower_threshold, &0);
         self.line_unless(&DRAINED, &backend.drained, &false);
+        if let Some(checks) = &backend.health.checks {
+            self.checks(&CHECKS, checks);
+        }
+    }
+
+    fn checks(&mut self, key: &Key, checks: &[Check]) {
+        use schema::check::*;
+        self.list(key, checks, |out, check| {
+            let Check { kind, address, port, source, timing } = check;
+            out.kind(kind);
+            out.line_if(&ADDRESS, address);
+            out.line_if(&PORT, port);
+            out.line_if(&SOURCE, source);
+            let default = Timing::default();
+            out.line_unless(&INTERVAL, &timing.interval, &default.interval);
+            out.line_if(&FAST_INTERVAL, &timing.fast_interval);
+            out.line_if(&TIMEOUT, &timing.timeout);
+            out.line_if(&CONNECT_TIMEOUT, &timing.connect_timeout);
+            out.line_unless(&RISE, &timing.rise, &default.rise);
+            out.line_unless(&FALL, &timing.fall, &default.fall);
+            out.line_unless(&RETRIES, &timing.retries, &default.retries);
+            out.line_unless(&RETRY_DELAY, &timing.retry_delay, &default.retry_delay);
+            out.line_if(&WARMUP, &timing.warmup);
+            let initial = |it| name_of(it, &INITIALS);
+            out.line_unless(&INITIAL, &initial(timing.initial), &initial(default.initial));
+        });
+    }
+
+    fn kind(&mut self, kind: &CheckKind) {
+        use schema::check::*;
+        match kind {
+            CheckKind::Tcp => self.raw(&format!("{}: {{}}", TCP.name)),
+        }
     }
 }
 

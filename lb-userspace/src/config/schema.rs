@@ -3,6 +3,10 @@
 
 use crate::model::PerState;
 
+mod checks;
+
+pub(super) use checks::{check, tcp_check};
+
 /// One key.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Key {
@@ -69,6 +73,8 @@ pub(super) static SECTIONS: &[&Section] = &[
     &service::SECTION,
     &service_timeouts::SECTION,
     &backend::SECTION,
+    &check::SECTION,
+    &tcp_check::SECTION,
 ];
 
 pub(super) mod file {
@@ -256,6 +262,7 @@ pub(super) mod service {
             &EXPIRE_NODEST,
             &SLOPPY_TCP,
             &OPS,
+            &CHECKS,
             &BACKENDS,
         ],
     };
@@ -344,6 +351,12 @@ pub(super) mod service {
          none is remembered.",
     )
     .also(&["one_packet"]);
+    pub static CHECKS: Key = key(
+        "checks",
+        "list of `services[].checks[]`",
+        Words("none: every backend counts as healthy"),
+        "Health checks of each backend, all of which must pass for it to get new connections.",
+    );
     pub static BACKENDS: Key = key(
         "backends",
         "list of `services[].backends[]`",
@@ -394,7 +407,7 @@ pub(super) mod backend {
         path: "services[].backends[]",
         doc: "One real server. It owns the VIP on its loopback (`lb realserver start VIP`) and stands one L2 hop \
               away.",
-        keys: &[&ADDRESS, &PORT, &WEIGHT, &UPPER_THRESHOLD, &LOWER_THRESHOLD, &DRAINED],
+        keys: &[&ADDRESS, &PORT, &WEIGHT, &UPPER_THRESHOLD, &LOWER_THRESHOLD, &DRAINED, &CHECKS],
     };
     pub static ADDRESS: Key = key(
         "address",
@@ -434,5 +447,11 @@ pub(super) mod backend {
         "`true` or `false`",
         Is("false"),
         "Taken out of service by an operator: gets no new connections, as with weight 0, but the weight is kept.",
+    );
+    pub static CHECKS: Key = key(
+        "checks",
+        "list of `services[].checks[]`",
+        Words("the service's"),
+        "The checks of this backend instead of the service's; `[]` checks nothing.",
     );
 }

@@ -3,6 +3,7 @@
 use std::{collections::HashMap, net::IpAddr};
 
 use super::{
+    check::{Of, checks},
     director::partial_timeouts,
     error::{Pos, Problems},
     fields::{Fields, scalar},
@@ -13,6 +14,7 @@ use super::{
 use crate::model::{
     Backend, BackendKey, Endpoint, ExpireNodest, Limits, PartialTimeouts, Persistence, Protocol, Scheduler,
     Service, ServiceName, ServiceOptions,
+    check::{BackendHealth, ServiceHealth},
     persistence::{granularity, longest_prefix},
     rules::{backend_fault, family, option_fault, same_family, thresholds_ok, vip_fault},
     timeouts::MAX_TIMEOUT,
@@ -86,6 +88,8 @@ fn service(node: &Node, problems: &mut Problems) -> Option<(Service, Places)> {
     });
     let options = options(&fields, vip, protocol.unwrap_or_default(), problems);
 
+    let of = Of { family: vip, port };
+    let health = ServiceHealth { checks: checks(fields.list(&CHECKS, problems), of, problems) };
     let mut backends: Vec<Backend> = Vec::new();
     let mut seen: HashMap<BackendKey, Pos> = HashMap::new();
     for item in fields.list(&BACKENDS, problems) {
@@ -110,7 +114,7 @@ fn service(node: &Node, problems: &mut Problems) -> Option<(Service, Places)> {
     let place = |key| fields.node(key).map_or(fields.pos, |n| n.pos);
     let places = Places { name: place(&NAME), address: place(&ADDRESS) };
     let name = name.unwrap_or_else(|| endpoint.default_name());
-    Some((Service { name, endpoint, scheduler, backends, options }, places))
+    Some((Service { name, endpoint, scheduler, backends, options, health }, places))
 }
 
 fn options(
@@ -201,6 +205,10 @@ fn backend(
     let upper = fields.value(&UPPER_THRESHOLD, problems, |t| number(t, 0..=u32::MAX));
     let lower = fields.value(&LOWER_THRESHOLD, problems, |t| number(t, 0..=u32::MAX));
     let drained = fields.value(&DRAINED, problems, boolean);
+    let checks = fields.node(&CHECKS).map(|_| {
+        let of = Of { family: address.or(vip), port };
+        checks(fields.list(&CHECKS, problems), of, problems)
+    });
     let upper_is_known = upper.is_some() || fields.node(&UPPER_THRESHOLD).is_none();
     let (upper, lower) = (upper.unwrap_or(0), lower.unwrap_or(0));
     if upper_is_known && !thresholds_ok(upper, lower) {
@@ -216,6 +224,7 @@ fn backend(
         upper_threshold: upper,
         lower_threshold: lower,
         drained: drained.unwrap_or(false),
+        health: BackendHealth { checks },
     };
     Some((backend, pos))
 }

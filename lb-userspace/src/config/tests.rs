@@ -35,6 +35,7 @@ fn the_notes_service_reads_as_the_notes_mean_it() {
         upper_threshold: 0,
         lower_threshold: 0,
         drained: false,
+        health: Default::default(),
     };
     let endpoint = Endpoint { address: address("172.18.14.100"), port: 3306, protocol: Protocol::Tcp };
     let eth0 =
@@ -48,6 +49,7 @@ fn the_notes_service_reads_as_the_notes_mean_it() {
             scheduler: Scheduler::Rr,
             backends: vec![backend("172.18.14.71"), backend("172.18.14.72")],
             options: ServiceOptions::default(),
+            health: Default::default(),
         }],
         ..Model::default()
     };
@@ -105,9 +107,10 @@ fn documented_defaults_are_the_real_ones() {
     }
     explicit += "services:\n  - address: 192.0.2.1\n    port: 80\n";
     explicit += &written(&schema::service::SECTION, "    ");
+    explicit += &format!("    checks:\n      - tcp: {{}}\n{}", written(&schema::check::SECTION, "        "));
     explicit += "    backends:\n      - address: 192.0.2.2\n";
     explicit += &written(&schema::backend::SECTION, "        ");
-    let implicit = with_service("    backends: [{address: 192.0.2.2}]\n");
+    let implicit = with_service("    checks: [tcp]\n    backends: [{address: 192.0.2.2}]\n");
     let config = parse("explicit", &explicit).unwrap_or_else(|e| panic!("{e}\n{explicit}"));
     assert_eq!(Ok(config), parse("implicit", &implicit));
     for key in schema::SECTIONS.iter().flat_map(|s| s.keys) {
@@ -269,6 +272,31 @@ fn bad_files_are_refused_where_they_are_bad() {
         (
             bad_service("address: 192.0.2.1, port: 80, timeouts: 5"),
             "3:46: services[].timeouts must be a mapping, not a single value; ",
+        ),
+        (
+            bad_service("address: 192.0.2.1, port: 80, checks: [tpc]"),
+            "3:45: unknown key `tpc` in services[].checks[]; did you mean `tcp`?",
+        ),
+        (
+            bad_service("address: 192.0.2.1, port: 80, checks: [{interval: 1s}]"),
+            "3:45: the check does not say what it does; add one of tcp",
+        ),
+        (
+            bad_service("address: 192.0.2.1, port: 0, checks: [tcp]"),
+            "3:44: the service has every port, so a tcp check needs its own; add `port: ...`",
+        ),
+        (
+            bad_service("address: 192.0.2.1, port: 80, checks: [{tcp: , source: \"fd00::1\"}]"),
+            "3:61: `source`: fd00::1 is IPv6, but what is checked is IPv4; write one of the director's IPv4",
+        ),
+        (
+            bad_service("address: 192.0.2.1, port: 80, checks: [{tcp: , interval: 1.5s}]"),
+            "3:63: `interval`: `1.5s` is not a duration; write whole seconds, or a number with s, m, h or d, for \
+             example 900 or 15m, or milliseconds such as 500ms",
+        ),
+        (
+            bad_service("address: 192.0.2.1, port: 80, checks: [{tcp: , fall: 0}]"),
+            "3:59: `fall`: 0 is out of range; write a number from 1 to 1000",
         ),
         (bad_service("port: 80"), "3:5: services[] has no `address`; add"),
         (bad_service("address: 192.0.2.1"), "3:5: services[] has no `port`; add `port: ...` (0 to 65535)"),

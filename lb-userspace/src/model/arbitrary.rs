@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use proptest::{collection::vec, option, prelude::*, sample::select};
 
-use super::{timeouts::MAX_TIMEOUT, *};
+use super::{check::*, timeouts::MAX_TIMEOUT, *};
 
 pub(crate) fn models() -> impl Strategy<Value = Model> {
     let flows = (1..=64u32 << 20, prop_oneof![1..=9u32, Just(64 << 10)])
@@ -39,12 +39,22 @@ fn interfaces() -> impl Strategy<Value = InterfaceSpec> {
 }
 
 pub(crate) fn services() -> impl Strategy<Value = Service> {
-    (option::of(names()), endpoints(), schedulers(), vec((0..6u8, backends()), 0..5), options()).prop_map(
-        |(name, endpoint, scheduler, backends, options)| {
+    (
+        option::of(names()),
+        endpoints(),
+        schedulers(),
+        vec((0..6u8, backends()), 0..5),
+        options(),
+        vec(checks(), 0..3),
+    )
+        .prop_map(|(name, endpoint, scheduler, backends, options, checks)| {
             let options = for_protocol(endpoint.protocol, options);
             let backends = backends
                 .into_iter()
-                .map(|(n, backend)| Backend { key: backend_key(endpoint, n), ..backend })
+                .map(|(n, backend)| {
+                    let checks = backend.health.checks.map(|checks| for_port(endpoint, checks));
+                    Backend { key: backend_key(endpoint, n), health: BackendHealth { checks }, ..backend }
+                })
                 .collect();
             Service {
                 name: name.unwrap_or_else(|| endpoint.default_name()),
@@ -52,9 +62,9 @@ pub(crate) fn services() -> impl Strategy<Value = Service> {
                 scheduler,
                 backends: unique(backends, |a: &Backend, b| a.key == b.key),
                 options,
+                health: ServiceHealth { checks: for_port(endpoint, checks) },
             }
-        },
-    )
+        })
 }
 
 pub(crate) fn options() -> impl Strategy<Value = ServiceOptions> {
@@ -124,13 +134,15 @@ pub(crate) fn backend_key(endpoint: Endpoint, n: u8) -> BackendKey {
 pub(crate) fn backends() -> impl Strategy<Value = Backend> {
     let key = BackendKey { address: Ipv4Addr::UNSPECIFIED.into(), port: 0 };
     let thresholds = prop_oneof![Just((0, 0)), (0..9u32).prop_flat_map(|u| (Just(u), 0..=u))];
-    (prop_oneof![0..3u16, any::<u16>()], thresholds, any::<bool>()).prop_map(
-        move |(weight, (upper, lower), drained)| Backend {
+    let checks = option::weighted(0.2, vec(checks(), 0..3));
+    (prop_oneof![0..3u16, any::<u16>()], thresholds, any::<bool>(), checks).prop_map(
+        move |(weight, (upper, lower), drained, checks)| Backend {
             key,
             weight,
             upper_threshold: upper,
             lower_threshold: lower,
             drained,
+            health: BackendHealth { checks },
         },
     )
 }
@@ -143,4 +155,49 @@ fn unique<T>(items: Vec<T>, same: impl Fn(&T, &T) -> bool) -> Vec<T> {
         }
     }
     kept
+}
+
+/// Checks of IPv4 and IPv6 services; `source` and `address` fit each other.
+pub(crate) fn checks() -> impl Strategy<Value = Check> {
+    let addresses = prop_oneof![
+        Just((None, None)),
+        Just((Some([192, 0, 2, 9].into()), Some([192, 0, 2, 1].into()))),
+        Just((Some(Ipv6Addr::LOCALHOST.into()), None)),
+    ];
+    (kinds(), addresses, option::of(1..=u16::MAX), timings())
+        .prop_map(|(kind, (address, source), port, timing)| Check { kind, address, port, source, timing })
+}
+
+fn kinds() -> impl Strategy<Value = CheckKind> {
+    Just(CheckKind::Tcp)
+}
+
+fn timings() -> impl Strategy<Value = Timing> {
+    let millis = || prop_oneof![Just(2000), 1..=86_400_000u32].prop_map(Millis);
+    let own = || option::of(millis());
+    let counts = (1..=1000u16, 1..=1000u16, 0..=1000u16);
+    let initial = select(vec![Initial::Down, Initial::Up]);
+    (millis(), own(), own(), own(), counts, millis(), own(), initial).prop_map(
+        |(interval, fast_interval, timeout, connect_timeout, counts, retry_delay, warmup, initial)| Timing {
+            interval,
+            fast_interval,
+            timeout,
+            connect_timeout,
+            rise: counts.0,
+            fall: counts.1,
+            retries: counts.2,
+            retry_delay,
+            warmup,
+            initial,
+        },
+    )
+}
+
+/// A service of every port has checks that say their port.
+fn for_port(endpoint: Endpoint, checks: Vec<Check>) -> Vec<Check> {
+    let with_port = |check: Check| {
+        let port = check.port.or((endpoint.port == 0 && check.kind.has_port()).then_some(80));
+        Check { port, ..check }
+    };
+    checks.into_iter().map(with_port).collect()
 }

@@ -7,6 +7,7 @@ use std::net::IpAddr;
 use super::{
     Backend, BackendKey, Endpoint, Model, PartialTimeouts, Persistence, Protocol, Service, ServiceName,
     ServiceOptions,
+    check::{BackendHealth, ServiceHealth},
     nearest::nearest,
     persistence::longest_prefix,
     rules::{backend_fault, family, option_fault, same_family, thresholds_ok, vip_fault},
@@ -120,7 +121,14 @@ impl From<EditError> for ApiError {
 pub fn add_service(model: &mut Model, body: &ServiceAdd) -> Result<Service, EditError> {
     let name = body.name.clone().unwrap_or_else(|| body.endpoint.default_name());
     let ServiceAdd { name: _, endpoint, scheduler, options } = *body;
-    let service = Service { name, endpoint, scheduler, backends: Vec::new(), options };
+    let service = Service {
+        name,
+        endpoint,
+        scheduler,
+        backends: Vec::new(),
+        options,
+        health: ServiceHealth::default(),
+    };
     insert_service(model, service.clone())?;
     Ok(service)
 }
@@ -161,6 +169,7 @@ pub fn add_backend(
         upper_threshold: body.upper_threshold,
         lower_threshold: body.lower_threshold,
         drained: false,
+        health: BackendHealth::default(),
     };
     insert_backend(model, service, backend.clone())?;
     Ok(backend)

@@ -2,7 +2,9 @@
 
 use std::fmt::Display;
 
-use crate::model::{Backend, InterfaceSpec, Model, Persistence, Service, ServiceName, ServiceOptions};
+use crate::model::{
+    Backend, InterfaceSpec, Model, Persistence, Service, ServiceName, ServiceOptions, check::Check,
+};
 
 /// How `new` differs from `old`, one sentence each, without full stops; empty exactly if they are equal.
 pub fn diff(old: &Model, new: &Model) -> Vec<String> {
@@ -60,7 +62,7 @@ fn services(old: &Model, new: &Model, changes: &mut Vec<String>) {
     for service in &new.services {
         match old.service(&service.name) {
             None => {
-                let Service { name, endpoint, scheduler, backends, options: _ } = service;
+                let Service { name, endpoint, scheduler, backends, options: _, health: _ } = service;
                 let plural = if backends.len() == 1 { "" } else { "s" };
                 let n = backends.len();
                 changes.push(format!("service {name} added ({endpoint}, {scheduler}, {n} backend{plural})"));
@@ -81,6 +83,9 @@ fn one_service(old: &Service, new: &Service, changes: &mut Vec<String>) {
         changes.push(format!("service {name}: scheduler changed from {old} to {new}"));
     }
     options(name, &old.options, &new.options, changes);
+    if old.health != new.health {
+        changes.push(format!("service {name}: {}", checks(&old.health.checks, &new.health.checks)));
+    }
     for gone in old.backends.iter().filter(|b| new.backend(b.key).is_none()) {
         changes.push(format!("service {name}: backend {} removed", gone.key));
     }
@@ -131,13 +136,35 @@ fn one_backend(old: &Backend, new: &Backend) -> String {
         (true, false) => Some("undrained".to_owned()),
         _ => None,
     };
+    let own = |backend: &Backend| backend.health.checks.clone();
+    let checks = match (own(old), own(new)) {
+        (old, new) if old == new => None,
+        (old, Some(new)) => Some(checks(&old.unwrap_or_default(), &new)),
+        (Some(_), None) => Some("checks changed to the service's".to_owned()),
+        (None, None) => None,
+    };
     let all = [
         figure("weight", old.weight.into(), new.weight.into()),
         figure("upper_threshold", old.upper_threshold, new.upper_threshold),
         figure("lower_threshold", old.lower_threshold, new.lower_threshold),
         drained,
+        checks,
     ];
     all.into_iter().flatten().collect::<Vec<_>>().join(", ")
+}
+
+fn checks(old: &[Check], new: &[Check]) -> String {
+    let shown = |checks: &[Check]| match checks {
+        [] => "(none)".to_owned(),
+        some => some.iter().map(Check::to_string).collect::<Vec<_>>().join(" and "),
+    };
+    let (old, new) = (shown(old), shown(new));
+    // Not all of a check is shown in a line.
+    if old == new {
+        format!("details of the checks changed ({new})")
+    } else {
+        format!("checks changed from {old} to {new}")
+    }
 }
 
 /// Says so when what both have stands in another order.

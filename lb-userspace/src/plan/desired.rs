@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, net::IpAddr};
 
 use lb_common::vlan::Tags;
 
-use crate::model::{Service, Timeouts};
+use crate::model::{Backend, BackendKey, Service, ServiceName, Timeouts};
 
 /// Input of [`super::plan`].
 #[derive(Clone, Debug, Default)]
@@ -16,6 +16,31 @@ pub struct Desired {
     pub links: Vec<LinkSpec>,
     /// By backend address; one that is missing counts as unresolved.
     pub hosts: BTreeMap<IpAddr, HostRoute>,
+    pub weights: Weights,
+}
+
+/// Weights that stand in the place of the configured ones, by what is known of the backends' health.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Weights(pub BTreeMap<ServiceName, BTreeMap<BackendKey, u16>>);
+
+impl Weights {
+    /// None: as configured.
+    pub fn of(&self, service: &ServiceName, backend: BackendKey) -> Option<u16> {
+        self.0.get(service)?.get(&backend).copied()
+    }
+
+    /// The weight that the scheduler sees, if the backend can be reached.
+    pub fn effective(&self, service: &ServiceName, backend: &Backend) -> u16 {
+        match self.of(service, backend.key) {
+            Some(weight) if !backend.drained => weight,
+            _ => backend.effective_weight(),
+        }
+    }
+
+    /// Its health alone keeps new connections away.
+    pub fn is_out(&self, service: &ServiceName, backend: BackendKey) -> bool {
+        self.of(service, backend) == Some(0)
+    }
 }
 
 /// One of the director's interfaces that packets come in or leave by.

@@ -273,12 +273,20 @@ fn want() -> Desired {
         upper_threshold: 0,
         lower_threshold: 0,
         drained: false,
+        health: Default::default(),
     };
     let service = |vip| {
         let endpoint = Endpoint { address: vip, port: PORT, protocol: Protocol::Tcp };
         let backends = backends(vip).map(backend).to_vec();
         let (name, scheduler) = (endpoint.default_name(), Scheduler::Rr);
-        Service { name, endpoint, scheduler, backends, options: ServiceOptions::default() }
+        Service {
+            name,
+            endpoint,
+            scheduler,
+            backends,
+            options: ServiceOptions::default(),
+            health: Default::default(),
+        }
     };
     let route = |address: IpAddr| {
         let (link, tags) = ("eth0".to_owned(), Tags::NONE);

@@ -11,6 +11,7 @@ mod dns;
 mod drain;
 mod endpoints;
 mod generic;
+mod health;
 mod hot;
 mod instances;
 mod jumbo;

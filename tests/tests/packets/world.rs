@@ -108,10 +108,18 @@ impl Kind {
             upper_threshold: 0,
             lower_threshold: 0,
             drained: false,
+            health: Default::default(),
         };
         let backends = weights.iter().map(backend).collect();
         let options = ServiceOptions::default();
-        Service { name: endpoint.default_name(), endpoint, scheduler, backends, options }
+        Service {
+            name: endpoint.default_name(),
+            endpoint,
+            scheduler,
+            backends,
+            options,
+            health: Default::default(),
+        }
     }
 }
 
@@ -147,6 +155,7 @@ pub fn lab() -> Desired {
         hz: kernel_hz(),
         links: vec![link(ETH0, ETH0_MAC), link(ETH1, ETH1_MAC)],
         hosts: addresses.map(|(address, number)| (address, neighbour(number, ETH0, Tags::NONE))).collect(),
+        ..Desired::default()
     }
 }
 

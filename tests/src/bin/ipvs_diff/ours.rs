@@ -198,6 +198,7 @@ fn service(configured: &Configured) -> Service {
         upper_threshold: settings.upper,
         lower_threshold: settings.lower,
         drained: false,
+        health: Default::default(),
     };
     Service {
         name: configured.endpoint.default_name(),
@@ -206,5 +207,6 @@ fn service(configured: &Configured) -> Service {
         backends: configured.backends.iter().map(backend).collect(),
         // As IPVS's `expire_nodest_conn` 0.
         options: ServiceOptions { expire_nodest: ExpireNodest::Drop, ..ServiceOptions::default() },
+        health: Default::default(),
     }
 }

@@ -1,0 +1,105 @@
+//! Making the attempts that `health` asks for: IO.
+//!
+//! All run on one thread of their own, each as a task with a limit, so that neither another one nor the
+//! agent's work is in a check's way, or its time part of what is measured.
+
+mod saved;
+mod tcp;
+
+use std::{io, sync::Arc, thread};
+
+pub use saved::SavedFile;
+use tokio::{
+    sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel},
+    time::timeout,
+};
+
+use crate::{
+    clock::monotonic,
+    health::{Failure, Outcome, Pass, Probe, ProbeId},
+    model::check::CheckKind,
+};
+
+/// Where attempts are handed in. When it is dropped the thread ends, and attempts under way with it.
+#[derive(Debug)]
+pub struct Checks {
+    wanted: UnboundedSender<(ProbeId, Arc<Probe>)>,
+}
+
+/// Where their results come out.
+#[derive(Debug)]
+pub struct Results {
+    done: UnboundedReceiver<(ProbeId, Outcome)>,
+}
+
+/// Starts the thread.
+///
+/// # Errors
+/// The system has no thread or no epoll descriptor for us.
+pub fn start() -> io::Result<(Checks, Results)> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let (wanted, attempts) = unbounded_channel();
+    let (results, done) = unbounded_channel();
+    thread::Builder::new()
+        .name("checks".to_owned())
+        .spawn(move || runtime.block_on(run(attempts, results)))?;
+    Ok((Checks { wanted }, Results { done }))
+}
+
+impl Checks {
+    /// Makes one attempt; its result comes in any case, after the probe's timeout at the latest.
+    pub fn attempt(&self, id: ProbeId, probe: Arc<Probe>) {
+        // The thread ends only after us.
+        let _ = self.wanted.send((id, probe));
+    }
+}
+
+impl Results {
+    /// Waits for results: at least one, and all that are there, into `into`. False: there will be none.
+    pub async fn next(&mut self, into: &mut Vec<(ProbeId, Outcome)>) -> bool {
+        self.done.recv_many(into, AT_ONCE).await > 0
+    }
+}
+
+/// A rack that dies is one change.
+const AT_ONCE: usize = 4096;
+
+async fn run(
+    mut attempts: UnboundedReceiver<(ProbeId, Arc<Probe>)>,
+    results: UnboundedSender<(ProbeId, Outcome)>,
+) {
+    while let Some((id, probe)) = attempts.recv().await {
+        let results = results.clone();
+        tokio::spawn(async move {
+            let outcome = attempt(&probe).await;
+            // The agent is ending.
+            let _ = results.send((id, outcome));
+        });
+    }
+}
+
+async fn attempt(probe: &Probe) -> Outcome {
+    let began = monotonic();
+    let result = timeout(probe.timeout, by_kind(probe)).await;
+    let took = monotonic().saturating_sub(began);
+    let result = result.unwrap_or_else(|_| Err(Failure { why: "no answer".to_owned() }));
+    Outcome { took, result }
+}
+
+async fn by_kind(probe: &Probe) -> Result<Pass, Failure> {
+    match probe.kind {
+        CheckKind::Tcp => tcp::check(probe).await,
+    }
+}
+
+/// What the system calls it, without Rust's "(os error 111)".
+fn failure(error: &io::Error) -> Failure {
+    let text = error.to_string();
+    let end = text.find(" (os error").unwrap_or(text.len());
+    let mut words = text[..end].to_owned();
+    // In the middle of a sentence.
+    if let Some(first) = words.get_mut(..1) {
+        first.make_ascii_lowercase();
+    }
+    Failure { why: words }
+}

@@ -1,0 +1,327 @@
+//! Which backends are healthy, and when to look again. PURE.
+//!
+//! One [`Machine`] for each check of each backend; a backend is healthy if all of them say so. The agent
+//! makes the attempts that are asked for (`checks`), and hands the results back; what [`Health::weights`]
+//! says goes into the plan.
+
+mod machine;
+mod saved;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    hash::{DefaultHasher, Hash, Hasher},
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
+
+pub use machine::{Failure, Machine, Outcome, Pass, State};
+pub use saved::{Saved, SavedCheck};
+
+use crate::{
+    model::{
+        BackendKey, Model, Service, ServiceName,
+        check::{Check, CheckKind, Timing},
+    },
+    plan::Weights,
+};
+
+/// One attempt to be made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Probe {
+    pub kind: CheckKind,
+    pub target: SocketAddr,
+    pub source: Option<IpAddr>,
+    pub connect_timeout: Duration,
+    /// For the whole attempt.
+    pub timeout: Duration,
+}
+
+/// Whose attempt it is. No two machines ever have the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ProbeId(u64);
+
+/// What happens.
+#[derive(Clone, Debug)]
+pub enum Input {
+    Time,
+    Done(ProbeId, Outcome),
+}
+
+/// What is to be done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Action {
+    Attempt(ProbeId, Arc<Probe>),
+    Changed(Transition),
+}
+
+/// A check's state has changed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Transition {
+    pub service: ServiceName,
+    pub backend: BackendKey,
+    /// The check, as in [`CheckView`].
+    pub check: String,
+    pub state: State,
+    /// What it was, by its word.
+    pub why: String,
+    /// Whether the backend as a whole is healthy now, if that has changed.
+    pub healthy: Option<bool>,
+}
+
+/// One check of a backend as it stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CheckView {
+    /// What it does: `tcp`, `tcp to port 8080`.
+    pub check: String,
+    pub state: State,
+    /// How the last attempt ended.
+    pub last: Option<Outcome>,
+    /// Results in a row that speak against the state, and how many change it.
+    pub against: Option<(u16, u16)>,
+}
+
+impl CheckView {
+    /// What there is to say if it does not simply pass: `tcp: connection refused after 0.3 ms (1 of 3)`.
+    pub fn trouble(&self) -> Option<String> {
+        let Self { check, state, last, against } = self;
+        let told = match last {
+            Some(outcome) => outcome.told(),
+            None => "not checked yet".to_owned(),
+        };
+        let so_far = against.map(|(so_far, needed)| format!(" ({so_far} of {needed})")).unwrap_or_default();
+        let is_plain =
+            *state == State::Up && against.is_none() && last.as_ref().is_none_or(|it| it.result.is_ok());
+        (!is_plain).then(|| format!("{check}: {told}{so_far}"))
+    }
+}
+
+/// The machines of all backends.
+#[derive(Debug, Default)]
+pub struct Health {
+    /// So that two directors do not check in step.
+    seed: u64,
+    /// Ids given out so far.
+    given: u64,
+    entries: BTreeMap<ProbeId, Entry>,
+    /// Of every backend of the model, in the order of its checks; also of those that have none.
+    backends: BTreeMap<ServiceName, BTreeMap<BackendKey, Vec<ProbeId>>>,
+    deadlines: BTreeSet<(Duration, ProbeId)>,
+    /// What an earlier agent knew, until the first model comes.
+    saved: Saved,
+}
+
+#[derive(Debug)]
+struct Entry {
+    service: ServiceName,
+    backend: BackendKey,
+    /// What it does, by which it is known again.
+    label: String,
+    probe: Arc<Probe>,
+    timing: Timing,
+    machine: Machine,
+}
+
+impl Health {
+    /// `saved`: what an earlier agent knew. A backend that it names is not new.
+    pub fn new(seed: u64, saved: Saved) -> Self {
+        Self { seed, saved, ..Self::default() }
+    }
+
+    /// Which backends and checks there are. What was known of others is forgotten; a check that is still
+    /// there keeps its state.
+    pub fn watch(&mut self, now: Duration, model: &Model) {
+        let mut before = std::mem::take(&mut self.backends);
+        let saved = std::mem::take(&mut self.saved);
+        let mut backends: BTreeMap<ServiceName, BTreeMap<BackendKey, Vec<ProbeId>>> = BTreeMap::new();
+        for service in &model.services {
+            for backend in &service.backends {
+                let old = before.get_mut(&service.name).and_then(|of| of.remove(&backend.key));
+                let earlier = saved.backend(&service.name, backend.key);
+                let is_new = old.is_none() && earlier.is_none();
+                let mut old = old.unwrap_or_default();
+                let mut earlier = earlier.cloned().unwrap_or_default();
+                let mut ids = Vec::new();
+                for check in service.checks(backend) {
+                    let label = check.label();
+                    let probe = probe(check, check.target(backend));
+                    let kept = old.iter().position(|id| self.entries[id].label == label);
+                    if let Some(at) = kept {
+                        ids.push(self.keep(now, old.remove(at), probe, check.timing));
+                        continue;
+                    }
+                    let id = ProbeId(self.given);
+                    self.given += 1;
+                    let phase = self.phase(id);
+                    let mut machine = Machine::new(now, check.timing, phase);
+                    if let Some(at) = earlier.iter().position(|saved| saved.check == label) {
+                        let saved = earlier.remove(at);
+                        machine = machine.resume(saved.state(), saved.outcome());
+                    } else if !is_new {
+                        // It serves: its first failure is not enough to take it out.
+                        machine = machine.resume(State::Up, None);
+                    }
+                    let (service, backend) = (service.name.clone(), backend.key);
+                    self.deadlines.extend(machine.deadline().map(|at| (at, id)));
+                    let probe = Arc::new(probe);
+                    let entry = Entry { service, backend, label, probe, timing: check.timing, machine };
+                    self.entries.insert(id, entry);
+                    ids.push(id);
+                }
+                old.into_iter().for_each(|id| self.forget(id));
+                backends.entry(service.name.clone()).or_default().insert(backend.key, ids);
+            }
+        }
+        for id in before.into_values().flat_map(BTreeMap::into_values).flatten() {
+            self.forget(id);
+        }
+        self.backends = backends;
+    }
+
+    /// A check that was there before; its new id, if what it does is another thing now.
+    fn keep(&mut self, now: Duration, id: ProbeId, probe: Probe, timing: Timing) -> ProbeId {
+        let Some(mut entry) = self.entries.remove(&id) else { return id };
+        entry.machine.deadline().map(|at| self.deadlines.remove(&(at, id)));
+        let mut kept = id;
+        if *entry.probe != probe {
+            // The result of an attempt that is under way is of another question.
+            kept = ProbeId(self.given);
+            self.given += 1;
+            let last = entry.machine.last().cloned();
+            entry.machine = Machine::new(now, timing, self.phase(kept)).resume(entry.machine.state(), last);
+            entry.probe = Arc::new(probe);
+        } else if entry.timing != timing {
+            entry.machine.retime(now, timing);
+        }
+        entry.timing = timing;
+        self.deadlines.extend(entry.machine.deadline().map(|at| (at, kept)));
+        self.entries.insert(kept, entry);
+        kept
+    }
+
+    fn forget(&mut self, id: ProbeId) {
+        if let Some(at) = self.entries.remove(&id).and_then(|entry| entry.machine.deadline()) {
+            self.deadlines.remove(&(at, id));
+        }
+    }
+
+    /// At random, 0 to 1.
+    fn phase(&self, id: ProbeId) -> f64 {
+        let mut hasher = DefaultHasher::new();
+        (self.seed, id).hash(&mut hasher);
+        hasher.finish() as f64 / u64::MAX as f64
+    }
+
+    pub fn handle(&mut self, now: Duration, input: Input, actions: &mut Vec<Action>) {
+        match input {
+            Input::Time => {
+                while let Some((_, id)) = self.deadlines.first().copied().filter(|(at, _)| *at <= now) {
+                    self.step(now, id, machine::Input::Time, actions);
+                }
+            }
+            // Of a check that is gone meanwhile: nobody's.
+            Input::Done(id, outcome) => self.step(now, id, machine::Input::Done(outcome), actions),
+        }
+    }
+
+    fn step(&mut self, now: Duration, id: ProbeId, input: machine::Input, actions: &mut Vec<Action>) {
+        let Some(entry) = self.entries.get_mut(&id) else { return };
+        let (service, backend) = (entry.service.clone(), entry.backend);
+        let before = entry.machine.deadline();
+        let mut wanted = Vec::new();
+        let was_healthy = self.healthy(&service, backend);
+        let Some(entry) = self.entries.get_mut(&id) else { return };
+        entry.machine.handle(now, input, &mut wanted);
+        let (after, probe, check) = (entry.machine.deadline(), entry.probe.clone(), entry.label.clone());
+        let why = entry.machine.last().map(Outcome::told).unwrap_or_default();
+        if before != after {
+            self.deadlines.extend(after.map(|at| (at, id)));
+            before.map(|at| self.deadlines.remove(&(at, id)));
+        }
+        for action in wanted {
+            match action {
+                machine::Action::Attempt => actions.push(Action::Attempt(id, probe.clone())),
+                machine::Action::Changed(state) => {
+                    let healthy = self.healthy(&service, backend);
+                    let healthy = (healthy != was_healthy).then_some(healthy);
+                    let (service, check, why) = (service.clone(), check.clone(), why.clone());
+                    actions.push(Action::Changed(Transition {
+                        service,
+                        backend,
+                        check,
+                        state,
+                        why,
+                        healthy,
+                    }));
+                }
+            }
+        }
+    }
+
+    /// When [`Input::Time`] has something to do.
+    pub fn deadline(&self) -> Option<Duration> {
+        self.deadlines.first().map(|(at, _)| *at)
+    }
+
+    /// Whether a backend may get new connections; one that is not checked, or not known, may.
+    pub fn healthy(&self, service: &ServiceName, backend: BackendKey) -> bool {
+        self.machines(service, backend).all(|entry| entry.machine.serves())
+    }
+
+    /// Whether somebody's first result may still be on its way.
+    pub fn is_pending(&self) -> bool {
+        self.entries.values().any(|entry| entry.machine.state() == State::Unproven)
+    }
+
+    /// The checks of one backend, in their order.
+    pub fn checks(&self, service: &ServiceName, backend: BackendKey) -> Vec<CheckView> {
+        let view = |entry: &Entry| CheckView {
+            check: entry.label.clone(),
+            state: entry.machine.state(),
+            last: entry.machine.last().cloned(),
+            against: entry.machine.against(),
+        };
+        self.machines(service, backend).map(view).collect()
+    }
+
+    fn machines(&self, service: &ServiceName, backend: BackendKey) -> impl Iterator<Item = &Entry> {
+        let ids = self.backends.get(service).and_then(|of| of.get(&backend)).into_iter().flatten();
+        ids.filter_map(|id| self.entries.get(id))
+    }
+
+    /// The weights of the backends that shall not have the configured one.
+    pub fn weights(&self, model: &Model) -> Weights {
+        let of = |service: &Service| {
+            let keys = service.backends.iter().map(|backend| backend.key);
+            keys.filter(|key| !self.healthy(&service.name, *key)).map(|key| (key, 0)).collect()
+        };
+        Weights(model.services.iter().map(|service| (service.name.clone(), of(service))).collect())
+    }
+
+    /// What the next agent has to know.
+    pub fn saved(&self) -> Saved {
+        let mut saved = Saved::default();
+        for (service, backends) in &self.backends {
+            for key in backends.keys() {
+                let checks = self.machines(service, *key);
+                let checks = checks.filter(|entry| entry.machine.state() != State::Unproven);
+                let checks = checks
+                    .map(|entry| SavedCheck::new(&entry.label, entry.machine.state(), entry.machine.last()));
+                saved.insert(service.clone(), *key, checks.collect());
+            }
+        }
+        saved
+    }
+}
+
+fn probe(check: &Check, target: SocketAddr) -> Probe {
+    Probe {
+        kind: check.kind.clone(),
+        target,
+        source: check.source,
+        connect_timeout: check.timing.connect_timeout().duration(),
+        timeout: check.timing.timeout().duration(),
+    }
+}
