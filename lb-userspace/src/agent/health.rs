@@ -9,7 +9,7 @@ use super::Agent;
 use crate::{
     checks::{self, Checks, Results, SavedFile},
     clock::monotonic,
-    health::{Action, Health, Input, Outcome, ProbeId, Saved, State, Transition},
+    health::{Action, Health, Input, Outcome, ProbeId, Reweighting, Saved, State, Transition},
     model::{BackendKey, Model, ServiceName},
     plan::{Snapshot, dest_address, name_of},
 };
@@ -66,6 +66,10 @@ impl Monitor {
                 Action::Attempt(id, probe) => self.checks.attempt(id, probe),
                 Action::Changed(transition) => {
                     log(&transition);
+                    changed = true;
+                }
+                Action::Reweighted(Reweighting { service, backend, check, why }) => {
+                    tracing::info!(%service, %backend, "backend has another weight: {check}: {why}");
                     changed = true;
                 }
             }

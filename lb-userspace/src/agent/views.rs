@@ -107,6 +107,7 @@ impl Ids {
 
 fn view(agent: &Agent, snapshot: &Snapshot, ids: &Ids, service: &Service) -> Result<ServiceView> {
     let id = ids.service(&service.name);
+    let weights = agent.monitor.health.weights_of(service);
     let backends = service.backends.iter();
     Ok(ServiceView {
         name: service.name.clone(),
@@ -116,7 +117,11 @@ fn view(agent: &Agent, snapshot: &Snapshot, ids: &Ids, service: &Service) -> Res
         checks: service.health.checks.iter().map(ToString::to_string).collect(),
         counters: shown(agent.pins.maps.service_counters(id)?),
         backends: backends
-            .map(|backend| backend_view(agent, snapshot, ids.dest(id, backend.key), service, backend))
+            .map(|backend| {
+                let weight = weights.get(&backend.key).copied().unwrap_or(backend.weight);
+                let dest = ids.dest(id, backend.key);
+                backend_view(agent, snapshot, dest, service, backend, weight)
+            })
             .collect::<Result<_>>()?,
     })
 }
@@ -127,6 +132,7 @@ fn backend_view(
     dest: u32,
     service: &Service,
     backend: &Backend,
+    health_weight: u16,
 ) -> Result<BackendView> {
     let counts = agent.pins.maps.conn_counts(dest);
     let host = snapshot.dests.get(&dest).and_then(|dest| snapshot.hosts.get(&dest.host));
@@ -139,7 +145,7 @@ fn backend_view(
         BackendState::Unresolved
     } else if !agent.monitor.health.healthy(&service.name, backend.key) {
         BackendState::Down
-    } else if backend.weight == 0 {
+    } else if health_weight == 0 {
         BackendState::Quiesced
     } else if counts.overloaded != 0 {
         BackendState::Overloaded
@@ -151,6 +157,7 @@ fn backend_view(
     Ok(BackendView {
         key: backend.key,
         weight: backend.weight,
+        health_weight,
         upper_threshold: backend.upper_threshold,
         lower_threshold: backend.lower_threshold,
         state,
@@ -172,7 +179,7 @@ fn detail(why: [Option<String>; 2], checks: &[health::CheckView]) -> Option<Stri
 }
 
 fn check_view(view: health::CheckView) -> CheckView {
-    let health::CheckView { check, state, last, against } = view;
+    let health::CheckView { check, state, last, against, weight: _ } = view;
     let (against, needed) = against.unwrap_or_default();
     CheckView {
         check,

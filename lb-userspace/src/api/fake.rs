@@ -163,6 +163,7 @@ fn backend(key: &str, state: BackendState) -> BackendView {
     BackendView {
         key: key.parse().unwrap(),
         weight: 1,
+        health_weight: 1,
         upper_threshold: 0,
         lower_threshold: 0,
         state,

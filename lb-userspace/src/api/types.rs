@@ -119,6 +119,9 @@ pub struct BackendView {
     pub key: BackendKey,
     /// The configured weight.
     pub weight: u16,
+    /// What its health makes of it; the same if there is nothing to say.
+    #[serde(default)]
+    pub health_weight: u16,
     pub upper_threshold: u32,
     pub lower_threshold: u32,
     pub state: BackendState,
@@ -145,7 +148,7 @@ pub enum BackendState {
     Up,
     /// Drained by an operator.
     Drained,
-    /// Weight 0.
+    /// Weight 0, by configuration or by a health check that passes but says so.
     Quiesced,
     /// At its upper threshold.
     Overloaded,

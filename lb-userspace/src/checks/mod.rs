@@ -3,16 +3,24 @@
 //! All run on one thread of their own, each as a task with a limit, so that neither another one nor the
 //! agent's work is in a check's way, or its time part of what is measured.
 
+mod exec;
+mod http;
+mod mysql;
 mod saved;
 mod tcp;
+#[cfg(test)]
+mod tests;
+mod tls;
 
 use std::{io, sync::Arc, thread};
 
-pub use saved::SavedFile;
+use tls::Tls;
 use tokio::{
     sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel},
     time::timeout,
 };
+
+pub use saved::SavedFile;
 
 use crate::{
     clock::monotonic,
@@ -68,27 +76,31 @@ async fn run(
     mut attempts: UnboundedReceiver<(ProbeId, Arc<Probe>)>,
     results: UnboundedSender<(ProbeId, Outcome)>,
 ) {
+    let tls = Arc::new(Tls::default());
     while let Some((id, probe)) = attempts.recv().await {
-        let results = results.clone();
+        let (results, tls) = (results.clone(), tls.clone());
         tokio::spawn(async move {
-            let outcome = attempt(&probe).await;
+            let outcome = attempt(&probe, &tls).await;
             // The agent is ending.
             let _ = results.send((id, outcome));
         });
     }
 }
 
-async fn attempt(probe: &Probe) -> Outcome {
+async fn attempt(probe: &Probe, tls: &Tls) -> Outcome {
     let began = monotonic();
-    let result = timeout(probe.timeout, by_kind(probe)).await;
+    let result = timeout(probe.timeout, by_kind(probe, tls)).await;
     let took = monotonic().saturating_sub(began);
     let result = result.unwrap_or_else(|_| Err(Failure { why: "no answer".to_owned() }));
     Outcome { took, result }
 }
 
-async fn by_kind(probe: &Probe) -> Result<Pass, Failure> {
-    match probe.kind {
+async fn by_kind(probe: &Probe, tls: &Tls) -> Result<Pass, Failure> {
+    match &probe.kind {
         CheckKind::Tcp => tcp::check(probe).await,
+        CheckKind::Http(http) => http::check(probe, http, tls).await,
+        CheckKind::Mysql(mysql) => mysql::check(probe, mysql).await,
+        CheckKind::Exec(exec) => exec::check(probe, exec).await,
     }
 }
 

@@ -69,7 +69,10 @@ impl SavedFile {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::health::{Outcome, SavedCheck, State};
+    use crate::{
+        health::{Machine, Outcome, SavedCheck, State, Weight},
+        model::check::Timing,
+    };
 
     #[test]
     fn what_is_stored_is_there_again() {
@@ -77,9 +80,11 @@ mod tests {
         let (mut file, saved, warning) = SavedFile::open(dir.path());
         assert_eq!((saved, warning), (Saved::default(), None));
         let refused = Outcome::failed(std::time::Duration::from_micros(300), "connection refused");
+        let machine = Machine::new(std::time::Duration::ZERO, Timing::default(), 0.5);
+        let machine = machine.resume(State::Down, Some(refused), Weight::Exactly(7));
         let mut saved = Saved::default();
         let (service, key) = ("web".parse().expect("a name"), "10.0.0.1:80".parse().expect("a key"));
-        saved.insert(service, key, vec![SavedCheck::new("tcp", State::Down, Some(&refused))]);
+        saved.insert(service, key, vec![SavedCheck::new("tcp", &machine)]);
         file.store(saved.clone()).expect("stores");
         let (_, again, warning) = SavedFile::open(dir.path());
         assert_eq!((again, warning), (saved, None));

@@ -14,7 +14,7 @@ use crate::health::{Failure, Pass, Probe};
 /// A connection can be opened.
 pub async fn check(probe: &Probe) -> Result<Pass, Failure> {
     connect(probe).await?;
-    Ok(Pass { found: "connected".to_owned() })
+    Ok(Pass::new("connected"))
 }
 
 /// Opens the check's connection, which ends with a reset when it is dropped: a director that checks

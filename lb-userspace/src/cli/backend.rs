@@ -209,7 +209,7 @@ pub(super) fn list_table(services: &[ServiceView], output: &Output<'_>) -> Table
             Cell::new(&service.name),
             Cell::new(backend.key),
             state_cell(backend.state),
-            Cell::new(backend.weight),
+            Cell::new(weight(backend)),
             Cell::new(number::count(backend.active)),
             Cell::new(number::count(backend.inactive)),
             Cell::new(number::count(backend.counters.connections)),
@@ -221,6 +221,15 @@ pub(super) fn list_table(services: &[ServiceView], output: &Output<'_>) -> Table
         ]);
     }
     table
+}
+
+/// `10`, or `5/10` where its health gives it another one; a backend that is out by it has none to show.
+fn weight(backend: &BackendView) -> String {
+    let BackendView { weight, health_weight, state, .. } = backend;
+    if weight == health_weight || *state == BackendState::Down {
+        return weight.to_string();
+    }
+    format!("{health_weight}/{weight}")
 }
 
 /// The state's word, as in JSON.

@@ -1,5 +1,7 @@
 //! Health checks.
 
+pub(super) mod kinds;
+
 use std::net::IpAddr;
 
 use super::{
@@ -59,6 +61,12 @@ fn check(node: &Node, of: Of, problems: &mut Problems) -> Option<Check> {
         let wrong = format!("the service has every port, so a {} check needs its own", kind.name());
         problems.add(fields.pos, wrong, "add `port: ...`");
     }
+    if let CheckKind::Mysql(mysql) = &kind
+        && let Some(node) = fields.node(&SOURCE).filter(|_| mysql.logs_in())
+    {
+        let wrong = "`source` does not hold for a mysql check that logs in";
+        problems.add(node.pos, wrong, "leave the key out");
+    }
     Some(Check { kind, address: own_address, port, source, timing })
 }
 
@@ -84,13 +92,7 @@ fn kind(fields: &Fields<'_>, problems: &mut Problems) -> Option<CheckKind> {
         }
         return None;
     };
-    debug_assert_eq!(key.name, TCP.name);
-    tcp(node, problems)
-}
-
-fn tcp(node: &Node, problems: &mut Problems) -> Option<CheckKind> {
-    Fields::of(node, &schema::tcp_check::SECTION, problems)?;
-    Some(CheckKind::Tcp)
+    kinds::read(key, node, problems)
 }
 
 fn timing(fields: &Fields<'_>, problems: &mut Problems) -> Timing {

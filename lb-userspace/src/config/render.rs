@@ -4,7 +4,10 @@ use std::fmt::{Display, Write};
 
 use super::{
     Config,
-    check::INITIALS,
+    check::{
+        INITIALS,
+        kinds::{DEFAULT_USER, MYSQL_TLS, ROLES},
+    },
     director::{MODES, OFFLOAD_POLICIES},
     schema::{self, Key},
     service::DEFAULT_WEIGHT,
@@ -12,7 +15,7 @@ use super::{
 use crate::model::{
     AttachMode, Backend, ExpireNodest, FlowSizes, InterfaceSpec, Limits, OffloadPolicy, Persistence, Service,
     ServiceOptions, Timeouts,
-    check::{Check, CheckKind, Timing},
+    check::{Check, CheckKind, ExecCheck, HttpCheck, MysqlCheck, Timing, TlsCheck},
 };
 
 /// Writes a file that [`super::parse`] reads back to exactly `config`.
@@ -85,6 +88,17 @@ impl Out {
         self.indent -= 2;
         if self.text.len() == empty {
             self.text.truncate(before);
+        }
+    }
+
+    /// `key:` with what `body` writes below it, `key: {}` if that is nothing.
+    fn whole_section(&mut self, key: &Key, body: impl FnOnce(&mut Self)) {
+        let dash = self.dash;
+        let before = self.text.len();
+        self.section(key, body);
+        if self.text.len() == before {
+            self.dash = dash;
+            self.raw(&format!("{}: {{}}", key.name));
         }
     }
 
@@ -218,7 +232,58 @@ impl Out {
         use schema::check::*;
         match kind {
             CheckKind::Tcp => self.raw(&format!("{}: {{}}", TCP.name)),
+            CheckKind::Http(http) => {
+                let key = if http.tls.is_some() { &HTTPS } else { &HTTP };
+                self.whole_section(key, |out| out.http(http));
+            }
+            CheckKind::Mysql(mysql) => self.whole_section(&MYSQL, |out| out.mysql(mysql)),
+            CheckKind::Exec(exec) => self.whole_section(&EXEC, |out| out.exec(exec)),
         }
+    }
+
+    fn http(&mut self, http: &HttpCheck) {
+        use schema::{http_check::*, https_check::*};
+        let HttpCheck { method, path, host, headers, status, body, tls } = http;
+        let default = HttpCheck::default();
+        self.line_unless(&METHOD, method, &default.method);
+        self.line_unless(&PATH, path, &default.path);
+        self.line_if(&HOST, host);
+        if !headers.is_empty() {
+            self.list(&HEADERS, headers, |out, header| out.raw(&quoted(header)));
+        }
+        if *status != default.status {
+            self.list(&STATUS, status, |out, range| out.raw(&quoted(&range.to_string())));
+        }
+        self.line_if(&BODY, body);
+        if let Some(TlsCheck { sni, verify, ca }) = tls {
+            self.line_if(&SNI, sni);
+            self.line_unless(&VERIFY, verify, &false);
+            self.line_if(&CA, &ca.as_ref().map(|path| path.display()));
+        }
+    }
+
+    fn mysql(&mut self, mysql: &MysqlCheck) {
+        use schema::mysql_check::*;
+        let MysqlCheck { user, password, password_file, tls, query, role, lag } = mysql;
+        self.line_if(&USER, user);
+        self.line_if(&PASSWORD, &password.as_ref().map(|secret| &secret.0));
+        self.line_if(&PASSWORD_FILE, &password_file.as_ref().map(|path| path.display()));
+        self.line_unless(&TLS, &name_of(*tls, &MYSQL_TLS), &"off");
+        self.line_if(&QUERY, query);
+        self.line_unless(&ROLE, &name_of(*role, &ROLES), &"any");
+        if !lag.is_empty() {
+            self.list(&LAG, lag, |out, tier| {
+                out.line(&schema::lag_tier::FROM, tier.from);
+                out.line(&schema::lag_tier::WEIGHT, tier.weight);
+            });
+        }
+    }
+
+    fn exec(&mut self, exec: &ExecCheck) {
+        use schema::exec_check::*;
+        self.list(&COMMAND, &exec.command, |out, word| out.raw(&quoted(word)));
+        self.line_unless(&USER, &exec.user, &DEFAULT_USER.to_owned());
+        self.line_unless(&DYNAMIC, &exec.dynamic, &false);
     }
 }
 

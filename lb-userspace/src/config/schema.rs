@@ -5,7 +5,7 @@ use crate::model::PerState;
 
 mod checks;
 
-pub(super) use checks::{check, tcp_check};
+pub(super) use checks::{check, exec_check, http_check, https_check, lag_tier, mysql_check, tcp_check};
 
 /// One key.
 #[derive(Debug, PartialEq, Eq)]
@@ -75,6 +75,11 @@ pub(super) static SECTIONS: &[&Section] = &[
     &backend::SECTION,
     &check::SECTION,
     &tcp_check::SECTION,
+    &http_check::SECTION,
+    &https_check::SECTION,
+    &mysql_check::SECTION,
+    &lag_tier::SECTION,
+    &exec_check::SECTION,
 ];
 
 pub(super) mod file {

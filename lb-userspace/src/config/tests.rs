@@ -108,9 +108,18 @@ fn documented_defaults_are_the_real_ones() {
     explicit += "services:\n  - address: 192.0.2.1\n    port: 80\n";
     explicit += &written(&schema::service::SECTION, "    ");
     explicit += &format!("    checks:\n      - tcp: {{}}\n{}", written(&schema::check::SECTION, "        "));
+    explicit += &format!("      - https:\n{}", written(&schema::https_check::SECTION, "          "));
+    explicit += &format!(
+        "      - mysql:\n          user: a\n{}",
+        written(&schema::mysql_check::SECTION, "          ")
+    );
+    explicit += "      - exec:\n          command: [/a]\n";
+    explicit += &written(&schema::exec_check::SECTION, "          ");
     explicit += "    backends:\n      - address: 192.0.2.2\n";
     explicit += &written(&schema::backend::SECTION, "        ");
-    let implicit = with_service("    checks: [tcp]\n    backends: [{address: 192.0.2.2}]\n");
+    let implicit = with_service(
+        "    checks: [tcp, https, {mysql: {user: a}}, {exec: {command: [/a]}}]\n    backends: [{address: 192.0.2.2}]\n",
+    );
     let config = parse("explicit", &explicit).unwrap_or_else(|e| panic!("{e}\n{explicit}"));
     assert_eq!(Ok(config), parse("implicit", &implicit));
     for key in schema::SECTIONS.iter().flat_map(|s| s.keys) {

@@ -2,7 +2,16 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::model::check::{Initial, Timing};
+
+impl Pass {
+    /// With all of its weight.
+    pub fn new(found: impl Into<String>) -> Self {
+        Self { found: found.into(), weight: Weight::Configured }
+    }
+}
 
 /// How one attempt ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -12,10 +21,25 @@ pub struct Outcome {
     pub result: Result<Pass, Failure>,
 }
 
-/// It passed; what was found, for people: `connected`, `HTTP 200`.
+/// It passed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pass {
+    /// What was found, for people: `connected`, `status 200`.
     pub found: String,
+    pub weight: Weight,
+}
+
+/// What a check that passes says of a backend's weight.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Weight {
+    /// It may have all of it.
+    #[default]
+    Configured,
+    /// This one, whatever is configured.
+    Exactly(u16),
+    /// So many percent, 0 to 99, because it is so many seconds behind (none: it does not follow at all).
+    Lagging { percent: u8, lag: Option<u64> },
 }
 
 /// It failed; why, for people: `connection refused`.
@@ -68,6 +92,7 @@ pub struct Machine {
     /// Where in its interval this check has its place; none once it stands there.
     place: Option<Duration>,
     last: Option<Outcome>,
+    weight: Weight,
 }
 
 impl Machine {
@@ -84,12 +109,13 @@ impl Machine {
             next: Some(next),
             place: Some(now + timing.interval.duration().mul_f64(phase)),
             last: None,
+            weight: Weight::Configured,
         }
     }
 
-    /// One whose state is known from before, with the result that said so, if that is known too.
-    pub fn resume(self, state: State, last: Option<Outcome>) -> Self {
-        Self { state, last, ..self }
+    /// One whose state is known from before, with its last result, if that is known too.
+    pub fn resume(self, state: State, last: Option<Outcome>, weight: Weight) -> Self {
+        Self { state, last, weight, ..self }
     }
 
     /// Goes on with other figures.
@@ -116,6 +142,9 @@ impl Machine {
 
     fn done(&mut self, now: Duration, outcome: Outcome, actions: &mut Vec<Action>) {
         let passed = outcome.result.is_ok();
+        if let Ok(pass) = &outcome.result {
+            self.weight = pass.weight;
+        }
         self.last = Some(outcome);
         if !passed && self.state == State::Up && self.tried < self.timing.retries {
             self.tried += 1;
@@ -191,6 +220,11 @@ impl Machine {
         (self.against > 0).then_some((self.against, needed))
     }
 
+    /// What the last attempt that passed said.
+    pub fn weight(&self) -> Weight {
+        self.weight
+    }
+
     /// How the last attempt ended.
     pub fn last(&self) -> Option<&Outcome> {
         self.last.as_ref()
@@ -199,7 +233,7 @@ impl Machine {
 
 impl Outcome {
     pub fn passed(took: Duration, found: impl Into<String>) -> Self {
-        Self { took, result: Ok(Pass { found: found.into() }) }
+        Self { took, result: Ok(Pass::new(found)) }
     }
 
     pub fn failed(took: Duration, why: impl Into<String>) -> Self {

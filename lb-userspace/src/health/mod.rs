@@ -5,9 +5,10 @@
 //! says goes into the plan.
 
 mod machine;
+mod pool;
 mod saved;
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -17,12 +18,13 @@ use std::{
     time::Duration,
 };
 
-pub use machine::{Failure, Machine, Outcome, Pass, State};
+pub use machine::{Failure, Machine, Outcome, Pass, State, Weight};
+pub use pool::Condition;
 pub use saved::{Saved, SavedCheck};
 
 use crate::{
     model::{
-        BackendKey, Model, Service, ServiceName,
+        Backend, BackendKey, Model, Service, ServiceName,
         check::{Check, CheckKind, Timing},
     },
     plan::Weights,
@@ -31,6 +33,8 @@ use crate::{
 /// One attempt to be made.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Probe {
+    pub service: ServiceName,
+    pub backend: BackendKey,
     pub kind: CheckKind,
     pub target: SocketAddr,
     pub source: Option<IpAddr>,
@@ -55,6 +59,17 @@ pub enum Input {
 pub enum Action {
     Attempt(ProbeId, Arc<Probe>),
     Changed(Transition),
+    /// A backend of this service that is healthy shall have another weight.
+    Reweighted(Reweighting),
+}
+
+/// The weight that a check gives has changed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reweighting {
+    pub service: ServiceName,
+    pub backend: BackendKey,
+    pub check: String,
+    pub why: String,
 }
 
 /// A check's state has changed.
@@ -81,19 +96,22 @@ pub struct CheckView {
     pub last: Option<Outcome>,
     /// Results in a row that speak against the state, and how many change it.
     pub against: Option<(u16, u16)>,
+    pub weight: Weight,
 }
 
 impl CheckView {
     /// What there is to say if it does not simply pass: `tcp: connection refused after 0.3 ms (1 of 3)`.
     pub fn trouble(&self) -> Option<String> {
-        let Self { check, state, last, against } = self;
+        let Self { check, state, last, against, weight } = self;
         let told = match last {
             Some(outcome) => outcome.told(),
             None => "not checked yet".to_owned(),
         };
         let so_far = against.map(|(so_far, needed)| format!(" ({so_far} of {needed})")).unwrap_or_default();
-        let is_plain =
-            *state == State::Up && against.is_none() && last.as_ref().is_none_or(|it| it.result.is_ok());
+        let is_plain = *weight == Weight::Configured
+            && *state == State::Up
+            && against.is_none()
+            && last.as_ref().is_none_or(|it| it.result.is_ok());
         (!is_plain).then(|| format!("{check}: {told}{so_far}"))
     }
 }
@@ -146,7 +164,7 @@ impl Health {
                 let mut ids = Vec::new();
                 for check in service.checks(backend) {
                     let label = check.label();
-                    let probe = probe(check, check.target(backend));
+                    let probe = probe(&service.name, backend, check);
                     let kept = old.iter().position(|id| self.entries[id].label == label);
                     if let Some(at) = kept {
                         ids.push(self.keep(now, old.remove(at), probe, check.timing));
@@ -158,10 +176,10 @@ impl Health {
                     let mut machine = Machine::new(now, check.timing, phase);
                     if let Some(at) = earlier.iter().position(|saved| saved.check == label) {
                         let saved = earlier.remove(at);
-                        machine = machine.resume(saved.state(), saved.outcome());
+                        machine = machine.resume(saved.state(), saved.outcome(), saved.weight);
                     } else if !is_new {
                         // It serves: its first failure is not enough to take it out.
-                        machine = machine.resume(State::Up, None);
+                        machine = machine.resume(State::Up, None, Weight::Configured);
                     }
                     let (service, backend) = (service.name.clone(), backend.key);
                     self.deadlines.extend(machine.deadline().map(|at| (at, id)));
@@ -190,7 +208,11 @@ impl Health {
             kept = ProbeId(self.given);
             self.given += 1;
             let last = entry.machine.last().cloned();
-            entry.machine = Machine::new(now, timing, self.phase(kept)).resume(entry.machine.state(), last);
+            entry.machine = Machine::new(now, timing, self.phase(kept)).resume(
+                entry.machine.state(),
+                last,
+                entry.machine.weight(),
+            );
             entry.probe = Arc::new(probe);
         } else if entry.timing != timing {
             entry.machine.retime(now, timing);
@@ -232,6 +254,7 @@ impl Health {
         let before = entry.machine.deadline();
         let mut wanted = Vec::new();
         let was_healthy = self.healthy(&service, backend);
+        let weighed = entry_weight(self.entries.get(&id));
         let Some(entry) = self.entries.get_mut(&id) else { return };
         entry.machine.handle(now, input, &mut wanted);
         let (after, probe, check) = (entry.machine.deadline(), entry.probe.clone(), entry.label.clone());
@@ -239,6 +262,10 @@ impl Health {
         if before != after {
             self.deadlines.extend(after.map(|at| (at, id)));
             before.map(|at| self.deadlines.remove(&(at, id)));
+        }
+        if weighed != entry_weight(self.entries.get(&id)) {
+            let (service, check, why) = (service.clone(), check.clone(), why.clone());
+            actions.push(Action::Reweighted(Reweighting { service, backend, check, why }));
         }
         for action in wanted {
             match action {
@@ -282,6 +309,7 @@ impl Health {
             state: entry.machine.state(),
             last: entry.machine.last().cloned(),
             against: entry.machine.against(),
+            weight: entry.machine.weight(),
         };
         self.machines(service, backend).map(view).collect()
     }
@@ -293,11 +321,22 @@ impl Health {
 
     /// The weights of the backends that shall not have the configured one.
     pub fn weights(&self, model: &Model) -> Weights {
-        let of = |service: &Service| {
-            let keys = service.backends.iter().map(|backend| backend.key);
-            keys.filter(|key| !self.healthy(&service.name, *key)).map(|key| (key, 0)).collect()
-        };
-        Weights(model.services.iter().map(|service| (service.name.clone(), of(service))).collect())
+        let all = model.services.iter().map(|service| (service.name.clone(), self.weights_of(service)));
+        Weights(all.collect())
+    }
+
+    /// The same of one service.
+    pub fn weights_of(&self, service: &Service) -> BTreeMap<BackendKey, u16> {
+        pool::weights(service, |key| self.condition(&service.name, key))
+    }
+
+    fn condition(&self, service: &ServiceName, backend: BackendKey) -> Condition {
+        let mut condition = Condition { healthy: true, weights: Vec::new() };
+        for entry in self.machines(service, backend) {
+            condition.healthy &= entry.machine.serves();
+            condition.weights.push(entry.machine.weight());
+        }
+        condition
     }
 
     /// What the next agent has to know.
@@ -307,8 +346,7 @@ impl Health {
             for key in backends.keys() {
                 let checks = self.machines(service, *key);
                 let checks = checks.filter(|entry| entry.machine.state() != State::Unproven);
-                let checks = checks
-                    .map(|entry| SavedCheck::new(&entry.label, entry.machine.state(), entry.machine.last()));
+                let checks = checks.map(|entry| SavedCheck::new(&entry.label, &entry.machine));
                 saved.insert(service.clone(), *key, checks.collect());
             }
         }
@@ -316,12 +354,25 @@ impl Health {
     }
 }
 
-fn probe(check: &Check, target: SocketAddr) -> Probe {
+fn entry_weight(entry: Option<&Entry>) -> Weight {
+    entry.map(|entry| entry.machine.weight()).unwrap_or_default()
+}
+
+fn probe(service: &ServiceName, backend: &Backend, check: &Check) -> Probe {
     Probe {
+        service: service.clone(),
+        backend: backend.key,
         kind: check.kind.clone(),
-        target,
+        target: check.target(backend),
         source: check.source,
         connect_timeout: check.timing.connect_timeout().duration(),
         timeout: check.timing.timeout().duration(),
+    }
+}
+
+#[cfg(test)]
+impl From<u64> for ProbeId {
+    fn from(id: u64) -> Self {
+        Self(id)
     }
 }

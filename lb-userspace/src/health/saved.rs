@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Outcome, State};
+use super::{Machine, Outcome, State, Weight};
 use crate::model::{BackendKey, ServiceName};
 
 /// By service and backend. A backend that is named here is not new, also without a check.
@@ -24,6 +24,8 @@ pub struct SavedCheck {
     /// How its last attempt ended, if there was one: whether it passed, what was found, microseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     last: Option<(bool, String, u64)>,
+    #[serde(default)]
+    pub weight: Weight,
 }
 
 impl Saved {
@@ -43,12 +45,13 @@ impl Saved {
 }
 
 impl SavedCheck {
-    pub fn new(check: &str, state: State, last: Option<&Outcome>) -> Self {
-        let last = last.map(|outcome| {
+    pub fn new(check: &str, machine: &Machine) -> Self {
+        let last = machine.last().map(|outcome| {
             let took = u64::try_from(outcome.took.as_micros()).unwrap_or(u64::MAX);
             (outcome.result.is_ok(), outcome.words().to_owned(), took)
         });
-        Self { check: check.to_owned(), up: state == State::Up, last }
+        let (up, weight) = (machine.state() == State::Up, machine.weight());
+        Self { check: check.to_owned(), up, last, weight }
     }
 
     pub fn state(&self) -> State {

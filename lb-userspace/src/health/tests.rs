@@ -12,7 +12,7 @@ use crate::model::{
 
 const SECOND: Duration = Duration::from_secs(1);
 
-fn service(timing: Timing, backends: &[&str]) -> Service {
+pub(super) fn service(timing: Timing, backends: &[&str]) -> Service {
     let backend = |address: &&str| Backend {
         key: BackendKey { address: address.parse().expect("an address"), port: 80 },
         weight: 1,
@@ -50,6 +50,7 @@ struct World {
     /// When an attempt of a backend began.
     began: Vec<(Duration, IpAddr)>,
     transitions: Vec<(Duration, Transition)>,
+    reweighted: usize,
 }
 
 impl World {
@@ -64,6 +65,7 @@ impl World {
             under_way: Vec::new(),
             began: Vec::new(),
             transitions: Vec::new(),
+            reweighted: 0,
         }
     }
 
@@ -79,6 +81,7 @@ impl World {
                     self.under_way.push((self.now + self.takes, id, passes));
                 }
                 Action::Changed(transition) => self.transitions.push((self.now, transition)),
+                Action::Reweighted(_) => self.reweighted += 1,
             }
         }
     }

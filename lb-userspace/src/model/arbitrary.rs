@@ -164,12 +164,21 @@ pub(crate) fn checks() -> impl Strategy<Value = Check> {
         Just((Some([192, 0, 2, 9].into()), Some([192, 0, 2, 1].into()))),
         Just((Some(Ipv6Addr::LOCALHOST.into()), None)),
     ];
-    (kinds(), addresses, option::of(1..=u16::MAX), timings())
-        .prop_map(|(kind, (address, source), port, timing)| Check { kind, address, port, source, timing })
+    (kinds(), addresses, option::of(1..=u16::MAX), timings()).prop_map(
+        |(kind, (address, source), port, timing)| {
+            let logs_in = matches!(&kind, CheckKind::Mysql(mysql) if mysql.logs_in());
+            Check { kind, address, port, source: source.filter(|_| !logs_in), timing }
+        },
+    )
 }
 
 fn kinds() -> impl Strategy<Value = CheckKind> {
-    Just(CheckKind::Tcp)
+    prop_oneof![
+        Just(CheckKind::Tcp),
+        http().prop_map(CheckKind::Http),
+        mysql().prop_map(CheckKind::Mysql),
+        exec().prop_map(CheckKind::Exec),
+    ]
 }
 
 fn timings() -> impl Strategy<Value = Timing> {
@@ -200,4 +209,64 @@ fn for_port(endpoint: Endpoint, checks: Vec<Check>) -> Vec<Check> {
         Check { port, ..check }
     };
     checks.into_iter().map(with_port).collect()
+}
+
+fn http() -> impl Strategy<Value = HttpCheck> {
+    let words =
+        || option::of(select(vec!["web", "a.example:80", "null", "10.0.0.1"]).prop_map(str::to_owned));
+    let path = select(vec!["/", "/health?full=1", "/a:b"]).prop_map(str::to_owned);
+    let headers = vec(select(vec!["X-Lb: 1", "Accept: */*", "X-Empty:"]).prop_map(str::to_owned), 0..3);
+    let status = prop_oneof![
+        Just(vec![StatusRange { from: 200, to: 299 }]),
+        vec((100..300u16, 300..600u16).prop_map(|(from, to)| StatusRange { from, to }), 0..3),
+    ];
+    let body =
+        option::of(select(vec!["ok", "^[a-z]+\\s\"x\" #\n$", "{\"up\": true"]).prop_map(regex::escape));
+    let file = option::of(select(vec!["/etc/ca.pem", "/a b: #"]).prop_map(Into::into));
+    let tls =
+        option::of((words(), any::<bool>(), file).prop_map(|(sni, verify, ca)| TlsCheck { sni, verify, ca }));
+    (select(vec!["GET", "HEAD"]), path, words(), headers, status, body, tls).prop_map(
+        |(method, path, host, headers, status, body, tls)| HttpCheck {
+            method: method.to_owned(),
+            path,
+            host,
+            headers,
+            status,
+            body,
+            tls,
+        },
+    )
+}
+
+fn mysql() -> impl Strategy<Value = MysqlCheck> {
+    let words = |words: Vec<&'static str>| option::of(select(words).prop_map(str::to_owned));
+    let lag = vec((1..500u32, 0..=100u8), 0..3).prop_map(|tiers| {
+        let mut from = 0;
+        let rising = tiers.into_iter().map(|(step, weight)| {
+            from += step;
+            LagTier { from, weight }
+        });
+        rising.collect::<Vec<_>>()
+    });
+    let role = select(vec![MysqlRole::Any, MysqlRole::Primary, MysqlRole::Replica]);
+    let password = words(vec!["", "secret", "~", "a: #\"'"]);
+    let query = words(vec!["SELECT 1", "select 'a: b' # c"]);
+    let tls = select(vec![MysqlTls::Off, MysqlTls::On]);
+    (words(vec!["check", "null"]), password, any::<bool>(), tls, query, role, lag).prop_map(
+        |(user, password, in_file, tls, query, role, lag)| {
+            let password_file = password.as_ref().filter(|_| in_file).map(|_| "/etc/lb/password".into());
+            let password = password.filter(|_| !in_file).map(Secret);
+            let check = MysqlCheck { user, password, password_file, tls, query, role, lag };
+            let user = check.user.clone().or(check.logs_in().then(|| "check".to_owned()));
+            MysqlCheck { user, ..check }
+        },
+    )
+}
+
+fn exec() -> impl Strategy<Value = ExecCheck> {
+    let words = vec(select(vec!["-v", "", "a b", "$X: #"]).prop_map(str::to_owned), 0..3);
+    (words, select(vec!["nobody", "root", "null"]), any::<bool>()).prop_map(|(words, user, dynamic)| {
+        let command = std::iter::once("/bin/check".to_owned()).chain(words).collect();
+        ExecCheck { command, user: user.to_owned(), dynamic }
+    })
 }

@@ -12,6 +12,8 @@ mod drain;
 mod endpoints;
 mod generic;
 mod health;
+mod health_mysql;
+mod health_web;
 mod hot;
 mod instances;
 mod jumbo;

@@ -1,5 +1,7 @@
 //! Health checks, as they are configured.
 
+mod kinds;
+
 use std::{
     fmt,
     net::{IpAddr, SocketAddr},
@@ -7,6 +9,10 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
+
+pub use kinds::{
+    ExecCheck, HttpCheck, LagTier, MysqlCheck, MysqlRole, MysqlTls, Secret, StatusRange, TlsCheck,
+};
 
 use super::{Backend, Service};
 
@@ -51,6 +57,12 @@ pub struct Check {
 pub enum CheckKind {
     /// A connection can be opened; it is closed by a reset at once.
     Tcp,
+    /// A request is answered as it should be; with `tls` it is https.
+    Http(HttpCheck),
+    /// The server greets, or lets a user in, and is what it should be.
+    Mysql(MysqlCheck),
+    /// A program ends as it should.
+    Exec(ExecCheck),
 }
 
 /// When a check is made, and how many results it takes. The names are HAProxy's.
@@ -162,7 +174,7 @@ impl Check {
             (None, None) => String::new(),
         };
         let from = source.map(|source| format!(" from {source}")).unwrap_or_default();
-        format!("{}{to}{from}", kind.name())
+        format!("{}{to}{from}", kind.label())
     }
 
     /// Where it goes to for a backend.
@@ -177,13 +189,25 @@ impl CheckKind {
     pub fn name(&self) -> &'static str {
         match self {
             Self::Tcp => "tcp",
+            Self::Http(HttpCheck { tls: None, .. }) => "http",
+            Self::Http(_) => "https",
+            Self::Mysql(_) => "mysql",
+            Self::Exec(_) => "exec",
         }
     }
 
     /// Whether it goes to a port.
     pub fn has_port(&self) -> bool {
+        !matches!(self, Self::Exec(_))
+    }
+
+    /// What it does, for people.
+    fn label(&self) -> String {
         match self {
-            Self::Tcp => true,
+            Self::Http(http) => format!("{} {} {}", self.name(), http.method, http.path),
+            Self::Exec(exec) => format!("exec {}", exec.command.join(" ")),
+            Self::Mysql(mysql) if mysql.logs_in() => "mysql login".to_owned(),
+            Self::Tcp | Self::Mysql(_) => self.name().to_owned(),
         }
     }
 }
