@@ -26,6 +26,8 @@ pub struct Service {
     pub scheduler: &'static str,
     /// Address and weight.
     pub backends: Vec<(IpAddr, u16)>,
+    /// More keys of the backends, in their order, as YAML between braces: `backup: true`.
+    pub more_of: Vec<&'static str>,
     /// More keys of the service, as YAML between braces: `checks: [tcp], persistence: 60`.
     pub more: String,
 }
@@ -79,15 +81,22 @@ impl Service {
             protocol: "tcp",
             scheduler: "rr",
             backends,
+            more_of: Vec::new(),
             more: String::new(),
         }
     }
 
     fn write(&self, text: &mut String) {
-        let Self { name, address, port, protocol, scheduler, backends, more } = self;
+        let Self { name, address, port, protocol, scheduler, backends, more_of, more } = self;
         let more = if more.is_empty() { String::new() } else { format!(", {more}") };
-        let backends: Vec<_> =
-            backends.iter().map(|(a, w)| format!("{{address: \"{a}\", weight: {w}}}")).collect();
+        let backends: Vec<_> = backends
+            .iter()
+            .enumerate()
+            .map(|(n, (a, w))| {
+                let more = more_of.get(n).map(|more| format!(", {more}")).unwrap_or_default();
+                format!("{{address: \"{a}\", weight: {w}{more}}}")
+            })
+            .collect();
         // Writing to a String cannot fail.
         let _ = writeln!(
             text,

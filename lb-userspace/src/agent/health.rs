@@ -1,6 +1,6 @@
 //! The backends' health: attempts out, results in, and what follows from them.
 
-use std::{path::Path, time::Duration};
+use std::{collections::BTreeSet, path::Path, time::Duration};
 
 use anyhow::{Context, Result};
 use lb_common::dest;
@@ -68,6 +68,7 @@ impl Monitor {
                     log(&transition);
                     changed = true;
                 }
+                Action::Step => changed = true,
                 Action::Reweighted(Reweighting { service, backend, check, why }) => {
                     tracing::info!(%service, %backend, "backend has another weight: {check}: {why}");
                     changed = true;
@@ -92,6 +93,22 @@ impl Monitor {
                 self.handle(results.into_iter().map(|(id, outcome)| Input::Done(id, outcome)));
             }
         }
+    }
+
+    /// What there is to say of services as a whole, one sentence each.
+    pub fn troubled(&self, model: &Model) -> BTreeSet<String> {
+        let sentences = model.services.iter().map(|service| {
+            let pool = self.health.pool(service);
+            let has_backups = service.backends.iter().any(|backend| backend.health.backup);
+            let name = &service.name;
+            let panics = pool.panics.then(|| {
+                format!("service {name}: so many backends fail that all are kept (minimum_healthy)")
+            });
+            let backups = (has_backups && !pool.has_quorum)
+                .then(|| format!("service {name} has no quorum: its backups serve, as far as they can"));
+            [panics, backups]
+        });
+        sentences.flatten().flatten().collect()
     }
 
     fn save(&mut self) {
@@ -119,6 +136,11 @@ impl Agent {
             return;
         }
         let model = self.model.clone();
+        let before = self.monitor.troubled(&model);
+        self.monitor.health.settle(&model);
+        for said in self.monitor.troubled(&model).difference(&before) {
+            tracing::warn!("{said}");
+        }
         if let Err(error) = self.reconcile(&model) {
             tracing::error!("following a change of health failed: {error:#}; trying again");
             self.unfinished = true;

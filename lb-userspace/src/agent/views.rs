@@ -22,7 +22,7 @@ use crate::{
     dataplane::FlowEntry,
     health::{self, State},
     model::{Backend, BackendKey, Protocol, Service, ServiceName, edit},
-    plan::{EndpointKey, Snapshot, dest_address, name_of},
+    plan::{ByHealth, EndpointKey, Snapshot, dest_address, name_of},
 };
 
 pub fn status(agent: &Agent) -> Status {
@@ -64,7 +64,13 @@ pub fn status(agent: &Agent) -> Status {
             .count(),
         unhealthy_backends: unhealthy,
         overlay: agent.overlay.describe(),
-        warnings: agent.warnings.iter().chain(of_drivers).cloned().collect(),
+        warnings: agent
+            .warnings
+            .iter()
+            .chain(of_drivers)
+            .cloned()
+            .chain(agent.monitor.troubled(model))
+            .collect(),
     }
 }
 
@@ -107,7 +113,7 @@ impl Ids {
 
 fn view(agent: &Agent, snapshot: &Snapshot, ids: &Ids, service: &Service) -> Result<ServiceView> {
     let id = ids.service(&service.name);
-    let weights = agent.monitor.health.weights_of(service);
+    let pool = agent.monitor.health.pool(service);
     let backends = service.backends.iter();
     Ok(ServiceView {
         name: service.name.clone(),
@@ -118,9 +124,9 @@ fn view(agent: &Agent, snapshot: &Snapshot, ids: &Ids, service: &Service) -> Res
         counters: shown(agent.pins.maps.service_counters(id)?),
         backends: backends
             .map(|backend| {
-                let weight = weights.get(&backend.key).copied().unwrap_or(backend.weight);
+                let given = pool.given.get(&backend.key).copied();
                 let dest = ids.dest(id, backend.key);
-                backend_view(agent, snapshot, dest, service, backend, weight)
+                backend_view(agent, snapshot, dest, service, backend, given)
             })
             .collect::<Result<_>>()?,
     })
@@ -132,8 +138,14 @@ fn backend_view(
     dest: u32,
     service: &Service,
     backend: &Backend,
-    health_weight: u16,
+    given: Option<ByHealth>,
 ) -> Result<BackendView> {
+    let health_weight = match given {
+        None => backend.weight,
+        Some(ByHealth::Weight(weight)) => weight,
+        Some(ByHealth::Out) => 0,
+    };
+    let healthy = agent.monitor.health.healthy(&service.name, backend.key);
     let counts = agent.pins.maps.conn_counts(dest);
     let host = snapshot.dests.get(&dest).and_then(|dest| snapshot.hosts.get(&dest.host));
     let route = host.map_or(Route::UNRESOLVED, |host| Route(host.route));
@@ -143,8 +155,10 @@ fn backend_view(
         BackendState::Drained
     } else if trouble.is_some() {
         BackendState::Unresolved
-    } else if !agent.monitor.health.healthy(&service.name, backend.key) {
+    } else if !healthy && health_weight == 0 {
         BackendState::Down
+    } else if backend.health.backup && given == Some(ByHealth::Out) {
+        BackendState::Standby
     } else if health_weight == 0 {
         BackendState::Quiesced
     } else if counts.overloaded != 0 {
@@ -153,6 +167,7 @@ fn backend_view(
         BackendState::Up
     };
     let checks = agent.monitor.health.checks(&service.name, backend.key);
+    let kept = (!healthy && state == BackendState::Up).then(|| "kept by minimum_healthy".to_owned());
     let local = route.link() == lb_common::host::LOCAL;
     Ok(BackendView {
         key: backend.key,
@@ -161,7 +176,7 @@ fn backend_view(
         upper_threshold: backend.upper_threshold,
         lower_threshold: backend.lower_threshold,
         state,
-        detail: detail([trouble, local.then(|| "this director itself".to_owned())], &checks),
+        detail: detail([trouble, local.then(|| "this director itself".to_owned()), kept], &checks),
         checks: checks.into_iter().map(check_view).collect(),
         mac: link.map(|_| mac(route.mac())),
         interface: link.map(|link| name_of(&link.name)),
@@ -172,7 +187,7 @@ fn backend_view(
 }
 
 /// Why a backend is as it is: `why`, and the checks that are not simply passing.
-fn detail(why: [Option<String>; 2], checks: &[health::CheckView]) -> Option<String> {
+fn detail(why: [Option<String>; 3], checks: &[health::CheckView]) -> Option<String> {
     let parts: Vec<String> =
         why.into_iter().flatten().chain(checks.iter().filter_map(health::CheckView::trouble)).collect();
     (!parts.is_empty()).then(|| parts.join("; "))

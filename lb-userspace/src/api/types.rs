@@ -156,6 +156,8 @@ pub enum BackendState {
     Unresolved,
     /// A health check fails, or has no result yet.
     Down,
+    /// A backup that is not needed.
+    Standby,
 }
 
 /// One health check of a backend.

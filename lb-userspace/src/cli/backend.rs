@@ -226,7 +226,7 @@ pub(super) fn list_table(services: &[ServiceView], output: &Output<'_>) -> Table
 /// `10`, or `5/10` where its health gives it another one; a backend that is out by it has none to show.
 fn weight(backend: &BackendView) -> String {
     let BackendView { weight, health_weight, state, .. } = backend;
-    if weight == health_weight || *state == BackendState::Down {
+    if weight == health_weight || matches!(state, BackendState::Down | BackendState::Standby) {
         return weight.to_string();
     }
     format!("{health_weight}/{weight}")
@@ -241,6 +241,7 @@ pub(super) fn state_word(state: BackendState) -> &'static str {
         BackendState::Overloaded => "overloaded",
         BackendState::Unresolved => "unresolved",
         BackendState::Down => "down",
+        BackendState::Standby => "standby",
     }
 }
 
@@ -248,7 +249,7 @@ pub(super) fn state_word(state: BackendState) -> &'static str {
 pub(super) fn state_tone(state: BackendState) -> Tone {
     match state {
         BackendState::Up => Tone::Good,
-        BackendState::Drained | BackendState::Quiesced => Tone::Notice,
+        BackendState::Drained | BackendState::Quiesced | BackendState::Standby => Tone::Notice,
         BackendState::Overloaded | BackendState::Unresolved | BackendState::Down => Tone::Bad,
     }
 }

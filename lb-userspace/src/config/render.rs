@@ -15,7 +15,7 @@ use super::{
 use crate::model::{
     AttachMode, Backend, ExpireNodest, FlowSizes, InterfaceSpec, Limits, OffloadPolicy, Persistence, Service,
     ServiceOptions, Timeouts,
-    check::{Check, CheckKind, ExecCheck, HttpCheck, MysqlCheck, Timing, TlsCheck},
+    check::{Check, CheckKind, ExecCheck, HttpCheck, MysqlCheck, ServiceHealth, Timing, TlsCheck},
 };
 
 /// Writes a file that [`super::parse`] reads back to exactly `config`.
@@ -186,9 +186,7 @@ impl Out {
                 out.raw(&format!("{}: [{}]", FLAGS.name, flags.join(", ")));
             }
             out.options(&service.options);
-            if !service.health.checks.is_empty() {
-                out.checks(&CHECKS, &service.health.checks);
-            }
+            out.health(&service.health);
             out.list(&BACKENDS, &service.backends, Self::backend);
         });
     }
@@ -200,9 +198,25 @@ impl Out {
         self.line_unless(&UPPER_THRESHOLD, &backend.upper_threshold, &0);
         self.line_unless(&LOWER_THRESHOLD, &backend.lower_threshold, &0);
         self.line_unless(&DRAINED, &backend.drained, &false);
+        self.line_unless(&BACKUP, &backend.health.backup, &false);
         if let Some(checks) = &backend.health.checks {
             self.checks(&CHECKS, checks);
         }
+    }
+
+    fn health(&mut self, health: &ServiceHealth) {
+        use schema::service::*;
+        let ServiceHealth { checks, minimum_healthy, quorum, hysteresis, inhibit_on_failure, slow_start } =
+            health;
+        let default = ServiceHealth::default();
+        if !checks.is_empty() {
+            self.checks(&CHECKS, checks);
+        }
+        self.line_unless(&MINIMUM_HEALTHY, minimum_healthy, &default.minimum_healthy);
+        self.line_unless(&QUORUM, quorum, &default.quorum);
+        self.line_unless(&HYSTERESIS, hysteresis, &default.hysteresis);
+        self.line_unless(&INHIBIT_ON_FAILURE, inhibit_on_failure, &default.inhibit_on_failure);
+        self.line_if(&SLOW_START, slow_start);
     }
 
     fn checks(&mut self, key: &Key, checks: &[Check]) {

@@ -268,6 +268,11 @@ pub(super) mod service {
             &SLOPPY_TCP,
             &OPS,
             &CHECKS,
+            &MINIMUM_HEALTHY,
+            &QUORUM,
+            &HYSTERESIS,
+            &INHIBIT_ON_FAILURE,
+            &SLOW_START,
             &BACKENDS,
         ],
     };
@@ -362,6 +367,42 @@ pub(super) mod service {
         Words("none: every backend counts as healthy"),
         "Health checks of each backend, all of which must pass for it to get new connections.",
     );
+    pub static MINIMUM_HEALTHY: Key = key(
+        "minimum_healthy",
+        "0 to 100",
+        Is("0"),
+        "Percent. Where fewer of the backends are healthy, the checks are not believed and all are kept. Backups, \
+         drained ones and those without a first result do not count.",
+    )
+    .also(&["panic_threshold"]);
+    pub static QUORUM: Key = key(
+        "quorum",
+        "number",
+        Is("1"),
+        "Sum of the weights of the backends that serve, below which those with `backup: true` serve in their place. \
+         Without a backup that could, the others go on.",
+    );
+    pub static HYSTERESIS: Key = key(
+        "hysteresis",
+        "number, below quorum",
+        Is("0"),
+        "So much more than `quorum` it takes to get it back, and so much less to lose it.",
+    );
+    pub static INHIBIT_ON_FAILURE: Key = key(
+        "inhibit_on_failure",
+        "`true` or `false`",
+        Is("false"),
+        "A failing backend is treated as if its weight were 0: it keeps its persistent clients, and its place in \
+         the tables of `sh`, `mh` and `dh`.",
+    );
+    pub static SLOW_START: Key = key(
+        "slow_start",
+        "short duration",
+        Words("none"),
+        "A backend that has become healthy gets its weight in ten steps over this time. Parts are rounded up: give \
+         weights of 10 or 100 to make it felt.",
+    )
+    .also(&["slowstart"]);
     pub static BACKENDS: Key = key(
         "backends",
         "list of `services[].backends[]`",
@@ -412,7 +453,7 @@ pub(super) mod backend {
         path: "services[].backends[]",
         doc: "One real server. It owns the VIP on its loopback (`lb realserver start VIP`) and stands one L2 hop \
               away.",
-        keys: &[&ADDRESS, &PORT, &WEIGHT, &UPPER_THRESHOLD, &LOWER_THRESHOLD, &DRAINED, &CHECKS],
+        keys: &[&ADDRESS, &PORT, &WEIGHT, &UPPER_THRESHOLD, &LOWER_THRESHOLD, &DRAINED, &CHECKS, &BACKUP],
     };
     pub static ADDRESS: Key = key(
         "address",
@@ -459,4 +500,11 @@ pub(super) mod backend {
         Words("the service's"),
         "The checks of this backend instead of the service's; `[]` checks nothing.",
     );
+    pub static BACKUP: Key = key(
+        "backup",
+        "`true` or `false`",
+        Is("false"),
+        "Serves only while the others have no `quorum`: a backup, or with `checks: []` a sorry server.",
+    )
+    .also(&["sorry_server"]);
 }

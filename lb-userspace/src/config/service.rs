@@ -9,7 +9,7 @@ use super::{
     fields::{Fields, scalar},
     schema,
     tree::Node,
-    values::{Fault, address, boolean, duration, fault, number, word},
+    values::{Fault, address, boolean, duration, fault, millis, number, word},
 };
 use crate::model::{
     Backend, BackendKey, Endpoint, ExpireNodest, Limits, PartialTimeouts, Persistence, Protocol, Scheduler,
@@ -89,7 +89,7 @@ fn service(node: &Node, problems: &mut Problems) -> Option<(Service, Places)> {
     let options = options(&fields, vip, protocol.unwrap_or_default(), problems);
 
     let of = Of { family: vip, port };
-    let health = ServiceHealth { checks: checks(fields.list(&CHECKS, problems), of, problems) };
+    let health = health(&fields, of, problems);
     let mut backends: Vec<Backend> = Vec::new();
     let mut seen: HashMap<BackendKey, Pos> = HashMap::new();
     for item in fields.list(&BACKENDS, problems) {
@@ -115,6 +115,25 @@ fn service(node: &Node, problems: &mut Problems) -> Option<(Service, Places)> {
     let places = Places { name: place(&NAME), address: place(&ADDRESS) };
     let name = name.unwrap_or_else(|| endpoint.default_name());
     Some((Service { name, endpoint, scheduler, backends, options, health }, places))
+}
+
+fn health(fields: &Fields<'_>, of: Of, problems: &mut Problems) -> ServiceHealth {
+    use schema::service::*;
+    let default = ServiceHealth::default();
+    let quorum = fields.value(&QUORUM, problems, |t| number(t, 0..=u32::MAX)).unwrap_or(default.quorum);
+    let hysteresis = fields.value(&HYSTERESIS, problems, |t| number(t, 0..=u32::MAX)).unwrap_or_default();
+    if let Some(node) = fields.node(&HYSTERESIS).filter(|_| hysteresis > 0 && hysteresis >= quorum) {
+        let wrong = format!("hysteresis {hysteresis} is not below quorum {quorum}");
+        problems.add(node.pos, wrong, "lower it, or raise `quorum`");
+    }
+    ServiceHealth {
+        checks: checks(fields.list(&CHECKS, problems), of, problems),
+        minimum_healthy: fields.value(&MINIMUM_HEALTHY, problems, |t| number(t, 0..=100)).unwrap_or_default(),
+        quorum,
+        hysteresis,
+        inhibit_on_failure: fields.value(&INHIBIT_ON_FAILURE, problems, boolean).unwrap_or_default(),
+        slow_start: fields.value(&SLOW_START, problems, millis),
+    }
 }
 
 fn options(
@@ -209,6 +228,7 @@ fn backend(
         let of = Of { family: address.or(vip), port };
         checks(fields.list(&CHECKS, problems), of, problems)
     });
+    let backup = fields.value(&BACKUP, problems, boolean);
     let upper_is_known = upper.is_some() || fields.node(&UPPER_THRESHOLD).is_none();
     let (upper, lower) = (upper.unwrap_or(0), lower.unwrap_or(0));
     if upper_is_known && !thresholds_ok(upper, lower) {
@@ -224,7 +244,7 @@ fn backend(
         upper_threshold: upper,
         lower_threshold: lower,
         drained: drained.unwrap_or(false),
-        health: BackendHealth { checks },
+        health: BackendHealth { checks, backup: backup.unwrap_or(false) },
     };
     Some((backend, pos))
 }

@@ -19,7 +19,7 @@ use std::{
 };
 
 pub use machine::{Failure, Machine, Outcome, Pass, State, Weight};
-pub use pool::Condition;
+pub use pool::{Condition, Pool};
 pub use saved::{Saved, SavedCheck};
 
 use crate::{
@@ -61,6 +61,8 @@ pub enum Action {
     Changed(Transition),
     /// A backend of this service that is healthy shall have another weight.
     Reweighted(Reweighting),
+    /// A slow start goes on.
+    Step,
 }
 
 /// The weight that a check gives has changed.
@@ -127,9 +129,26 @@ pub struct Health {
     /// Of every backend of the model, in the order of its checks; also of those that have none.
     backends: BTreeMap<ServiceName, BTreeMap<BackendKey, Vec<ProbeId>>>,
     deadlines: BTreeSet<(Duration, ProbeId)>,
+    /// The backends that have come back lately.
+    starting: BTreeMap<(ServiceName, BackendKey), Start>,
+    /// How long that takes, of services that want it.
+    slow: BTreeMap<ServiceName, Duration>,
+    /// Services whose backends have no quorum.
+    without_quorum: BTreeSet<ServiceName>,
     /// What an earlier agent knew, until the first model comes.
     saved: Saved,
 }
+
+/// A backend's way to its whole weight, in [`STEPS`].
+#[derive(Debug)]
+struct Start {
+    step: u8,
+    /// When the next step is due.
+    next: Duration,
+}
+
+/// Of a slow start.
+const STEPS: u8 = 10;
 
 #[derive(Debug)]
 struct Entry {
@@ -196,6 +215,26 @@ impl Health {
             self.forget(id);
         }
         self.backends = backends;
+        let slow = model.services.iter();
+        let slow = slow.filter_map(|it| Some((it.name.clone(), it.health.slow_start?.duration())));
+        self.slow = slow.collect();
+        let (slow, backends) = (&self.slow, &self.backends);
+        self.starting.retain(|(service, key), _| {
+            slow.contains_key(service) && backends.get(service).is_some_and(|of| of.contains_key(key))
+        });
+        self.without_quorum.retain(|service| self.backends.contains_key(service));
+        self.settle(model);
+    }
+
+    /// Takes in what the present states mean for quorums. To be called after every change.
+    pub fn settle(&mut self, model: &Model) {
+        for service in &model.services {
+            if self.pool(service).has_quorum {
+                self.without_quorum.remove(&service.name);
+            } else {
+                self.without_quorum.insert(service.name.clone());
+            }
+        }
     }
 
     /// A check that was there before; its new id, if what it does is another thing now.
@@ -242,10 +281,26 @@ impl Health {
                 while let Some((_, id)) = self.deadlines.first().copied().filter(|(at, _)| *at <= now) {
                     self.step(now, id, machine::Input::Time, actions);
                 }
+                self.start_on(now, actions);
             }
             // Of a check that is gone meanwhile: nobody's.
             Input::Done(id, outcome) => self.step(now, id, machine::Input::Done(outcome), actions),
         }
+    }
+
+    /// The slow starts whose next step is due.
+    fn start_on(&mut self, now: Duration, actions: &mut Vec<Action>) {
+        let before = actions.len();
+        let slow = &self.slow;
+        self.starting.retain(|(service, _), start| {
+            while start.next <= now && start.step < STEPS {
+                start.step += 1;
+                start.next += slow.get(service).copied().unwrap_or_default() / u32::from(STEPS);
+                actions.truncate(before);
+                actions.push(Action::Step);
+            }
+            start.step < STEPS
+        });
     }
 
     fn step(&mut self, now: Duration, id: ProbeId, input: machine::Input, actions: &mut Vec<Action>) {
@@ -273,6 +328,7 @@ impl Health {
                 machine::Action::Changed(state) => {
                     let healthy = self.healthy(&service, backend);
                     let healthy = (healthy != was_healthy).then_some(healthy);
+                    self.begin_or_end(now, &service, backend, healthy);
                     let (service, check, why) = (service.clone(), check.clone(), why.clone());
                     actions.push(Action::Changed(Transition {
                         service,
@@ -287,9 +343,24 @@ impl Health {
         }
     }
 
+    /// Of a slow start.
+    fn begin_or_end(&mut self, now: Duration, service: &ServiceName, key: BackendKey, healthy: Option<bool>) {
+        match (healthy, self.slow.get(service)) {
+            (Some(true), Some(slow)) => {
+                let start = Start { step: 1, next: now + *slow / u32::from(STEPS) };
+                self.starting.insert((service.clone(), key), start);
+            }
+            (Some(false), _) => {
+                self.starting.remove(&(service.clone(), key));
+            }
+            _ => {}
+        }
+    }
+
     /// When [`Input::Time`] has something to do.
     pub fn deadline(&self) -> Option<Duration> {
-        self.deadlines.first().map(|(at, _)| *at)
+        let checks = self.deadlines.first().map(|(at, _)| *at);
+        self.starting.values().map(|start| start.next).chain(checks).min()
     }
 
     /// Whether a backend may get new connections; one that is not checked, or not known, may.
@@ -321,19 +392,22 @@ impl Health {
 
     /// The weights of the backends that shall not have the configured one.
     pub fn weights(&self, model: &Model) -> Weights {
-        let all = model.services.iter().map(|service| (service.name.clone(), self.weights_of(service)));
+        let all = model.services.iter().map(|service| (service.name.clone(), self.pool(service).given));
         Weights(all.collect())
     }
 
-    /// The same of one service.
-    pub fn weights_of(&self, service: &Service) -> BTreeMap<BackendKey, u16> {
-        pool::weights(service, |key| self.condition(&service.name, key))
+    /// What the backends of one service get.
+    pub fn pool(&self, service: &Service) -> Pool {
+        let had_quorum = !self.without_quorum.contains(&service.name);
+        pool::pool(service, |key| self.condition(&service.name, key), had_quorum)
     }
 
     fn condition(&self, service: &ServiceName, backend: BackendKey) -> Condition {
-        let mut condition = Condition { healthy: true, weights: Vec::new() };
+        let starting = self.starting.get(&(service.clone(), backend)).map(|start| start.step * (100 / STEPS));
+        let mut condition = Condition { healthy: true, proven: true, weights: Vec::new(), starting };
         for entry in self.machines(service, backend) {
             condition.healthy &= entry.machine.serves();
+            condition.proven &= entry.machine.state() != State::Unproven;
             condition.weights.push(entry.machine.weight());
         }
         condition

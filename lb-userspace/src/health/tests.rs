@@ -9,6 +9,7 @@ use crate::model::{
     Backend, Endpoint, Protocol, Scheduler,
     check::{Initial, Millis, ServiceHealth},
 };
+use crate::plan::ByHealth;
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -27,7 +28,10 @@ pub(super) fn service(timing: Timing, backends: &[&str]) -> Service {
         scheduler: Scheduler::Rr,
         backends: backends.iter().map(backend).collect(),
         options: Default::default(),
-        health: ServiceHealth { checks: vec![Check { timing, ..Check::new(CheckKind::Tcp) }] },
+        health: ServiceHealth {
+            checks: vec![Check { timing, ..Check::new(CheckKind::Tcp) }],
+            ..ServiceHealth::default()
+        },
     }
 }
 
@@ -81,7 +85,7 @@ impl World {
                     self.under_way.push((self.now + self.takes, id, passes));
                 }
                 Action::Changed(transition) => self.transitions.push((self.now, transition)),
-                Action::Reweighted(_) => self.reweighted += 1,
+                Action::Reweighted(_) | Action::Step => self.reweighted += 1,
             }
         }
     }
@@ -262,6 +266,40 @@ fn a_reload_keeps_states_and_forgets_what_is_gone() {
         "nothing of before is still asked: {}",
         world.began.len()
     );
+}
+
+#[test]
+fn a_backend_that_comes_back_starts_slowly() {
+    let mut service = service(fast(), &["10.0.0.1"]);
+    service.backends[0].weight = 100;
+    service.health.slow_start = Some(Millis(10_000));
+    let mut world = World::new(&model(std::slice::from_ref(&service)), Saved::default());
+    let key = service.backends[0].key;
+    let weight = |world: &World| match world.health.pool(&service).given.get(&key) {
+        None => 100,
+        Some(ByHealth::Weight(weight)) => *weight,
+        Some(ByHealth::Out) => 0,
+    };
+    world.run(20 * SECOND);
+    assert_eq!(weight(&world), 100);
+    world.set("10.0.0.1", false);
+    world.run(5 * SECOND);
+    assert_eq!(weight(&world), 0);
+    world.set("10.0.0.1", true);
+    while weight(&world) == 0 {
+        world.run(SECOND / 100);
+    }
+    let seen: Vec<u16> = (0..10)
+        .map(|_| {
+            let seen = weight(&world);
+            world.run(SECOND);
+            seen
+        })
+        .collect();
+    assert_eq!(seen, [10, 20, 30, 40, 50, 60, 70, 80, 90, 100]);
+    // An agent that comes after does not begin anew.
+    let next = World::new(&model(std::slice::from_ref(&service)), world.health.saved());
+    assert_eq!(weight(&next), 100);
 }
 
 #[test]

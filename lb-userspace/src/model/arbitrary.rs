@@ -45,15 +45,19 @@ pub(crate) fn services() -> impl Strategy<Value = Service> {
         schedulers(),
         vec((0..6u8, backends()), 0..5),
         options(),
-        vec(checks(), 0..3),
+        (vec(checks(), 0..3), pools()),
     )
-        .prop_map(|(name, endpoint, scheduler, backends, options, checks)| {
+        .prop_map(|(name, endpoint, scheduler, backends, options, (checks, pool))| {
             let options = for_protocol(endpoint.protocol, options);
             let backends = backends
                 .into_iter()
                 .map(|(n, backend)| {
-                    let checks = backend.health.checks.map(|checks| for_port(endpoint, checks));
-                    Backend { key: backend_key(endpoint, n), health: BackendHealth { checks }, ..backend }
+                    let checks = backend.health.checks.clone().map(|checks| for_port(endpoint, checks));
+                    Backend {
+                        key: backend_key(endpoint, n),
+                        health: BackendHealth { checks, ..backend.health },
+                        ..backend
+                    }
                 })
                 .collect();
             Service {
@@ -62,7 +66,7 @@ pub(crate) fn services() -> impl Strategy<Value = Service> {
                 scheduler,
                 backends: unique(backends, |a: &Backend, b| a.key == b.key),
                 options,
-                health: ServiceHealth { checks: for_port(endpoint, checks) },
+                health: ServiceHealth { checks: for_port(endpoint, checks), ..pool },
             }
         })
 }
@@ -134,15 +138,16 @@ pub(crate) fn backend_key(endpoint: Endpoint, n: u8) -> BackendKey {
 pub(crate) fn backends() -> impl Strategy<Value = Backend> {
     let key = BackendKey { address: Ipv4Addr::UNSPECIFIED.into(), port: 0 };
     let thresholds = prop_oneof![Just((0, 0)), (0..9u32).prop_flat_map(|u| (Just(u), 0..=u))];
-    let checks = option::weighted(0.2, vec(checks(), 0..3));
-    (prop_oneof![0..3u16, any::<u16>()], thresholds, any::<bool>(), checks).prop_map(
-        move |(weight, (upper, lower), drained, checks)| Backend {
+    let health = (option::weighted(0.2, vec(checks(), 0..3)), any::<bool>());
+    let health = health.prop_map(|(checks, backup)| BackendHealth { checks, backup });
+    (prop_oneof![0..3u16, any::<u16>()], thresholds, any::<bool>(), health).prop_map(
+        move |(weight, (upper, lower), drained, health)| Backend {
             key,
             weight,
             upper_threshold: upper,
             lower_threshold: lower,
             drained,
-            health: BackendHealth { checks },
+            health,
         },
     )
 }
@@ -269,4 +274,20 @@ fn exec() -> impl Strategy<Value = ExecCheck> {
         let command = std::iter::once("/bin/check".to_owned()).chain(words).collect();
         ExecCheck { command, user: user.to_owned(), dynamic }
     })
+}
+
+/// All but the checks.
+fn pools() -> impl Strategy<Value = ServiceHealth> {
+    let slow_start = option::of((1..86_400_000u32).prop_map(Millis));
+    let quorum = prop_oneof![Just((1, 0)), (1..9u32).prop_flat_map(|quorum| (Just(quorum), 0..quorum))];
+    (0..=100u8, quorum, any::<bool>(), slow_start).prop_map(
+        |(minimum_healthy, (quorum, hysteresis), inhibit_on_failure, slow_start)| ServiceHealth {
+            checks: Vec::new(),
+            minimum_healthy,
+            quorum,
+            hysteresis,
+            inhibit_on_failure,
+            slow_start,
+        },
+    )
 }

@@ -3,7 +3,8 @@
 use std::fmt::Display;
 
 use crate::model::{
-    Backend, InterfaceSpec, Model, Persistence, Service, ServiceName, ServiceOptions, check::Check,
+    Backend, InterfaceSpec, Model, Persistence, Service, ServiceName, ServiceOptions,
+    check::{Check, Millis, ServiceHealth},
 };
 
 /// How `new` differs from `old`, one sentence each, without full stops; empty exactly if they are equal.
@@ -83,9 +84,7 @@ fn one_service(old: &Service, new: &Service, changes: &mut Vec<String>) {
         changes.push(format!("service {name}: scheduler changed from {old} to {new}"));
     }
     options(name, &old.options, &new.options, changes);
-    if old.health != new.health {
-        changes.push(format!("service {name}: {}", checks(&old.health.checks, &new.health.checks)));
-    }
+    health(name, &old.health, &new.health, changes);
     for gone in old.backends.iter().filter(|b| new.backend(b.key).is_none()) {
         changes.push(format!("service {name}: backend {} removed", gone.key));
     }
@@ -149,8 +148,30 @@ fn one_backend(old: &Backend, new: &Backend) -> String {
         figure("lower_threshold", old.lower_threshold, new.lower_threshold),
         drained,
         checks,
+        (old.health.backup != new.health.backup)
+            .then(|| if new.health.backup { "is a backup" } else { "is no backup any more" }.to_owned()),
     ];
     all.into_iter().flatten().collect::<Vec<_>>().join(", ")
+}
+
+fn health(service: &ServiceName, old: &ServiceHealth, new: &ServiceHealth, changes: &mut Vec<String>) {
+    let ServiceHealth { checks: of_old, minimum_healthy, quorum, hysteresis, inhibit_on_failure, slow_start } =
+        old;
+    if *of_old != new.checks {
+        changes.push(format!("service {service}: {}", checks(of_old, &new.checks)));
+    }
+    let mut word = |name: &str, old: &dyn Display, new: &dyn Display| {
+        let (old, new) = (old.to_string(), new.to_string());
+        if old != new {
+            changes.push(format!("service {service}: {name} changed from {old} to {new}"));
+        }
+    };
+    word("minimum_healthy", minimum_healthy, &new.minimum_healthy);
+    word("quorum", quorum, &new.quorum);
+    word("hysteresis", hysteresis, &new.hysteresis);
+    word("inhibit_on_failure", inhibit_on_failure, &new.inhibit_on_failure);
+    let shown = |it: Option<Millis>| it.map_or_else(|| "none".to_owned(), |it| it.to_string());
+    word("slow_start", &shown(*slow_start), &shown(new.slow_start));
 }
 
 fn checks(old: &[Check], new: &[Check]) -> String {

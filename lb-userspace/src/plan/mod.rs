@@ -21,7 +21,7 @@ mod tables;
 mod tests;
 
 pub use compile::{CompileError, compile};
-pub use desired::{Desired, HostRoute, LinkSpec, Weights};
+pub use desired::{ByHealth, Desired, HostRoute, LinkSpec, Weights};
 pub use op::Op;
 pub use reclaim::reclaim;
 pub use records::dest_address;

@@ -187,3 +187,59 @@ fn checks_come_and_go_by_reload_without_an_outage() {
         is(&hello, 1, BackendState::Up)
     });
 }
+
+#[test]
+fn a_failing_checker_does_not_empty_the_pool() {
+    Lab::test(Topology::one_segment(2), |lab| {
+        let mut checked =
+            lab.net.backends.iter().map(|b| Hello::start(b, CHECKED)).collect::<Result<Vec<_>>>()?;
+        let check = format!("{{tcp: , port: {CHECKED}, interval: 200ms, timeout: 5s}}");
+        let more = format!("checks: [{check}], minimum_healthy: 50");
+        let hello = HelloLab::start_with(lab, &config(lab, 2, &more))?;
+        drop(checked.remove(0));
+        is(&hello, 1, BackendState::Down)?;
+        only(&hello, "slave2")?;
+        // Now none is healthy: both are kept, and it is said.
+        drop(checked.remove(0));
+        is(&hello, 1, BackendState::Up)?;
+        is(&hello, 2, BackendState::Up)?;
+        ensure!(
+            detail(&hello, 1)?.starts_with("kept by minimum_healthy; tcp to port"),
+            "{}",
+            detail(&hello, 1)?
+        );
+        let answered = spread(hello.client(), HELLO, 20)?;
+        ensure!(answered.values().eq(&[10, 10]), "{answered:?}");
+        let status: Status = hello.agent.json(&["status"])?;
+        ensure!(status.warnings.iter().any(|it| it.contains("minimum_healthy")), "{:?}", status.warnings);
+        let _back = Hello::start(&lab.net.backends[1], CHECKED)?;
+        is(&hello, 1, BackendState::Down)?;
+        only(&hello, "slave2")
+    });
+}
+
+#[test]
+fn a_backup_serves_while_nobody_else_can() {
+    Lab::test(Topology::one_segment(3), |lab| {
+        let mut config = config(lab, 3, "checks: [{tcp: , interval: 200ms, timeout: 5s}]");
+        config.services[0].more_of = vec!["backup: false", "backup: false", "backup: true, checks: []"];
+        let mut hello = HelloLab::start_with(lab, &config)?;
+        is(&hello, 3, BackendState::Standby)?;
+        let answered = spread(hello.client(), HELLO, 20)?;
+        ensure!(answered.values().eq(&[10, 10]), "{answered:?}");
+        drop(hello.servers.remove(0));
+        is(&hello, 1, BackendState::Down)?;
+        only(&hello, "slave2")?;
+        drop(hello.servers.remove(0));
+        is(&hello, 2, BackendState::Down)?;
+        is(&hello, 3, BackendState::Up)?;
+        only(&hello, "slave3")?;
+        hello.agent.kill9()?;
+        hello.agent.start()?;
+        only(&hello, "slave3")?;
+        hello.servers.push(Hello::start(&lab.net.backends[0], PORT)?);
+        is(&hello, 1, BackendState::Up)?;
+        is(&hello, 3, BackendState::Standby)?;
+        only(&hello, "slave1")
+    });
+}

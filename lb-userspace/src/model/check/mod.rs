@@ -17,11 +17,35 @@ pub use kinds::{
 use super::{Backend, Service};
 
 /// What a service does about the health of its backends.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ServiceHealth {
     /// Each of them must pass for a backend to get new connections. None: all backends count as healthy.
     pub checks: Vec<Check>,
+    /// Percent of the backends; where fewer are healthy, all are kept. 0: however few.
+    pub minimum_healthy: u8,
+    /// Weight of the backends that serve, below which the backups do; `hysteresis` more to get it, less to
+    /// lose it.
+    pub quorum: u32,
+    pub hysteresis: u32,
+    /// A failing backend has weight 0, as if quiesced, instead of being out.
+    pub inhibit_on_failure: bool,
+    /// How long a backend that has come back takes to its whole weight.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub slow_start: Option<Millis>,
+}
+
+impl Default for ServiceHealth {
+    fn default() -> Self {
+        Self {
+            checks: Vec::new(),
+            minimum_healthy: 0,
+            quorum: 1,
+            hysteresis: 0,
+            inhibit_on_failure: false,
+            slow_start: None,
+        }
+    }
 }
 
 /// Where a backend differs from its service.
@@ -31,6 +55,8 @@ pub struct BackendHealth {
     /// Instead of the service's; an empty list checks nothing.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub checks: Option<Vec<Check>>,
+    /// It serves only while the others have no quorum.
+    pub backup: bool,
 }
 
 /// One check of a backend.

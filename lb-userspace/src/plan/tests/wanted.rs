@@ -7,7 +7,7 @@ use proptest::{collection::vec, prelude::*, sample::select};
 
 use crate::{
     model::{Service, Timeouts, arbitrary::models},
-    plan::{Desired, HostRoute, LinkSpec, Weights},
+    plan::{ByHealth, Desired, HostRoute, LinkSpec, Weights},
 };
 
 pub fn desired() -> impl Strategy<Value = Desired> {
@@ -35,8 +35,8 @@ pub fn desired() -> impl Strategy<Value = Desired> {
 }
 
 /// Seldom another weight, or none at all.
-fn health() -> impl Strategy<Value = Option<u16>> {
-    prop_oneof![4 => Just(None), 1 => Just(Some(0)), 1 => (1..7u16).prop_map(Some)]
+fn health() -> impl Strategy<Value = Option<ByHealth>> {
+    prop_oneof![4 => Just(None), 1 => Just(Some(ByHealth::Out)), 1 => (0..7u16).prop_map(|it| Some(ByHealth::Weight(it)))]
 }
 
 /// Seldom a long rotation: they take long.
