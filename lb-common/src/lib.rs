@@ -14,9 +14,11 @@ pub mod counters;
 pub mod dest;
 pub mod endpoint;
 pub mod flow;
+pub mod fragment;
 pub mod generation;
 pub mod hashed;
 pub mod host;
+pub mod icmp;
 pub mod link;
 pub mod meta;
 pub mod scheduler;
@@ -31,7 +33,7 @@ pub mod verdict;
 pub mod vlan;
 
 /// Version of all layouts in this crate: pins live in `<bpffs>/lb/<instance>/v<SCHEMA_VERSION>/`.
-pub const SCHEMA_VERSION: u32 = 2;
+pub const SCHEMA_VERSION: u32 = 3;
 
 /// IP protocol numbers (IANA) that services may have.
 pub mod protocol {

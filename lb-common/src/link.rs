@@ -26,6 +26,9 @@ pub const MAC_MASK: u64 = 0xffff_ffff_ffff;
 pub mod flag {
     /// Frames without a VLAN tag are ours to look at.
     pub const UNTAGGED: u64 = 1 << 48;
+    /// What comes in may be several packets merged into one (generic mode runs behind GRO): longer than the
+    /// MTU of the way out says nothing then, as the kernel takes them apart again.
+    pub const MERGES: u64 = 1 << 49;
 }
 
 /// A MAC address as the word that a little-endian load of its six bytes gives.

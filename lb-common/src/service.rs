@@ -40,6 +40,34 @@ pub mod flag {
     /// A persistence template whose destination has weight 0 counts for nothing
     /// (IPVS's `expire_quiescent_template`).
     pub const EXPIRE_QUIESCENT: u32 = 1 << 4;
+    /// TCP whose destination was removed is answered with a reset.
+    pub const RESET_NODEST: u32 = 1 << 5;
+}
+
+/// What a client is told that cannot be served: two bits of a service's flags.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reject(pub u32);
+
+impl Reject {
+    const SHIFT: u32 = 8;
+    /// No backend: ICMP port unreachable. No connection known: RST, as the director's stack would say. What
+    /// IPVS does.
+    pub const ICMP: Self = Self(0);
+    /// RST; to datagrams port unreachable.
+    pub const RESET: Self = Self(1);
+    /// Nothing.
+    pub const DROP: Self = Self(2);
+    /// The packet goes to the director's own stack.
+    pub const PASS: Self = Self(3);
+
+    pub const fn flags(self) -> u32 {
+        self.0 << Self::SHIFT
+    }
+
+    #[inline(always)]
+    pub const fn of(flags: u32) -> Self {
+        Self(flags >> Self::SHIFT & 3)
+    }
 }
 
 /// Map value of `ROTATIONS`, by service id: what the kernel keeps of a service between packets.

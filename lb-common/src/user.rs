@@ -3,7 +3,7 @@
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use crate::{bucket::Word, counters, dest, endpoint, host, link, meta, service, tick};
+use crate::{bucket::Word, counters, dest, endpoint, fragment, host, link, meta, service, tick};
 
 macro_rules! pod {
     ($($record:ty),* $(,)?) => {
@@ -20,6 +20,8 @@ pod!(
     counters::Counters,
     dest::Dest,
     endpoint::Key6,
+    fragment::Key,
+    fragment::Place,
     host::Host,
     link::Link,
     meta::Meta,

@@ -34,23 +34,37 @@ verdicts! {
     PassedNotForUs "passed-not-for-us"
         "the frame is addressed to another host's MAC, or has a VLAN tag that no interface of ours has",
     PassedNotIp "passed-not-ip"
-        "neither IPv4 nor IPv6 with TCP or UDP",
+        "neither IPv4 nor IPv6 with TCP, UDP or an ICMP error",
     PassedMalformed "passed-malformed"
         "a header is cut off or its lengths contradict each other",
     PassedNoService "passed-no-service"
         "no service has this address, port and protocol",
+    PassedNoFlow "passed-no-flow"
+        "an ICMP error about no known connection, or `reject: pass`: given to the director's own stack",
+    PassedNoBackend "passed-no-backend"
+        "a new connection, but no backend is up, and `reject: pass`: given to the director's own stack",
     AnsweredTtl "answered-ttl"
         "the TTL or hop limit ran out here: time exceeded was sent to the client",
     DroppedTtl "dropped-ttl"
         "the TTL ran out here and no answer was sent: over the rate limit, or no source address",
-    DroppedFragment "dropped-fragment"
-        "a fragment of a packet to a service",
+    AnsweredTooBig "answered-too-big"
+        "longer than the MTU of the way to the backend: the client was told that MTU",
+    DroppedTooBig "dropped-too-big"
+        "longer than the MTU of the way to the backend, and without DF, or no answer was sent",
+    AnsweredNoFlow "answered-no-flow"
+        "belongs to no known connection and does not open one: a reset was sent to the client",
     DroppedNoFlow "dropped-no-flow"
         "belongs to no known connection and does not open one",
+    AnsweredNoBackend "answered-no-backend"
+        "a new connection, but no backend is up: the client was told",
     DroppedNoBackend "dropped-no-backend"
         "a new connection, but no backend is up",
+    AnsweredBackendRemoved "answered-backend-removed"
+        "a connection whose backend was removed: a reset was sent to the client",
     DroppedBackendRemoved "dropped-backend-removed"
         "a connection whose backend was removed",
+    DroppedFragment "dropped-fragment"
+        "a later fragment to a service whose first one has not come, or came too long ago",
     DroppedUnresolved "dropped-unresolved"
         "the backend's MAC address is not known",
     DroppedNoRoom "dropped-no-room"

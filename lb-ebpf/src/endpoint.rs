@@ -8,7 +8,7 @@ use lb_common::{
 
 use crate::{
     maps::{ENDPOINTS4, ENDPOINTS6, FILTER},
-    packet::{Fragment, Packet},
+    packet::Packet,
 };
 
 /// The endpoints that may serve a packet, the exact one first.
@@ -25,12 +25,9 @@ pub fn find(packet: &Packet) -> Result<Endpoints, Verdict> {
     if bits & (filter::ANY | filter::WILDCARD) == 0 {
         return Err(Verdict::PassedNoService);
     }
-    if packet.fragment as u32 != Fragment::Whole as u32 {
-        return Err(fragment(packet));
-    }
-    let exact = lookup(packet, packet.dest_port, packet.protocol);
+    let exact = lookup(packet.dest, packet.is_ipv6, packet.dest_port, packet.protocol);
     let wildcard = if bits & filter::WILDCARD != 0 && packet.dest_port != 0 {
-        lookup(packet, 0, packet.protocol)
+        lookup(packet.dest, packet.is_ipv6, 0, packet.protocol)
     } else {
         None
     };
@@ -41,29 +38,33 @@ pub fn find(packet: &Packet) -> Result<Endpoints, Verdict> {
 }
 
 #[inline(always)]
-fn lookup(packet: &Packet, port: u16, protocol: u8) -> Option<Endpoint> {
-    let word = if packet.is_ipv6 {
+fn lookup(dest: [u64; 2], is_ipv6: bool, port: u16, protocol: u8) -> Option<Endpoint> {
+    let word = if is_ipv6 {
         // SAFETY: a copy of one word; the element may be replaced, never torn.
-        unsafe { ENDPOINTS6.get(Key6::new(packet.dest, port, protocol)) }
+        unsafe { ENDPOINTS6.get(Key6::new(dest, port, protocol)) }
     } else {
         // SAFETY: as above.
-        unsafe { ENDPOINTS4.get(key4(packet.dest[0] as u32, port, protocol)) }
+        unsafe { ENDPOINTS4.get(key4(dest[0] as u32, port, protocol)) }
     };
     word.map(|word| Endpoint(*word))
 }
 
-/// A fragment of a packet to an address that has endpoints of its protocol must not reach the local
-/// stack, which owns the VIP too and would answer.
+/// The endpoints of a port, the exact one first, as [`find`] finds them; no endpoint is 0.
 #[inline(always)]
-fn fragment(packet: &Packet) -> Verdict {
-    let has = if packet.protocol == protocol::TCP { flag::HAS_TCP } else { flag::HAS_UDP };
-    let ours = match packet.fragment {
-        // The first fragment has the ports.
-        Fragment::First => {
-            lookup(packet, packet.dest_port, packet.protocol).is_some()
-                || lookup(packet, 0, packet.protocol).is_some()
-        }
-        _ => lookup(packet, 0, 0).is_some_and(|address| address.has(has)),
+pub fn of_port(dest: [u64; 2], is_ipv6: bool, port: u16, protocol: u8) -> [Endpoint; 2] {
+    let or_none = |endpoint: Option<Endpoint>| endpoint.unwrap_or(Endpoint(0));
+    [or_none(lookup(dest, is_ipv6, port, protocol)), or_none(lookup(dest, is_ipv6, 0, protocol))]
+}
+
+/// Whether a packet without ports to this address, a later fragment, may be for one of its services: it must not
+/// reach the local stack then, which owns the VIP too. The address as loaded.
+#[inline(always)]
+pub fn may_be_ours(dest: [u64; 2], is_ipv6: bool, protocol: u8) -> bool {
+    let has = match protocol {
+        protocol::TCP => flag::HAS_TCP,
+        protocol::UDP => flag::HAS_UDP,
+        // An extension header of the first fragment's.
+        _ => flag::HAS_TCP | flag::HAS_UDP,
     };
-    if ours { Verdict::DroppedFragment } else { Verdict::PassedNoService }
+    lookup(dest, is_ipv6, 0, 0).is_some_and(|address| address.has(has))
 }

@@ -2,6 +2,7 @@
 
 mod follow;
 pub mod open;
+pub mod peek;
 
 use lb_common::{
     bucket::{Word, find},

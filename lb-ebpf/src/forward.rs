@@ -7,17 +7,16 @@ use lb_common::{
     checksum::decrement_ttl,
     dest, host,
     host::{Path, Route},
-    link::MAC_MASK,
+    link::{self, MAC_MASK},
     verdict::Verdict,
     vlan::{SERVICE, Tags, VID_MASK},
 };
 
 use crate::{
-    count,
+    answer, count,
     flow::Flow,
     maps::{DESTS, DEVICES, HOSTS, INGRESS, LINKS},
     packet::{ETH_LEN, ETH_P_8021AD, ETH_P_8021Q, ETH_P_IP, ETH_P_IPV6, Packet, TAG_LEN, at, read},
-    time_exceeded,
 };
 
 /// Sends the packet to its flow's destination.
@@ -25,7 +24,7 @@ use crate::{
 pub fn forward(ctx: &XdpContext, packet: &Packet, flow: &Flow) -> Result<Verdict, Verdict> {
     let dest = DESTS.get(flow.dest).ok_or(Verdict::DroppedBackendRemoved)?;
     if dest.flags & dest::flag::RETIRED != 0 {
-        return Err(Verdict::DroppedBackendRemoved);
+        return Err(answer::removed(ctx, packet, flow.service));
     }
     let host = HOSTS.get(dest.host).ok_or(Verdict::DroppedUnresolved)?;
     // SAFETY: aligned words that the agent replaces whole.
@@ -37,11 +36,14 @@ pub fn forward(ctx: &XdpContext, packet: &Packet, flow: &Flow) -> Result<Verdict
         return Ok(Verdict::PassedLocalBackend);
     }
     if packet.ttl <= 1 {
-        return Err(time_exceeded::answer(ctx, packet));
+        return Err(answer::time_exceeded(ctx, packet));
     }
     let link = LINKS.get(route.link() as u32).ok_or(Verdict::DroppedUnresolved)?;
     if route.link() == 0 {
         return Err(Verdict::DroppedUnresolved);
+    }
+    if packet.bytes > path.mtu() as u32 && !merges() {
+        return Err(answer::too_big(ctx, packet, path.mtu()));
     }
     age(ctx, packet)?;
     address(ctx, packet, route.mac_word(), link.mac & MAC_MASK, path.tags())?;
@@ -53,6 +55,12 @@ pub fn forward(ctx: &XdpContext, packet: &Packet, flow: &Flow) -> Result<Verdict
         Ok(_) => Ok(Verdict::ForwardedRedirect),
         Err(_) => Err(Verdict::DroppedRedirect),
     }
+}
+
+/// Whether frames come in that are several merged into one.
+#[inline(always)]
+fn merges() -> bool {
+    LINKS.get(INGRESS.load()).is_none_or(|link| link.mac & link::flag::MERGES != 0)
 }
 
 /// One off the TTL or hop limit, as a router does (`ip_forward`, RFC 8200 section 3).

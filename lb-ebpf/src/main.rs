@@ -6,17 +6,19 @@
 #![expect(internal_features, reason = "BPF has 64-bit compare-and-swap only as compiler intrinsics")]
 #![feature(core_intrinsics)]
 
+mod answer;
 mod clock;
 mod count;
 mod endpoint;
 mod flow;
 mod forward;
+mod fragment;
 mod maps;
 mod packet;
+mod quoted;
 mod schedule;
 mod table;
 mod template;
-mod time_exceeded;
 mod word;
 
 use aya_ebpf::{
@@ -25,6 +27,8 @@ use aya_ebpf::{
     programs::XdpContext,
 };
 use lb_common::verdict::Verdict;
+
+use packet::Part;
 
 /// The program. `frags`: jumbo frames reach it in pieces, of which it needs only the first. There is
 /// no second one without: a device map belongs to one kind (`bpf_prog_map_compatible`).
@@ -48,21 +52,37 @@ pub fn clock(_ctx: XdpContext) -> u32 {
 #[inline(always)]
 fn balance(ctx: &XdpContext) -> Result<Verdict, Verdict> {
     let packet = packet::parse(ctx)?;
-    let endpoints = endpoint::find(&packet)?;
-    let flow = flow::find_or_open(&packet, &endpoints)?;
+    let flow = if packet.part.is(Part::Later) {
+        fragment::follow_first(ctx, &packet)?
+    } else if packet.part.is(Part::Icmp) {
+        quoted::find(ctx, &packet)?
+    } else {
+        let endpoints = endpoint::find(&packet).inspect_err(|_| fragment::passed(ctx, &packet))?;
+        let flow = flow::find_or_open(&packet, &endpoints)
+            .map_err(|refused| answer::refuse(ctx, &packet, &endpoints, refused))?;
+        fragment::went(ctx, &packet, &flow);
+        flow
+    };
     forward::forward(ctx, &packet, &flow)
 }
 
 #[inline(always)]
 fn action(verdict: Verdict) -> u32 {
     match verdict {
-        Verdict::ForwardedTx | Verdict::AnsweredTtl => XDP_TX,
+        Verdict::ForwardedTx
+        | Verdict::AnsweredTtl
+        | Verdict::AnsweredTooBig
+        | Verdict::AnsweredNoFlow
+        | Verdict::AnsweredNoBackend
+        | Verdict::AnsweredBackendRemoved => XDP_TX,
         Verdict::ForwardedRedirect => XDP_REDIRECT,
         Verdict::PassedLocalBackend
         | Verdict::PassedNotForUs
         | Verdict::PassedNotIp
         | Verdict::PassedMalformed
-        | Verdict::PassedNoService => XDP_PASS,
+        | Verdict::PassedNoService
+        | Verdict::PassedNoFlow
+        | Verdict::PassedNoBackend => XDP_PASS,
         _ => XDP_DROP,
     }
 }

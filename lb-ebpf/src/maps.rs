@@ -2,7 +2,7 @@
 
 use aya_ebpf::{
     Global,
-    btf_maps::{Array, DevMap, HashMap, PerCpuArray},
+    btf_maps::{Array, DevMap, HashMap, LruHashMap, PerCpuArray},
     macros::btf_map,
 };
 use lb_common::{
@@ -10,13 +10,14 @@ use lb_common::{
     dest::Dest,
     endpoint::{self, Key6},
     flow::{NarrowBucket, WideBucket},
+    fragment,
     host::Host,
     link::{self, Link},
     service::{Rotation, Service},
     verdict,
 };
 
-use crate::{clock::Reading, schedule::repeat::MAX_STATE, time_exceeded::Allowance, word::KernelWord};
+use crate::{answer::Allowance, clock::Reading, schedule::repeat::MAX_STATE, word::KernelWord};
 
 /// `BPF_F_MMAPABLE` (`include/uapi/linux/bpf.h`): the agent reads and writes the array through a
 /// mapping, and its values are page-aligned, so that a bucket is whole cache lines.
@@ -77,6 +78,10 @@ pub static DEVICES: DevMap<{ link::MAX_LINKS as usize }> = DevMap::new();
 pub static FLOWS4: Array<NarrowBucket<KernelWord>, 65536, MMAPABLE> = Array::new();
 #[btf_map]
 pub static FLOWSW: Array<WideBucket<KernelWord>, 16384, MMAPABLE> = Array::new();
+/// Where the first fragments of datagrams went.
+#[btf_map]
+pub static FRAGMENTS: LruHashMap<fragment::Key, fragment::Place, { fragment::PLACES as usize }> =
+    LruHashMap::new();
 #[btf_map]
 pub static ROTATIONS: Array<Rotation, 4096, MMAPABLE> = Array::new();
 #[btf_map]

@@ -2,8 +2,13 @@
 //!
 //! Every read is bounded by `data_end`; nothing here trusts a length in the packet.
 
+mod outline;
+
+pub use outline::Outline;
+
 use aya_ebpf::{helpers::bpf_xdp_get_buff_len, programs::XdpContext};
 use lb_common::{
+    icmp::{ICMPV4, ICMPV6},
     link::{self, MAC_MASK},
     protocol,
     verdict::Verdict,
@@ -16,16 +21,14 @@ use crate::maps::{INGRESS, LINKS, MACS, TAGS};
 pub struct Packet {
     /// Offset of the IP header in the frame, bytes: 14, 18 or 22.
     pub l3: usize,
-    /// Bytes of an IPv4 header; 40 for IPv6.
-    pub header_len: usize,
     pub tags: Tags,
     /// Priority and DEI bits of the outer tag, kept when the tag is rewritten.
     pub priority: u16,
     pub is_ipv6: bool,
-    pub fragment: Fragment,
+    pub part: Part,
     pub protocol: u8,
     pub ttl: u8,
-    /// TCP flags; 0 for UDP.
+    /// TCP flags; 0 for UDP and ICMP errors.
     pub flags: u8,
     /// Addresses as loaded; an IPv4 address is `[address, 0]`.
     pub source: [u64; 2],
@@ -35,15 +38,29 @@ pub struct Packet {
     pub dest_port: u16,
     /// IP total length.
     pub bytes: u32,
+    pub outline: Outline,
 }
 
-/// Where a packet stands in a fragmented datagram.
+/// What a packet is of its connection.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Fragment {
+#[repr(u8)]
+pub enum Part {
+    /// A segment or datagram.
     Whole,
-    /// The first: it has the transport header.
+    /// The first fragment of one: it has the transport header.
     First,
+    /// A later fragment.
     Later,
+    /// An ICMP message: perhaps an error about one, which it quotes.
+    Icmp,
+}
+
+impl Part {
+    /// A comparison of numbers: `==` on an enum of one byte becomes a call to memcmp.
+    #[inline(always)]
+    pub fn is(self, other: Self) -> bool {
+        self as u32 == other as u32
+    }
 }
 
 /// Bytes of an Ethernet header without tags.
@@ -155,11 +172,10 @@ fn ipv4(ctx: &XdpContext, l3: usize) -> Result<Packet, Verdict> {
     let fragmentation = u16::from_be((header[1] >> 16) as u16);
     let mut packet = Packet {
         l3,
-        header_len,
         tags: Tags::NONE,
         priority: 0,
         is_ipv6: false,
-        fragment: place(fragmentation & 0x1fff, fragmentation & 0x2000),
+        part: place(fragmentation & 0x1fff, fragmentation & 0x2000),
         protocol,
         ttl: header[2] as u8,
         flags: 0,
@@ -168,6 +184,7 @@ fn ipv4(ctx: &XdpContext, l3: usize) -> Result<Packet, Verdict> {
         source_port: 0,
         dest_port: 0,
         bytes,
+        outline: Outline(0),
     };
     transport(ctx, &mut packet, l3 + header_len, header_len as u32)?;
     Ok(packet)
@@ -183,11 +200,10 @@ fn ipv6(ctx: &XdpContext, l3: usize) -> Result<Packet, Verdict> {
     let payload = u16::from_be(header[1] as u16) as u32;
     let mut packet = Packet {
         l3,
-        header_len: 40,
         tags: Tags::NONE,
         priority: 0,
         is_ipv6: true,
-        fragment: Fragment::Whole,
+        part: Part::Whole,
         protocol: (header[1] >> 16) as u8,
         ttl: (header[1] >> 24) as u8,
         flags: 0,
@@ -196,6 +212,7 @@ fn ipv6(ctx: &XdpContext, l3: usize) -> Result<Packet, Verdict> {
         source_port: 0,
         dest_port: 0,
         bytes: 40 + payload,
+        outline: Outline(0),
     };
     let extensions = extensions(ctx, &mut packet, l3 + 40)?;
     transport(ctx, &mut packet, l3 + 40 + extensions, 40 + extensions as u32)?;
@@ -223,9 +240,9 @@ fn extensions(ctx: &XdpContext, packet: &mut Packet, start: usize) -> Result<usi
                 let [first, _id]: [u32; 2] = read(ctx, start + length)?;
                 let fragmentation = u16::from_be((first >> 16) as u16);
                 packet.protocol = first as u8;
-                packet.fragment = place(fragmentation >> 3, fragmentation & 1);
+                packet.part = place(fragmentation >> 3, fragmentation & 1);
                 length += 8;
-                if packet.fragment == Fragment::Later {
+                if packet.part.is(Part::Later) {
                     break;
                 }
             }
@@ -239,23 +256,29 @@ fn extensions(ctx: &XdpContext, packet: &mut Packet, start: usize) -> Result<usi
 }
 
 #[inline(always)]
-fn place(offset: u16, more: u16) -> Fragment {
+fn place(offset: u16, more: u16) -> Part {
     if offset != 0 {
-        Fragment::Later
+        Part::Later
     } else if more != 0 {
-        Fragment::First
+        Part::First
     } else {
-        Fragment::Whole
+        Part::Whole
     }
 }
 
-/// Ports and flags; checks that the lengths leave room for the transport header.
+/// Ports and flags; checks that the lengths leave room for the transport header. `before`: bytes of the headers
+/// before it.
 #[inline(always)]
 fn transport(ctx: &XdpContext, packet: &mut Packet, l4: usize, before: u32) -> Result<(), Verdict> {
-    if packet.protocol != protocol::TCP && packet.protocol != protocol::UDP {
-        return Err(Verdict::PassedNotIp);
-    }
-    if packet.fragment != Fragment::Later {
+    // What follows the fragment header of a later fragment may be another extension header: the first one's.
+    let is_later = packet.part.is(Part::Later);
+    if packet.protocol != protocol::TCP && packet.protocol != protocol::UDP && !(is_later && packet.is_ipv6) {
+        let icmp = if packet.is_ipv6 { ICMPV6 } else { ICMPV4 };
+        if packet.protocol != icmp || !packet.part.is(Part::Whole) {
+            return Err(Verdict::PassedNotIp);
+        }
+        packet.part = Part::Icmp;
+    } else if !is_later {
         let needed = if packet.protocol == protocol::TCP {
             let header: [u32; 5] = read(ctx, l4)?;
             ports(packet, header[0]);
@@ -280,6 +303,7 @@ fn transport(ctx: &XdpContext, packet: &mut Packet, l4: usize, before: u32) -> R
             return Err(Verdict::PassedMalformed);
         }
     }
+    packet.outline = Outline::new(packet, l4);
     Ok(())
 }
 

@@ -3,14 +3,15 @@
 //!
 //! Headers and checksums are etherparse's, so that an error in our own arithmetic cannot stand on both sides.
 
-use std::{
-    fmt::Write,
-    net::{IpAddr, SocketAddr},
-};
+use std::{fmt::Write, net::SocketAddr};
+
+mod answer;
+
+pub use answer::Icmp;
 
 use etherparse::{
-    Icmpv4Header, Icmpv4Type, Icmpv6Header, Icmpv6Type, IpFragOffset, IpNumber, Ipv4Header, Ipv4Options,
-    Ipv6FragmentHeader, Ipv6Header, Ipv6RawExtHeader, LaxPacketHeaders, TcpHeader, UdpHeader, icmpv4, icmpv6,
+    IpFragOffset, IpNumber, Ipv4Header, Ipv4Options, Ipv6FragmentHeader, Ipv6Header, Ipv6RawExtHeader,
+    LaxPacketHeaders, TcpHeader, UdpHeader,
 };
 use lb_common::{protocol, tcp::flag};
 
@@ -68,6 +69,10 @@ pub struct Packet {
     pub options: Vec<u8>,
     /// Of an IPv4 packet; an IPv6 one has [`Extension::Fragment`].
     pub fragment: Option<Place>,
+    /// No DF, which packets have that are no fragments.
+    pub may_fragment: bool,
+    /// Identification, of IPv4 and of an IPv6 fragment header.
+    pub id: u32,
     pub extensions: Vec<Extension>,
     pub payload: Vec<u8>,
     /// Behind the IP packet, as Ethernet pads a short frame.
@@ -77,6 +82,9 @@ pub struct Packet {
 }
 
 impl Packet {
+    /// Sequence and acknowledgement number of every segment.
+    const NUMBERS: (u32, u32) = (0x1234_5678, 0);
+
     /// A segment with some payload.
     pub fn tcp(source: SocketAddr, dest: SocketAddr, flags: u8) -> Self {
         Self::new(protocol::TCP, source, dest, flags)
@@ -99,6 +107,8 @@ impl Packet {
             flags,
             options: Vec::new(),
             fragment: None,
+            may_fragment: false,
+            id: 0x1c46,
             extensions: Vec::new(),
             payload: (0..32).collect(),
             trailer: Vec::new(),
@@ -142,6 +152,11 @@ impl Packet {
         self.with(|p| p.extensions = extensions.to_vec())
     }
 
+    /// What a backend answers it with: source and destination change places.
+    pub fn turned(&self) -> Self {
+        self.with(|p| std::mem::swap(&mut p.source, &mut p.dest))
+    }
+
     /// As a fragment; an IPv6 packet gets the header for it, behind those that it has.
     pub fn fragment(&self, offset: u16, more: bool) -> Self {
         let place = Place { offset, more };
@@ -168,45 +183,6 @@ impl Packet {
         bytes.extend(self.ip());
         bytes.extend(&self.trailer);
         bytes
-    }
-
-    /// The ICMP error that a router at `router` with MAC `from` answers an expired TTL with, as a frame: quotes the
-    /// IPv4 header and 8 bytes, or the IPv6 header and 16 bytes (8 where there are fewer).
-    pub fn time_exceeded(&self, from: Mac, router: IpAddr) -> Vec<u8> {
-        let ip = self.ip();
-        let (ethertype, answer) = match (router, self.source.ip()) {
-            (IpAddr::V4(router), IpAddr::V4(client)) => {
-                let quote = &ip[..20 + self.options.len() + 8];
-                let kind = Icmpv4Type::TimeExceeded(icmpv4::TimeExceededCode::TtlExceededInTransit);
-                let icmp = Icmpv4Header::with_checksum(kind, quote);
-                let length = 8 + quote.len() as u16;
-                let mut header =
-                    Ipv4Header::new(length, 64, IpNumber::ICMP, router.octets(), client.octets())
-                        .expect("short");
-                // Network control (RFC 1812 section 4.3.2.5).
-                header.dscp = 48.try_into().expect("six bits");
-                header.dont_fragment = false;
-                header.header_checksum = header.calc_header_checksum();
-                (0x0800, [&header.to_bytes()[..], &icmp.to_bytes()[..], quote].concat())
-            }
-            (IpAddr::V6(router), IpAddr::V6(client)) => {
-                let quote = &ip[..if ip.len() < 56 { 48 } else { 56 }];
-                let kind = Icmpv6Type::TimeExceeded(icmpv6::TimeExceededCode::HopLimitExceeded);
-                let icmp = Icmpv6Header::with_checksum(kind, router.octets(), client.octets(), quote)
-                    .expect("short");
-                let header = Ipv6Header {
-                    payload_length: 8 + quote.len() as u16,
-                    next_header: IpNumber::IPV6_ICMP,
-                    hop_limit: 64,
-                    source: router.octets(),
-                    destination: client.octets(),
-                    ..Ipv6Header::default()
-                };
-                (0x86dd, [&header.to_bytes()[..], &icmp.to_bytes()[..], quote].concat())
-            }
-            _ => panic!("a router of another family"),
-        };
-        [self.link_header(self.from, from, ethertype), answer].concat()
     }
 
     fn link_header(&self, to: Mac, from: Mac, ethertype: u16) -> Vec<u8> {
@@ -240,9 +216,9 @@ impl Packet {
             Ipv4Header::new(transport.len() as u16, self.ttl, IpNumber(self.protocol), source, dest)
                 .expect("short");
         header.options = Ipv4Options::try_from(&self.options[..]).expect("up to 40 bytes, in fours");
-        header.identification = 0x1c46;
+        header.identification = self.id as u16;
         header.total_len = (header.header_len() + transport.len()) as u16;
-        header.dont_fragment = self.fragment.is_none();
+        header.dont_fragment = self.fragment.is_none() && !self.may_fragment;
         if let Some(place) = self.fragment {
             header.fragment_offset = IpFragOffset::try_new(place.offset / 8).expect("13 bits");
             header.more_fragments = place.more;
@@ -262,7 +238,7 @@ impl Packet {
         // From the last one to the first, as each names what follows it.
         let (mut next, mut body) = (self.protocol, transport);
         for extension in self.extensions.iter().rev() {
-            body = [extension.bytes(next), body].concat();
+            body = [extension.bytes(next, self.id), body].concat();
             next = extension.protocol();
         }
         let header = Ipv6Header {
@@ -283,7 +259,9 @@ impl Packet {
         match self.protocol {
             _ if self.is_later_fragment() => self.payload.clone(),
             protocol::TCP => {
-                let mut tcp = TcpHeader::new(source, dest, 0x1234_5678, 0xfaf0);
+                let (sequence, acknowledged) = Self::NUMBERS;
+                let mut tcp = TcpHeader::new(source, dest, sequence, 0xfaf0);
+                tcp.acknowledgment_number = acknowledged;
                 tcp.fin = self.flags & flag::FIN != 0;
                 tcp.syn = self.flags & flag::SYN != 0;
                 tcp.rst = self.flags & flag::RST != 0;
@@ -325,7 +303,7 @@ impl Extension {
         }
     }
 
-    fn bytes(self, next: u8) -> Vec<u8> {
+    fn bytes(self, next: u8, id: u32) -> Vec<u8> {
         match self {
             Self::HopByHop(length) | Self::Routing(length) | Self::DestOptions(length) => {
                 // Zeros are Pad1 options, and a routing header of type 0 with no segments left.
@@ -334,7 +312,7 @@ impl Extension {
             }
             Self::Fragment(Place { offset, more }) => {
                 let offset = IpFragOffset::try_new(offset / 8).expect("13 bits");
-                Ipv6FragmentHeader::new(IpNumber(next), offset, more, 0x0bad_cafe).to_bytes().to_vec()
+                Ipv6FragmentHeader::new(IpNumber(next), offset, more, id).to_bytes().to_vec()
             }
         }
     }

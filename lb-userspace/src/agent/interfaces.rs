@@ -83,6 +83,13 @@ impl Interfaces {
         self.all.iter().map(|interface| &interface.attachment)
     }
 
+    /// Whether frames may come in by device `name` that are several merged into one: the program runs behind GRO
+    /// in generic mode. Until it is attached nobody knows.
+    pub fn may_merge(&self, name: &str) -> bool {
+        let mut here = self.all.iter().filter(|interface| interface.attachment.name == name);
+        here.any(|interface| interface.attached.as_ref().is_none_or(|attached| attached.generic))
+    }
+
     /// Indices of the configured interfaces whose program is on device `name`.
     pub fn named_on<'a>(&'a self, name: &'a str, links: &'a [Link]) -> impl Iterator<Item = u32> + 'a {
         let here = self.all.iter().filter(move |interface| interface.attachment.name == name);
@@ -145,6 +152,9 @@ impl Agent {
             self.interfaces.shared(&attached);
         }
         self.attach_redirect_targets();
+        // Their modes are known now (see `may_merge`).
+        let model = self.model.clone();
+        self.reconcile(&model)?;
         self.leave_others()
     }
 

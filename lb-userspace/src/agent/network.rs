@@ -283,6 +283,7 @@ impl Network {
             mac: link.mac,
             ipv4,
             ipv6,
+            merges: interfaces.may_merge(name),
             untagged: attachments.iter().any(|at| at.vlans.is_empty()),
             tags: attachments.iter().filter(|at| !at.vlans.is_empty()).map(|at| tags(at)).collect(),
             macs: attachments.iter().map(|at| at.mac).filter(|mac| *mac != link.mac).collect(),

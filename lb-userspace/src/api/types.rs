@@ -22,7 +22,8 @@
 use serde::{Deserialize, Serialize};
 
 use crate::model::{
-    BackendKey, Endpoint, ExpireNodest, PartialTimeouts, Persistence, Scheduler, ServiceName, ServiceOptions,
+    BackendKey, Endpoint, ExpireNodest, PartialTimeouts, Persistence, Reject, Scheduler, ServiceName,
+    ServiceOptions,
 };
 
 /// A change was made. `warnings` are for the operator, one sentence each.
@@ -69,6 +70,8 @@ pub struct OptionsEdit {
     pub timeouts: PartialTimeouts,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub expire_nodest: Option<ExpireNodest>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reject: Option<Reject>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sloppy_tcp: Option<bool>,
     #[serde(skip_serializing_if = "Option::is_none")]

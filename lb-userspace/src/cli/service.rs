@@ -18,7 +18,7 @@ use crate::{
     },
     config,
     model::{
-        Endpoint, ExpireNodest, Persistence, Protocol, Scheduler, ServiceName, ServiceOptions,
+        Endpoint, ExpireNodest, Persistence, Protocol, Reject, Scheduler, ServiceName, ServiceOptions,
         edit::edited_options, persistence::granularity,
     },
 };
@@ -71,10 +71,14 @@ pub(super) struct OptionArgs {
     /// Names: tcp, tcp_fin, tcp_syn, tcp_time_wait, tcp_close, udp
     #[arg(long, value_name = "NAME=DURATION", value_delimiter = ',', value_parser = parse::own_timeout)]
     pub(super) timeout: Vec<OwnTimeout>,
-    /// What happens to connections of a removed backend: drop their packets, or reschedule a SYN or a
-    /// datagram; auto is drop for TCP, reschedule for UDP
-    #[arg(long, value_name = "auto|drop|reschedule", value_parser = config::expire_nodest)]
+    /// What happens to connections of a removed backend: drop their packets, reschedule a SYN or a datagram, or
+    /// that and a reset for the rest of TCP; auto is drop for TCP, reschedule for UDP
+    #[arg(long, value_name = "auto|drop|reschedule|reset", value_parser = config::expire_nodest)]
     pub(super) expire_nodest: Option<ExpireNodest>,
+    /// What a client is told whose connection no backend takes, or whose TCP segment belongs to no known one:
+    /// ICMP port unreachable and a reset; always a reset; nothing; or the director's own stack gets the packet
+    #[arg(long, value_name = "icmp|reset|drop|pass", value_parser = config::reject)]
+    pub(super) reject: Option<Reject>,
     /// Take TCP connections up in their middle: any segment but a reset opens one
     #[arg(long, value_name = "true|false", num_args = 0..=1, require_equals = true)]
     #[arg(default_missing_value = "true")]
@@ -110,7 +114,7 @@ pub(super) struct EndpointArgs {
 
 #[derive(Debug, Args)]
 #[command(group = ArgGroup::new("what").required(true).multiple(true)
-    .args(["scheduler", "timeout", "persistence", "expire_nodest", "sloppy_tcp", "ops"]))]
+    .args(["scheduler", "timeout", "persistence", "expire_nodest", "reject", "sloppy_tcp", "ops"]))]
 pub(super) struct EditArgs {
     /// The service: its name, or its endpoint VIP:PORT or PROTOCOL/VIP:PORT
     #[arg(value_parser = parse::service)]
@@ -261,13 +265,14 @@ pub(super) fn show(view: &ServiceView, output: &mut Output<'_>) -> Result<(), Cl
 
 /// One line for each thing that is not as by default.
 fn option_lines(options: &ServiceOptions) -> Vec<String> {
-    let ServiceOptions { timeouts, persistence, expire_nodest, sloppy_tcp, ops } = *options;
+    let ServiceOptions { timeouts, persistence, expire_nodest, reject, sloppy_tcp, ops } = *options;
     let lines = [
         (!timeouts.is_empty())
             .then(|| format!("timeouts of its own (seconds): {}", timeout::listed(timeouts))),
         persistence.map(|persistence| format!("persistence: {persistence}")),
         (expire_nodest != ExpireNodest::default())
             .then(|| format!("connections of a removed backend (expire_nodest): {expire_nodest}")),
+        (reject != Reject::default()).then(|| format!("clients that cannot be served (reject): {reject}")),
         sloppy_tcp.then(|| "takes TCP connections up in their middle (sloppy_tcp)".to_owned()),
         ops.then(|| "schedules each datagram by itself (ops)".to_owned()),
     ];
@@ -277,12 +282,13 @@ fn option_lines(options: &ServiceOptions) -> Vec<String> {
 /// What an edit set.
 fn edited(edit: &ServiceEdit) -> String {
     let ServiceEdit { scheduler, options } = edit;
-    let OptionsEdit { timeouts, persistence, expire_nodest, sloppy_tcp, ops } = options;
+    let OptionsEdit { timeouts, persistence, expire_nodest, reject, sloppy_tcp, ops } = options;
     let set = [
         scheduler.map(|scheduler| format!("scheduler {scheduler}")),
         (!timeouts.is_empty()).then(|| format!("timeouts {}", timeout::listed(*timeouts))),
         persistence.map(|persistence| format!("persistence {persistence}")),
         expire_nodest.map(|what| format!("expire_nodest {what}")),
+        reject.map(|what| format!("reject {what}")),
         sloppy_tcp.map(|is| format!("sloppy_tcp {is}")),
         ops.map(|is| format!("ops {is}")),
     ];
@@ -323,9 +329,16 @@ impl Change {
 
 impl OptionArgs {
     fn into_edit(self) -> OptionsEdit {
-        let Self { timeout, persistence, granularity, expire_nodest, sloppy_tcp, ops } = self;
+        let Self { timeout, persistence, granularity, expire_nodest, reject, sloppy_tcp, ops } = self;
         let persistence = persistence.map(|timeout| Persistence { timeout, granularity });
-        OptionsEdit { timeouts: timeout::collected(&timeout), persistence, expire_nodest, sloppy_tcp, ops }
+        OptionsEdit {
+            timeouts: timeout::collected(&timeout),
+            persistence,
+            expire_nodest,
+            reject,
+            sloppy_tcp,
+            ops,
+        }
     }
 }
 

@@ -18,7 +18,7 @@ mod values;
 
 use std::path::PathBuf;
 
-use crate::model::{ExpireNodest, Model};
+use crate::model::{ExpireNodest, Model, Reject};
 
 pub use error::{ConfigErrors, Pos, Problem};
 pub use memory::{EntrySizes, MemoryItem, memory};
@@ -83,6 +83,11 @@ pub fn timeout(text: &str) -> Result<u32, String> {
 /// What becomes of a removed backend's connections, as the file takes it; what is wrong otherwise.
 pub fn expire_nodest(text: &str) -> Result<ExpireNodest, String> {
     service::expire_nodest(text).map_err(|fault| format!("{}; {}", fault.wrong, fault.right))
+}
+
+/// What clients are told that cannot be served, as the file takes it; what is wrong otherwise.
+pub fn reject(text: &str) -> Result<Reject, String> {
+    service::reject(text).map_err(|fault| format!("{}; {}", fault.wrong, fault.right))
 }
 
 #[cfg(test)]

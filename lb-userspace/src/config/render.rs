@@ -13,8 +13,8 @@ use super::{
     service::DEFAULT_WEIGHT,
 };
 use crate::model::{
-    AttachMode, Backend, ExpireNodest, FlowSizes, InterfaceSpec, Limits, OffloadPolicy, Persistence, Service,
-    ServiceOptions, Timeouts,
+    AttachMode, Backend, ExpireNodest, FlowSizes, InterfaceSpec, Limits, OffloadPolicy, Persistence, Reject,
+    Service, ServiceOptions, Timeouts,
     check::{Check, CheckKind, ExecCheck, HttpCheck, MysqlCheck, ServiceHealth, Timing, TlsCheck},
 };
 
@@ -153,7 +153,7 @@ impl Out {
 
     fn options(&mut self, options: &ServiceOptions) {
         use schema::service::*;
-        let ServiceOptions { timeouts, persistence, expire_nodest, sloppy_tcp, ops } = options;
+        let ServiceOptions { timeouts, persistence, expire_nodest, reject, sloppy_tcp, ops } = options;
         if let Some(Persistence { timeout, granularity }) = persistence {
             self.line(&PERSISTENCE, timeout);
             if let Some(granularity) = granularity {
@@ -161,6 +161,7 @@ impl Out {
             }
         }
         self.line_unless(&EXPIRE_NODEST, expire_nodest, &ExpireNodest::default());
+        self.line_unless(&REJECT, reject, &Reject::default());
         self.line_unless(&SLOPPY_TCP, sloppy_tcp, &false);
         self.line_unless(&OPS, ops, &false);
         self.section(&TIMEOUTS, |out| {

@@ -3,6 +3,7 @@
 
 use crate::model::PerState;
 
+pub(super) mod backend;
 mod checks;
 
 pub(super) use checks::{check, exec_check, http_check, https_check, lag_tier, mysql_check, tcp_check};
@@ -265,6 +266,7 @@ pub(super) mod service {
             &GRANULARITY,
             &TIMEOUTS,
             &EXPIRE_NODEST,
+            &REJECT,
             &SLOPPY_TCP,
             &OPS,
             &CHECKS,
@@ -339,12 +341,23 @@ pub(super) mod service {
     );
     pub static EXPIRE_NODEST: Key = key(
         "expire_nodest",
-        "`auto`, `drop` or `reschedule`",
+        "`auto`, `drop`, `reschedule` or `reset`",
         Is("auto"),
         "What happens to connections whose backend was removed. `drop`: their packets are dropped, and go on if \
          the backend is added again, as with IPVS's `expire_nodest_conn` 0. `reschedule`: the next SYN or \
-         datagram goes to another backend at once; TCP in the middle of a connection is dropped. `auto` is \
-         `drop` for TCP and `reschedule` for UDP.",
+         datagram goes to another backend at once; TCP in the middle of a connection is dropped. `reset`: the same, \
+         but that TCP is answered with a reset, as with `expire_nodest_conn` 1. `auto` is `drop` for TCP and \
+         `reschedule` for UDP.",
+    );
+    pub static REJECT: Key = key(
+        "reject",
+        "`icmp`, `reset`, `drop` or `pass`",
+        Is("icmp"),
+        "What a client is told whose new connection no backend takes, or whose TCP segment belongs to no \
+         connection that is known. `icmp`: as with IPVS, ICMP port unreachable in the first case and a reset in \
+         the second; `reset`: a reset in both, and port unreachable for UDP; `drop`: nothing; `pass`: the packet \
+         goes to the director's own stack, where a server of last resort may listen. Answers are limited to 128 \
+         a CPU in an eighth of a second; what goes over that is dropped.",
     );
     pub static SLOPPY_TCP: Key = key(
         "sloppy_tcp",
@@ -445,66 +458,4 @@ pub(super) mod service_timeouts {
     pub static TCP_TIME_WAIT: Key = own(&timeouts::TCP_TIME_WAIT, "`timeouts.tcp_time_wait`");
     pub static TCP_CLOSE: Key = own(&timeouts::TCP_CLOSE, "`timeouts.tcp_close`");
     pub static UDP: Key = own(&timeouts::UDP, "`timeouts.udp`");
-}
-
-pub(super) mod backend {
-    use super::*;
-    pub static SECTION: Section = Section {
-        path: "services[].backends[]",
-        doc: "One real server. It owns the VIP on its loopback (`lb realserver start VIP`) and stands one L2 hop \
-              away.",
-        keys: &[&ADDRESS, &PORT, &WEIGHT, &UPPER_THRESHOLD, &LOWER_THRESHOLD, &DRAINED, &CHECKS, &BACKUP],
-    };
-    pub static ADDRESS: Key = key(
-        "address",
-        "IPv4 or IPv6 address",
-        Required,
-        "The real server's own address, of the VIP's family.",
-    )
-    .also(&["ip"]);
-    pub static PORT: Key = key(
-        "port",
-        "the service's port",
-        Words("the service's port"),
-        "May be written, but must equal the service's: Direct Routing cannot translate ports.",
-    );
-    pub static WEIGHT: Key = key(
-        "weight",
-        "0 to 65535",
-        Is("1"),
-        "Share of new connections. 0 takes none and keeps those there are (quiesced).",
-    );
-    pub static UPPER_THRESHOLD: Key = key(
-        "upper_threshold",
-        "count",
-        Is("0"),
-        "At so many connections (active and inactive) it gets no new ones; 0 is no limit.",
-    )
-    .also(&["uthreshold", "u_threshold"]);
-    pub static LOWER_THRESHOLD: Key = key(
-        "lower_threshold",
-        "count, at most upper_threshold",
-        Is("0"),
-        "Below so many connections it gets new ones again; 0 is three quarters of `upper_threshold`.",
-    )
-    .also(&["lthreshold", "l_threshold"]);
-    pub static DRAINED: Key = key(
-        "drained",
-        "`true` or `false`",
-        Is("false"),
-        "Taken out of service by an operator: gets no new connections, as with weight 0, but the weight is kept.",
-    );
-    pub static CHECKS: Key = key(
-        "checks",
-        "list of `services[].checks[]`",
-        Words("the service's"),
-        "The checks of this backend instead of the service's; `[]` checks nothing.",
-    );
-    pub static BACKUP: Key = key(
-        "backup",
-        "`true` or `false`",
-        Is("false"),
-        "Serves only while the others have no `quorum`: a backup, or with `checks: []` a sorry server.",
-    )
-    .also(&["sorry_server"]);
 }

@@ -12,8 +12,8 @@ use super::{
     values::{Fault, address, boolean, duration, fault, millis, number, word},
 };
 use crate::model::{
-    Backend, BackendKey, Endpoint, ExpireNodest, Limits, PartialTimeouts, Persistence, Protocol, Scheduler,
-    Service, ServiceName, ServiceOptions,
+    Backend, BackendKey, Endpoint, ExpireNodest, Limits, PartialTimeouts, Persistence, Protocol, Reject,
+    Scheduler, Service, ServiceName, ServiceOptions,
     check::{BackendHealth, ServiceHealth},
     persistence::{granularity, longest_prefix},
     rules::{backend_fault, family, option_fault, same_family, thresholds_ok, vip_fault},
@@ -147,6 +147,7 @@ fn options(
         persistence: persistence(fields, vip, problems),
         timeouts: fields.node(&TIMEOUTS).and_then(|node| timeouts(node, problems)).unwrap_or_default(),
         expire_nodest: fields.value(&EXPIRE_NODEST, problems, expire_nodest).unwrap_or_default(),
+        reject: fields.value(&REJECT, problems, reject).unwrap_or_default(),
         sloppy_tcp: fields.value(&SLOPPY_TCP, problems, boolean).unwrap_or_default(),
         ops: fields.value(&OPS, problems, boolean).unwrap_or_default(),
     };
@@ -158,13 +159,14 @@ fn options(
     options
 }
 
-/// `auto`, `drop` or `reschedule`.
+/// `auto`, `drop`, `reschedule` or `reset`.
 pub(super) fn expire_nodest(text: &str) -> Result<ExpireNodest, Fault> {
-    let words = [ExpireNodest::Auto, ExpireNodest::Drop, ExpireNodest::Reschedule];
-    if text.eq_ignore_ascii_case("reset") {
-        return fault("expire_nodest `reset` is not supported yet", "valid are auto, drop, reschedule");
-    }
-    word(text, "expire_nodest", &words.map(|word| (word.name(), word)))
+    word(text, "expire_nodest", &ExpireNodest::ALL.map(|word| (word.name(), word)))
+}
+
+/// `icmp`, `reset`, `drop` or `pass`.
+pub(super) fn reject(text: &str) -> Result<Reject, Fault> {
+    word(text, "reject", &Reject::ALL.map(|word| (word.name(), word)))
 }
 
 fn timeouts(node: &Node, problems: &mut Problems) -> Option<PartialTimeouts> {

@@ -263,8 +263,8 @@ fn bad_files_are_refused_where_they_are_bad() {
             "3:47: unknown key `tpc` in services[].timeouts; did you mean `tcp`?",
         ),
         (
-            bad_service("address: 192.0.2.1, port: 80, expire_nodest: reset"),
-            "3:51: `expire_nodest`: expire_nodest `reset` is not supported yet; valid are auto, drop, reschedule",
+            bad_service("address: 192.0.2.1, port: 80, reject: rst"),
+            "3:44: `reject`: unknown reject `rst`; valid are icmp, reset, drop, pass",
         ),
         (
             bad_service("address: 192.0.2.1, port: 80, expire_nodest: dorp"),

@@ -17,7 +17,7 @@ static DIRECTOR: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/
 static PASS: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/pass.o"));
 
 /// Every map that is pinned, and how many entries it gets.
-fn map_sizes(meta: &Meta) -> [(&'static str, Option<u32>); 19] {
+fn map_sizes(meta: &Meta) -> [(&'static str, Option<u32>); 20] {
     [
         ("FILTER", None),
         ("ENDPOINTS4", Some(2 * meta.services)),
@@ -32,6 +32,7 @@ fn map_sizes(meta: &Meta) -> [(&'static str, Option<u32>); 19] {
         ("DEVICES", None),
         ("FLOWS4", Some(meta.narrow_buckets)),
         ("FLOWSW", Some(meta.wide_buckets)),
+        ("FRAGMENTS", None),
         ("ROTATIONS", Some(meta.services)),
         ("CONNS", Some(meta.dests)),
         ("SERVICE_COUNTERS", Some(meta.services)),

@@ -74,12 +74,14 @@ pub(crate) fn services() -> impl Strategy<Value = Service> {
 pub(crate) fn options() -> impl Strategy<Value = ServiceOptions> {
     let persistence = (prop_oneof![Just(300), 1..=MAX_TIMEOUT], option::of(0..=32u8))
         .prop_map(|(timeout, granularity)| Persistence { timeout, granularity });
-    let nodest = select(vec![ExpireNodest::Auto, ExpireNodest::Drop, ExpireNodest::Reschedule]);
-    (timeouts(), option::of(persistence), nodest, any::<bool>(), any::<bool>()).prop_map(
-        |(timeouts, persistence, expire_nodest, sloppy_tcp, ops)| ServiceOptions {
+    let nodest = select(ExpireNodest::ALL.to_vec());
+    let reject = select(Reject::ALL.to_vec());
+    (timeouts(), option::of(persistence), nodest, reject, any::<bool>(), any::<bool>()).prop_map(
+        |(timeouts, persistence, expire_nodest, reject, sloppy_tcp, ops)| ServiceOptions {
             timeouts,
             persistence,
             expire_nodest,
+            reject,
             sloppy_tcp,
             ops,
         },

@@ -22,5 +22,5 @@ pub use scheduler::{HashFlags, Scheduler};
 pub use timeouts::{PartialTimeouts, PerState, Timeouts};
 pub use types::{
     AttachMode, Backend, BackendKey, Endpoint, ExpireNodest, FlowSizes, InterfaceSpec, Limits, Model,
-    OffloadPolicy, Protocol, Service, ServiceOptions, VipPlacement,
+    OffloadPolicy, Protocol, Reject, Service, ServiceOptions, VipPlacement,
 };

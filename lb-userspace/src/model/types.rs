@@ -121,6 +121,7 @@ pub struct ServiceOptions {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub persistence: Option<Persistence>,
     pub expire_nodest: ExpireNodest,
+    pub reject: Reject,
     /// TCP only. A connection is taken up in its middle: any segment but a reset opens a flow, as with
     /// IPVS's sysctl `sloppy_tcp`.
     pub sloppy_tcp: bool,
@@ -139,6 +140,37 @@ pub enum ExpireNodest {
     Drop,
     /// The next SYN or datagram goes to another backend at once; TCP in the middle is dropped.
     Reschedule,
+    /// The same, but TCP in the middle is answered with a reset (IPVS's `expire_nodest_conn` 1).
+    Reset,
+}
+
+/// What a client is told whose packet opens no connection because no backend takes one, or belongs to none that
+/// is known.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Reject {
+    /// As IPVS: ICMP port unreachable where no backend takes the connection, a reset where none is known.
+    #[default]
+    Icmp,
+    /// A reset in both cases; port unreachable for datagrams.
+    Reset,
+    /// Nothing.
+    Drop,
+    /// The packet goes to the director's own stack.
+    Pass,
+}
+
+impl Reject {
+    pub const ALL: [Self; 4] = [Self::Icmp, Self::Reset, Self::Drop, Self::Pass];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Icmp => "icmp",
+            Self::Reset => "reset",
+            Self::Drop => "drop",
+            Self::Pass => "pass",
+        }
+    }
 }
 
 impl ExpireNodest {
@@ -147,15 +179,18 @@ impl ExpireNodest {
             Self::Auto => "auto",
             Self::Drop => "drop",
             Self::Reschedule => "reschedule",
+            Self::Reset => "reset",
         }
     }
+
+    pub const ALL: [Self; 4] = [Self::Auto, Self::Drop, Self::Reschedule, Self::Reset];
 
     /// Whether the connections of a service of this protocol are scheduled anew.
     pub fn reschedules(self, protocol: Protocol) -> bool {
         match self {
             Self::Auto => protocol == Protocol::Udp,
             Self::Drop => false,
-            Self::Reschedule => true,
+            Self::Reschedule | Self::Reset => true,
         }
     }
 }
@@ -276,6 +311,12 @@ impl fmt::Display for Protocol {
             Self::Tcp => "tcp",
             Self::Udp => "udp",
         })
+    }
+}
+
+impl fmt::Display for Reject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
     }
 }
 

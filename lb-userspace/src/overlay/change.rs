@@ -132,7 +132,7 @@ impl fmt::Display for Change {
 
 fn service_fields(edit: &ServiceEdit) -> String {
     let ServiceEdit { scheduler, options } = edit;
-    let OptionsEdit { timeouts, persistence, expire_nodest, sloppy_tcp, ops } = options;
+    let OptionsEdit { timeouts, persistence, expire_nodest, reject, sloppy_tcp, ops } = options;
     let timeouts = timeouts.given().map(|(name, seconds)| match seconds {
         0 => format!("timeouts.{name} set to the global one"),
         seconds => format!("timeouts.{name} set to {seconds}"),
@@ -141,6 +141,7 @@ fn service_fields(edit: &ServiceEdit) -> String {
         scheduler.map(|scheduler| format!("scheduler set to {scheduler}")),
         persistence.map(|persistence| format!("persistence set to {persistence}")),
         expire_nodest.map(|what| format!("expire_nodest set to {what}")),
+        reject.map(|what| format!("reject set to {what}")),
         sloppy_tcp.map(|is| format!("sloppy_tcp set to {is}")),
         ops.map(|is| format!("ops set to {is}")),
     ];

@@ -212,6 +212,7 @@ fn pick_options(new: &OptionsEdit, before: &OptionsEdit, of_file: &OptionsEdit) 
         timeouts: pick_timeouts(new.timeouts, before.timeouts, of_file.timeouts),
         persistence: pick(new.persistence, before.persistence, of_file.persistence),
         expire_nodest: pick(new.expire_nodest, before.expire_nodest, of_file.expire_nodest),
+        reject: pick(new.reject, before.reject, of_file.reject),
         sloppy_tcp: pick(new.sloppy_tcp, before.sloppy_tcp, of_file.sloppy_tcp),
         ops: pick(new.ops, before.ops, of_file.ops),
     }

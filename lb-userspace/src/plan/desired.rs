@@ -67,6 +67,9 @@ pub struct LinkSpec {
     pub untagged: bool,
     /// Tags of frames that are ours.
     pub tags: Vec<Tags>,
+    /// Frames may come in that are several merged into one: those that are too long for the way out are left to
+    /// the kernel.
+    pub merges: bool,
     /// Further MACs that are ours (a VLAN device's own, a virtual router's).
     pub macs: Vec<[u8; 6]>,
 }

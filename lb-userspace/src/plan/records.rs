@@ -17,12 +17,13 @@ use super::{
     HostRoute, LinkSpec,
     snapshot::{address_bytes, address_from, address_words, name_bytes},
 };
-use crate::model::{Backend, Service, ServiceOptions, Timeouts};
+use crate::model::{Backend, ExpireNodest, Reject, Service, ServiceOptions, Timeouts};
 
 pub fn link_record(spec: &LinkSpec) -> Link {
     let untagged = if spec.untagged { link::flag::UNTAGGED } else { 0 };
+    let merges = if spec.merges { link::flag::MERGES } else { 0 };
     Link {
-        mac: link::mac_word(spec.mac) | untagged,
+        mac: link::mac_word(spec.mac) | untagged | merges,
         ifindex: spec.ifindex,
         ipv4: spec.ipv4.map_or([0; 4], |address| address.octets()),
         ipv6: spec.ipv6.map_or([0; 16], |address| address.octets()),
@@ -66,14 +67,22 @@ pub fn service_record(service: &Service, timeouts: &Timeouts, hz: u32, generatio
 }
 
 fn option_flags(service: &Service) -> u32 {
-    use service::flag::{ONE_PACKET, RESCHEDULE, SLOPPY_TCP};
-    let ServiceOptions { timeouts: _, persistence: _, expire_nodest, sloppy_tcp, ops } = service.options;
+    use service::flag::{ONE_PACKET, RESCHEDULE, RESET_NODEST, SLOPPY_TCP};
+    let ServiceOptions { timeouts: _, persistence: _, expire_nodest, reject, sloppy_tcp, ops } =
+        service.options;
     let given = [
         (RESCHEDULE, expire_nodest.reschedules(service.endpoint.protocol)),
+        (RESET_NODEST, expire_nodest == ExpireNodest::Reset),
         (SLOPPY_TCP, sloppy_tcp),
         (ONE_PACKET, ops),
     ];
-    given.into_iter().filter(|(_, is)| *is).map(|(flag, _)| flag).sum()
+    let reject = match reject {
+        Reject::Icmp => service::Reject::ICMP,
+        Reject::Reset => service::Reject::RESET,
+        Reject::Drop => service::Reject::DROP,
+        Reject::Pass => service::Reject::PASS,
+    };
+    reject.flags() | given.into_iter().filter(|(_, is)| *is).map(|(flag, _)| flag).sum::<u32>()
 }
 
 /// The mask of a prefix's length as the program loads it.

@@ -299,6 +299,7 @@ fn want() -> Desired {
         mac: DIRECTOR_MAC,
         ipv4: None,
         ipv6: None,
+        merges: false,
         untagged: true,
         tags: Vec::new(),
         macs: Vec::new(),

@@ -143,6 +143,7 @@ fn flush_of_one_backend() {
         );
 
         let (mut cut, mut kept): (Vec<_>, Vec<_>) = sessions.into_iter().partition(|s| s.server == "slave1");
+        agent.lb(&["service", "edit", SERVICE, "--reject", "drop"])?.ok()?;
         let before = verdict(&agent.stats()?, "dropped-no-flow")?;
         cut.iter_mut().try_for_each(|session| session.send(b"lost"))?;
         until_verdict(agent, "dropped-no-flow", before + 3)?;

@@ -31,11 +31,12 @@ fn upper_threshold_sends_the_next_one_elsewhere() {
 }
 
 #[test]
-fn full_service_lets_a_client_wait() {
+fn full_service_lets_a_client_wait_if_it_says_nothing() {
     Lab::test(Topology::one_segment(1), |lab| {
         let hello = with_short_memory(lab, 1)?;
         let agent = &hello.agent;
         agent.lb(&["backend", "edit", SERVICE, &hello.address(1), "-x", "1"])?.ok()?;
+        agent.lb(&["service", "edit", SERVICE, "--reject", "drop"])?.ok()?;
         let first = Session::open(hello.client(), HELLO)?;
         let before = verdict(&agent.stats()?, "dropped-no-backend")?;
         let waiting = hello.client().spawn(|| Session::open_here(HELLO))?;

@@ -34,7 +34,7 @@ fn connections_packets_and_bytes_are_counted_per_service_and_backend() {
         }
         // What is not forwarded does not count.
         let other =
-            [kind.open().from_port(1000).ttl(1), kind.open().to_port(1), kind.open().fragment(0, true)];
+            [kind.open().from_port(1000).ttl(1), kind.open().to_port(1), kind.open().fragment(8, true)];
         for packet in other {
             assert!(send(&mut director, &packet).is_err());
         }

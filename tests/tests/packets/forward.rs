@@ -33,7 +33,11 @@ fn a_packet_of_a_service_leaves_for_its_backend() {
 
 #[test]
 fn a_jumbo_frame_in_pieces_leaves_whole() {
-    let mut director = director(&every_kind());
+    let mut want = every_kind();
+    for kind in KINDS {
+        want.hosts.insert(kind.backend(1), neighbour_with_mtu(1, 9000));
+    }
+    let mut director = director(&want);
     for kind in KINDS {
         let jumbo = kind.open().with(|p| p.payload = (0..8900u32).map(|i| (i % 251) as u8).collect());
         let short = jumbo.with(|p| p.claimed_length = Some(9100));

@@ -1,44 +1,93 @@
-//! Fragments of a packet to a service are dropped, so that the local stack, which owns the VIP too, does not answer.
+//! Fragments: the first decides where its datagram goes, the later ones follow, and none reaches the local stack, which
+//! owns the VIP too.
 
+use lb::plan::Desired;
 use lb_common::verdict::Verdict::*;
-use lb_tests::packet::Extension::*;
+use lb_tests::packet::{Extension::*, Packet};
 
 use crate::{
-    table::{case, check, dropped, passed},
+    table::{answered, case, check, dropped, passed, tx},
     world::*,
 };
 
+/// The fragments of a datagram: the first, and those that come after it.
+fn pieces(open: &Packet) -> [Packet; 4] {
+    [
+        open.fragment(0, true),
+        open.fragment(1480, true),
+        open.fragment(2960, true).with(|p| p.payload = vec![1; 8]),
+        open.fragment(65528, false),
+    ]
+}
+
 #[test]
-fn fragments_of_a_service_are_dropped() {
-    let mut director = director(&every_kind());
+fn later_fragments_follow_the_first() {
     for kind in KINDS {
-        let open = kind.open();
+        let services = vec![kind.service(PORT, &[1, 2, 3])];
+        let mut director = director(&Desired { services, ..lab() });
+        for (id, backend) in [(7, 1), (8, 2), (9, 3)] {
+            let open = kind.open().from_port(id).with(|p| p.id = id.into());
+            let cases = pieces(&open).map(|piece| {
+                let sent = forwarded(&piece, backend);
+                case(format!("{} to {backend}", kind.name), &piece, tx(&sent))
+            });
+            check(&mut director, cases);
+        }
+        // Those of an older datagram still go where that one's went.
+        let late = kind.open().with(|p| p.id = 7).fragment(1480, false);
+        check(&mut director, [case("late", &late, tx(&forwarded(&late, 1)))]);
+        assert_eq!(director.flows().len(), 3, "a flow for each first fragment");
+        let counted = director.maps().verdicts().expect("counters");
+        let forwarded =
+            counted.iter().find(|count| count.name == ForwardedTx.name()).map(|count| count.packets);
+        assert_eq!(forwarded, Some(13));
+    }
+}
+
+#[test]
+fn a_later_fragment_without_its_first_is_dropped() {
+    let mut director = director(&every_kind());
+    for (id, kind) in (100..).zip(KINDS) {
+        let [first, middle, least, last] = pieces(&kind.open().with(|p| p.id = id));
         let name = |what: &str| format!("{} {what}", kind.name);
         check(
             &mut director,
             [
-                case(name("first"), &open.fragment(0, true), dropped(DroppedFragment)),
-                case(name("middle"), &open.fragment(1480, true), dropped(DroppedFragment)),
-                case(name("last"), &open.fragment(2960, false), dropped(DroppedFragment)),
-                case(name("farthest"), &open.fragment(65528, false), dropped(DroppedFragment)),
+                case(name("middle"), &middle, dropped(DroppedFragment)),
+                case(name("least"), &least, dropped(DroppedFragment)),
+                case(name("last"), &last, dropped(DroppedFragment)),
+                case(name("first"), &first, tx(&forwarded(&first, 1))),
+                case(name("of another datagram"), &middle.with(|p| p.id = 0x77), dropped(DroppedFragment)),
                 case(
-                    name("least"),
-                    &open.fragment(8, false).with(|p| p.payload = vec![1; 8]),
+                    name("of another client"),
+                    &middle.with(|p| p.source.set_ip(kind.backend(9))),
                     dropped(DroppedFragment),
                 ),
+                case(name("now"), &middle, tx(&forwarded(&middle, 1))),
             ],
         );
-        if kind.is_ipv6 {
-            let first = open.extended(&[HopByHop(8), Routing(8)]).fragment(0, true);
-            let later = open.extended(&[HopByHop(8), Routing(8)]).fragment(1400, true);
-            check(
-                &mut director,
-                [
-                    case(name("first, behind others"), &first, dropped(DroppedFragment)),
-                    case(name("later, behind others"), &later, dropped(DroppedFragment)),
-                ],
-            );
-        }
+    }
+}
+
+#[test]
+fn fragments_behind_extension_headers_are_found() {
+    for kind in [TCP6, UDP6] {
+        let mut director = director(&every_kind());
+        let open = kind.open().extended(&[HopByHop(8), Routing(8)]);
+        let (first, later) = (open.fragment(0, true), open.fragment(1400, true));
+        check(
+            &mut director,
+            [
+                case("before its first", &later, dropped(DroppedFragment)),
+                case("first", &first, tx(&forwarded(&first, 1))),
+                case("later", &later, tx(&forwarded(&later, 1))),
+            ],
+        );
+        // A later fragment names what follows the fragment header of the first: an extension header here, which the
+        // first cannot be remembered with.
+        let odd = kind.open().fragment(1400, true);
+        let odd = odd.with(|p| (p.id, p.extensions) = (5, [&p.extensions[..], &[DestOptions(8)]].concat()));
+        check(&mut director, [case("an extension header behind it", &odd, dropped(DroppedFragment))]);
     }
 }
 
@@ -51,20 +100,18 @@ fn fragments_of_nobody_are_passed() {
     for kind in KINDS {
         let open = kind.open();
         let elsewhere = open.with(|p| p.dest.set_ip(kind.backend(7)));
+        let other_port = open.to_port(80).with(|p| p.id = 0x99);
         let name = |what: &str| format!("{} {what}", kind.name);
         check(
             &mut director,
             [
                 case(name("first, not a VIP"), &elsewhere.fragment(0, true), passed(PassedNoService)),
                 case(name("later, not a VIP"), &elsewhere.fragment(1480, true), passed(PassedNoService)),
-                case(
-                    name("first, another port"),
-                    &open.to_port(80).fragment(0, true),
-                    passed(PassedNoService),
-                ),
+                case(name("first, another port"), &other_port.fragment(0, true), passed(PassedNoService)),
+                case(name("later, another port"), &other_port.fragment(1480, true), passed(PassedNoService)),
             ],
         );
-        // Which port a later fragment is for cannot be told; which protocol can.
+        // Which port a later fragment is for cannot be told before its first has come; which protocol can.
         let later = open.fragment(1480, false);
         let expected =
             if [TCP4, UDP6].contains(&kind) { dropped(DroppedFragment) } else { passed(PassedNoService) };
@@ -73,21 +120,35 @@ fn fragments_of_nobody_are_passed() {
 }
 
 #[test]
-fn fragments_of_a_wildcard_service_are_dropped_for_every_port() {
+fn fragments_of_a_wildcard_service_follow_for_every_port() {
     let mut want = lab();
     want.services = KINDS.map(|kind| kind.service(0, &[1])).to_vec();
     let mut director = director(&want);
     for kind in KINDS {
-        let open = kind.open();
+        let first = kind.open().to_port(9).fragment(0, true);
+        let later = kind.open().fragment(1480, true);
         check(
             &mut director,
             [
-                case(
-                    format!("{} first", kind.name),
-                    &open.to_port(9).fragment(0, true),
-                    dropped(DroppedFragment),
-                ),
-                case(format!("{} later", kind.name), &open.fragment(1480, true), dropped(DroppedFragment)),
+                case(format!("{} first", kind.name), &first, tx(&forwarded(&first, 1))),
+                case(format!("{} later", kind.name), &later, tx(&forwarded(&later, 1))),
+            ],
+        );
+    }
+}
+
+#[test]
+fn only_the_first_fragment_is_answered() {
+    for kind in KINDS {
+        let mut director = director(&every_kind());
+        let [first, middle, ..] = pieces(&kind.open());
+        check(&mut director, [case("first", &first, tx(&forwarded(&first, 1)))]);
+        let first = first.ttl(1);
+        check(
+            &mut director,
+            [
+                case("first", &first, answered(AnsweredTtl, first.time_exceeded(ETH0_MAC, kind.router()))),
+                case("later", &middle.ttl(1), dropped(DroppedTtl)),
             ],
         );
     }

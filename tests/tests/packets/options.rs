@@ -22,7 +22,7 @@ fn wanted(kind: Kind, backends: &[u8], options: ServiceOptions) -> Desired {
 }
 
 fn nodest(expire_nodest: ExpireNodest) -> ServiceOptions {
-    ServiceOptions { expire_nodest, ..ServiceOptions::default() }
+    ServiceOptions { expire_nodest, ..silent() }
 }
 
 /// Active and inactive connections of each destination, by its id.
@@ -113,11 +113,11 @@ fn only_a_syn_is_scheduled_anew() {
 
 #[test]
 fn without_another_backend_what_is_scheduled_anew_is_dropped_and_waits() {
-    let mut director = director(&wanted(UDP4, &[1], ServiceOptions::default()));
+    let mut director = director(&wanted(UDP4, &[1], silent()));
     assert_eq!(send(&mut director, &UDP4.open()), Ok(1));
-    director.configure(&wanted(UDP4, &[], ServiceOptions::default())).expect("configured");
+    director.configure(&wanted(UDP4, &[], silent())).expect("configured");
     assert_eq!(send(&mut director, &UDP4.open()), Err(DroppedNoBackend));
-    director.configure(&wanted(UDP4, &[1], ServiceOptions::default())).expect("configured");
+    director.configure(&wanted(UDP4, &[1], silent())).expect("configured");
     assert_eq!(
         (send(&mut director, &UDP4.open()), served(&director).connections),
         (Ok(1), 1),
@@ -137,7 +137,7 @@ fn sloppy_tcp_takes_a_connection_up_in_its_middle() {
         (RST, Err(DroppedNoFlow), State::NONE),
         (RST | ACK, Err(DroppedNoFlow), State::NONE),
     ];
-    let sloppy = ServiceOptions { sloppy_tcp: true, ..ServiceOptions::default() };
+    let sloppy = ServiceOptions { sloppy_tcp: true, ..silent() };
     for kind in [TCP4, TCP6] {
         for (flags, expected, state) in cases {
             let mut director = director(&wanted(kind, &[1], sloppy));
@@ -152,7 +152,7 @@ fn sloppy_tcp_takes_a_connection_up_in_its_middle() {
         // Off again: what is known goes on, and nothing else is taken up.
         let mut director = director(&wanted(kind, &[1], sloppy));
         assert_eq!(send(&mut director, &kind.later()), Ok(1));
-        director.configure(&wanted(kind, &[1], ServiceOptions::default())).expect("configured");
+        director.configure(&wanted(kind, &[1], silent())).expect("configured");
         assert_eq!(send(&mut director, &kind.later()), Ok(1));
         assert_eq!(send(&mut director, &kind.later().from_port(1001)), Err(DroppedNoFlow));
     }
@@ -160,7 +160,7 @@ fn sloppy_tcp_takes_a_connection_up_in_its_middle() {
 
 #[test]
 fn one_packet_scheduling_remembers_nothing_and_counts_each() {
-    let ops = ServiceOptions { ops: true, ..ServiceOptions::default() };
+    let ops = ServiceOptions { ops: true, ..silent() };
     for kind in [UDP4, UDP6] {
         let mut director = director(&wanted(kind, &[1, 2, 3], ops));
         let went: Vec<_> = (0..6).map(|_| send(&mut director, &kind.open())).collect();
@@ -176,9 +176,9 @@ fn one_packet_scheduling_remembers_nothing_and_counts_each() {
 /// As in IPVS, where a connection of before is found in the table, and one of now is not put there.
 #[test]
 fn one_packet_scheduling_is_for_what_is_not_known() {
-    let ops = ServiceOptions { ops: true, ..ServiceOptions::default() };
+    let ops = ServiceOptions { ops: true, ..silent() };
     for kind in [UDP4, UDP6] {
-        let mut director = director(&wanted(kind, &[1, 2], ServiceOptions::default()));
+        let mut director = director(&wanted(kind, &[1, 2], silent()));
         assert_eq!(open(&mut director, kind, 1001..1002), [1]);
         director.configure(&wanted(kind, &[1, 2], ops)).expect("configured");
         let went =
@@ -193,7 +193,7 @@ fn a_changed_timeout_holds_from_the_next_packet_on() {
     for kind in [TCP4, UDP6] {
         let with = |seconds| {
             let timeouts = Timeouts { tcp: seconds, udp: seconds, ..Timeouts::default() };
-            Desired { timeouts, ..wanted(kind, &[1], ServiceOptions::default()) }
+            Desired { timeouts, ..wanted(kind, &[1], silent()) }
         };
         let mut director = director(&with(900));
         for packet in [kind.open(), kind.later()] {

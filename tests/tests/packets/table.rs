@@ -48,8 +48,13 @@ pub fn redirected(packet: &Packet) -> Expect {
 }
 
 /// Answered with this frame.
-pub fn answered(frame: Vec<u8>) -> Expect {
-    Expect { verdict: Verdict::AnsweredTtl, frame: Frame::Exactly(frame) }
+pub fn answered(verdict: Verdict, frame: Vec<u8>) -> Expect {
+    Expect { verdict, frame: Frame::Exactly(frame) }
+}
+
+/// Sent out of the interface it came in by, as this frame.
+pub fn tx_frame(frame: Vec<u8>) -> Expect {
+    Expect { verdict: Verdict::ForwardedTx, frame: Frame::Exactly(frame) }
 }
 
 /// Given to the local stack as it came.

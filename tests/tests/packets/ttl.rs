@@ -14,7 +14,7 @@ use crate::{
 };
 
 fn expired(kind: Kind, packet: &Packet) -> Expect {
-    answered(packet.time_exceeded(ETH0_MAC, kind.router()))
+    answered(AnsweredTtl, packet.time_exceeded(ETH0_MAC, kind.router()))
 }
 
 #[test]

@@ -8,7 +8,7 @@ use std::{
 
 use lb::{
     clock::kernel_hz,
-    model::{Backend, BackendKey, Endpoint, Protocol, Scheduler, Service, ServiceOptions, Timeouts},
+    model::{Backend, BackendKey, Endpoint, Protocol, Reject, Scheduler, Service, ServiceOptions, Timeouts},
     plan::{Desired, HostRoute, LinkSpec},
 };
 use lb_common::{
@@ -111,7 +111,7 @@ impl Kind {
             health: Default::default(),
         };
         let backends = weights.iter().map(backend).collect();
-        let options = ServiceOptions::default();
+        let options = silent();
         Service {
             name: endpoint.default_name(),
             endpoint,
@@ -121,6 +121,12 @@ impl Kind {
             health: Default::default(),
         }
     }
+}
+
+/// Options of a service that drops what it cannot serve: answers are rate-limited, so how many there are depends on
+/// the time.
+pub fn silent() -> ServiceOptions {
+    ServiceOptions { reject: Reject::Drop, ..ServiceOptions::default() }
 }
 
 /// Backend `number`'s MAC.
@@ -144,6 +150,7 @@ pub fn lab() -> Desired {
         mac,
         ipv4: Some(ROUTER4),
         ipv6: Some(ROUTER6),
+        merges: false,
         untagged: true,
         tags: Vec::new(),
         macs: Vec::new(),
@@ -166,6 +173,12 @@ pub fn every_kind() -> Desired {
 
 pub fn neighbour(number: u8, link: &str, tags: Tags) -> HostRoute {
     HostRoute::Neighbour { mac: backend_mac(number), answers: true, link: link.to_owned(), tags, mtu: 1500 }
+}
+
+/// Behind `eth0`, whose MTU is not 1,500 bytes.
+pub fn neighbour_with_mtu(number: u8, mtu: u16) -> HostRoute {
+    let (mac, link) = (backend_mac(number), ETH0.to_owned());
+    HostRoute::Neighbour { mac, answers: true, link, tags: Tags::NONE, mtu }
 }
 
 /// A director with small tables.

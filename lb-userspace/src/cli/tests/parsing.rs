@@ -176,7 +176,7 @@ fn wrong_lines_are_usage_errors_that_say_what_is_wrong() {
         ("lb service edit mysql --timeout tcp", "NAME=DURATION"),
         ("lb service edit mysql --timeout tpc=1", "did you mean tcp?"),
         ("lb service edit mysql --timeout tcp=0", "1s to 2678400s"),
-        ("lb service edit mysql --expire-nodest reset", "not supported yet"),
+        ("lb service edit mysql --reject rst", "valid are icmp, reset, drop, pass"),
         ("lb service edit mysql --sloppy-tcp=maybe", "maybe"),
         ("lb timeout set", "--tcp-syn"),
         ("lb timeout set 900 120", "TCPFIN"),

@@ -12,7 +12,7 @@ use crate::{
         types::{ConnList, OptionsEdit, ServiceAdd, ServiceEdit, ServiceView, Stats, Status},
     },
     cli::{Exit, Output, execute},
-    model::{Endpoint, ExpireNodest, PartialTimeouts, Protocol, Scheduler, ServiceOptions},
+    model::{Endpoint, ExpireNodest, PartialTimeouts, Protocol, Reject, Scheduler, ServiceOptions},
 };
 
 struct Ran {
@@ -140,16 +140,17 @@ async fn what_a_service_is_given_arrives() {
             "mysql changed: timeouts tcp 1800, udp as the global one",
         ),
         (
-            "edit mysql --expire-nodest=reschedule --sloppy-tcp=false",
+            "edit mysql --expire-nodest=reset --reject drop --sloppy-tcp=false",
             edit(
                 None,
                 OptionsEdit {
-                    expire_nodest: Some(ExpireNodest::Reschedule),
+                    expire_nodest: Some(ExpireNodest::Reset),
+                    reject: Some(Reject::Drop),
                     sloppy_tcp: Some(false),
                     ..given
                 },
             ),
-            "mysql changed: expire_nodest reschedule, sloppy_tcp false",
+            "mysql changed: expire_nodest reset, reject drop, sloppy_tcp false",
         ),
     ] {
         let ran = run(agent.socket(), &format!("service {line}")).await;

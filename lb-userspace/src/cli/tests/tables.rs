@@ -9,7 +9,7 @@ use crate::{
         Output, args::ColorChoice, args::OutputFormat, backend, conn, rate::Rates, realserver, service,
         stats, status, timeout,
     },
-    model::{ExpireNodest, PartialTimeouts, ServiceOptions, Timeouts},
+    model::{ExpireNodest, PartialTimeouts, Reject, ServiceOptions, Timeouts},
     realserver::{Item, Report, Verdict},
 };
 
@@ -79,11 +79,12 @@ fn a_service_with_options() {
         timeouts: PartialTimeouts::default(),
         persistence: None,
         expire_nodest: ExpireNodest::Reschedule,
+        reject: Reject::Pass,
         sloppy_tcp: true,
         ops: true,
     };
     let text = printed(|out| service::show(&view, out).unwrap());
-    for words in ["(expire_nodest): reschedule\n", "(sloppy_tcp)\n", "(ops)\n"] {
+    for words in ["(expire_nodest): reschedule\n", "(reject): pass\n", "(sloppy_tcp)\n", "(ops)\n"] {
         assert!(text.contains(words), "{words}: {text}");
     }
 }

@@ -65,6 +65,7 @@ pub fn link(name: &str, ifindex: u32) -> LinkSpec {
         mac: [2, 0, 0, 0, 0, ifindex as u8],
         ipv4: None,
         ipv6: None,
+        merges: false,
         untagged: true,
         tags: Vec::new(),
         macs: Vec::new(),

@@ -16,7 +16,7 @@ use super::{
     kernel::{Kernel, SIZES},
 };
 use crate::{
-    model::{ExpireNodest, Protocol, ServiceOptions},
+    model::{ExpireNodest, Protocol, Reject, ServiceOptions},
     plan::{
         Census, Desired, EndpointKey, HostRoute, Op, Snapshot, dest_address, name_of, plan, reclaim,
         rotation::Words,
@@ -85,11 +85,15 @@ fn a_services_own_timeouts_come_before_the_global_ones() {
 
 #[test]
 fn options_become_flags() {
-    use lb_common::service::flag::{ONE_PACKET, RESCHEDULE, SLOPPY_TCP, USED};
+    use lb_common::service::{
+        self,
+        flag::{ONE_PACKET, RESCHEDULE, RESET_NODEST, SLOPPY_TCP, USED},
+    };
     for (protocol, expire_nodest, sloppy_tcp, ops, flags) in [
         (Protocol::Tcp, ExpireNodest::Auto, false, false, USED),
         (Protocol::Tcp, ExpireNodest::Drop, true, false, USED | SLOPPY_TCP),
         (Protocol::Tcp, ExpireNodest::Reschedule, false, false, USED | RESCHEDULE),
+        (Protocol::Tcp, ExpireNodest::Reset, false, false, USED | RESCHEDULE | RESET_NODEST),
         (Protocol::Udp, ExpireNodest::Auto, false, false, USED | RESCHEDULE),
         (Protocol::Udp, ExpireNodest::Drop, false, true, USED | ONE_PACKET),
     ] {
@@ -100,6 +104,18 @@ fn options_become_flags() {
         let now = kernel_with(&want).snapshot();
         let found: Vec<u32> = now.services.values().map(|record| record.flags).collect();
         assert_eq!(found, [flags], "{:?}", want.services[0].options);
+    }
+    for (reject, bits) in Reject::ALL.into_iter().zip([
+        service::Reject::ICMP,
+        service::Reject::RESET,
+        service::Reject::DROP,
+        service::Reject::PASS,
+    ]) {
+        let mut want = desired(&[service("a", 80, &[ONE])]);
+        want.services[0].options = ServiceOptions { reject, ..ServiceOptions::default() };
+        let now = kernel_with(&want).snapshot();
+        let found: Vec<_> = now.services.values().map(|record| service::Reject::of(record.flags)).collect();
+        assert_eq!(found, [bits], "{reject}");
     }
 }
 

@@ -57,6 +57,7 @@ fn links() -> impl Strategy<Value = Vec<LinkSpec>> {
                     mac: [2, 0, 0, 0, 0, mac],
                     ipv4: untagged.then_some([192, 0, 2, mac].into()),
                     ipv6: None,
+                    merges: !untagged,
                     untagged,
                     tags: tags.iter().map(|tag| Tags::new(*tag, 0)).collect(),
                     macs: tags.iter().map(|tag| [2, 1, 0, 0, 0, *tag as u8]).collect(),

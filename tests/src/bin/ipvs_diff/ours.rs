@@ -87,9 +87,10 @@ impl Ours {
         };
         Ok(match ran.verdict()? {
             Verdict::ForwardedTx | Verdict::ForwardedRedirect => Answer::Forwarded(ran.frame),
-            // docs/ipvs-differences.md: what IPVS has answered, by itself or by the director's stack, is dropped here.
-            Verdict::DroppedNoBackend => Answer::Unreachable,
-            Verdict::DroppedNoFlow => closed_port,
+            Verdict::AnsweredNoBackend => Answer::Unreachable,
+            Verdict::AnsweredNoFlow => Answer::Reset,
+            // A reset is not answered.
+            Verdict::DroppedNoFlow => Answer::Nothing,
             Verdict::PassedNoService => closed_port,
             Verdict::DroppedBackendRemoved => Answer::Nothing,
             other => Answer::Other(other.name().to_owned()),
@@ -167,6 +168,7 @@ fn desired(config: &Config) -> Desired {
         mac: lab::DIRECTOR_MAC,
         ipv4: Some(lab::DIRECTOR4),
         ipv6: Some(lab::DIRECTOR6),
+        merges: false,
         untagged: true,
         tags: Vec::new(),
         macs: Vec::new(),

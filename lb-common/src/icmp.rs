@@ -1,0 +1,64 @@
+//! ICMP messages that the director builds or passes on (RFC 792, RFC 1191, RFC 4443).
+
+/// IP protocol numbers (IANA).
+pub const ICMPV4: u8 = 1;
+pub const ICMPV6: u8 = 58;
+
+/// Bytes of an ICMP header.
+pub const HEADER_LEN: usize = 8;
+
+/// Type and code of an error, for either family: as their two bytes are loaded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Error {
+    pub v4: u16,
+    pub v6: u16,
+}
+
+/// The TTL or hop limit ran out in transit.
+pub const TIME_EXCEEDED: Error = Error { v4: 11, v6: 3 };
+/// Fragmentation needed and DF set, or packet too big.
+pub const TOO_BIG: Error = Error { v4: 3 | 4 << 8, v6: 2 };
+/// Port unreachable.
+pub const PORT_UNREACHABLE: Error = Error { v4: 3 | 3 << 8, v6: 1 | 4 << 8 };
+
+impl Error {
+    #[inline(always)]
+    pub const fn of(self, is_ipv6: bool) -> u16 {
+        if is_ipv6 { self.v6 } else { self.v4 }
+    }
+}
+
+/// Whether a message of this type quotes the packet it is about: destination unreachable, source quench, time
+/// exceeded, parameter problem; every ICMPv6 type below 128.
+#[inline(always)]
+pub const fn is_error(is_ipv6: bool, kind: u8) -> bool {
+    if is_ipv6 { kind >= 1 && kind < 128 } else { matches!(kind, 3 | 4 | 11 | 12) }
+}
+
+/// The second half of an error's header, as loaded: the MTU of the next hop (RFC 1191 section 4, RFC 4443
+/// section 3.2).
+#[inline(always)]
+pub const fn next_mtu(is_ipv6: bool, mtu: u16) -> u32 {
+    if is_ipv6 { (mtu as u32).to_be() } else { (mtu.to_be() as u32) << 16 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_are_told_from_queries() {
+        for (is_ipv6, error, query) in
+            [(false, [3, 4, 11, 12], [0, 8, 5, 13]), (true, [1, 2, 3, 127], [0, 128, 135, 255])]
+        {
+            assert!(error.iter().all(|kind| is_error(is_ipv6, *kind)));
+            assert!(!query.iter().any(|kind| is_error(is_ipv6, *kind)));
+        }
+    }
+
+    #[test]
+    fn the_mtu_stands_in_network_order() {
+        assert_eq!(next_mtu(false, 1400).to_ne_bytes(), [0, 0, 5, 0x78]);
+        assert_eq!(next_mtu(true, 1400).to_ne_bytes(), [0, 0, 5, 0x78]);
+    }
+}
