@@ -88,6 +88,7 @@ impl Service {
 
     fn write(&self, text: &mut String) {
         let Self { name, address, port, protocol, scheduler, backends, more_of, more } = self;
+        let persistence = if more.contains("persistence") { "" } else { ", persistence: 0" };
         let more = if more.is_empty() { String::new() } else { format!(", {more}") };
         let backends: Vec<_> = backends
             .iter()
@@ -101,7 +102,7 @@ impl Service {
         let _ = writeln!(
             text,
             "  - {{name: {name}, address: \"{address}\", port: {port}, protocol: {protocol}, \
-             scheduler: {scheduler}{more},\n     backends: [{}]}}",
+             scheduler: {scheduler}{more}{persistence},\n     backends: [{}]}}",
             backends.join(",\n                "),
         );
     }

@@ -14,13 +14,14 @@ mod tls;
 
 use std::{io, sync::Arc, thread};
 
-use tls::Tls;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::{
     sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel},
     time::timeout,
 };
 
 pub use saved::SavedFile;
+use tls::Tls;
 
 use crate::{
     clock::monotonic,
@@ -40,11 +41,22 @@ pub struct Results {
     done: UnboundedReceiver<(ProbeId, Outcome)>,
 }
 
+/// Each attempt may hold a descriptor or two until its timeout, and systemd's soft limit is 1024 (systemd.exec(5)):
+/// all that the hard one allows.
+fn take_descriptors() {
+    let raised = getrlimit(Resource::RLIMIT_NOFILE)
+        .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
+    if let Err(error) = raised {
+        tracing::warn!("the limit of open files cannot be raised: {error}; many checks at once may fail");
+    }
+}
+
 /// Starts the thread.
 ///
 /// # Errors
 /// The system has no thread or no epoll descriptor for us.
 pub fn start() -> io::Result<(Checks, Results)> {
+    take_descriptors();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let (wanted, attempts) = unbounded_channel();
     let (results, done) = unbounded_channel();

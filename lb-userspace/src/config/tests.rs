@@ -210,6 +210,7 @@ services:
 #[test]
 fn bad_files_are_refused_where_they_are_bad() {
     let bad_service = |field: &str| format!("interfaces: [eth0]\nservices:\n  - {{{field}}}\n");
+    let check = |check: &str| bad_service(&format!("address: 192.0.2.1, port: 80, checks: [{{{check}}}]"));
     let cases = [
         (String::new(), "1:1: the file is empty; write"),
         ("# only a comment\n".to_owned(), "1:1: the file is empty; write"),
@@ -306,6 +307,48 @@ fn bad_files_are_refused_where_they_are_bad() {
         (
             bad_service("address: 192.0.2.1, port: 80, checks: [{tcp: , fall: 0}]"),
             "3:59: `fall`: 0 is out of range; write a number from 1 to 1000",
+        ),
+        (
+            check("http: {path: health}"),
+            "3:59: `path`: \"health\" is not the path of a request; write one such as /health?full=1",
+        ),
+        (
+            check("http: {status: [200-]}"),
+            "3:62: `status`: `200-` is neither an HTTP status nor a range of them; write",
+        ),
+        (
+            check("http: {body: \"(\"}"),
+            "3:59: `body`: this is no regular expression (error: unclosed group); put",
+        ),
+        (
+            check("http: {headers: [X]}"),
+            "3:63: `headers`: \"X\" is no header; write \"Name: value\", in quotes",
+        ),
+        (
+            check("http: {verify: true}"),
+            "3:53: unknown key `verify` in services[].checks[].http; valid keys are",
+        ),
+        (check("http: , tcp: "), "3:46: `http` is a second kind of check in one; make two checks of it"),
+        (check("mysql: {password: x}"), "3:53: a login without a user; add `user: ...`"),
+        (
+            check("mysql: {user: u, password: x, password_file: /x}"),
+            "3:91: both `password` and `password_file`; keep one of them",
+        ),
+        (
+            check("mysql: {user: u, lag: [{from: 5, weight: 50}, {from: 5, weight: 0}]}"),
+            "3:92: the tiers of `lag` do not rise; write the smallest `from` first, and each once",
+        ),
+        (
+            check("mysql: {user: u, role: replica}, source: 192.0.2.9"),
+            "3:87: `source` does not hold for a mysql check that logs in; leave the key out",
+        ),
+        (
+            check("exec: {command: [check]}"),
+            "3:62: `command` does not begin with the absolute path of a program; ",
+        ),
+        (
+            bad_service("address: 192.0.2.1, port: 80, quorum: 2, hysteresis: 2"),
+            "3:59: hysteresis 2 is not below quorum 2; lower it, or raise `quorum`",
         ),
         (bad_service("port: 80"), "3:5: services[] has no `address`; add"),
         (bad_service("address: 192.0.2.1"), "3:5: services[] has no `port`; add `port: ...` (0 to 65535)"),
