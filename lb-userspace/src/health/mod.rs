@@ -305,42 +305,42 @@ impl Health {
 
     fn step(&mut self, now: Duration, id: ProbeId, input: machine::Input, actions: &mut Vec<Action>) {
         let Some(entry) = self.entries.get_mut(&id) else { return };
-        let (service, backend) = (entry.service.clone(), entry.backend);
-        let before = entry.machine.deadline();
+        let machine = &mut entry.machine;
+        let (before, served, weighed) = (machine.deadline(), machine.serves(), machine.weight());
         let mut wanted = Vec::new();
-        let was_healthy = self.healthy(&service, backend);
-        let weighed = entry_weight(self.entries.get(&id));
-        let Some(entry) = self.entries.get_mut(&id) else { return };
-        entry.machine.handle(now, input, &mut wanted);
-        let (after, probe, check) = (entry.machine.deadline(), entry.probe.clone(), entry.label.clone());
-        let why = entry.machine.last().map(Outcome::told).unwrap_or_default();
+        machine.handle(now, input, &mut wanted);
+        let after = machine.deadline();
         if before != after {
-            self.deadlines.extend(after.map(|at| (at, id)));
             before.map(|at| self.deadlines.remove(&(at, id)));
+            self.deadlines.extend(after.map(|at| (at, id)));
         }
-        if weighed != entry_weight(self.entries.get(&id)) {
-            let (service, check, why) = (service.clone(), check.clone(), why.clone());
-            actions.push(Action::Reweighted(Reweighting { service, backend, check, why }));
+        if entry.machine.weight() != weighed {
+            actions.push(Action::Reweighted(entry.reweighting()));
         }
         for action in wanted {
             match action {
-                machine::Action::Attempt => actions.push(Action::Attempt(id, probe.clone())),
-                machine::Action::Changed(state) => {
-                    let healthy = self.healthy(&service, backend);
-                    let healthy = (healthy != was_healthy).then_some(healthy);
-                    self.begin_or_end(now, &service, backend, healthy);
-                    let (service, check, why) = (service.clone(), check.clone(), why.clone());
-                    actions.push(Action::Changed(Transition {
-                        service,
-                        backend,
-                        check,
-                        state,
-                        why,
-                        healthy,
-                    }));
+                machine::Action::Attempt => {
+                    let probe = self.entries.get(&id).map(|entry| entry.probe.clone());
+                    actions.extend(probe.map(|probe| Action::Attempt(id, probe)));
                 }
+                machine::Action::Changed(state) => self.changed(now, id, served, state, actions),
             }
         }
+    }
+
+    /// A check that `served` before has another state now. Only here all checks of its backend are looked at:
+    /// most results change nothing.
+    fn changed(&mut self, now: Duration, id: ProbeId, served: bool, state: State, actions: &mut Vec<Action>) {
+        let Some(entry) = self.entries.get(&id) else { return };
+        let Entry { service, backend, .. } = entry;
+        let ids = self.backends.get(service).and_then(|of| of.get(backend)).into_iter().flatten();
+        let mut others = ids.filter(|other| **other != id).filter_map(|other| self.entries.get(other));
+        let others = others.all(|other| other.machine.serves());
+        let (was, is) = (others && served, others && entry.machine.serves());
+        let healthy = (was != is).then_some(is);
+        let Reweighting { service, backend, check, why } = entry.reweighting();
+        self.begin_or_end(now, &service, backend, healthy);
+        actions.push(Action::Changed(Transition { service, backend, check, state, why, healthy }));
     }
 
     /// Of a slow start.
@@ -428,8 +428,12 @@ impl Health {
     }
 }
 
-fn entry_weight(entry: Option<&Entry>) -> Weight {
-    entry.map(|entry| entry.machine.weight()).unwrap_or_default()
+impl Entry {
+    /// What there is to say of it.
+    fn reweighting(&self) -> Reweighting {
+        let why = self.machine.last().map(Outcome::told).unwrap_or_default();
+        Reweighting { service: self.service.clone(), backend: self.backend, check: self.label.clone(), why }
+    }
 }
 
 fn probe(service: &ServiceName, backend: &Backend, check: &Check) -> Probe {
