@@ -116,6 +116,6 @@ fn key_of(source: *const Source, endpoint: u64) -> Option<(WideKey, &'static Ser
 #[inline(always)]
 fn holds(service: &Service, dest: u32) -> bool {
     let Some(record) = DESTS.get(dest) else { return false };
-    record.flags & (dest::flag::RETIRED | dest::flag::USED) == dest::flag::USED
+    record.flags & (dest::flag::RETIRED | dest::flag::OUT | dest::flag::USED) == dest::flag::USED
         && !(service.flags & service::flag::EXPIRE_QUIESCENT != 0 && record.weight == 0)
 }

@@ -274,6 +274,9 @@ pub(super) fn show(view: &ServiceView, output: &mut Output<'_>) -> Result<(), Cl
     for line in option_lines(&view.options) {
         output.line(line)?;
     }
+    if !view.checks.is_empty() {
+        output.line(format!("health checks: {}", view.checks.join("; ")))?;
+    }
     output.line("")?;
     if view.backends.is_empty() {
         return Ok(output.line(format!(

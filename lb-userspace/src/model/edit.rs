@@ -7,6 +7,7 @@ use std::net::IpAddr;
 use super::{
     Backend, BackendKey, Endpoint, Model, PartialTimeouts, Persistence, Protocol, Service, ServiceName,
     ServiceOptions,
+    check::{BackendHealth, ServiceHealth},
     nearest::nearest,
     persistence::longest_prefix,
     rules::{backend_fault, family, option_fault, same_family, thresholds_ok, vip_fault},
@@ -149,7 +150,8 @@ impl From<EditError> for ApiError {
 pub fn add_service(model: &mut Model, body: &ServiceAdd) -> Result<Service, EditError> {
     let name = body.name.clone().unwrap_or_else(|| body.endpoint.default_name());
     let ServiceAdd { name: _, endpoint, group, scheduler, options } = body.clone();
-    let service = Service { name, endpoint, group, scheduler, backends: Vec::new(), options };
+    let (backends, health) = (Vec::new(), ServiceHealth::default());
+    let service = Service { name, endpoint, group, scheduler, backends, options, health };
     insert_service(model, service.clone())?;
     Ok(service)
 }
@@ -200,6 +202,7 @@ pub fn add_backend(
         upper_threshold: body.upper_threshold,
         lower_threshold: body.lower_threshold,
         drained: false,
+        health: BackendHealth::default(),
     };
     insert_backend(model, service, backend.clone())?;
     Ok(backend)

@@ -10,7 +10,10 @@ use std::{
 use lb_common::guard::MAX_RATE;
 use serde::{Deserialize, Serialize};
 
-use super::{PartialTimeouts, Persistence, Scheduler, ServiceName, Timeouts};
+use super::{
+    PartialTimeouts, Persistence, Scheduler, ServiceName, Timeouts,
+    check::{BackendHealth, ServiceHealth},
+};
 
 /// Everything the agent keeps the kernel equal to.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -121,6 +124,8 @@ pub struct Service {
     pub backends: Vec<Backend>,
     #[serde(default)]
     pub options: ServiceOptions,
+    #[serde(default)]
+    pub health: ServiceHealth,
 }
 
 /// How a service treats its connections; everything has a default.
@@ -314,6 +319,8 @@ pub struct Backend {
     pub lower_threshold: u32,
     /// Drained by an operator: weight counts as 0 until undrained, the configured weight is kept.
     pub drained: bool,
+    #[serde(default, skip_serializing_if = "BackendHealth::is_default")]
+    pub health: BackendHealth,
 }
 
 impl Backend {

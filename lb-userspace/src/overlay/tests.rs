@@ -227,7 +227,14 @@ fn key(n: u8) -> BackendKey {
 }
 
 fn new_backend(n: u8) -> Backend {
-    Backend { key: key(n), weight: 1, upper_threshold: 0, lower_threshold: 0, drained: false }
+    Backend {
+        key: key(n),
+        weight: 1,
+        upper_threshold: 0,
+        lower_threshold: 0,
+        drained: false,
+        health: Default::default(),
+    }
 }
 
 fn weight(n: u8, weight: u16) -> Change {

@@ -1,11 +1,12 @@
-//! Keys of a backend.
+//! The keys of backends.
 
 use super::*;
+
 pub static SECTION: Section = Section {
     path: "services[].backends[]",
     doc: "One real server. It owns the VIP on its loopback (`lb realserver start VIP`) and stands one L2 hop \
           away.",
-    keys: &[&ADDRESS, &PORT, &WEIGHT, &UPPER_THRESHOLD, &LOWER_THRESHOLD, &DRAINED],
+    keys: &[&ADDRESS, &PORT, &WEIGHT, &UPPER_THRESHOLD, &LOWER_THRESHOLD, &DRAINED, &CHECKS, &BACKUP],
 };
 pub static ADDRESS: Key =
     key("address", "IPv4 or IPv6 address", Required, "The real server's own address, of the VIP's family.")
@@ -42,3 +43,16 @@ pub static DRAINED: Key = key(
     Is("false"),
     "Taken out of service by an operator: gets no new connections, as with weight 0, but the weight is kept.",
 );
+pub static CHECKS: Key = key(
+    "checks",
+    "list of `services[].checks[]`",
+    Words("the service's"),
+    "The checks of this backend instead of the service's; `[]` checks nothing.",
+);
+pub static BACKUP: Key = key(
+    "backup",
+    "`true` or `false`",
+    Is("false"),
+    "Serves only while the others have no `quorum`: a backup, or with `checks: []` a sorry server.",
+)
+.also(&["sorry_server"]);

@@ -18,8 +18,8 @@ use super::{
 use crate::{
     model::{ExpireNodest, Persistence, Protocol, Reject, Scope, ServiceOptions},
     plan::{
-        Census, Desired, EndpointKey, HostRoute, Op, Snapshot, dest_address, name_of, plan, reclaim,
-        rotation::Words,
+        ByHealth, Census, Desired, EndpointKey, HostRoute, Op, Snapshot, dest_address, name_of, plan,
+        reclaim, rotation::Words,
     },
 };
 
@@ -290,4 +290,29 @@ fn a_rotation_goes_on_when_its_service_changes() {
     assert_eq!(next(&kernel), THREE);
     kernel.serve(1, 1);
     assert_eq!(next(&kernel), "10.0.0.4");
+}
+
+/// By its health alone: it leaves the generation, keeps its id, and persistent clients are told by its record.
+#[test]
+fn one_that_is_out_leaves_the_generation_and_comes_back_with_its_id() {
+    let service = service("a", 80, &["10.0.0.1", "10.0.0.2"]);
+    let mut want = desired(std::slice::from_ref(&service));
+    let mut kernel = kernel_with(&want);
+    let healthy = kernel.snapshot();
+    let key = service.backends[0].key;
+    want.weights.0.insert(service.name.clone(), [(key, ByHealth::Out)].into());
+    let ops = change(&mut kernel, &want);
+    assert_eq!(
+        ops.iter().filter(|op| matches!(op, Op::Publish { .. })).count(),
+        1,
+        "one generation: {ops:?}"
+    );
+    let out = kernel.snapshot();
+    let flags =
+        |snapshot: &Snapshot| snapshot.dests.values().map(|dest| dest.flags & OUT).collect::<Vec<_>>();
+    assert_eq!(flags(&out), [OUT, 0]);
+    assert!(out.dests.values().all(|dest| dest.flags & RETIRED == 0), "its flows go on");
+    want.weights.0.clear();
+    change(&mut kernel, &want);
+    assert_eq!(kernel.snapshot().dests, healthy.dests);
 }

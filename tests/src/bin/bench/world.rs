@@ -47,12 +47,14 @@ pub fn service(
         upper_threshold: 0,
         lower_threshold: 0,
         drained: false,
+        health: Default::default(),
     };
     let backends = addresses.into_iter().map(backend).collect();
     Service {
         name: endpoint.default_name(),
         endpoint,
         group: Default::default(),
+        health: Default::default(),
         scheduler,
         backends,
         options: ServiceOptions { guard: Guard::Off, ..ServiceOptions::default() },

@@ -220,6 +220,7 @@ fn service(config: &Config, configured: &Configured) -> Service {
         upper_threshold: settings.upper,
         lower_threshold: settings.lower,
         drained: false,
+        health: Default::default(),
     };
     Service {
         name: configured.endpoint.default_name(),
@@ -239,5 +240,6 @@ fn service(config: &Config, configured: &Configured) -> Service {
             guard: Guard::Off,
             ..ServiceOptions::default()
         },
+        health: Default::default(),
     }
 }
