@@ -14,7 +14,7 @@ use crate::{
         server::Failure,
         types::{
             BackendState, BackendStats, BackendView, CONNS_AT_ONCE, ConnFilter, ConnList, ConnView, Counters,
-            Done, InterfaceView, ServiceStats, ServiceView, Stats, Status, TableStats, VerdictCount,
+            Done, Health, InterfaceView, ServiceStats, ServiceView, Stats, Status, TableStats, VerdictCount,
         },
     },
     clock::monotonic,
@@ -142,7 +142,7 @@ fn backend_view(agent: &Agent, snapshot: &Snapshot, dest: u32, backend: &Backend
         interface: link.map(|link| name_of(&link.name)),
         active: counts.active,
         inactive: counts.inactive,
-        counters: shown(agent.pins.maps.dest_counters(dest)?),
+        counters: shown(agent.pins.maps.dest_counters(dest)?.served),
     })
 }
 
@@ -160,8 +160,14 @@ pub fn stats(agent: &Agent) -> Result<Stats> {
         total.bytes += counters.bytes;
         let mut backends = Vec::new();
         for backend in &service.backends {
-            let counters = shown(maps.dest_counters(ids.dest(id, backend.key))?);
-            backends.push(BackendStats { key: backend.key, counters });
+            let dest = ids.dest(id, backend.key);
+            let counters = maps.dest_counters(dest)?;
+            let health = Health {
+                incomplete_handshakes: maps.conn_counts(dest).incomplete,
+                syn_retransmissions: counters.retransmissions,
+                client_resets: counters.resets,
+            };
+            backends.push(BackendStats { key: backend.key, counters: shown(counters.served), health });
         }
         services.push(ServiceStats {
             name: service.name.clone(),

@@ -10,8 +10,8 @@ use tokio::{sync::oneshot, task::JoinHandle};
 use super::{
     server::{AgentHandle, Failure, Request, bind, serve},
     types::{
-        BackendState, BackendView, ConnList, ConnView, Counters, Done, InterfaceView, Reloaded, ServiceStats,
-        ServiceView, Stats, Status, TableStats, VerdictCount,
+        BackendState, BackendView, ConnList, ConnView, Counters, Done, Health, InterfaceView, Reloaded,
+        ServiceStats, ServiceView, Stats, Status, TableStats, VerdictCount,
     },
 };
 use crate::{
@@ -250,6 +250,11 @@ pub(crate) fn stats(n: u64) -> Stats {
             backends: vec![BackendStats {
                 key: "172.18.14.11:3306".parse().unwrap(),
                 counters: counters(50 * n, 2000 * n, 3_000_000 * n),
+                health: Health {
+                    incomplete_handshakes: 3 * n,
+                    syn_retransmissions: 15 * n,
+                    client_resets: n,
+                },
             }],
         }],
         verdicts: vec![

@@ -267,6 +267,18 @@ pub struct ServiceStats {
 pub struct BackendStats {
     pub key: BackendKey,
     pub counters: Counters,
+    pub health: Health,
+}
+
+/// What the clients' packets tell of a backend, since its counters were created. The backend's own are not seen.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Health {
+    /// Connections that timed out without ever having been established.
+    pub incomplete_handshakes: u64,
+    /// SYNs of connections that had begun: the client heard no answer.
+    pub syn_retransmissions: u64,
+    /// RSTs from clients, on connections that none had ended yet.
+    pub client_resets: u64,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

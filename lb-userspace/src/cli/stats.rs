@@ -13,7 +13,7 @@ use super::{
 };
 use crate::api::{
     client::Client,
-    types::{Counters, Stats, TableStats},
+    types::{Counters, Health, Stats, TableStats},
 };
 
 #[derive(Debug, Args)]
@@ -73,8 +73,12 @@ fn print_totals(stats: &Stats, one_line: bool, output: &mut Output<'_>) -> Resul
     if output.is_json() {
         return Ok(output.json(stats, one_line)?);
     }
-    let tables =
-        [counter_table(stats, output), verdict_table(stats, output), flow_table(&stats.flows, output)];
+    let tables = [
+        counter_table(stats, output),
+        health_table(stats, output),
+        verdict_table(stats, output),
+        flow_table(&stats.flows, output),
+    ];
     print_tables(&tables, output)
 }
 
@@ -123,6 +127,31 @@ pub(super) fn counter_table(stats: &Stats, output: &Output<'_>) -> Table {
         }
     }
     table.add_row(row("Total".to_owned(), String::new(), &stats.total));
+    table
+}
+
+/// Every backend of which the clients' packets told something; JSON has the zeros too.
+pub(super) fn health_table(stats: &Stats, output: &Output<'_>) -> Table {
+    use Column::{Number, Text};
+    let mut table = output.columns(&[
+        Text("Service"),
+        Text("Backend"),
+        Number("Incomplete"),
+        Number("SYN again"),
+        Number("Client RST"),
+    ]);
+    for service in &stats.services {
+        for backend in service.backends.iter().filter(|backend| backend.health != Health::default()) {
+            let Health { incomplete_handshakes, syn_retransmissions, client_resets } = backend.health;
+            table.add_row(vec![
+                Cell::new(&service.name),
+                Cell::new(backend.key),
+                Cell::new(number::count(incomplete_handshakes)),
+                Cell::new(number::count(syn_retransmissions)),
+                Cell::new(number::count(client_resets)),
+            ]);
+        }
+    }
     table
 }
 

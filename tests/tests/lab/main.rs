@@ -12,6 +12,7 @@ mod drain;
 mod endpoints;
 mod generic;
 mod groups;
+mod health;
 mod hot;
 mod instances;
 mod jumbo;

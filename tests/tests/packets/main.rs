@@ -16,6 +16,7 @@ mod full;
 mod groups;
 mod guard;
 mod header;
+mod health;
 mod icmp;
 mod mtu;
 mod options;
