@@ -82,7 +82,7 @@ pub fn find_or_open(packet: &Packet, endpoints: &Endpoints) -> Result<Flow, Verd
 #[inline(always)]
 fn assure(packet: &Packet, endpoint: Endpoint, outcome: Outcome) {
     if outcome.0 & Outcome::ASSURES != 0 {
-        template_assure(&Source(packet.source), endpoint.0);
+        template_assure(&Source(packet.source), endpoint.0, outcome.0 as u32);
     }
 }
 

@@ -6,7 +6,7 @@ use lb_common::{
     endpoint::Endpoint,
     flow::{WideBucket, WideKey, candidates},
     service::{self, Service},
-    template::{ASSURED, NONE, Owner, key, value},
+    template::{ASSURED, NONE, Owner, key, renewed, value},
     verdict::Event,
 };
 
@@ -40,11 +40,13 @@ pub extern "C" fn template_find(source: *const Source, endpoint: u64) -> u64 {
         }
         let dest = hit.value.dest();
         if !holds(record, dest) {
+            // For good, should its destination come back (`ip_vs_check_template`).
+            bucket.value(hit.slot).cas(hit.value.0, hit.value.moved_to(hit.value.state(), now).0);
             break;
         }
-        let until = now.after(record.persistence.wrapping_add(record.rearm));
         // Lost to another CPU, which begins it anew as well.
-        bucket.value(hit.slot).cas(hit.value.0, hit.value.moved_to(hit.value.state(), until).0);
+        let renewed = renewed(hit.value, record.persistence, record.rearm, now);
+        bucket.value(hit.slot).cas(hit.value.0, renewed.0);
         count::event(Event::TemplateHit);
         return dest as u64 | Placed::CONTROLLED;
     }
@@ -83,16 +85,16 @@ pub extern "C" fn template_store(source: *const Source, endpoint: u64, placed: u
     placed | Placed::CONTROLLED
 }
 
-/// A connection of the template was established.
+/// A connection to `dest` was established: of the template, if that leads there.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn template_assure(source: *const Source, endpoint: u64) -> u32 {
+pub extern "C" fn template_assure(source: *const Source, endpoint: u64, dest: u32) -> u32 {
     let Some((key, _)) = key_of(source, endpoint) else { return 0 };
     let (first, second) = candidates(key.fingerprint, Templates::mask());
     for index in [first, second] {
         let Some(bucket) = Templates::bucket(index) else { break };
         let hit = find(bucket, &key);
-        if !hit.is_miss() {
+        if !hit.is_miss() && hit.value.dest() == dest {
             let assured = hit.value.moved_to(ASSURED, hit.value.expiry());
             return bucket.value(hit.slot).cas(hit.value.0, assured.0) as u32;
         }

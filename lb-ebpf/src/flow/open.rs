@@ -24,7 +24,7 @@ use crate::{
     packet::Packet,
     schedule::{schedule_by_hash, schedule_next},
     table::Table,
-    template::{Source, template_find, template_store},
+    template::{Source, template_assure, template_find, template_store},
     word::{KernelWord, compare_and_swap},
 };
 
@@ -50,6 +50,10 @@ pub fn open_under(packet: &Packet, segment: Segment, endpoint: Endpoint) -> Resu
         if persistent && held == 0 {
             placed = template_store(&source, endpoint.0, placed);
         }
+    }
+    if persistent && !Placed(placed).is_by_hash() && segment.next(State::NONE) == State::ESTABLISHED {
+        // Taken up in its middle.
+        template_assure(&source, endpoint.0, Placed(placed).dest());
     }
     placed |= held;
     let mut outcome = if is_wide(packet, endpoint) {

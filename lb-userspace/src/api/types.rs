@@ -95,6 +95,8 @@ pub struct OptionsEdit {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub expire_nodest: Option<ExpireNodest>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    pub expire_quiescent_template: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub reject: Option<Reject>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub guard: Option<Guard>,

@@ -132,7 +132,16 @@ impl Out {
 
     fn options(&mut self, options: &ServiceOptions) {
         use schema::service::*;
-        let ServiceOptions { timeouts, persistence, expire_nodest, reject, guard, sloppy_tcp, ops } = options;
+        let ServiceOptions {
+            timeouts,
+            persistence,
+            expire_nodest,
+            expire_quiescent_template,
+            reject,
+            guard,
+            sloppy_tcp,
+            ops,
+        } = options;
         if let Some(Persistence { timeout, granularity, scope }) = persistence {
             self.line(&PERSISTENCE, timeout);
             if let Some(granularity) = granularity {
@@ -141,6 +150,7 @@ impl Out {
             self.line_unless(&SCOPE, scope, &Scope::default());
         }
         self.line_unless(&EXPIRE_NODEST, expire_nodest, &ExpireNodest::default());
+        self.line_unless(&EXPIRE_QUIESCENT, expire_quiescent_template, &false);
         self.line_unless(&REJECT, reject, &Reject::default());
         self.line_unless(&GUARD, guard, &Guard::default());
         self.line_unless(&SLOPPY_TCP, sloppy_tcp, &false);

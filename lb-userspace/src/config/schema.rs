@@ -245,6 +245,7 @@ pub(super) mod control {
     );
 }
 
+pub(super) mod backend;
 pub(super) mod endpoint;
 
 pub(super) mod service {
@@ -267,6 +268,7 @@ pub(super) mod service {
             &SCOPE,
             &TIMEOUTS,
             &EXPIRE_NODEST,
+            &EXPIRE_QUIESCENT,
             &REJECT,
             &GUARD,
             &SLOPPY_TCP,
@@ -359,9 +361,18 @@ pub(super) mod service {
         Is("auto"),
         "What happens to connections whose backend was removed. `drop`: their packets are dropped, and go on if \
          the backend is added again, as with IPVS's `expire_nodest_conn` 0. `reschedule`: the next SYN or \
-         datagram goes to another backend at once; TCP in the middle of a connection is dropped. `reset`: the same, \
-         but that TCP is answered with a reset, as with `expire_nodest_conn` 1. `auto` is `drop` for TCP and \
-         `reschedule` for UDP.",
+         datagram goes to another backend at once; TCP in the middle of a connection is dropped, until within a \
+         second the entries end; a SYN on a connection of a backend of weight 0 goes to another one, too. `reset`: the \
+         same, but that TCP is answered with a reset, as with `expire_nodest_conn` 1, and entries stay until their \
+         timeout. `auto` is `drop` for TCP and `reschedule` for UDP.",
+    );
+    pub static EXPIRE_QUIESCENT: Key = key(
+        "expire_quiescent_template",
+        "`true` or `false`",
+        Is("false"),
+        "With `persistence`: the new connections of a client whose backend is drained or has weight 0 go to \
+         another one, as with IPVS's sysctl of this name, instead of keeping the backend busy as long as its \
+         clients come back.",
     );
     pub static REJECT: Key = key(
         "reject",
@@ -439,53 +450,4 @@ pub(super) mod service_timeouts {
     pub static TCP_TIME_WAIT: Key = own(&timeouts::TCP_TIME_WAIT, "`timeouts.tcp_time_wait`");
     pub static TCP_CLOSE: Key = own(&timeouts::TCP_CLOSE, "`timeouts.tcp_close`");
     pub static UDP: Key = own(&timeouts::UDP, "`timeouts.udp`");
-}
-
-pub(super) mod backend {
-    use super::*;
-    pub static SECTION: Section = Section {
-        path: "services[].backends[]",
-        doc: "One real server. It owns the VIP on its loopback (`lb realserver start VIP`) and stands one L2 hop \
-              away.",
-        keys: &[&ADDRESS, &PORT, &WEIGHT, &UPPER_THRESHOLD, &LOWER_THRESHOLD, &DRAINED],
-    };
-    pub static ADDRESS: Key = key(
-        "address",
-        "IPv4 or IPv6 address",
-        Required,
-        "The real server's own address, of the VIP's family.",
-    )
-    .also(&["ip"]);
-    pub static PORT: Key = key(
-        "port",
-        "the service's port",
-        Words("the service's port"),
-        "May be written, but must equal the service's (of its first endpoint): Direct Routing cannot translate ports.",
-    );
-    pub static WEIGHT: Key = key(
-        "weight",
-        "0 to 65535",
-        Is("1"),
-        "Share of new connections. 0 takes none and keeps those there are (quiesced).",
-    );
-    pub static UPPER_THRESHOLD: Key = key(
-        "upper_threshold",
-        "count",
-        Is("0"),
-        "At so many connections (active and inactive) it gets no new ones; 0 is no limit.",
-    )
-    .also(&["uthreshold", "u_threshold"]);
-    pub static LOWER_THRESHOLD: Key = key(
-        "lower_threshold",
-        "count, at most upper_threshold",
-        Is("0"),
-        "Below so many connections it gets new ones again; 0 is three quarters of `upper_threshold`.",
-    )
-    .also(&["lthreshold", "l_threshold"]);
-    pub static DRAINED: Key = key(
-        "drained",
-        "`true` or `false`",
-        Is("false"),
-        "Taken out of service by an operator: gets no new connections, as with weight 0, but the weight is kept.",
-    );
 }

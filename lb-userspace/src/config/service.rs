@@ -238,6 +238,7 @@ fn options(
         persistence: persistence(fields, vip, problems),
         timeouts: fields.node(&TIMEOUTS).and_then(|node| timeouts(node, problems)).unwrap_or_default(),
         expire_nodest: fields.value(&EXPIRE_NODEST, problems, expire_nodest).unwrap_or_default(),
+        expire_quiescent_template: fields.value(&EXPIRE_QUIESCENT, problems, boolean).unwrap_or_default(),
         reject: fields.value(&REJECT, problems, reject).unwrap_or_default(),
         guard: fields.value(&GUARD, problems, guard).unwrap_or_default(),
         sloppy_tcp: fields.value(&SLOPPY_TCP, problems, boolean).unwrap_or_default(),

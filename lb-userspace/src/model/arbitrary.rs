@@ -87,11 +87,19 @@ pub(crate) fn options() -> impl Strategy<Value = ServiceOptions> {
     let nodest = select(ExpireNodest::ALL.to_vec());
     let reject = select(Reject::ALL.to_vec());
     let guard = prop_oneof![Just(Guard::Auto), Just(Guard::Off), (1..3_000_000u32).prop_map(Guard::Rate)];
-    (timeouts(), option::of(persistence), nodest, reject, guard, any::<bool>(), any::<bool>()).prop_map(
-        |(timeouts, persistence, expire_nodest, reject, guard, sloppy_tcp, ops)| ServiceOptions {
+    (timeouts(), option::of(persistence), nodest, reject, guard, any::<[bool; 3]>()).prop_map(
+        |(
             timeouts,
             persistence,
             expire_nodest,
+            reject,
+            guard,
+            [expire_quiescent_template, sloppy_tcp, ops],
+        )| ServiceOptions {
+            timeouts,
+            persistence,
+            expire_nodest,
+            expire_quiescent_template,
             reject,
             guard,
             sloppy_tcp,

@@ -281,12 +281,22 @@ pub fn edited_service(service: &Service, body: &ServiceEdit) -> Service {
 
 /// `before` with what is given.
 pub fn edited_options(before: &ServiceOptions, given: &OptionsEdit) -> ServiceOptions {
-    let OptionsEdit { timeouts, persistence, expire_nodest, reject, guard, sloppy_tcp, ops } = *given;
+    let OptionsEdit {
+        timeouts,
+        persistence,
+        expire_nodest,
+        expire_quiescent_template,
+        reject,
+        guard,
+        sloppy_tcp,
+        ops,
+    } = *given;
     let own = before.timeouts.zip(timeouts);
     ServiceOptions {
         timeouts: own.map(|(before, given)| given.or(before).filter(|seconds| *seconds != 0)),
         persistence: persistence.or(before.persistence).filter(Persistence::is_on),
         expire_nodest: expire_nodest.unwrap_or(before.expire_nodest),
+        expire_quiescent_template: expire_quiescent_template.unwrap_or(before.expire_quiescent_template),
         reject: reject.unwrap_or(before.reject),
         guard: guard.unwrap_or(before.guard),
         sloppy_tcp: sloppy_tcp.unwrap_or(before.sloppy_tcp),
@@ -296,11 +306,21 @@ pub fn edited_options(before: &ServiceOptions, given: &OptionsEdit) -> ServiceOp
 
 /// The edit that makes `options` of any others.
 pub fn to_options(options: &ServiceOptions) -> OptionsEdit {
-    let ServiceOptions { timeouts, persistence, expire_nodest, reject, guard, sloppy_tcp, ops } = *options;
+    let ServiceOptions {
+        timeouts,
+        persistence,
+        expire_nodest,
+        expire_quiescent_template,
+        reject,
+        guard,
+        sloppy_tcp,
+        ops,
+    } = *options;
     OptionsEdit {
         timeouts: timeouts.map(|own| Some(own.unwrap_or(0))),
         persistence: Some(persistence.unwrap_or(Persistence::OFF)),
         expire_nodest: Some(expire_nodest),
+        expire_quiescent_template: Some(expire_quiescent_template),
         reject: Some(reject),
         guard: Some(guard),
         sloppy_tcp: Some(sloppy_tcp),

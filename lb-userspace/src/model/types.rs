@@ -133,6 +133,9 @@ pub struct ServiceOptions {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub persistence: Option<Persistence>,
     pub expire_nodest: ExpireNodest,
+    /// New connections of a client are scheduled anew when its backend has weight 0, instead of following
+    /// their persistence template, as with IPVS's sysctl `expire_quiescent_template`.
+    pub expire_quiescent_template: bool,
     pub reject: Reject,
     pub guard: Guard,
     /// TCP only. A connection is taken up in its middle: any segment but a reset opens a flow, as with
@@ -151,7 +154,8 @@ pub enum ExpireNodest {
     Auto,
     /// Their packets are dropped; if the backend comes back they go on (IPVS's `expire_nodest_conn` 0).
     Drop,
-    /// The next SYN or datagram goes to another backend at once; TCP in the middle is dropped.
+    /// They are over: the next SYN or datagram goes to another backend at once; TCP in the middle is dropped
+    /// (IPVS's `expire_nodest_conn` 1).
     Reschedule,
     /// The same, but TCP in the middle is answered with a reset (IPVS's `expire_nodest_conn` 1).
     Reset,

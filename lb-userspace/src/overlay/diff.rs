@@ -116,7 +116,16 @@ fn one_service(old: &Service, new: &Service, changes: &mut Vec<String>) {
 }
 
 fn options(service: &ServiceName, old: &ServiceOptions, new: &ServiceOptions, changes: &mut Vec<String>) {
-    let ServiceOptions { timeouts, persistence, expire_nodest, reject, guard, sloppy_tcp, ops } = old;
+    let ServiceOptions {
+        timeouts,
+        persistence,
+        expire_nodest,
+        expire_quiescent_template,
+        reject,
+        guard,
+        sloppy_tcp,
+        ops,
+    } = old;
     let shown = |own: Option<u32>| own.map_or_else(|| "the global one".to_owned(), |own| own.to_string());
     for (name, (old, new)) in
         timeouts.zip(new.timeouts).named().into_iter().filter(|(_, (old, new))| old != new)
@@ -133,6 +142,7 @@ fn options(service: &ServiceName, old: &ServiceOptions, new: &ServiceOptions, ch
     let shown = |it: Option<Persistence>| it.unwrap_or(Persistence::OFF);
     word("persistence", &shown(*persistence), &shown(new.persistence));
     word("expire_nodest", expire_nodest, &new.expire_nodest);
+    word("expire_quiescent_template", expire_quiescent_template, &new.expire_quiescent_template);
     word("reject", reject, &new.reject);
     word("guard", guard, &new.guard);
     word("sloppy_tcp", sloppy_tcp, &new.sloppy_tcp);

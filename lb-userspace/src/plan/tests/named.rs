@@ -87,7 +87,9 @@ fn a_services_own_timeouts_come_before_the_global_ones() {
 fn options_become_flags() {
     use lb_common::service::{
         self,
-        flag::{APART, ONE_PACKET, RESCHEDULE, RESCHEDULE_UDP, RESET_NODEST, SLOPPY_TCP, USED},
+        flag::{
+            APART, EXPIRE_QUIESCENT, ONE_PACKET, RESCHEDULE, RESCHEDULE_UDP, RESET_NODEST, SLOPPY_TCP, USED,
+        },
     };
     const ALWAYS: u32 = USED | RESCHEDULE | RESCHEDULE_UDP;
     for (protocol, expire_nodest, sloppy_tcp, ops, flags) in [
@@ -112,6 +114,9 @@ fn options_become_flags() {
         let now = kernel_with(&want).snapshot();
         assert!(now.services.values().all(|record| record.flags & APART == flags), "{scope}");
     }
+    want.services[0].options.expire_quiescent_template = true;
+    let now = kernel_with(&want).snapshot();
+    assert!(now.services.values().all(|record| record.flags & EXPIRE_QUIESCENT != 0));
     for (reject, bits) in Reject::ALL.into_iter().zip([
         service::Reject::ICMP,
         service::Reject::RESET,
