@@ -1,8 +1,8 @@
 //! `lb`: an XDP Direct-Routing load balancer, the user-space half.
 //!
 //! Three rings, imports point inward only:
-//! * PURE: [`model`], [`config`], [`overlay`] (its journal apart), [`plan`], [`neigh`], [`api::types`] - no tokio, no aya,
-//!   no sockets, no clock;
+//! * PURE: [`model`], [`config`], [`overlay`] (its journal apart), [`plan`], [`neigh`], [`estimator`], [`api::types`] - no tokio,
+//!   no aya, no sockets, no clock;
 //! * IO: [`dataplane`], [`net`], [`realserver`], [`api`], [`clock`], [`log`] - BPF, netlink, HTTP, the time;
 //! * ROOT: [`agent`] and [`cli`].
 
@@ -12,6 +12,7 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod dataplane;
+pub mod estimator;
 pub mod log;
 pub mod model;
 pub mod neigh;

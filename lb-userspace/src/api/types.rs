@@ -200,6 +200,14 @@ pub struct Counters {
     pub bytes: u64,
 }
 
+/// A second, as IPVS estimates it: of the last seconds, the latest count most.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Rate {
+    pub connections: f64,
+    pub packets: f64,
+    pub bytes: f64,
+}
+
 /// Filters are ANDed; an empty filter means every connection.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -246,29 +254,33 @@ pub struct ConnView {
     pub expires: u32,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Stats {
     /// CLOCK_MONOTONIC when read, in nanoseconds: two readings give a rate.
     pub monotonic_ns: u64,
+    /// Of all services.
     pub total: Counters,
+    pub total_rate: Rate,
     pub services: Vec<ServiceStats>,
     /// Every verdict and drop reason with its packet count, in a fixed order, zeros included.
     pub verdicts: Vec<VerdictCount>,
     pub flows: Vec<TableStats>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ServiceStats {
     pub name: ServiceName,
     pub endpoint: Endpoint,
     pub counters: Counters,
+    pub rate: Rate,
     pub backends: Vec<BackendStats>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct BackendStats {
     pub key: BackendKey,
     pub counters: Counters,
+    pub rate: Rate,
     pub health: Health,
 }
 
@@ -283,13 +295,15 @@ pub struct Health {
     pub client_resets: u64,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct VerdictCount {
     /// For example `forwarded`, `passed-not-a-vip`, `dropped-no-backend`.
     pub name: String,
     /// One line for people.
     pub meaning: String,
     pub packets: u64,
+    /// Packets a second, as [`Rate`].
+    pub rate: f64,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -3,6 +3,7 @@
 /// The PURE ring of lb-userspace: decisions without IO, tested without a kernel.
 const PURE: &[&str] = &[
     "lb-userspace/src/config/",
+    "lb-userspace/src/estimator.rs",
     "lb-userspace/src/model/",
     "lb-userspace/src/neigh/cache.rs",
     "lb-userspace/src/overlay/",
