@@ -13,6 +13,19 @@ pub struct Counters {
 
 const _: () = assert!(size_of::<Counters>() == 24);
 
+/// One CPU's counters of a destination.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DestCounters {
+    pub served: Counters,
+    /// Clients' RSTs: see [`crate::tcp::resets`].
+    pub resets: u64,
+    /// SYNs that came again: see [`crate::tcp::retransmits_syn`].
+    pub retransmissions: u64,
+}
+
+const _: () = assert!(size_of::<DestCounters>() == 40);
+
 /// Connections of a destination now, shared by all CPUs, changed by atomic additions only.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -25,9 +38,11 @@ pub struct ConnCounts {
     pub overloaded: u64,
     /// Of lblcr: the number with which it came into the set of its service; 0: it is not in it.
     pub joined: u64,
+    /// Handshakes that ran out: see [`crate::value::Value::is_incomplete`]. Here, since the agent counts them too.
+    pub incomplete: u64,
 }
 
-const _: () = assert!(size_of::<ConnCounts>() == 32);
+const _: () = assert!(size_of::<ConnCounts>() == 40);
 
 /// Whether a destination with `total` connections is overloaded, given whether it was.
 /// `upper` 0 means no limit; `lower` 0 means three quarters of `upper` (`ip_vs_dest_update_overload`).

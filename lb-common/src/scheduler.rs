@@ -289,7 +289,7 @@ mod tests {
     use super::*;
 
     const fn counts(active: u64, inactive: u64) -> ConnCounts {
-        ConnCounts { active, inactive, overloaded: 0, joined: 0 }
+        ConnCounts { active, inactive, overloaded: 0, joined: 0, incomplete: 0 }
     }
 
     fn pick(scheduler: u8, members: &[(u32, u16, ConnCounts)]) -> u32 {

@@ -107,6 +107,19 @@ pub const fn opens(flags: u8) -> bool {
     flags & (flag::SYN | flag::RST | flag::ACK) == flag::SYN
 }
 
+/// Whether a client's segment breaks off what is in `state`: any RST but a further one. One in the handshake moves
+/// nothing, but it shows that the backend answered.
+#[inline(always)]
+pub const fn resets(state: State, flags: u8) -> bool {
+    flags & flag::RST != 0 && state.0 != State::CLOSE.0
+}
+
+/// Whether a client's segment begins again what has begun already: it heard no answer.
+#[inline(always)]
+pub const fn retransmits_syn(state: State, flags: u8) -> bool {
+    opens(flags) && state.0 == State::SYN_RECV.0
+}
+
 /// The state after a client's segment with `flags`.
 #[inline(always)]
 pub const fn next(state: State, flags: u8) -> State {
@@ -171,6 +184,19 @@ mod tests {
     #[test]
     fn a_segment_without_flags_closes() {
         assert_eq!(next(State::ESTABLISHED, 0), State::CLOSE);
+    }
+
+    #[test]
+    fn a_client_that_gives_up_differs_from_one_that_tries_again() {
+        assert!(resets(State::ESTABLISHED, flag::RST) && resets(State::FIN_WAIT, flag::RST | flag::ACK));
+        assert!(resets(State::SYN_RECV, flag::RST));
+        assert!(!resets(State::CLOSE, flag::RST), "once a connection");
+        assert!(!resets(State::ESTABLISHED, flag::FIN | flag::ACK));
+        assert!(retransmits_syn(State::SYN_RECV, flag::SYN));
+        assert!(!retransmits_syn(State::SYN_RECV, flag::SYN | flag::ACK));
+        assert!(
+            !retransmits_syn(State::ESTABLISHED, flag::SYN) && !retransmits_syn(State::FIN_WAIT, flag::SYN)
+        );
     }
 
     #[test]

@@ -18,6 +18,7 @@ macro_rules! pod {
 pod!(
     counters::ConnCounts,
     counters::Counters,
+    counters::DestCounters,
     dest::Dest,
     endpoint::Key6,
     endpoint::range::Data4,

@@ -106,6 +106,13 @@ impl Value {
         self.flags() & flag::TEMPLATE != 0
     }
 
+    /// Its client has begun a handshake and, as far as can be seen, never completed it. Of a flow that was placed by
+    /// hash nobody knows: it may be stored in the middle, and rest in the same state.
+    #[inline(always)]
+    pub const fn is_incomplete(self) -> bool {
+        self.state().0 == State::SYN_RECV.0 && self.flags() & (flag::HASHED | flag::TEMPLATE) == 0
+    }
+
     /// The same flow in `state` until `expiry`.
     #[inline(always)]
     pub const fn moved_to(self, state: State, expiry: Tick) -> Self {
@@ -125,6 +132,16 @@ mod tests {
         assert_eq!(value.flags(), 0xa5);
         assert_eq!(value.expiry(), Tick(0xdead_beef));
         assert!(value.is_flow());
+    }
+
+    #[test]
+    fn a_handshake_is_incomplete_until_it_is_known_to_be_complete() {
+        let value = |state, flags| Value::new(1, state, flags, Tick(0));
+        assert!(value(State::SYN_RECV, 0).is_incomplete());
+        assert!(value(State::SYN_RECV, flag::CONTROLLED).is_incomplete());
+        assert!(!value(State::SYN_RECV, flag::HASHED).is_incomplete());
+        assert!(!value(State::SYN_RECV, flag::TEMPLATE).is_incomplete());
+        assert!(!value(State::ESTABLISHED, 0).is_incomplete() && !value(State::UDP, 0).is_incomplete());
     }
 
     #[test]

@@ -3,7 +3,8 @@
 use lb_common::{
     counters::{ConnCounts, Counters, is_overloaded},
     dest::Dest,
-    tcp::State,
+    tcp::{self, State},
+    tick::Tick,
     value::Value,
     verdict::{Event, Verdict},
 };
@@ -35,7 +36,8 @@ fn bump(index: u32) {
 #[inline(always)]
 pub fn served(service: u32, dest: u32, bytes: u32, opened: bool) {
     add(SERVICE_COUNTERS.get_ptr_mut(service), bytes, opened);
-    add(DEST_COUNTERS.get_ptr_mut(dest), bytes, opened);
+    // SAFETY: only the address of a part of the map's value is taken.
+    add(DEST_COUNTERS.get_ptr_mut(dest).map(|all| unsafe { &raw mut (*all).served }), bytes, opened);
 }
 
 #[inline(always)]
@@ -52,21 +54,39 @@ fn add(counters: Option<*mut Counters>, bytes: u32, opened: bool) {
     }
 }
 
+/// What a client's TCP segment tells of `dest`, whose flow was in `state`.
+#[inline(always)]
+pub fn heard(dest: u32, state: State, flags: u8) {
+    let (resets, retransmits) = (tcp::resets(state, flags), tcp::retransmits_syn(state, flags));
+    if !resets && !retransmits {
+        return;
+    }
+    if let Some(counters) = DEST_COUNTERS.get_ptr_mut(dest) {
+        // SAFETY: this CPU's own copy.
+        unsafe {
+            (*counters).resets += resets as u64;
+            (*counters).retransmissions += retransmits as u64;
+        }
+    }
+}
+
 /// A flow was stored.
 #[inline(always)]
 pub fn opened(value: Value) {
     let active = value.state().is_active();
-    count_change(value.dest(), active as i64, !active as i64);
+    count_change(value.dest(), active as i64, !active as i64, 0);
 }
 
 /// A flow's slot was freed or given away. Templates are not counted.
 #[inline(always)]
-pub fn ended(value: Value) {
+pub fn ended(value: Value, now: Tick) {
     if value.is_template() {
         return;
     }
     let active = value.state().is_active();
-    count_change(value.dest(), -(active as i64), -(!active as i64));
+    // One that was evicted before might have been completed.
+    let incomplete = value.is_incomplete() && value.expiry().is_past(now);
+    count_change(value.dest(), -(active as i64), -(!active as i64), incomplete as u64);
 }
 
 /// A flow went from one state to another.
@@ -74,22 +94,26 @@ pub fn ended(value: Value) {
 pub fn moved(dest: u32, from: State, to: State) {
     if from.is_active() != to.is_active() {
         let active = if to.is_active() { 1 } else { -1 };
-        count_change(dest, active, -active);
+        count_change(dest, active, -active, 0);
     }
 }
 
 /// Adds to the counts of `dest`. Verified once, as it takes numbers only.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn count_change(dest: u32, active: i64, inactive: i64) -> u32 {
+pub extern "C" fn count_change(dest: u32, active: i64, inactive: i64, incomplete: u64) -> u32 {
     let Some(counts) = CONNS.get_ptr_mut(dest) else { return 0 };
     // SAFETY: pointers into the map's value, valid for the program's run.
-    let (active_word, inactive_word) = unsafe { (&raw mut (*counts).active, &raw mut (*counts).inactive) };
+    let (active_word, inactive_word, incomplete_word) =
+        unsafe { (&raw mut (*counts).active, &raw mut (*counts).inactive, &raw mut (*counts).incomplete) };
     if active != 0 {
         fetch_add(active_word, active as u64);
     }
     if inactive != 0 {
         fetch_add(inactive_word, inactive as u64);
+    }
+    if incomplete != 0 {
+        fetch_add(incomplete_word, incomplete);
     }
     if let Some(dest) = DESTS.get(dest) {
         overload(counts, dest);

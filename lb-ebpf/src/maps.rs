@@ -6,7 +6,7 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use lb_common::{
-    counters::{ConnCounts, Counters},
+    counters::{ConnCounts, Counters, DestCounters},
     dest::Dest,
     endpoint::{self, Key6, range},
     flow::{NarrowBucket, WideBucket},
@@ -93,7 +93,7 @@ pub static CONNS: Array<ConnCounts, 16384, MMAPABLE> = Array::new();
 #[btf_map]
 pub static SERVICE_COUNTERS: PerCpuArray<Counters, 4096> = PerCpuArray::new();
 #[btf_map]
-pub static DEST_COUNTERS: PerCpuArray<Counters, 16384> = PerCpuArray::new();
+pub static DEST_COUNTERS: PerCpuArray<DestCounters, 16384> = PerCpuArray::new();
 #[btf_map]
 pub static VERDICTS: PerCpuArray<u64, { verdict::SLOTS as usize }> = PerCpuArray::new();
 /// Where this CPU's share of the sweeping stands.

@@ -124,7 +124,7 @@ fn sweep_bucket<B: Bucket>(bucket: &B, now: Tick) -> u32 {
     for slot in 0..SLOTS {
         if let Some(value) = expire(bucket, slot, now, Value::locked(now)) {
             count::event(Event::Expired);
-            count::ended(value);
+            count::ended(value, now);
             freed += 1;
         }
     }

@@ -80,7 +80,7 @@ pub extern "C" fn template_store(source: *const Source, endpoint: u64, placed: u
         if !before.expiry().is_past(now) {
             count::event(Event::Evicted);
         }
-        count::ended(before);
+        count::ended(before, now);
     }
     placed | Placed::CONTROLLED
 }

@@ -1,10 +1,10 @@
 //! `lb`: an XDP Direct-Routing load balancer, the user-space half.
 //!
 //! Three rings, imports point inward only:
-//! * PURE: [`model`], [`config`], [`overlay`] (its journal apart), [`plan`], [`neigh`], [`health`], [`api::types`] - no
-//!   tokio, no aya,
-//!   no sockets, no clock;
-//! * IO: [`dataplane`], [`net`], [`checks`], [`realserver`], [`api`], [`clock`], [`durable`], [`log`] - BPF, netlink, HTTP, the time;
+//! * PURE: [`model`], [`config`], [`overlay`] (its journal apart), [`plan`], [`neigh`], [`health`], [`estimator`],
+//!   [`api::types`] - no tokio, no aya, no sockets, no clock;
+//! * IO: [`dataplane`], [`net`], [`checks`], [`realserver`], [`api`], [`clock`], [`durable`], [`log`] - BPF, netlink,
+//!   HTTP, the time;
 //! * ROOT: [`agent`] and [`cli`].
 
 pub mod agent;
@@ -15,6 +15,7 @@ pub mod clock;
 pub mod config;
 pub mod dataplane;
 pub mod durable;
+pub mod estimator;
 pub mod health;
 pub mod log;
 pub mod model;

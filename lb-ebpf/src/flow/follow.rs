@@ -21,6 +21,10 @@ use crate::{
 /// A flow of which this packet changes nothing. A miss otherwise.
 #[inline(always)]
 pub fn steady<B: Table>(key: &B::Key, segment: Segment, endpoint: Endpoint) -> Outcome {
+    // They change something, or are counted. Said first, it saves the tests for them further down.
+    if segment.flags() & (tcp::flag::SYN | tcp::flag::RST) != 0 {
+        return Outcome::MISS;
+    }
     let (first, second) = candidates(B::hash(key), B::mask());
     let (Some(bucket), Some(record)) = (B::bucket(first), SERVICES.get(endpoint.service() as u32)) else {
         return Outcome::MISS;
@@ -104,11 +108,17 @@ pub fn follow<B: Table>(place: u32, value: Value, segment: Segment, service: u32
     let expiry = now.after(timeout(record, next));
     // A removed backend's packets are dropped, and must not keep the flow alive: it ends, and the
     // client's next one goes elsewhere.
-    if !changes(value, next, expiry) || is_retired(dest) {
+    if is_retired(dest) {
         return Outcome::known(dest);
     }
-    if !bucket.value(place as usize & (SLOTS - 1)).cas(value.0, value.moved_to(next, expiry).0) {
+    let changes = changes(value, next, expiry);
+    let slot = place as usize & (SLOTS - 1);
+    if changes && !bucket.value(slot).cas(value.0, value.moved_to(next, expiry).0) {
         return Outcome::LOST;
+    }
+    count::heard(dest, state, segment.flags());
+    if !changes {
+        return Outcome::known(dest);
     }
     count::moved(dest, state, next);
     let controlled = value.flags() & value::flag::CONTROLLED != 0;

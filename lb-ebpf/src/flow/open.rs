@@ -139,7 +139,7 @@ fn open<B: Table>(key: &B::Key, segment: Segment, service: u32, placed: Placed) 
         if !is_over(before, segment, record, now) {
             count::event(Event::Evicted);
         }
-        count::ended(before);
+        count::ended(before, now);
     }
     count::opened(value);
     // A connection that was placed by hash counted with its SYN.

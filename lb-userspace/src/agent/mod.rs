@@ -14,6 +14,7 @@ mod host;
 mod interfaces;
 mod network;
 mod preflight;
+mod rates;
 mod serve;
 mod signals;
 mod start;
@@ -32,6 +33,7 @@ use crate::{
     clock::monotonic,
     config::Config,
     dataplane::{Clock, Pins, Sweep},
+    estimator::Estimator,
     model::{FlowSizes, Model},
     overlay::{Journal, Overlay},
     plan::{Desired, Snapshot, plan, reclaim},
@@ -40,6 +42,7 @@ use health::Monitor;
 use host::HostChanges;
 use interfaces::Interfaces;
 use network::Network;
+use rates::Counted;
 
 /// What the command line says about where things are.
 #[derive(Clone, Debug)]
@@ -84,6 +87,7 @@ struct Agent {
     pins: Pins,
     clock: Clock,
     sweep: Sweep,
+    rates: Estimator<Counted>,
     started: Duration,
     /// For `lb status`; those of the last attempt at something are replaced by its next.
     warnings: Vec<String>,
@@ -156,17 +160,18 @@ impl Agent {
         }
     }
 
-    /// One round of the sweeper, and freeing what it showed to be unused.
+    /// One round of the sweeper, and freeing what it showed to be unused; between them a look at the counters.
     fn sweep(&mut self) {
         let sweep = self.pins.maps.sweep(self.clock.now(), &self.sweep);
         let settled = self.sweep.census.union(&sweep.census);
         self.sweep = sweep;
         let reclaimed = self.pins.maps.snapshot().and_then(|now| {
+            rates::read(&mut self.rates, &self.pins.maps, &now, monotonic())?;
             let ops = reclaim(&now, &settled);
             self.pins.maps.apply(&ops)
         });
         if let Err(error) = reclaimed {
-            tracing::error!("freeing unused ids failed: {error:#}");
+            tracing::error!("reading counters and freeing unused ids failed: {error:#}");
         }
     }
 

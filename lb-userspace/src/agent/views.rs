@@ -8,14 +8,14 @@ use std::{
 use anyhow::Result;
 use lb_common::{counters, dest::Dest, host::Route, template, value::Value};
 
-use super::Agent;
+use super::{Agent, rates::Counted};
 use crate::{
     api::{
         server::Failure,
         types::{
             BackendState, BackendStats, BackendView, CONNS_AT_ONCE, CheckState, CheckView, ConnFilter,
-            ConnList, ConnView, Counters, Done, InterfaceView, ServiceStats, ServiceView, Stats, Status,
-            TableStats, VerdictCount,
+            ConnList, ConnView, Counters, Done, Health, InterfaceView, Rate, ServiceStats, ServiceView,
+            Stats, Status, TableStats, VerdictCount,
         },
     },
     clock::monotonic,
@@ -184,7 +184,7 @@ fn backend_view(
         interface: link.map(|link| name_of(&link.name)),
         active: counts.active,
         inactive: counts.inactive,
-        counters: shown(agent.pins.maps.dest_counters(dest)?),
+        counters: shown(agent.pins.maps.dest_counters(dest)?.served),
     })
 }
 
@@ -217,7 +217,7 @@ pub fn stats(agent: &Agent) -> Result<Stats> {
     let snapshot = agent.pins.maps.snapshot()?;
     let ids = Ids::new(&snapshot);
     let maps = &agent.pins.maps;
-    let mut total = Counters::default();
+    let (mut total, mut total_rate) = (Counters::default(), Rate::default());
     let mut services = Vec::new();
     for service in &agent.model.services {
         let id = ids.service(&service.name);
@@ -225,15 +225,31 @@ pub fn stats(agent: &Agent) -> Result<Stats> {
         total.connections += counters.connections;
         total.packets += counters.packets;
         total.bytes += counters.bytes;
+        let rate = agent.rates.rate(Counted::Service(id));
+        total_rate.connections += rate.connections;
+        total_rate.packets += rate.packets;
+        total_rate.bytes += rate.bytes;
         let mut backends = Vec::new();
         for backend in &service.backends {
-            let counters = shown(maps.dest_counters(ids.dest(id, backend.key))?);
-            backends.push(BackendStats { key: backend.key, counters });
+            let dest = ids.dest(id, backend.key);
+            let counters = maps.dest_counters(dest)?;
+            let health = Health {
+                incomplete_handshakes: maps.conn_counts(dest).incomplete,
+                syn_retransmissions: counters.retransmissions,
+                client_resets: counters.resets,
+            };
+            backends.push(BackendStats {
+                key: backend.key,
+                counters: shown(counters.served),
+                rate: agent.rates.rate(Counted::Dest(dest)),
+                health,
+            });
         }
         services.push(ServiceStats {
             name: service.name.clone(),
             endpoint: service.endpoint,
             counters,
+            rate,
             backends,
         });
     }
@@ -241,6 +257,7 @@ pub fn stats(agent: &Agent) -> Result<Stats> {
         name: count.name.to_owned(),
         meaning: count.meaning.to_owned(),
         packets: count.packets,
+        rate: agent.rates.rate(Counted::Verdict(count.name)).packets,
     });
     let (narrow, wide) = maps.table_bytes();
     let table = |name: &str, used, rated, memory_bytes| TableStats {
@@ -252,6 +269,7 @@ pub fn stats(agent: &Agent) -> Result<Stats> {
     Ok(Stats {
         monotonic_ns: monotonic().as_nanos() as u64,
         total,
+        total_rate,
         services,
         verdicts: verdicts.collect(),
         flows: vec![

@@ -10,8 +10,8 @@ use tokio::{sync::oneshot, task::JoinHandle};
 use super::{
     server::{AgentHandle, Failure, Request, bind, serve},
     types::{
-        BackendState, BackendView, ConnList, ConnView, Counters, Done, InterfaceView, Reloaded, ServiceStats,
-        ServiceView, Stats, Status, TableStats, VerdictCount,
+        BackendState, BackendView, ConnList, ConnView, Counters, Done, Health, InterfaceView, Rate, Reloaded,
+        ServiceStats, ServiceView, Stats, Status, TableStats, VerdictCount,
     },
 };
 use crate::{
@@ -237,23 +237,35 @@ pub(crate) fn conns() -> ConnList {
     }
 }
 
+/// What the agent estimates the service's rates to be.
+pub(crate) const RATE: Rate = Rate { connections: 47.5, packets: 1900.0, bytes: 3_000_000.0 };
+
 /// The `n`th reading, two seconds after the one before.
 pub(crate) fn stats(n: u64) -> Stats {
     let verdict = |name: &str, meaning: &str, packets| VerdictCount {
         name: name.to_owned(),
         meaning: meaning.to_owned(),
         packets,
+        rate: if packets > 12 { 1900.0 } else { 0.0 },
     };
     Stats {
         monotonic_ns: n * 2_000_000_000,
         total: counters(100 * n, 4000 * n, 6_000_000 * n),
+        total_rate: RATE,
         services: vec![ServiceStats {
             name: name("mysql"),
             endpoint: services()[0].endpoint,
             counters: counters(100 * n, 4000 * n, 6_000_000 * n),
+            rate: RATE,
             backends: vec![BackendStats {
                 key: "172.18.14.11:3306".parse().unwrap(),
                 counters: counters(50 * n, 2000 * n, 3_000_000 * n),
+                rate: Rate { connections: 0.5, packets: 950.0, bytes: 1_500_000.0 },
+                health: Health {
+                    incomplete_handshakes: 3 * n,
+                    syn_retransmissions: 15 * n,
+                    client_resets: n,
+                },
             }],
         }],
         verdicts: vec![

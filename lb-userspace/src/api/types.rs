@@ -240,6 +240,14 @@ pub struct Counters {
     pub bytes: u64,
 }
 
+/// A second, as IPVS estimates it: of the last seconds, the latest count most.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Rate {
+    pub connections: f64,
+    pub packets: f64,
+    pub bytes: f64,
+}
+
 /// Filters are ANDed; an empty filter means every connection.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -286,38 +294,56 @@ pub struct ConnView {
     pub expires: u32,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Stats {
     /// CLOCK_MONOTONIC when read, in nanoseconds: two readings give a rate.
     pub monotonic_ns: u64,
+    /// Of all services.
     pub total: Counters,
+    pub total_rate: Rate,
     pub services: Vec<ServiceStats>,
     /// Every verdict and drop reason with its packet count, in a fixed order, zeros included.
     pub verdicts: Vec<VerdictCount>,
     pub flows: Vec<TableStats>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ServiceStats {
     pub name: ServiceName,
     pub endpoint: Endpoint,
     pub counters: Counters,
+    pub rate: Rate,
     pub backends: Vec<BackendStats>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct BackendStats {
     pub key: BackendKey,
     pub counters: Counters,
+    pub rate: Rate,
+    pub health: Health,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// What the clients' packets tell of a backend, since its counters were created. The backend's own are not seen.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Health {
+    /// Connections that timed out without ever having been established.
+    pub incomplete_handshakes: u64,
+    /// SYNs of connections that had begun: the client heard no answer.
+    pub syn_retransmissions: u64,
+    /// RSTs from clients, on connections that none had ended yet.
+    pub client_resets: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct VerdictCount {
     /// For example `forwarded`, `passed-not-a-vip`, `dropped-no-backend`.
     pub name: String,
     /// One line for people.
     pub meaning: String,
     pub packets: u64,
+    /// Packets a second, as [`Rate`].
+    pub rate: f64,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -1,27 +1,21 @@
-//! Rates from two readings of the counters. PURE.
+//! Rates as the agent estimates them, or between two readings of the counters. PURE.
 
 use serde::Serialize;
 
 use crate::{
-    api::types::{Counters, Stats},
+    api::types::{Counters, Rate, Stats},
     model::{BackendKey, Endpoint, ServiceName},
 };
 
 /// What `lb stats --rate --output json` prints. All rates are per second.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub(super) struct Rates {
-    /// Between the two readings.
-    pub(super) seconds: f64,
+    /// Between the two readings; none of what the agent estimates.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) seconds: Option<f64>,
     pub(super) total: Rate,
     pub(super) services: Vec<ServiceRate>,
     pub(super) verdicts: Vec<VerdictRate>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-pub(super) struct Rate {
-    pub(super) connections: f64,
-    pub(super) packets: f64,
-    pub(super) bytes: f64,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -46,6 +40,27 @@ pub(super) struct VerdictRate {
 }
 
 impl Rates {
+    /// As the agent estimates them.
+    pub(super) fn estimated(stats: &Stats) -> Self {
+        let services = stats.services.iter().map(|service| ServiceRate {
+            name: service.name.clone(),
+            endpoint: service.endpoint,
+            rate: service.rate,
+            backends: service.backends.iter().map(|b| BackendRate { key: b.key, rate: b.rate }).collect(),
+        });
+        let verdicts = stats.verdicts.iter().map(|verdict| VerdictRate {
+            name: verdict.name.clone(),
+            meaning: verdict.meaning.clone(),
+            packets: verdict.rate,
+        });
+        Self {
+            seconds: None,
+            total: stats.total_rate,
+            services: services.collect(),
+            verdicts: verdicts.collect(),
+        }
+    }
+
     /// `None` where `newer` is not the later one, as after a reboot.
     ///
     /// What only `newer` has began between the two, so it counts from zero. A counter that went back was
@@ -82,7 +97,7 @@ impl Rates {
             }
         });
         Some(Self {
-            seconds,
+            seconds: Some(seconds),
             total: rate(older.total, newer.total),
             services: services.collect(),
             verdicts: verdicts.collect(),
@@ -98,12 +113,20 @@ mod tests {
     #[test]
     fn a_rate_is_the_difference_over_the_agents_clock() {
         let rates = Rates::between(&fake::stats(1), &fake::stats(2)).unwrap();
-        assert_eq!(rates.seconds, 2.0);
+        assert_eq!(rates.seconds, Some(2.0));
         assert_eq!(rates.total, Rate { connections: 50.0, packets: 2000.0, bytes: 3_000_000.0 });
         assert_eq!(rates.services[0].rate, rates.total);
         assert_eq!(rates.services[0].backends[0].rate.packets, 1000.0);
         assert_eq!(rates.verdicts[0].packets, 2000.0);
         assert_eq!(rates.verdicts[1].packets, 0.0);
+    }
+
+    #[test]
+    fn estimates_are_the_agents() {
+        let rates = Rates::estimated(&fake::stats(1));
+        assert_eq!((rates.seconds, rates.total, rates.services[0].rate), (None, fake::RATE, fake::RATE));
+        assert_eq!(rates.services[0].backends[0].rate.connections, 0.5);
+        assert_eq!((rates.verdicts[0].packets, rates.verdicts[1].packets), (1900.0, 0.0));
     }
 
     #[test]

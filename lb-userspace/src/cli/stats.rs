@@ -1,4 +1,4 @@
-//! `lb stats`: counters, or rates between two readings, once or again and again.
+//! `lb stats`: counters or rates, once or again and again.
 
 use std::time::Duration;
 
@@ -9,16 +9,17 @@ use super::{
     CliError, Output, number,
     output::{Column, Tone},
     parse,
-    rate::{Rate, Rates},
+    rate::Rates,
 };
 use crate::api::{
     client::Client,
-    types::{Counters, Stats, TableStats},
+    types::{Counters, Health, Rate, Stats, TableStats},
 };
 
 #[derive(Debug, Args)]
 pub(super) struct StatsArgs {
-    /// Rates per second between two readings instead of totals
+    /// Rates per second instead of totals: as IPVS estimates them, over some seconds; with --watch, exact ones
+    /// between two readings from the second on
     #[arg(long)]
     pub(super) rate: bool,
     /// Again and again, every second or, with --watch=SECONDS, at that interval; JSON is then one
@@ -31,8 +32,6 @@ pub(super) struct StatsArgs {
     pub(super) count: Option<u64>,
 }
 
-/// Time between the readings of a single `--rate`.
-const RATE_OVER: Duration = Duration::from_secs(1);
 /// Cursor home, erase below (ECMA-48): a watched screen is redrawn in place.
 const REDRAW: &[u8] = b"\x1b[H\x1b[J";
 /// Erases the whole screen, once before the first drawing.
@@ -45,10 +44,10 @@ pub(super) async fn run(args: StatsArgs, client: &Client, output: &mut Output<'_
     if redraw {
         output.raw(ERASE)?;
     }
-    let mut older = if rate { Some(client.stats().await?) } else { None };
+    let mut older: Option<Stats> = None;
     for round in 0..rounds {
-        if rate || round > 0 {
-            tokio::time::sleep(watch.unwrap_or(RATE_OVER)).await;
+        if let Some(interval) = watch.filter(|_| round > 0) {
+            tokio::time::sleep(interval).await;
         }
         let newer = client.stats().await?;
         if redraw {
@@ -57,6 +56,7 @@ pub(super) async fn run(args: StatsArgs, client: &Client, output: &mut Output<'_
             output.line("")?;
         }
         match &older {
+            None if rate => print_rates(&Rates::estimated(&newer), watch.is_some(), output)?,
             None => print_totals(&newer, watch.is_some(), output)?,
             Some(older) => match Rates::between(older, &newer) {
                 Some(rates) => print_rates(&rates, watch.is_some(), output)?,
@@ -73,8 +73,12 @@ fn print_totals(stats: &Stats, one_line: bool, output: &mut Output<'_>) -> Resul
     if output.is_json() {
         return Ok(output.json(stats, one_line)?);
     }
-    let tables =
-        [counter_table(stats, output), verdict_table(stats, output), flow_table(&stats.flows, output)];
+    let tables = [
+        counter_table(stats, output),
+        health_table(stats, output),
+        verdict_table(stats, output),
+        flow_table(&stats.flows, output),
+    ];
     print_tables(&tables, output)
 }
 
@@ -123,6 +127,31 @@ pub(super) fn counter_table(stats: &Stats, output: &Output<'_>) -> Table {
         }
     }
     table.add_row(row("Total".to_owned(), String::new(), &stats.total));
+    table
+}
+
+/// Every backend of which the clients' packets told something; JSON has the zeros too.
+pub(super) fn health_table(stats: &Stats, output: &Output<'_>) -> Table {
+    use Column::{Number, Text};
+    let mut table = output.columns(&[
+        Text("Service"),
+        Text("Backend"),
+        Number("Incomplete"),
+        Number("SYN again"),
+        Number("Client RST"),
+    ]);
+    for service in &stats.services {
+        for backend in service.backends.iter().filter(|backend| backend.health != Health::default()) {
+            let Health { incomplete_handshakes, syn_retransmissions, client_resets } = backend.health;
+            table.add_row(vec![
+                Cell::new(&service.name),
+                Cell::new(backend.key),
+                Cell::new(number::count(incomplete_handshakes)),
+                Cell::new(number::count(syn_retransmissions)),
+                Cell::new(number::count(client_resets)),
+            ]);
+        }
+    }
     table
 }
 

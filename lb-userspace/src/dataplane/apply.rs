@@ -3,9 +3,12 @@
 use std::{net::IpAddr, sync::atomic::Ordering};
 
 use anyhow::{Context, Result, ensure};
-use aya::maps::{MapError, PerCpuArray, PerCpuValues, lpm_trie::Key};
+use aya::{
+    Pod,
+    maps::{MapError, PerCpuArray, PerCpuValues, lpm_trie::Key},
+};
 use lb_common::{
-    counters::{ConnCounts, Counters},
+    counters::ConnCounts,
     dest::Dest,
     endpoint::{
         Endpoint, Key6, key4,
@@ -156,9 +159,9 @@ fn gone_already(result: Result<(), MapError>) -> Result<()> {
     }
 }
 
-fn zero(counters: &mut PerCpuArray<aya::maps::MapData, Counters>, index: u32) -> Result<()> {
+fn zero<C: Pod + Default>(counters: &mut PerCpuArray<aya::maps::MapData, C>, index: u32) -> Result<()> {
     let cpus = aya::util::nr_cpus().map_err(|(_, error)| error)?;
-    counters.set(index, PerCpuValues::try_from(vec![Counters::default(); cpus])?, 0)?;
+    counters.set(index, PerCpuValues::try_from(vec![C::default(); cpus])?, 0)?;
     Ok(())
 }
 

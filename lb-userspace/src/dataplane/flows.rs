@@ -7,7 +7,7 @@ use std::{
 
 use lb_common::{
     bucket::{Bucket, SLOTS, Word, expire, remove},
-    counters::is_overloaded,
+    counters::{ConnCounts, is_overloaded},
     dest::{self, Dest},
     flow::{NarrowKey, WideKey},
     service,
@@ -23,6 +23,9 @@ use super::{
     templates::{Templates, rearm_of},
 };
 use crate::plan::Census;
+
+/// Which word of [`ConnCounts`] counts the handshakes that ran out.
+const INCOMPLETE: usize = std::mem::offset_of!(ConnCounts, incomplete) / size_of::<u64>();
 
 /// One live entry of either table.
 #[derive(Clone, Copy, Debug)]
@@ -186,6 +189,7 @@ impl Maps {
             }
             if let Some(value) = expire(bucket, slot, now, Value::locked_by_agent(now)) {
                 self.uncount(value);
+                self.judge(value);
                 sweep.expired += 1;
             } else if let Some(value) = live(bucket, slot, now) {
                 let is_udp = value.state() == State::UDP;
@@ -245,6 +249,16 @@ impl Maps {
         word.fetch_sub(1, Ordering::AcqRel);
         if let Some(dest) = self.dests.get(value.dest()).filter(|dest| dest.upper != 0) {
             self.mark_overload(value.dest(), &dest);
+        }
+    }
+
+    /// A flow's time was up: was its handshake ever completed?
+    fn judge(&self, value: Value) {
+        if !value.is_incomplete() {
+            return;
+        }
+        if let Some(words) = self.conns.words(value.dest()) {
+            words[INCOMPLETE].fetch_add(1, Ordering::AcqRel);
         }
     }
 

@@ -3,7 +3,7 @@
 use anyhow::{Context, Result};
 use aya::maps::{DevMap, HashMap, LpmTrie, Map, MapData, MapInfo, PerCpuArray};
 use lb_common::{
-    counters::{ConnCounts, Counters},
+    counters::{ConnCounts, Counters, DestCounters},
     dest::Dest,
     endpoint::{
         Key6,
@@ -41,7 +41,7 @@ pub struct Maps {
     pub(super) rotations: Mapped<Rotation>,
     pub(super) conns: Mapped<ConnCounts>,
     pub(super) service_counters: PerCpuArray<MapData, Counters>,
-    pub(super) dest_counters: PerCpuArray<MapData, Counters>,
+    pub(super) dest_counters: PerCpuArray<MapData, DestCounters>,
     pub(super) verdicts: PerCpuArray<MapData, u64>,
     pub(super) clock: Mapped<Reading>,
 }

@@ -35,7 +35,7 @@ pub fn entry_sizes() -> crate::config::EntrySizes {
         service_counters: size_of::<counters::Counters>() as u64,
         destination: (size_of::<dest::Dest>() + size_of::<host::Host>() + size_of::<counters::ConnCounts>())
             as u64,
-        destination_counters: size_of::<counters::Counters>() as u64,
+        destination_counters: size_of::<counters::DestCounters>() as u64,
         generations: pins::ARENA_BYTES,
         generation: pins::ARENA_BYTES_EACH,
     }

@@ -1,9 +1,12 @@
 //! Reading counters, summed over the CPUs.
 
 use anyhow::{Context, Result};
-use aya::maps::{MapData, PerCpuArray};
+use aya::{
+    Pod,
+    maps::{MapData, PerCpuArray, PerCpuValues},
+};
 use lb_common::{
-    counters::{ConnCounts, Counters},
+    counters::{ConnCounts, Counters, DestCounters},
     guard::Guard,
     service::Rotation,
     tick::Tick,
@@ -22,11 +25,17 @@ pub struct Count {
 
 impl Maps {
     pub fn service_counters(&self, id: u16) -> Result<Counters> {
-        sum(&self.service_counters, u32::from(id))
+        let cpus = of_cpus(&self.service_counters, u32::from(id))?;
+        Ok(sum(cpus.iter()))
     }
 
-    pub fn dest_counters(&self, id: u32) -> Result<Counters> {
-        sum(&self.dest_counters, id)
+    pub fn dest_counters(&self, id: u32) -> Result<DestCounters> {
+        let cpus = of_cpus(&self.dest_counters, id)?;
+        Ok(DestCounters {
+            served: sum(cpus.iter().map(|cpu| &cpu.served)),
+            resets: cpus.iter().map(|cpu| cpu.resets).sum(),
+            retransmissions: cpus.iter().map(|cpu| cpu.retransmissions).sum(),
+        })
     }
 
     pub fn conn_counts(&self, id: u32) -> ConnCounts {
@@ -64,11 +73,14 @@ impl Maps {
     }
 }
 
-fn sum(counters: &PerCpuArray<MapData, Counters>, index: u32) -> Result<Counters> {
-    let values = counters.get(&index, 0).with_context(|| format!("counter {index}"))?;
-    Ok(values.iter().fold(Counters::default(), |sum, cpu| Counters {
+fn of_cpus<C: Pod>(counters: &PerCpuArray<MapData, C>, index: u32) -> Result<PerCpuValues<C>> {
+    counters.get(&index, 0).with_context(|| format!("counter {index}"))
+}
+
+fn sum<'a>(cpus: impl Iterator<Item = &'a Counters>) -> Counters {
+    cpus.fold(Counters::default(), |sum, cpu| Counters {
         connections: sum.connections + cpu.connections,
         packets: sum.packets + cpu.packets,
         bytes: sum.bytes + cpu.bytes,
-    }))
+    })
 }

@@ -25,6 +25,7 @@ mod mysql;
 mod neighbour;
 mod options;
 mod overlay;
+mod passive;
 mod permission;
 mod persistence;
 mod realserver;

@@ -8,6 +8,7 @@ use lb_tests::{
     lab::Lab,
     topo::{Node, Topology, VIP4},
     udp::{self, UdpHello},
+    wait::{PATIENCE, Seen, eventually},
 };
 use serde_json::Value;
 
@@ -61,9 +62,31 @@ fn rates_and_watching() {
         let stats = lines.lines().map(serde_json::from_str).collect::<Result<Vec<Stats>, _>>()?;
         ensure!(stats.len() == 2 && stats[0].total.connections == 4, "{lines}");
         ensure!(stats[0].monotonic_ns < stats[1].monotonic_ns, "{lines}");
-        let rate: Value = agent.json(&["stats", "--rate"])?;
-        ensure!(rate["seconds"].as_f64().is_some_and(|s| s > 0.9), "{rate:#}");
-        ensure!(rate["total"]["connections"] == 0.0, "nobody connected meanwhile: {rate:#}");
+        // The agent's estimate at once, then what is exact between two readings.
+        let lines =
+            agent.lb(&["--output", "json", "stats", "--rate", "--watch=0.1", "--count", "2"])?.ok()?;
+        let rates = lines.lines().map(serde_json::from_str).collect::<Result<Vec<Value>, _>>()?;
+        ensure!(rates.len() == 2 && rates[0].get("seconds").is_none(), "{lines}");
+        ensure!(rates[1]["seconds"].as_f64().is_some_and(|s| s >= 0.1), "{lines}");
+        ensure!(rates[1]["total"]["connections"] == 0.0, "nobody connected meanwhile: {lines}");
+        eventually(PATIENCE, "a rate of what comes all the time", || {
+            spread(hello.client(), HELLO, 2)?;
+            let stats = agent.stats()?;
+            let service = &stats.services[0];
+            let rates = [service.rate, service.backends[0].rate, service.backends[1].rate];
+            let forwarded = stats.verdicts.iter().find(|v| v.name == "forwarded-tx").map(|v| v.rate);
+            ensure!(stats.total_rate == service.rate, "it is the only one: {stats:#?}");
+            // Ten packets or so and some hundred bytes each.
+            let there =
+                rates.iter().all(|r| 0.0 < r.connections && r.connections < r.packets && r.packets < r.bytes);
+            Ok(if there && forwarded > Some(0.0) {
+                Seen::Yes(())
+            } else {
+                Seen::NotYet(format!("{rates:?}"))
+            })
+        })?;
+        let rates = agent.lb(&["stats", "--rate"])?.ok()?;
+        ensure!(rates.contains("Conns/s") && rates.contains("forwarded-tx"), "{rates}");
         Ok(())
     });
 }

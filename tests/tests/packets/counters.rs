@@ -10,7 +10,7 @@ use crate::world::*;
 fn counted(director: &Director) -> (Vec<Counters>, Vec<Counters>) {
     let (maps, snapshot) = (director.maps(), director.maps().snapshot().expect("a snapshot"));
     let services = snapshot.services.keys().map(|id| maps.service_counters(*id).expect("counters"));
-    let dests = snapshot.dests.keys().map(|id| maps.dest_counters(*id).expect("counters"));
+    let dests = snapshot.dests.keys().map(|id| maps.dest_counters(*id).expect("counters").served);
     (services.collect(), dests.collect())
 }
 

@@ -17,6 +17,7 @@ mod fuzz;
 mod groups;
 mod guard;
 mod header;
+mod health;
 mod icmp;
 mod mtu;
 mod options;

@@ -4,6 +4,7 @@
 const PURE: &[&str] = &[
     "lb-userspace/src/config/",
     "lb-userspace/src/health/",
+    "lb-userspace/src/estimator.rs",
     "lb-userspace/src/model/",
     "lb-userspace/src/neigh/cache.rs",
     "lb-userspace/src/overlay/",

@@ -150,6 +150,8 @@ fn totals_and_rates() {
     let totals = printed(|out| {
         let table = stats::counter_table(&fake::stats(1), out);
         out.table(&table).unwrap();
+        let table = stats::health_table(&fake::stats(1), out);
+        out.table(&table).unwrap();
         let table = stats::verdict_table(&fake::stats(1), out);
         out.table(&table).unwrap();
         let table = stats::flow_table(&fake::stats(1).flows, out);
@@ -162,6 +164,8 @@ Service -> Backend      LocalAddress:Port       Conns  Packets    Bytes
 mysql                   tcp/172.18.14.100:3306    100     4000  5.72MiB
   -> 172.18.14.11:3306                             50     2000  2.86MiB
 Total                                             100     4000  5.72MiB
+Service  Backend            Incomplete  SYN again  Client RST
+mysql    172.18.14.11:3306           3         15           1
 Verdict           Packets  Meaning
 forwarded            4000  sent on to a backend
 passed-not-a-vip       12  not ours, left to the host's stack
