@@ -4,7 +4,7 @@ use lb_common::{
     bucket::{self, Bucket, Word, find},
     dest,
     endpoint::Endpoint,
-    flow::{WideBucket, WideKey, candidates},
+    flow::{WideBucket, WideKey},
     service::{self, Service},
     template::{ASSURED, NONE, Owner, key, value},
     verdict::Event,
@@ -14,7 +14,7 @@ use crate::{
     clock, count,
     flow::open::{Placed, store},
     maps::{DESTS, SERVICES},
-    table::{Table, secret},
+    table::{Side, Table, secret},
     word::KernelWord,
 };
 
@@ -28,9 +28,9 @@ pub struct Source(pub [u64; 2]);
 /// holds.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn template_find(source: *const Source, endpoint: u64) -> u64 {
+pub extern "C" fn template_find(source: *const Source, endpoint: u64, side: u32) -> u64 {
     let Some((key, record)) = key_of(source, endpoint) else { return 0 };
-    let (first, second) = candidates(key.fingerprint, Templates::mask());
+    let (first, second) = Templates::places(&key, Side(side));
     let now = clock::now();
     for index in [first, second] {
         let Some(bucket) = Templates::bucket(index) else { break };
@@ -57,7 +57,7 @@ pub extern "C" fn template_find(source: *const Source, endpoint: u64) -> u64 {
 #[inline(never)]
 pub extern "C" fn template_store(source: *const Source, endpoint: u64, placed: u64) -> u64 {
     let Some((key, record)) = key_of(source, endpoint) else { return placed };
-    let (first, second) = candidates(key.fingerprint, Templates::mask());
+    let (first, second) = Templates::places(&key, Side::NEW);
     let (Some(first), Some(second)) = (Templates::bucket(first), Templates::bucket(second)) else {
         return placed;
     };
@@ -86,15 +86,15 @@ pub extern "C" fn template_store(source: *const Source, endpoint: u64, placed: u
 /// A connection of the template was established.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn template_assure(source: *const Source, endpoint: u64) -> u32 {
+pub extern "C" fn template_assure(source: *const Source, endpoint: u64, side: u32) -> u64 {
     let Some((key, _)) = key_of(source, endpoint) else { return 0 };
-    let (first, second) = candidates(key.fingerprint, Templates::mask());
+    let (first, second) = Templates::places(&key, Side(side));
     for index in [first, second] {
         let Some(bucket) = Templates::bucket(index) else { break };
         let hit = find(bucket, &key);
         if !hit.is_miss() {
             let assured = hit.value.moved_to(ASSURED, hit.value.expiry());
-            return bucket.value(hit.slot).cas(hit.value.0, assured.0) as u32;
+            return bucket.value(hit.slot).cas(hit.value.0, assured.0) as u64;
         }
     }
     0

@@ -21,7 +21,7 @@ const FLOWS: usize = 40;
 
 /// Everything that says where packets go.
 pub fn describe(layout: &Layout) -> Result<String> {
-    let maps = Maps::open(layout)?;
+    let maps = Maps::pinned(layout)?;
     let snapshot = maps.snapshot()?;
     let mut text = String::new();
     configuration(&snapshot, &mut text);

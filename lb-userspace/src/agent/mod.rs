@@ -8,6 +8,7 @@
 
 mod change;
 mod drivers;
+mod growth;
 mod host;
 mod interfaces;
 mod network;
@@ -34,6 +35,7 @@ use crate::{
     overlay::{Journal, Overlay},
     plan::{Desired, Snapshot, plan, reclaim},
 };
+use growth::Growth;
 use host::HostChanges;
 use interfaces::Interfaces;
 use network::Network;
@@ -80,6 +82,7 @@ struct Agent {
     pins: Pins,
     clock: Clock,
     sweep: Sweep,
+    growth: Growth,
     started: Duration,
     /// For `lb status`; those of the last attempt at something are replaced by its next.
     warnings: Vec<String>,

@@ -55,7 +55,7 @@ pub fn status(agent: &Agent) -> Status {
             .filter(|backend| network.trouble(backend.key.address).is_some())
             .count(),
         overlay: agent.overlay.describe(),
-        warnings: agent.warnings.iter().chain(of_drivers).cloned().collect(),
+        warnings: agent.warnings.iter().chain(of_drivers).chain(&agent.growth.warning).cloned().collect(),
     }
 }
 

@@ -14,6 +14,7 @@ mod forward;
 mod fragment;
 mod full;
 mod groups;
+mod growth;
 mod guard;
 mod header;
 mod icmp;
