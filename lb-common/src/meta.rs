@@ -74,3 +74,26 @@ pub const fn buckets(flows: u32) -> u32 {
     let flows = if flows < 16 { 16 } else { flows };
     flows.next_power_of_two()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_table_whose_size_changes_gets_another_generation() {
+        let meta = Meta { narrow_buckets: 64, wide_buckets: 16, narrow_generation: 3, ..Meta::default() };
+        let moving = meta.resized(128, 16);
+        assert!(!meta.is_migrating() && moving.is_migrating());
+        assert_eq!(
+            (moving.narrow_generation, moving.narrow_buckets, moving.old_narrow_buckets),
+            (4, 128, 64)
+        );
+        assert_eq!((moving.wide_generation, moving.wide_buckets, moving.old_wide_buckets), (0, 16, 0));
+        let settled = moving.settled();
+        assert_eq!(
+            (settled.is_migrating(), settled.narrow_buckets, settled.narrow_generation),
+            (false, 128, 4)
+        );
+        assert_eq!(meta.resized(64, 16), meta);
+    }
+}

@@ -101,6 +101,7 @@ impl Director {
     pub fn begin_resize(&mut self, sizes: FlowSizes) -> Result<()> {
         let meta = self.pins.resize(sizes)?;
         self.pins.follow(meta)?;
+        self.last_sweep.forget_places();
         self.load(&meta)
     }
 

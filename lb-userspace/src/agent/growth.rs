@@ -87,9 +87,10 @@ impl Agent {
         ensure!(gone.is_empty(), "there is no interface {}, which may come back", gone.join(", "));
         let meta = self.pins.resize(self.config.model.flows)?;
         // What the kernel refuses, it refuses before anything has changed.
-        let programs = self.load(&meta, true)?;
+        let programs = self.load(&meta, true).inspect_err(|_| self.pins.abandon_resize())?;
         self.growth = Growth::default();
         self.pins.follow(meta)?;
+        self.sweep.forget_places();
         tracing::info!(
             ipv4 = meta.narrow_buckets,
             wide = meta.wide_buckets,

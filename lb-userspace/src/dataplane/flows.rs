@@ -61,6 +61,13 @@ pub struct Sweep {
     templates: Templates,
 }
 
+impl Sweep {
+    /// Another round follows in tables of other sizes: places in them are none any more.
+    pub fn forget_places(&mut self) {
+        self.templates = Templates::default();
+    }
+}
+
 /// Where a bucket is: whether in the table before, and its index.
 pub(super) type BucketPlace = (bool, u32);
 

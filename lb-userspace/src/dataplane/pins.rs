@@ -93,8 +93,20 @@ impl Pins {
     pub fn resize(&self, flows: FlowSizes) -> Result<Meta> {
         remove_other_tables(&self.layout, &self.meta)?;
         let meta = self.meta.resized(buckets(flows.ipv4), buckets(flows.wide));
-        drop(Object::open(&self.layout, &meta, 0)?);
-        Ok(meta)
+        match Object::open(&self.layout, &meta, 0) {
+            Ok(_) => Ok(meta),
+            Err(error) => {
+                self.abandon_resize();
+                Err(error.into())
+            }
+        }
+    }
+
+    /// Gives the tables of [`Pins::resize`] up, and their memory.
+    pub fn abandon_resize(&self) {
+        if let Err(error) = remove_other_tables(&self.layout, &self.meta) {
+            tracing::warn!("flow tables that are not used are left: {error:#}");
+        }
     }
 
     /// Makes `meta` hold from now on, by one write. Tables that it does not name are gone.
