@@ -1,4 +1,4 @@
-//! Builds the benchmark's XDP programs, which no production binary has, for `src/bin/bench.rs`.
+//! Builds the benchmark's XDP programs, which no production binary has, for `src/bin/bench/`.
 
 #[path = "../lb-ebpf/builder.rs"]
 mod builder;

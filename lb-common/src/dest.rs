@@ -36,4 +36,6 @@ pub mod flag {
     pub const IPV6: u16 = 4;
     /// Its service was deleted: its flows go on, the id waits for them to end.
     pub const ORPHANED: u16 = 8;
+    /// Its health keeps new connections away, those of persistent clients too; its flows go on.
+    pub const OUT: u16 = 16;
 }

@@ -190,14 +190,15 @@ pub fn from_table<A: Arena>(arena: &A, region: u32, header: &Header, position: u
     half(arena, region + header.table_at(), position)
 }
 
-/// The destination of a flow without an entry that has this hash.
+/// The destination of a flow without an entry that has this hash. By its high bits, so that a table of twice the
+/// entries divides each of them.
 #[inline(always)]
 pub fn from_spread<A: Arena>(arena: &A, region: u32, header: &Header, hash: u32) -> Option<u32> {
-    let entries = header.spread as u32;
-    if entries == 0 {
+    if header.spread == 0 {
         return None;
     }
-    half(arena, region + header.spread_at(), hash % entries)
+    let entry = (hash as u64 * header.spread as u64) >> 32;
+    half(arena, region + header.spread_at(), entry as u32)
 }
 
 #[inline(always)]

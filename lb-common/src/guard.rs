@@ -43,9 +43,9 @@ impl Guard {
         }
     }
 
-    /// Whether there is no room for another flow now.
-    pub const fn is_full(self, now: Tick, rate: u32) -> bool {
-        rate != 0 && self.level(now, rate) > BURST.wrapping_mul(rate)
+    /// Whether there is no room for another flow now, or was none a few seconds ago: the level is above half.
+    pub const fn is_high(self, now: Tick, rate: u32) -> bool {
+        rate != 0 && self.level(now, rate) > BURST.wrapping_mul(rate) / 2
     }
 }
 
@@ -75,7 +75,8 @@ mod tests {
             401,
             "32 ticks of 12.5, and the one that overflows"
         );
-        assert!(guard.is_full(start, rate));
+        assert!(guard.is_high(start, rate) && guard.is_high(start.after(15), rate));
+        assert!(!guard.is_high(start.after(17), rate));
         let later: u32 = (1..=80).map(|tick| admitted(&mut guard, start.after(tick), rate, 100)).sum();
         assert_eq!(later, 1000, "ten seconds' flows, across the wrap of ticks");
     }
@@ -87,7 +88,7 @@ mod tests {
         for tick in 0..1000 {
             assert_eq!(admitted(&mut guard, Tick(tick), rate, 12), 12, "tick {tick}");
         }
-        assert!(!guard.is_full(Tick(1000), rate));
+        assert!(!guard.is_high(Tick(1000), rate));
     }
 
     #[test]
@@ -95,6 +96,6 @@ mod tests {
         let rate = rate(u32::MAX, 6);
         assert!(u64::from(rate) * u64::from(BURST) + u64::from(FLOW) <= u64::from(u32::MAX));
         assert_eq!(admitted(&mut Guard::default(), Tick(7), rate, 1000), 1000);
-        assert!(!Guard(0).is_full(Tick(0), 0), "no guard");
+        assert!(!Guard(0).is_high(Tick(0), 0), "no guard");
     }
 }

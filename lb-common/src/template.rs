@@ -75,17 +75,21 @@ pub const fn expiry(value: Value, rearm: u32) -> Tick {
     Tick(value.expiry().0.wrapping_sub(rearm))
 }
 
-/// What becomes of a template that has run out: its next expiry if it controls connections.
+/// A template whose time a new connection begins anew: `timeout` is its service's, but one that was armed again
+/// is given [`REARM`] from then on (`ip_vs_conn_expire` overwrites the timeout).
+#[inline(always)]
+pub const fn renewed(value: Value, timeout: u32, rearm: u32, now: Tick) -> Value {
+    let time = if value.flags() & value::flag::ARMED_AGAIN != 0 { rearm } else { timeout };
+    value.moved_to(value.state(), now.after(time).after(rearm))
+}
+
+/// What becomes of a template that has run out: armed again, from now, if it controls connections.
 pub const fn at_end(value: Value, rearm: u32, controls: bool, now: Tick) -> Option<Value> {
     if !controls {
         return None;
     }
-    let mut next = expiry(value, rearm);
-    // A step takes 60 s; the sweeper comes each second, unless there was no agent for a while.
-    while next.is_past(now) {
-        next = next.after(if rearm == 0 { 1 } else { rearm });
-    }
-    Some(value.moved_to(value.state(), next.after(rearm)))
+    let flags = value.flags() | value::flag::ARMED_AGAIN;
+    Some(Value::new(value.dest(), value.state(), flags, now.after(rearm).after(rearm)))
 }
 
 #[cfg(test)]
@@ -120,14 +124,22 @@ mod tests {
     }
 
     #[test]
-    fn at_its_end_it_goes_on_in_steps_while_it_controls_connections() {
+    fn at_its_end_it_goes_on_while_it_controls_connections() {
         let template = value(3, ASSURED, Tick(1000), 60);
         assert_eq!(expiry(template, 60), Tick(1000));
         assert_eq!(at_end(template, 60, false, Tick(1001)), None);
-        for (now, next) in [(1000, 1060), (1059, 1060), (1060, 1120), (2000, 2020)] {
-            let armed = at_end(template, 60, true, Tick(now)).expect("it controls some");
-            assert_eq!(expiry(armed, 60), Tick(next), "at {now}");
-            assert_eq!((armed.dest(), armed.state(), armed.is_template()), (3, ASSURED, true));
-        }
+        let armed = at_end(template, 60, true, Tick(1002)).expect("it controls some");
+        assert_eq!(expiry(armed, 60), Tick(1062));
+        assert_eq!((armed.dest(), armed.state(), armed.is_template()), (3, ASSURED, true));
+        assert_eq!(at_end(armed, 60, true, Tick(1063)).map(|again| expiry(again, 60)), Some(Tick(1123)));
+    }
+
+    #[test]
+    fn once_armed_again_it_is_renewed_for_that_time() {
+        let template = value(3, NONE, Tick(1000), 60);
+        assert_eq!(expiry(renewed(template, 300, 60, Tick(900)), 60), Tick(1200));
+        let armed = at_end(template, 60, true, Tick(1002)).expect("it controls some");
+        let renewed = renewed(armed, 300, 60, Tick(1010));
+        assert_eq!((expiry(renewed, 60), renewed.is_template()), (Tick(1070), true));
     }
 }

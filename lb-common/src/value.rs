@@ -28,6 +28,8 @@ pub mod flag {
     pub const CONTROLLED: u8 = 0x02;
     /// No flow but a persistence template: see [`crate::template`].
     pub const TEMPLATE: u8 = 0x04;
+    /// A template that has run out once, and was armed again for the connections it controls.
+    pub const ARMED_AGAIN: u8 = 0x08;
 }
 
 impl Value {

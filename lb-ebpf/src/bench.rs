@@ -10,7 +10,7 @@ use aya_ebpf::{
     programs::XdpContext,
 };
 
-/// What the next packet is made of. The other half of it is in tests/src/bin/bench.rs.
+/// What the next packet is made of. The other half of it is in tests/src/bin/bench/feed.rs.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct Feed {

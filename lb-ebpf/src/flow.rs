@@ -24,7 +24,7 @@ use crate::{
     endpoint::Endpoints,
     packet::Packet,
     table::{Side, Table, is_migrating, on_both_sides, secret},
-    template::{Source, template_assure},
+    template::{Source, assure_template},
     word::KernelWord,
 };
 
@@ -85,8 +85,7 @@ pub fn find_or_open(packet: &Packet, endpoints: &Endpoints) -> Result<Flow, Verd
 #[inline(always)]
 fn assure(packet: &Packet, endpoint: Endpoint, outcome: Outcome) {
     if outcome.0 & Outcome::ASSURES != 0 {
-        let source = Source(packet.source);
-        on_both_sides(|side| template_assure(&source, endpoint.0, side.0), |assured| assured != 0);
+        assure_template(&Source(packet.source), endpoint, outcome.0 as u32);
     }
 }
 

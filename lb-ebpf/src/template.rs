@@ -6,7 +6,7 @@ use lb_common::{
     endpoint::Endpoint,
     flow::{WideBucket, WideKey},
     service::{self, Service},
-    template::{ASSURED, NONE, Owner, key, value},
+    template::{ASSURED, NONE, Owner, key, renewed, value},
     verdict::Event,
 };
 
@@ -14,7 +14,7 @@ use crate::{
     clock, count,
     flow::open::{Placed, store},
     maps::{DESTS, SERVICES},
-    table::{Side, Table, secret},
+    table::{Side, Table, on_both_sides, secret},
     word::KernelWord,
 };
 
@@ -24,11 +24,23 @@ type Templates = WideBucket<KernelWord>;
 #[repr(C)]
 pub struct Source(pub [u64; 2]);
 
+/// [`template_find`] wherever the template stands.
+#[inline(always)]
+pub fn find_template(source: &Source, endpoint: Endpoint) -> u64 {
+    on_both_sides(|side| template_find(source, endpoint.0, side.0), |placed| placed != 0)
+}
+
+/// [`template_assure`] wherever the template stands.
+#[inline(always)]
+pub fn assure_template(source: &Source, endpoint: Endpoint, dest: u32) {
+    on_both_sides(|side| template_assure(source, endpoint.0, side.0, dest), |assured| assured != 0);
+}
+
 /// Where the template of `source` leads, as a [`Placed`], and its timeout begun anew; 0 if there is none that
 /// holds.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn template_find(source: *const Source, endpoint: u64, side: u32) -> u64 {
+extern "C" fn template_find(source: *const Source, endpoint: u64, side: u32) -> u64 {
     let Some((key, record)) = key_of(source, endpoint) else { return 0 };
     let (first, second) = Templates::places(&key, Side(side));
     let now = clock::now();
@@ -40,11 +52,13 @@ pub extern "C" fn template_find(source: *const Source, endpoint: u64, side: u32)
         }
         let dest = hit.value.dest();
         if !holds(record, dest) {
+            // For good, should its destination come back (`ip_vs_check_template`).
+            bucket.value(hit.slot).cas(hit.value.0, hit.value.moved_to(hit.value.state(), now).0);
             break;
         }
-        let until = now.after(record.persistence.wrapping_add(record.rearm));
         // Lost to another CPU, which begins it anew as well.
-        bucket.value(hit.slot).cas(hit.value.0, hit.value.moved_to(hit.value.state(), until).0);
+        let renewed = renewed(hit.value, record.persistence, record.rearm, now);
+        bucket.value(hit.slot).cas(hit.value.0, renewed.0);
         count::event(Event::TemplateHit);
         return dest as u64 | Placed::CONTROLLED;
     }
@@ -83,16 +97,16 @@ pub extern "C" fn template_store(source: *const Source, endpoint: u64, placed: u
     placed | Placed::CONTROLLED
 }
 
-/// A connection of the template was established.
+/// A connection to `dest` was established: of the template, if that leads there.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn template_assure(source: *const Source, endpoint: u64, side: u32) -> u64 {
+extern "C" fn template_assure(source: *const Source, endpoint: u64, side: u32, dest: u32) -> u64 {
     let Some((key, _)) = key_of(source, endpoint) else { return 0 };
     let (first, second) = Templates::places(&key, Side(side));
     for index in [first, second] {
         let Some(bucket) = Templates::bucket(index) else { break };
         let hit = find(bucket, &key);
-        if !hit.is_miss() {
+        if !hit.is_miss() && hit.value.dest() == dest {
             let assured = hit.value.moved_to(ASSURED, hit.value.expiry());
             return bucket.value(hit.slot).cas(hit.value.0, assured.0) as u64;
         }
@@ -114,6 +128,6 @@ fn key_of(source: *const Source, endpoint: u64) -> Option<(WideKey, &'static Ser
 #[inline(always)]
 fn holds(service: &Service, dest: u32) -> bool {
     let Some(record) = DESTS.get(dest) else { return false };
-    record.flags & (dest::flag::RETIRED | dest::flag::USED) == dest::flag::USED
+    record.flags & (dest::flag::RETIRED | dest::flag::OUT | dest::flag::USED) == dest::flag::USED
         && !(service.flags & service::flag::EXPIRE_QUIESCENT != 0 && record.weight == 0)
 }

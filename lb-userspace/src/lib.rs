@@ -1,17 +1,21 @@
 //! `lb`: an XDP Direct-Routing load balancer, the user-space half.
 //!
 //! Three rings, imports point inward only:
-//! * PURE: [`model`], [`config`], [`overlay`] (its journal apart), [`plan`], [`neigh`], [`api::types`] - no tokio, no aya,
+//! * PURE: [`model`], [`config`], [`overlay`] (its journal apart), [`plan`], [`neigh`], [`health`], [`api::types`] - no
+//!   tokio, no aya,
 //!   no sockets, no clock;
-//! * IO: [`dataplane`], [`net`], [`realserver`], [`api`], [`clock`], [`log`] - BPF, netlink, HTTP, the time;
+//! * IO: [`dataplane`], [`net`], [`checks`], [`realserver`], [`api`], [`clock`], [`durable`], [`log`] - BPF, netlink, HTTP, the time;
 //! * ROOT: [`agent`] and [`cli`].
 
 pub mod agent;
 pub mod api;
+pub mod checks;
 pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod dataplane;
+pub mod durable;
+pub mod health;
 pub mod log;
 pub mod model;
 pub mod neigh;

@@ -26,6 +26,10 @@ pub struct Service {
     pub scheduler: &'static str,
     /// Address and weight.
     pub backends: Vec<(IpAddr, u16)>,
+    /// More keys of the backends, in their order, as YAML between braces: `backup: true`.
+    pub more_of: Vec<&'static str>,
+    /// More keys of the service, as YAML between braces: `checks: [tcp], persistence: 60`.
+    pub more: String,
 }
 
 impl Config {
@@ -70,18 +74,35 @@ impl Service {
     /// TCP by rr with weights 1.
     pub fn tcp(name: &str, address: IpAddr, port: u16, backends: impl IntoIterator<Item = IpAddr>) -> Self {
         let backends = backends.into_iter().map(|address| (address, 1)).collect();
-        Self { name: name.to_owned(), address, port, protocol: "tcp", scheduler: "rr", backends }
+        Self {
+            name: name.to_owned(),
+            address,
+            port,
+            protocol: "tcp",
+            scheduler: "rr",
+            backends,
+            more_of: Vec::new(),
+            more: String::new(),
+        }
     }
 
     fn write(&self, text: &mut String) {
-        let Self { name, address, port, protocol, scheduler, backends } = self;
-        let backends: Vec<_> =
-            backends.iter().map(|(a, w)| format!("{{address: \"{a}\", weight: {w}}}")).collect();
+        let Self { name, address, port, protocol, scheduler, backends, more_of, more } = self;
+        let persistence = if more.contains("persistence") { "" } else { ", persistence: 0" };
+        let more = if more.is_empty() { String::new() } else { format!(", {more}") };
+        let backends: Vec<_> = backends
+            .iter()
+            .enumerate()
+            .map(|(n, (a, w))| {
+                let more = more_of.get(n).map(|more| format!(", {more}")).unwrap_or_default();
+                format!("{{address: \"{a}\", weight: {w}{more}}}")
+            })
+            .collect();
         // Writing to a String cannot fail.
         let _ = writeln!(
             text,
             "  - {{name: {name}, address: \"{address}\", port: {port}, protocol: {protocol}, \
-             scheduler: {scheduler}, persistence: 0,\n     backends: [{}]}}",
+             scheduler: {scheduler}{more}{persistence},\n     backends: [{}]}}",
             backends.join(",\n                "),
         );
     }

@@ -1,5 +1,5 @@
 //! Packets by the million: a program in the kernel (lb-ebpf/src/bench.rs) makes each of a frame, with the next client's
-//! address and port, and runs another program on it.
+//! address and port, and calls the one under test.
 
 use anyhow::{Context, Result, ensure};
 use aya::{
@@ -8,11 +8,11 @@ use aya::{
     programs::{ProgramFd, Xdp},
 };
 
-use crate::packet::Packet;
+use crate::{packet::Packet, xdp::Director};
 
 static PROGRAMS: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/bench.o"));
 
-/// What the next packet is made of: `Feed` of lb-ebpf/src/bench.rs.
+/// `Feed` of lb-ebpf/src/bench.rs.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct Feed {
@@ -23,7 +23,7 @@ pub struct Feed {
     macs: [u8; 12],
     ttl: [u8; 4],
     address: u32,
-    is_ipv6: u32,
+    pub is_ipv6: u32,
 }
 
 // SAFETY: repr(C), integers and bytes, no padding: 8 + 8 + 12 + 4 + 4 + 4 bytes.
@@ -32,22 +32,31 @@ unsafe impl Pod for Feed {}
 const _: () = assert!(size_of::<Feed>() == 40);
 
 impl Feed {
-    /// Packets like this one, of clients from 10.0.0.0 on (the last four bytes of an IPv6 address).
-    pub fn of(packet: &Packet, mask: u64) -> Self {
+    /// Packets of so many flows in turn, a power of two.
+    pub fn of(packet: &Packet, flows: u32) -> Self {
         let frame = packet.bytes();
         let (mut macs, mut ttl) = ([0; 12], [0; 4]);
         macs.copy_from_slice(&frame[..12]);
         ttl.copy_from_slice(&frame[22..26]);
         let is_ipv6 = packet.source.is_ipv6().into();
-        Self { counter: 0, mask, macs, ttl, address: 0x0a00_0000, is_ipv6 }
+        Self { counter: 0, mask: u64::from(flows) - 1, macs, ttl, address: 0x0a00_0000, is_ipv6 }
     }
 
-    pub fn is_ipv6(&self) -> bool {
-        self.is_ipv6 != 0
+    /// Packets of ever new flows.
+    pub fn new_flows(packet: &Packet) -> Self {
+        Self { mask: u64::MAX, ..Self::of(packet, 1) }
     }
 }
 
-/// The programs, and the one that they feed.
+/// What runs on a packet.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Target {
+    Nothing,
+    Swap,
+    Director,
+}
+
+/// The maker of packets, and the program that it calls.
 pub struct Feeder {
     ebpf: Ebpf,
     feed: Array<MapData, Feed>,
@@ -65,17 +74,16 @@ impl Feeder {
         Ok(Self { ebpf, feed, target })
     }
 
-    /// Feeds this program from now on.
-    pub fn aim(&mut self, program: &ProgramFd) -> Result<()> {
-        Ok(self.target.set(0, program, 0)?)
+    pub fn aim(&mut self, target: Target, director: &mut Director) -> Result<()> {
+        let fd: ProgramFd = match target {
+            Target::Nothing => program(&mut self.ebpf, "nothing")?.fd()?.try_clone()?,
+            Target::Swap => program(&mut self.ebpf, "swap")?.fd()?.try_clone()?,
+            Target::Director => director.program()?.fd()?.try_clone()?,
+        };
+        Ok(self.target.set(0, &fd, 0)?)
     }
 
-    /// A program of the feeder's own object: `swap`, a bare MAC swap, or `nothing`.
-    pub fn own(&mut self, name: &str) -> Result<ProgramFd> {
-        Ok(program(&mut self.ebpf, name)?.fd()?.try_clone()?)
-    }
-
-    /// Sends so many packets, `frame` changed by `feed`, which moves on; ns per packet.
+    /// Sends a frame many times, as `feed` makes it; ns per packet. `feed` goes on where it ended.
     pub fn run(&mut self, frame: &[u8], feed: &mut Feed, packets: u32) -> Result<u32> {
         self.feed.set(0, *feed, 0)?;
         let options = TestRunOptions { data_in: Some(frame), repeat: packets, ..TestRunOptions::new() };

@@ -19,6 +19,7 @@ pub mod lab;
 pub mod load;
 pub mod mariadb;
 pub mod netns;
+pub mod nginx;
 pub mod notes;
 pub mod packet;
 mod pins;

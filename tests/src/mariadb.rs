@@ -49,6 +49,11 @@ const SETTINGS: [&str; 13] = [
 /// Starts a server on port 3306 of every address of `node`, whose `@@hostname` is the node's role, and waits until
 /// it greets.
 pub fn start(scope: &Scope, node: &Node) -> Result<Proc> {
+    start_with(scope, node, &["--server-id=1"])
+}
+
+/// The same with further options of the server.
+pub fn start_with(scope: &Scope, node: &Node, options: &[&str]) -> Result<Proc> {
     let dir = scope.dir().join(format!("mariadb-{}", node.role));
     fs::create_dir(&dir)?;
     let mut copy = Command::new("cp");
@@ -57,7 +62,7 @@ pub fn start(scope: &Scope, node: &Node) -> Result<Proc> {
     fs::write(dir.join("init.sql"), INIT)?;
     let mut command = node.netns.command("mariadbd")?;
     with_hostname(&mut command, &node.role);
-    command.arg("--no-defaults").args(SETTINGS).args(["--port=3306", "--server-id=1"]);
+    command.arg("--no-defaults").args(SETTINGS).arg("--port=3306").args(options);
     for (option, file) in
         [("datadir", "data"), ("socket", "s"), ("pid-file", "pid"), ("init-file", "init.sql")]
     {

@@ -68,7 +68,7 @@ pub fn main(args: &Args) -> Result<()> {
     let mut report = Report::default();
     steps(&mut report, scope);
     if scope == Scope::WithoutVm {
-        println!("\nNOT TESTED, as asked for: kernel 6.1, VLAN devices and bonds");
+        println!("\nNOT TESTED, as asked for: kernel 6.1, VLAN devices and bonds, IPVS beside us");
     }
     report.finish()
 }
@@ -95,6 +95,7 @@ pub fn steps(report: &mut Report, scope: Scope<'_>) {
 fn vm_steps(report: &mut Report) {
     report.step("packet tests under kernel 6.1", vm::packet_tests);
     report.step("VLAN and bond labs under kernel 6.1", vm::labs);
+    report.check("the kernel's IPVS does the same, in a short form of `vm ipvs-diff`", vm::ipvs_diff);
 }
 
 /// Runs `cargo test` and counts. A run that fails without a failed test (it does not build, a test

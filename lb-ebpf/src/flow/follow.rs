@@ -142,7 +142,16 @@ pub fn is_over(value: Value, segment: Segment, service: &Service, now: Tick) -> 
         || (value.state().is_reusable()
             && tcp::opens(segment.flags())
             && value.flags() & value::flag::CONTROLLED == 0)
-        || (segment.is_rescheduled(service) && is_retired(value.dest()))
+        || (segment.is_rescheduled(service) && takes_nothing_new(value.dest(), segment))
+}
+
+/// Whether what begins on a flow goes to another destination: to a removed one nothing goes, to one of weight 0
+/// no SYN (`ip_vs_in_hook` under `expire_nodest_conn`).
+#[inline(always)]
+fn takes_nothing_new(dest: u32, segment: Segment) -> bool {
+    DESTS.get(dest).is_some_and(|record| {
+        record.flags & dest::flag::RETIRED != 0 || (!segment.is_udp() && record.weight == 0)
+    })
 }
 
 #[inline(always)]
@@ -150,11 +159,12 @@ pub fn timeout(service: &Service, state: State) -> u32 {
     service.timeouts[state.0 as usize & (State::COUNT - 1)]
 }
 
-/// Whether a packet of no known flow may belong to a connection that was placed by hash. A datagram
-/// always may: it does not say whether it begins something.
+/// Whether a packet of no known flow may belong to a connection that was placed by hash: one in the middle, a SYN
+/// that comes again, and any datagram, which does not say whether it begins something.
 #[inline(always)]
 pub fn by_hash(service: u32, segment: Segment, now: Tick) -> bool {
-    if !segment.is_udp() && segment.flags() & (tcp::flag::ACK | tcp::flag::RST) != tcp::flag::ACK {
+    let goes_on = segment.flags() & (tcp::flag::ACK | tcp::flag::RST) == tcp::flag::ACK;
+    if !segment.begins() && !goes_on {
         return false;
     }
     match ROTATIONS.get(service) {

@@ -23,8 +23,8 @@ use crate::{
     maps::{REFRESH, ROTATIONS, SERVICES},
     packet::Packet,
     schedule::{schedule_by_hash, schedule_next},
-    table::{Side, Table, on_both_sides},
-    template::{Source, template_find, template_store},
+    table::{Side, Table},
+    template::{Source, assure_template, find_template, template_store},
     word::{KernelWord, compare_and_swap},
 };
 
@@ -51,6 +51,10 @@ pub fn open_under(packet: &Packet, segment: Segment, endpoint: Endpoint) -> Resu
             placed = template_store(&source, endpoint.0, placed);
         }
     }
+    if persistent && !Placed(placed).is_by_hash() && segment.next(State::NONE) == State::ESTABLISHED {
+        // Taken up in its middle.
+        assure_template(&source, endpoint, Placed(placed).dest());
+    }
     placed |= held;
     let mut outcome = if is_wide(packet, endpoint) {
         flow_open_wide(&wide_key(packet, endpoint), segment.0, service, placed)
@@ -67,11 +71,6 @@ pub fn open_under(packet: &Packet, segment: Segment, endpoint: Endpoint) -> Resu
         outcome = flow_without_entry(service, segment.0, dest as u64 | held);
     }
     Outcome(outcome).end(endpoint).unwrap_or(Err(Verdict::DroppedNoBackend))
-}
-
-#[inline(always)]
-fn find_template(source: &Source, endpoint: Endpoint) -> u64 {
-    on_both_sides(|side| template_find(source, endpoint.0, side.0), |placed| placed != 0)
 }
 
 /// The destination of a new connection, and how it was found.

@@ -66,6 +66,7 @@ impl Agent {
         self.overlay = overlay;
         self.config = config.unwrap_or_else(|| self.config.clone());
         self.model = model;
+        self.monitor.watch(&self.model);
         let mut warnings = self.news();
         if let Err(error) = self.follow_model().await {
             tracing::error!("a change is not complete: {error:#}; trying again");

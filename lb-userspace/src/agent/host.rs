@@ -2,8 +2,7 @@
 //! another process or a later boot of the agent does it.
 
 use std::{
-    fs,
-    io::{self, Write},
+    fs, io,
     net::IpAddr,
     path::{Path, PathBuf},
 };
@@ -11,7 +10,10 @@ use std::{
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
-use crate::net::{Netlink, NewAddress, ethtool, host_prefix};
+use crate::{
+    durable,
+    net::{Netlink, NewAddress, ethtool, host_prefix},
+};
 
 /// A file in the state directory; written before each change is made.
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -56,14 +58,8 @@ impl HostChanges {
     }
 
     fn store(&self) -> Result<()> {
-        let write = || -> io::Result<()> {
-            let new = self.path.with_extension("json.new");
-            let mut file = fs::File::create(&new)?;
-            file.write_all(&serde_json::to_vec_pretty(self)?)?;
-            file.sync_all()?;
-            fs::rename(&new, &self.path)
-        };
-        write().with_context(|| format!("writing {}", self.path.display()))
+        let text = serde_json::to_vec_pretty(self)?;
+        durable::replace(&self.path, &text).with_context(|| format!("writing {}", self.path.display()))
     }
 
     /// Makes the VIPs on `interface` the `wanted` ones: adds what is missing, removes what we had

@@ -3,12 +3,14 @@
 //! ```text
 //!  config file ─┐                                   ┌─ HTTP (api::server) ── CLI
 //!  overlay ─────┴─▶ model ─▶ plan ─▶ maps.apply     ▼
-//!  netlink ──▶ hosts ───────┘           requests ─▶ one loop ◀─ signals, timer (sweep, neighbours)
+//!  netlink ──▶ hosts ───────┤           requests ─▶ one loop ◀─ signals, timer (sweep, neighbours, checks)
+//!  checks ───▶ health ──────┘
 //! ```
 
 mod change;
 mod drivers;
 mod growth;
+mod health;
 mod host;
 mod interfaces;
 mod network;
@@ -36,6 +38,7 @@ use crate::{
     plan::{Desired, Snapshot, plan, reclaim},
 };
 use growth::Growth;
+use health::Monitor;
 use host::HostChanges;
 use interfaces::Interfaces;
 use network::Network;
@@ -78,6 +81,7 @@ struct Agent {
     model: Model,
     network: Network,
     interfaces: Interfaces,
+    monitor: Monitor,
     host: HostChanges,
     pins: Pins,
     clock: Clock,
@@ -110,6 +114,7 @@ impl Agent {
             flows: FlowSizes { ipv4: self.pins.meta.narrow_buckets, wide: self.pins.meta.wide_buckets },
             links: self.network.link_specs(&self.interfaces, model, now),
             hosts: self.network.hosts(model),
+            weights: self.monitor.health.weights(model),
         }
     }
 

@@ -24,7 +24,10 @@ use crate::{
     },
     clock::monotonic,
     config::{Config, render},
-    model::{Backend, Service},
+    model::{
+        Backend, Service,
+        check::{BackendHealth, ServiceHealth},
+    },
     net::{Event, Events},
     overlay::Change,
 };
@@ -63,7 +66,8 @@ pub async fn run(
     let mut next_sweep = monotonic() + SWEEP;
     let mut next_look = monotonic() + LOOK;
     let end = loop {
-        let deadline = agent.network.deadline().map_or(next_sweep, |deadline| deadline.min(next_sweep));
+        let deadlines = [agent.network.deadline(), agent.monitor.health.deadline(), Some(next_sweep)];
+        let deadline = deadlines.into_iter().flatten().min().unwrap_or(next_sweep);
         tokio::select! {
             request = requests.recv() => match request {
                 Some(request) => if let Some(end) = handle_request(&mut agent, request).await {
@@ -83,6 +87,7 @@ pub async fn run(
                 Asked::Reload => reload_by_signal(&mut agent).await,
                 Asked::Stop => break End::Stop,
             },
+            results = agent.monitor.next() => agent.heard_health(results),
             () = wait_until(deadline) => {
                 if monotonic() >= next_sweep {
                     agent.sweep();
@@ -94,6 +99,7 @@ pub async fn run(
                     }
                 }
                 agent.ask_neighbours().await;
+                agent.check_health();
             }
         }
     };
@@ -277,12 +283,18 @@ fn running_config(agent: &Agent) -> String {
 fn add_service(add: ServiceAdd) -> Change {
     let ServiceAdd { name, endpoint, group, scheduler, options } = add;
     let name = name.unwrap_or_else(|| endpoint.default_name());
-    Change::AddService {
-        service: Service { name, endpoint, group, scheduler, backends: Vec::new(), options },
-    }
+    let (backends, health) = (Vec::new(), ServiceHealth::default());
+    Change::AddService { service: Service { name, endpoint, group, scheduler, backends, options, health } }
 }
 
 fn backend(add: BackendAdd) -> Backend {
     let BackendAdd { key, weight, upper_threshold, lower_threshold } = add;
-    Backend { key, weight, upper_threshold, lower_threshold, drained: false }
+    Backend {
+        key,
+        weight,
+        upper_threshold,
+        lower_threshold,
+        drained: false,
+        health: BackendHealth::default(),
+    }
 }

@@ -12,8 +12,8 @@ use rustix::fs::FlockOperation;
 use tokio::net::UnixListener;
 
 use super::{
-    Agent, Options, growth::Growth, host::HostChanges, interfaces, interfaces::Interfaces, network::Network,
-    serve, signals::Signals, takedown::Before,
+    Agent, Options, growth::Growth, health::Monitor, host::HostChanges, interfaces, interfaces::Interfaces,
+    network::Network, serve, signals::Signals, takedown::Before,
 };
 use crate::{
     api::server::{AgentHandle, bind},
@@ -26,7 +26,7 @@ use crate::{
 };
 
 /// How long a start waits for its backends' MACs: two questions, the kernel's interval of a second
-/// between them (`retrans_time_ms`).
+/// between them (`retrans_time_ms`). And then as long for their first health checks.
 const FIRST_ANSWERS: Duration = Duration::from_millis(1500);
 
 pub async fn run(options: Options) -> Result<()> {
@@ -110,7 +110,10 @@ async fn start(
     }
 
     let pins = Pins::open(layout.clone(), kernel_hz(), config.model.flows, config.model.limits)?;
-    network.remember(&pins.maps.snapshot()?);
+    let kernel = pins.maps.snapshot()?;
+    network.remember(&kernel);
+    let (monitor, warning) = Monitor::start(state, &model, &kernel)?;
+    warnings.extend(warning);
     let clock = {
         let mut object = Object::open(layout, &pins.meta, 0)?;
         Clock::calibrate(&mut object, &pins.maps, pins.meta.hz)?
@@ -126,6 +129,7 @@ async fn start(
         model,
         network,
         interfaces,
+        monitor,
         host,
         pins,
         clock,
@@ -137,6 +141,7 @@ async fn start(
     };
     let model = agent.model.clone();
     agent.network.await_answers(&model, events, FIRST_ANSWERS).await?;
+    agent.monitor.await_results(FIRST_ANSWERS).await;
     agent.reconcile(&model)?;
     agent.attach().await?;
     if agent.pins.meta.is_migrating() {

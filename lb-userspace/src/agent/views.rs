@@ -13,20 +13,28 @@ use crate::{
     api::{
         server::Failure,
         types::{
-            BackendState, BackendStats, BackendView, CONNS_AT_ONCE, ConnFilter, ConnList, ConnView, Counters,
-            Done, InterfaceView, ServiceStats, ServiceView, Stats, Status, TableStats, VerdictCount,
+            BackendState, BackendStats, BackendView, CONNS_AT_ONCE, CheckState, CheckView, ConnFilter,
+            ConnList, ConnView, Counters, Done, InterfaceView, ServiceStats, ServiceView, Stats, Status,
+            TableStats, VerdictCount,
         },
     },
     clock::monotonic,
     dataplane::FlowEntry,
+    health::{self, State},
     model::{Backend, BackendKey, Endpoint, Protocol, Service, ServiceName, edit},
-    plan::{EndpointKey, Snapshot, dest_address, name_of},
+    plan::{ByHealth, EndpointKey, Snapshot, dest_address, name_of},
 };
 
 pub fn status(agent: &Agent) -> Status {
     let Agent { config, model, pins, network, interfaces, .. } = agent;
     let of_drivers = interfaces.warnings();
     let backends = model.services.iter().flat_map(|service| &service.backends);
+    let healthy = |service: &Service, key: &BackendKey| agent.monitor.health.healthy(&service.name, *key);
+    let unhealthy = model
+        .services
+        .iter()
+        .map(|service| service.backends.iter().filter(|backend| !healthy(service, &backend.key)).count());
+    let unhealthy = unhealthy.sum();
     let interfaces = interfaces.all.iter().filter_map(|interface| {
         let attached = interface.attached.as_ref()?;
         Some(InterfaceView {
@@ -54,8 +62,16 @@ pub fn status(agent: &Agent) -> Status {
         unresolved_backends: backends
             .filter(|backend| network.trouble(backend.key.address).is_some())
             .count(),
+        unhealthy_backends: unhealthy,
         overlay: agent.overlay.describe(),
-        warnings: agent.warnings.iter().chain(of_drivers).chain(&agent.growth.warning).cloned().collect(),
+        warnings: agent
+            .warnings
+            .iter()
+            .chain(of_drivers)
+            .chain(&agent.growth.warning)
+            .cloned()
+            .chain(agent.monitor.troubled(model))
+            .collect(),
     }
 }
 
@@ -98,6 +114,7 @@ impl Ids {
 
 fn view(agent: &Agent, snapshot: &Snapshot, ids: &Ids, service: &Service) -> Result<ServiceView> {
     let id = ids.service(&service.name);
+    let pool = agent.monitor.health.pool(service);
     let backends = service.backends.iter();
     Ok(ServiceView {
         name: service.name.clone(),
@@ -106,14 +123,32 @@ fn view(agent: &Agent, snapshot: &Snapshot, ids: &Ids, service: &Service) -> Res
         scheduler: service.scheduler,
         options: service.options,
         guarded: agent.pins.maps.is_guarded(id, agent.clock.now()),
+        checks: service.health.checks.iter().map(ToString::to_string).collect(),
         counters: shown(agent.pins.maps.service_counters(id)?),
         backends: backends
-            .map(|backend| backend_view(agent, snapshot, ids.dest(id, backend.key), backend))
+            .map(|backend| {
+                let given = pool.given.get(&backend.key).copied();
+                let dest = ids.dest(id, backend.key);
+                backend_view(agent, snapshot, dest, service, backend, given)
+            })
             .collect::<Result<_>>()?,
     })
 }
 
-fn backend_view(agent: &Agent, snapshot: &Snapshot, dest: u32, backend: &Backend) -> Result<BackendView> {
+fn backend_view(
+    agent: &Agent,
+    snapshot: &Snapshot,
+    dest: u32,
+    service: &Service,
+    backend: &Backend,
+    given: Option<ByHealth>,
+) -> Result<BackendView> {
+    let health_weight = match given {
+        None => backend.weight,
+        Some(ByHealth::Weight(weight)) => weight,
+        Some(ByHealth::Out) => 0,
+    };
+    let healthy = agent.monitor.health.healthy(&service.name, backend.key);
     let counts = agent.pins.maps.conn_counts(dest);
     let host = snapshot.dests.get(&dest).and_then(|dest| snapshot.hosts.get(&dest.host));
     let route = host.map_or(Route::UNRESOLVED, |host| Route(host.route));
@@ -123,27 +158,60 @@ fn backend_view(agent: &Agent, snapshot: &Snapshot, dest: u32, backend: &Backend
         BackendState::Drained
     } else if trouble.is_some() {
         BackendState::Unresolved
-    } else if backend.weight == 0 {
+    } else if !healthy && health_weight == 0 {
+        BackendState::Down
+    } else if backend.health.backup && given == Some(ByHealth::Out) {
+        BackendState::Standby
+    } else if health_weight == 0 {
         BackendState::Quiesced
     } else if counts.overloaded != 0 {
         BackendState::Overloaded
     } else {
         BackendState::Up
     };
+    let checks = agent.monitor.health.checks(&service.name, backend.key);
+    let kept = (!healthy && state == BackendState::Up).then(|| "kept by minimum_healthy".to_owned());
     let local = route.link() == lb_common::host::LOCAL;
     Ok(BackendView {
         key: backend.key,
         weight: backend.weight,
+        health_weight,
         upper_threshold: backend.upper_threshold,
         lower_threshold: backend.lower_threshold,
         state,
-        detail: trouble.or_else(|| local.then(|| "this director itself".to_owned())),
+        detail: detail([trouble, local.then(|| "this director itself".to_owned()), kept], &checks),
+        checks: checks.into_iter().map(check_view).collect(),
         mac: link.map(|_| mac(route.mac())),
         interface: link.map(|link| name_of(&link.name)),
         active: counts.active,
         inactive: counts.inactive,
         counters: shown(agent.pins.maps.dest_counters(dest)?),
     })
+}
+
+/// Why a backend is as it is: `why`, and the checks that are not simply passing.
+fn detail(why: [Option<String>; 3], checks: &[health::CheckView]) -> Option<String> {
+    let parts: Vec<String> =
+        why.into_iter().flatten().chain(checks.iter().filter_map(health::CheckView::trouble)).collect();
+    (!parts.is_empty()).then(|| parts.join("; "))
+}
+
+fn check_view(view: health::CheckView) -> CheckView {
+    let health::CheckView { check, state, last, against, weight: _ } = view;
+    let (against, needed) = against.unwrap_or_default();
+    CheckView {
+        check,
+        state: match state {
+            State::Unproven => CheckState::Unproven,
+            State::Up => CheckState::Up,
+            State::Down => CheckState::Down,
+        },
+        result: last.as_ref().map(|outcome| outcome.words().to_owned()),
+        passed: last.as_ref().map(|outcome| outcome.result.is_ok()),
+        took_us: last.map(|outcome| u64::try_from(outcome.took.as_micros()).unwrap_or(u64::MAX)),
+        against,
+        needed,
+    }
 }
 
 pub fn stats(agent: &Agent) -> Result<Stats> {

@@ -163,9 +163,11 @@ fn backend(key: &str, state: BackendState) -> BackendView {
     BackendView {
         key: key.parse().unwrap(),
         weight: 1,
+        health_weight: 1,
         upper_threshold: 0,
         lower_threshold: 0,
         state,
+        checks: Vec::new(),
         detail: (!resolved).then(|| "no answer to ARP on eth1".to_owned()),
         mac: resolved.then(|| "02:00:00:00:00:0a".to_owned()),
         interface: resolved.then(|| "eth1".to_owned()),
@@ -186,6 +188,7 @@ pub(crate) fn services() -> Vec<ServiceView> {
             scheduler: Scheduler::Rr,
             options: ServiceOptions::default(),
             guarded: false,
+            checks: Vec::new(),
             counters: counters(2_469_134, 197_530_864, 246_913_578_024),
             backends: vec![
                 backend("172.18.14.11:3306", BackendState::Up),
@@ -199,6 +202,7 @@ pub(crate) fn services() -> Vec<ServiceView> {
             scheduler: Scheduler::Wrr,
             options: ServiceOptions::default(),
             guarded: false,
+            checks: Vec::new(),
             counters: counters(7, 7, 539),
             backends: vec![backend("[2001:db8::a]:53", BackendState::Unresolved)],
         },
@@ -288,6 +292,7 @@ pub(crate) fn status() -> Status {
         services: 2,
         backends: 3,
         unresolved_backends: 1,
+        unhealthy_backends: 0,
         overlay: vec!["backend 172.18.14.12:3306 of mysql is drained".to_owned()],
         warnings: vec!["eth0: LRO is on; `ethtool -K eth0 lro off`".to_owned()],
     }

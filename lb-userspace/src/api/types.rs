@@ -95,6 +95,8 @@ pub struct OptionsEdit {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub expire_nodest: Option<ExpireNodest>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    pub expire_quiescent_template: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub reject: Option<Reject>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub guard: Option<Guard>,
@@ -141,6 +143,9 @@ pub struct ServiceView {
     pub options: ServiceOptions,
     /// New connections come faster than `guard` allows: they get no entry in the flow table for now.
     pub guarded: bool,
+    /// The health checks of each backend that has none of its own, one phrase each.
+    #[serde(default)]
+    pub checks: Vec<String>,
     pub counters: Counters,
     pub backends: Vec<BackendView>,
 }
@@ -157,11 +162,17 @@ pub struct BackendView {
     pub key: BackendKey,
     /// The configured weight.
     pub weight: u16,
+    /// What its health makes of it; the same if there is nothing to say.
+    #[serde(default)]
+    pub health_weight: u16,
     pub upper_threshold: u32,
     pub lower_threshold: u32,
     pub state: BackendState,
     /// Why, where `state` alone does not say it (for example which gateway is in the way).
     pub detail: Option<String>,
+    /// Its health checks, in the order of the configuration.
+    #[serde(default)]
+    pub checks: Vec<CheckView>,
     /// MAC address of the real server, `aa:bb:cc:dd:ee:ff`.
     pub mac: Option<String>,
     /// The interface its packets leave by.
@@ -180,12 +191,43 @@ pub enum BackendState {
     Up,
     /// Drained by an operator.
     Drained,
-    /// Weight 0.
+    /// Weight 0, by configuration or by a health check that passes but says so.
     Quiesced,
     /// At its upper threshold.
     Overloaded,
     /// Its MAC address is not known (yet).
     Unresolved,
+    /// A health check fails, or has no result yet.
+    Down,
+    /// A backup that is not needed.
+    Standby,
+}
+
+/// One health check of a backend.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CheckView {
+    /// What it does: `tcp`, `tcp to port 8080`.
+    pub check: String,
+    pub state: CheckState,
+    /// What the last attempt found, or why it failed; none before the first one.
+    pub result: Option<String>,
+    /// Whether the last attempt passed.
+    pub passed: Option<bool>,
+    /// Microseconds that it took.
+    pub took_us: Option<u64>,
+    /// Results in a row that speak against the state, and how many of them change it.
+    pub against: u16,
+    pub needed: u16,
+}
+
+/// What a check has shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CheckState {
+    /// No result yet.
+    Unproven,
+    Up,
+    Down,
 }
 
 /// Since the counters were created; they survive the agent. DR sees only the client's direction.
@@ -303,6 +345,8 @@ pub struct Status {
     pub services: usize,
     pub backends: usize,
     pub unresolved_backends: usize,
+    /// Those that a health check keeps from new connections.
+    pub unhealthy_backends: usize,
     /// CLI changes that the configuration file does not have, one sentence each.
     pub overlay: Vec<String>,
     pub warnings: Vec<String>,

@@ -209,7 +209,7 @@ pub(super) fn list_table(services: &[ServiceView], output: &Output<'_>) -> Table
             Cell::new(&service.name),
             Cell::new(backend.key),
             state_cell(backend.state),
-            Cell::new(backend.weight),
+            Cell::new(weight(backend)),
             Cell::new(number::count(backend.active)),
             Cell::new(number::count(backend.inactive)),
             Cell::new(number::count(backend.counters.connections)),
@@ -223,6 +223,15 @@ pub(super) fn list_table(services: &[ServiceView], output: &Output<'_>) -> Table
     table
 }
 
+/// `10`, or `5/10` where its health gives it another one; a backend that is out by it has none to show.
+fn weight(backend: &BackendView) -> String {
+    let BackendView { weight, health_weight, state, .. } = backend;
+    if weight == health_weight || matches!(state, BackendState::Down | BackendState::Standby) {
+        return weight.to_string();
+    }
+    format!("{health_weight}/{weight}")
+}
+
 /// The state's word, as in JSON.
 pub(super) fn state_word(state: BackendState) -> &'static str {
     match state {
@@ -231,6 +240,8 @@ pub(super) fn state_word(state: BackendState) -> &'static str {
         BackendState::Quiesced => "quiesced",
         BackendState::Overloaded => "overloaded",
         BackendState::Unresolved => "unresolved",
+        BackendState::Down => "down",
+        BackendState::Standby => "standby",
     }
 }
 
@@ -238,8 +249,8 @@ pub(super) fn state_word(state: BackendState) -> &'static str {
 pub(super) fn state_tone(state: BackendState) -> Tone {
     match state {
         BackendState::Up => Tone::Good,
-        BackendState::Drained | BackendState::Quiesced => Tone::Notice,
-        BackendState::Overloaded | BackendState::Unresolved => Tone::Bad,
+        BackendState::Drained | BackendState::Quiesced | BackendState::Standby => Tone::Notice,
+        BackendState::Overloaded | BackendState::Unresolved | BackendState::Down => Tone::Bad,
     }
 }
 

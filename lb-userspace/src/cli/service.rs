@@ -73,6 +73,10 @@ pub(super) struct OptionArgs {
     /// that and a reset for the rest of TCP; auto is drop for TCP, reschedule for UDP
     #[arg(long, value_name = "auto|drop|reschedule|reset", value_parser = config::expire_nodest)]
     pub(super) expire_nodest: Option<ExpireNodest>,
+    /// Of persistence: new connections of a client whose backend is drained or has weight 0 go to another
+    #[arg(long, value_name = "true|false", num_args = 0..=1, require_equals = true)]
+    #[arg(default_missing_value = "true")]
+    pub(super) expire_quiescent_template: Option<bool>,
     /// What a client is told whose connection no backend takes, or whose TCP segment belongs to no known one:
     /// ICMP port unreachable and a reset; always a reset; nothing; or the director's own stack gets the packet
     #[arg(long, value_name = "icmp|reset|drop|pass", value_parser = config::reject)]
@@ -124,8 +128,8 @@ pub(super) struct EndpointArgs {
 
 #[derive(Debug, Args)]
 #[command(group = ArgGroup::new("what").required(true).multiple(true)
-    .args(["scheduler", "timeout", "persistence", "expire_nodest", "reject", "guard", "sloppy_tcp", "ops",
-           "add_endpoint", "del_endpoint"]))]
+    .args(["scheduler", "timeout", "persistence", "expire_nodest", "expire_quiescent_template", "reject", "guard",
+           "sloppy_tcp", "ops", "add_endpoint", "del_endpoint"]))]
 pub(super) struct EditArgs {
     /// The service: its name, or its endpoint VIP:PORT or PROTOCOL/VIP:PORT
     #[arg(value_parser = parse::service)]
@@ -270,6 +274,9 @@ pub(super) fn show(view: &ServiceView, output: &mut Output<'_>) -> Result<(), Cl
     for line in option_lines(&view.options) {
         output.line(line)?;
     }
+    if !view.checks.is_empty() {
+        output.line(format!("health checks: {}", view.checks.join("; ")))?;
+    }
     output.line("")?;
     if view.backends.is_empty() {
         return Ok(output.line(format!(
@@ -283,13 +290,24 @@ pub(super) fn show(view: &ServiceView, output: &mut Output<'_>) -> Result<(), Cl
 
 /// One line for each thing that is not as by default.
 fn option_lines(options: &ServiceOptions) -> Vec<String> {
-    let ServiceOptions { timeouts, persistence, expire_nodest, reject, guard, sloppy_tcp, ops } = *options;
+    let ServiceOptions {
+        timeouts,
+        persistence,
+        expire_nodest,
+        expire_quiescent_template,
+        reject,
+        guard,
+        sloppy_tcp,
+        ops,
+    } = *options;
     let lines = [
         (!timeouts.is_empty())
             .then(|| format!("timeouts of its own (seconds): {}", timeout::listed(timeouts))),
         persistence.map(|persistence| format!("persistence: {persistence}")),
         (expire_nodest != ExpireNodest::default())
             .then(|| format!("connections of a removed backend (expire_nodest): {expire_nodest}")),
+        expire_quiescent_template
+            .then(|| "leaves drained backends to no client (expire_quiescent_template)".to_owned()),
         (reject != Reject::default()).then(|| format!("clients that cannot be served (reject): {reject}")),
         (guard != Guard::default()).then(|| format!("guard against floods: {guard}")),
         sloppy_tcp.then(|| "takes TCP connections up in their middle (sloppy_tcp)".to_owned()),
@@ -301,12 +319,22 @@ fn option_lines(options: &ServiceOptions) -> Vec<String> {
 /// What an edit set.
 fn edited(edit: &ServiceEdit) -> String {
     let ServiceEdit { scheduler, options, endpoints: EndpointsEdit { add, del } } = edit;
-    let OptionsEdit { timeouts, persistence, expire_nodest, reject, guard, sloppy_tcp, ops } = options;
+    let OptionsEdit {
+        timeouts,
+        persistence,
+        expire_nodest,
+        expire_quiescent_template,
+        reject,
+        guard,
+        sloppy_tcp,
+        ops,
+    } = options;
     let set = [
         scheduler.map(|scheduler| format!("scheduler {scheduler}")),
         (!timeouts.is_empty()).then(|| format!("timeouts {}", timeout::listed(*timeouts))),
         persistence.map(|persistence| format!("persistence {persistence}")),
         expire_nodest.map(|what| format!("expire_nodest {what}")),
+        expire_quiescent_template.map(|is| format!("expire_quiescent_template {is}")),
         reject.map(|what| format!("reject {what}")),
         guard.map(|rate| format!("guard {rate}")),
         sloppy_tcp.map(|is| format!("sloppy_tcp {is}")),
@@ -367,6 +395,7 @@ impl OptionArgs {
             granularity,
             persistence_scope,
             expire_nodest,
+            expire_quiescent_template,
             reject,
             guard,
             sloppy_tcp,
@@ -378,6 +407,7 @@ impl OptionArgs {
             timeouts: timeout::collected(&timeout),
             persistence,
             expire_nodest,
+            expire_quiescent_template,
             reject,
             guard,
             sloppy_tcp,

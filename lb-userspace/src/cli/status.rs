@@ -117,7 +117,7 @@ fn problems(status: &Status, services: &[ServiceView], stats: &Stats) -> Vec<Pro
         }
     }
     for (service, backend) in services.iter().flat_map(|s| s.backends.iter().map(move |b| (s, b))) {
-        if backend.state != BackendState::Up {
+        if !matches!(backend.state, BackendState::Up | BackendState::Standby) {
             let why = backend.detail.as_ref().map(|d| format!(": {d}")).unwrap_or_default();
             let (word, tone) = (state_word(backend.state), state_tone(backend.state));
             found.push(Problem {

@@ -14,6 +14,8 @@ pub(super) struct Fields<'a> {
     /// Where the mapping begins: the place of what is missing.
     pub pos: Pos,
     found: Vec<(&'static Key, &'a Node)>,
+    /// All keys were known.
+    pub is_whole: bool,
 }
 
 impl<'a> Fields<'a> {
@@ -31,8 +33,10 @@ impl<'a> Fields<'a> {
         };
         let mut found: Vec<(&'static Key, &'a Node)> = Vec::new();
         let mut places: Vec<Pos> = Vec::new();
+        let mut is_whole = true;
         for (key, value) in entries {
             let Some(known) = section.key(&key.text) else {
+                is_whole = false;
                 problems.add(key.pos, format!("unknown key `{}` in {}", key.text, section.title()), {
                     unknown_key_help(section, &key.text)
                 });
@@ -51,7 +55,7 @@ impl<'a> Fields<'a> {
             found.push((known, value));
             places.push(key.pos);
         }
-        Some(Self { section, pos: node.pos, found })
+        Some(Self { section, pos: node.pos, found, is_whole })
     }
 
     /// The value of `key`, whatever it is.

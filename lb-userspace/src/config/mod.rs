@@ -2,8 +2,9 @@
 //!
 //! PURE. [`parse`] validates the whole file and reports everything that is wrong with it, each with line
 //! and column. The way of a file: `tree` (YAML with places) -> `fields` (checked against the tables in
-//! `schema`) -> `director` and `service` (meaning). docs/config.md is [`reference()`].
+//! `schema`) -> `director`, `service` and `check` (meaning). docs/config.md is [`reference()`].
 
+mod check;
 mod director;
 mod error;
 mod fields;

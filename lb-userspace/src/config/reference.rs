@@ -19,6 +19,7 @@ The smallest file is `interfaces: [eth0]`; [examples/mysql.yaml](examples/mysql.
 [examples/full.yaml](examples/full.yaml) shows every key.
 
 * **duration**: whole seconds, or a number with `s`, `m`, `h` or `d`: `900`, `900s`, `15m`, `1h`.
+* **short duration**: the same, or milliseconds: `500ms`, `2`, `2s`, `1m`; at most a day.
 * **count**: a number; capacities also with `k` (1024) or `M` (1048576): `256k`, `1M`.
 * Anchors and aliases (`&name`, `*name`) work. Key and value are case-sensitive, but not the fixed words (`TCP`).
 ";

@@ -4,6 +4,10 @@ use std::fmt::{Display, Write};
 
 use super::{
     Config,
+    check::{
+        INITIALS,
+        kinds::{DEFAULT_USER, MYSQL_TLS, ROLES},
+    },
     director::{MODES, OFFLOAD_POLICIES},
     schema::{self, Key},
     service::DEFAULT_WEIGHT,
@@ -11,6 +15,7 @@ use super::{
 use crate::model::{
     AttachMode, Backend, Endpoint, ExpireNodest, FlowSizes, Guard, InterfaceSpec, Limits, OffloadPolicy,
     Persistence, Reject, Scope, Service, ServiceOptions, Timeouts,
+    check::{Check, CheckKind, ExecCheck, HttpCheck, MysqlCheck, ServiceHealth, Timing, TlsCheck},
 };
 
 /// Writes a file that [`super::parse`] reads back to exactly `config`.
@@ -67,6 +72,12 @@ impl Out {
         }
     }
 
+    fn line_if<T: Display>(&mut self, key: &Key, value: &Option<T>) {
+        if let Some(value) = value {
+            self.line(key, value);
+        }
+    }
+
     /// `key:` with what `body` writes below it; nothing if that is nothing.
     fn section(&mut self, key: &Key, body: impl FnOnce(&mut Self)) {
         let before = self.text.len();
@@ -77,6 +88,17 @@ impl Out {
         self.indent -= 2;
         if self.text.len() == empty {
             self.text.truncate(before);
+        }
+    }
+
+    /// `key:` with what `body` writes below it, `key: {}` if that is nothing.
+    fn whole_section(&mut self, key: &Key, body: impl FnOnce(&mut Self)) {
+        let dash = self.dash;
+        let before = self.text.len();
+        self.section(key, body);
+        if self.text.len() == before {
+            self.dash = dash;
+            self.raw(&format!("{}: {{}}", key.name));
         }
     }
 
@@ -132,7 +154,16 @@ impl Out {
 
     fn options(&mut self, options: &ServiceOptions) {
         use schema::service::*;
-        let ServiceOptions { timeouts, persistence, expire_nodest, reject, guard, sloppy_tcp, ops } = options;
+        let ServiceOptions {
+            timeouts,
+            persistence,
+            expire_nodest,
+            expire_quiescent_template,
+            reject,
+            guard,
+            sloppy_tcp,
+            ops,
+        } = options;
         if let Some(Persistence { timeout, granularity, scope }) = persistence {
             self.line(&PERSISTENCE, timeout);
             if let Some(granularity) = granularity {
@@ -141,6 +172,7 @@ impl Out {
             self.line_unless(&SCOPE, scope, &Scope::default());
         }
         self.line_unless(&EXPIRE_NODEST, expire_nodest, &ExpireNodest::default());
+        self.line_unless(&EXPIRE_QUIESCENT, expire_quiescent_template, &false);
         self.line_unless(&REJECT, reject, &Reject::default());
         self.line_unless(&GUARD, guard, &Guard::default());
         self.line_unless(&SLOPPY_TCP, sloppy_tcp, &false);
@@ -169,6 +201,7 @@ impl Out {
                 out.raw(&format!("{}: [{}]", FLAGS.name, flags.join(", ")));
             }
             out.options(&service.options);
+            out.health(&service.health);
             out.list(&BACKENDS, &service.backends, Self::backend);
         });
     }
@@ -191,6 +224,106 @@ impl Out {
         self.line_unless(&UPPER_THRESHOLD, &backend.upper_threshold, &0);
         self.line_unless(&LOWER_THRESHOLD, &backend.lower_threshold, &0);
         self.line_unless(&DRAINED, &backend.drained, &false);
+        self.line_unless(&BACKUP, &backend.health.backup, &false);
+        if let Some(checks) = &backend.health.checks {
+            self.checks(&CHECKS, checks);
+        }
+    }
+
+    fn health(&mut self, health: &ServiceHealth) {
+        use schema::service::*;
+        let ServiceHealth { checks, minimum_healthy, quorum, hysteresis, inhibit_on_failure, slow_start } =
+            health;
+        let default = ServiceHealth::default();
+        if !checks.is_empty() {
+            self.checks(&CHECKS, checks);
+        }
+        self.line_unless(&MINIMUM_HEALTHY, minimum_healthy, &default.minimum_healthy);
+        self.line_unless(&QUORUM, quorum, &default.quorum);
+        self.line_unless(&HYSTERESIS, hysteresis, &default.hysteresis);
+        self.line_unless(&INHIBIT_ON_FAILURE, inhibit_on_failure, &default.inhibit_on_failure);
+        self.line_if(&SLOW_START, slow_start);
+    }
+
+    fn checks(&mut self, key: &Key, checks: &[Check]) {
+        use schema::check::*;
+        self.list(key, checks, |out, check| {
+            let Check { kind, address, port, source, timing } = check;
+            out.kind(kind);
+            out.line_if(&ADDRESS, address);
+            out.line_if(&PORT, port);
+            out.line_if(&SOURCE, source);
+            let default = Timing::default();
+            out.line_unless(&INTERVAL, &timing.interval, &default.interval);
+            out.line_if(&FAST_INTERVAL, &timing.fast_interval);
+            out.line_if(&TIMEOUT, &timing.timeout);
+            out.line_if(&CONNECT_TIMEOUT, &timing.connect_timeout);
+            out.line_unless(&RISE, &timing.rise, &default.rise);
+            out.line_unless(&FALL, &timing.fall, &default.fall);
+            out.line_unless(&RETRIES, &timing.retries, &default.retries);
+            out.line_unless(&RETRY_DELAY, &timing.retry_delay, &default.retry_delay);
+            out.line_if(&WARMUP, &timing.warmup);
+            let initial = |it| name_of(it, &INITIALS);
+            out.line_unless(&INITIAL, &initial(timing.initial), &initial(default.initial));
+        });
+    }
+
+    fn kind(&mut self, kind: &CheckKind) {
+        use schema::check::*;
+        match kind {
+            CheckKind::Tcp => self.raw(&format!("{}: {{}}", TCP.name)),
+            CheckKind::Http(http) => {
+                let key = if http.tls.is_some() { &HTTPS } else { &HTTP };
+                self.whole_section(key, |out| out.http(http));
+            }
+            CheckKind::Mysql(mysql) => self.whole_section(&MYSQL, |out| out.mysql(mysql)),
+            CheckKind::Exec(exec) => self.whole_section(&EXEC, |out| out.exec(exec)),
+        }
+    }
+
+    fn http(&mut self, http: &HttpCheck) {
+        use schema::{http_check::*, https_check::*};
+        let HttpCheck { method, path, host, headers, status, body, tls } = http;
+        let default = HttpCheck::default();
+        self.line_unless(&METHOD, method, &default.method);
+        self.line_unless(&PATH, path, &default.path);
+        self.line_if(&HOST, host);
+        if !headers.is_empty() {
+            self.list(&HEADERS, headers, |out, header| out.raw(&quoted(header)));
+        }
+        if *status != default.status {
+            self.list(&STATUS, status, |out, range| out.raw(&quoted(&range.to_string())));
+        }
+        self.line_if(&BODY, body);
+        if let Some(TlsCheck { sni, verify, ca }) = tls {
+            self.line_if(&SNI, sni);
+            self.line_unless(&VERIFY, verify, &false);
+            self.line_if(&CA, &ca.as_ref().map(|path| path.display()));
+        }
+    }
+
+    fn mysql(&mut self, mysql: &MysqlCheck) {
+        use schema::mysql_check::*;
+        let MysqlCheck { user, password, password_file, tls, query, role, lag } = mysql;
+        self.line_if(&USER, user);
+        self.line_if(&PASSWORD, &password.as_ref().map(|secret| &secret.0));
+        self.line_if(&PASSWORD_FILE, &password_file.as_ref().map(|path| path.display()));
+        self.line_unless(&TLS, &name_of(*tls, &MYSQL_TLS), &"off");
+        self.line_if(&QUERY, query);
+        self.line_unless(&ROLE, &name_of(*role, &ROLES), &"any");
+        if !lag.is_empty() {
+            self.list(&LAG, lag, |out, tier| {
+                out.line(&schema::lag_tier::FROM, tier.from);
+                out.line(&schema::lag_tier::WEIGHT, tier.weight);
+            });
+        }
+    }
+
+    fn exec(&mut self, exec: &ExecCheck) {
+        use schema::exec_check::*;
+        self.list(&COMMAND, &exec.command, |out, word| out.raw(&quoted(word)));
+        self.line_unless(&USER, &exec.user, &DEFAULT_USER.to_owned());
+        self.line_unless(&DYNAMIC, &exec.dynamic, &false);
     }
 }
 

@@ -3,6 +3,12 @@
 
 use crate::model::PerState;
 
+pub(super) mod backend;
+mod checks;
+pub(super) mod service_timeouts;
+
+pub(super) use checks::{check, exec_check, http_check, https_check, lag_tier, mysql_check, tcp_check};
+
 /// One key.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Key {
@@ -70,6 +76,13 @@ pub(super) static SECTIONS: &[&Section] = &[
     &endpoint::SECTION,
     &service_timeouts::SECTION,
     &backend::SECTION,
+    &check::SECTION,
+    &tcp_check::SECTION,
+    &http_check::SECTION,
+    &https_check::SECTION,
+    &mysql_check::SECTION,
+    &lag_tier::SECTION,
+    &exec_check::SECTION,
 ];
 
 pub(super) mod file {
@@ -268,10 +281,17 @@ pub(super) mod service {
             &SCOPE,
             &TIMEOUTS,
             &EXPIRE_NODEST,
+            &EXPIRE_QUIESCENT,
             &REJECT,
             &GUARD,
             &SLOPPY_TCP,
             &OPS,
+            &CHECKS,
+            &MINIMUM_HEALTHY,
+            &QUORUM,
+            &HYSTERESIS,
+            &INHIBIT_ON_FAILURE,
+            &SLOW_START,
             &BACKENDS,
         ],
     };
@@ -360,9 +380,18 @@ pub(super) mod service {
         Is("auto"),
         "What happens to connections whose backend was removed. `drop`: their packets are dropped, and go on if \
          the backend is added again, as with IPVS's `expire_nodest_conn` 0. `reschedule`: the next SYN or \
-         datagram goes to another backend at once; TCP in the middle of a connection is dropped. `reset`: the same, \
-         but that TCP is answered with a reset, as with `expire_nodest_conn` 1. `auto` is `drop` for TCP and \
-         `reschedule` for UDP.",
+         datagram goes to another backend at once; TCP in the middle of a connection is dropped, until within a \
+         second the entries end; a SYN on a connection of a backend of weight 0 goes to another one, too. `reset`: the \
+         same, but that TCP is answered with a reset, as with `expire_nodest_conn` 1, and entries stay until their \
+         timeout. `auto` is `drop` for TCP and `reschedule` for UDP.",
+    );
+    pub static EXPIRE_QUIESCENT: Key = key(
+        "expire_quiescent_template",
+        "`true` or `false`",
+        Is("false"),
+        "With `persistence`: the new connections of a client whose backend is drained or has weight 0 go to \
+         another one, as with IPVS's sysctl of this name, instead of keeping the backend busy as long as its \
+         clients come back.",
     );
     pub static REJECT: Key = key(
         "reject",
@@ -398,6 +427,48 @@ pub(super) mod service {
          none is remembered.",
     )
     .also(&["one_packet"]);
+    pub static CHECKS: Key = key(
+        "checks",
+        "list of `services[].checks[]`",
+        Words("none: every backend counts as healthy"),
+        "Health checks of each backend, all of which must pass for it to get new connections.",
+    );
+    pub static MINIMUM_HEALTHY: Key = key(
+        "minimum_healthy",
+        "0 to 100",
+        Is("0"),
+        "Percent. Where fewer of the backends are healthy, the checks are not believed and all are kept. Backups, \
+         drained ones and those without a first result do not count.",
+    )
+    .also(&["panic_threshold"]);
+    pub static QUORUM: Key = key(
+        "quorum",
+        "number",
+        Is("1"),
+        "Sum of the weights of the backends that serve, below which those with `backup: true` serve in their place. \
+         Without a backup that could, the others go on.",
+    );
+    pub static HYSTERESIS: Key = key(
+        "hysteresis",
+        "number, below quorum",
+        Is("0"),
+        "So much more than `quorum` it takes to get it back, and so much less to lose it.",
+    );
+    pub static INHIBIT_ON_FAILURE: Key = key(
+        "inhibit_on_failure",
+        "`true` or `false`",
+        Is("false"),
+        "A failing backend is treated as if its weight were 0: it keeps its persistent clients, and its place in \
+         the tables of `sh`, `mh` and `dh`.",
+    );
+    pub static SLOW_START: Key = key(
+        "slow_start",
+        "short duration",
+        Words("none"),
+        "A backend that has become healthy gets its weight in ten steps over this time. Parts are rounded up: give \
+         weights of 10 or 100 to make it felt.",
+    )
+    .also(&["slowstart"]);
     pub static BACKENDS: Key = key(
         "backends",
         "list of `services[].backends[]`",
@@ -406,87 +477,4 @@ pub(super) mod service {
          agent runs goes to the head, as in IPVS.",
     )
     .also(&["real_servers", "destinations"]);
-}
-
-pub(super) mod service_timeouts {
-    use super::*;
-    pub static SECTION: Section = Section {
-        path: "services[].timeouts",
-        doc: "Idle timeouts of one service's connections, 1 s to 31 d. What is left out is as in the global \
-              `timeouts`.",
-        keys: &[&TCP, &TCP_FIN, &TCP_SYN, &TCP_TIME_WAIT, &TCP_CLOSE, &UDP],
-    };
-    pub static KEYS: PerState<&Key> = PerState {
-        tcp: &TCP,
-        tcp_fin: &TCP_FIN,
-        tcp_syn: &TCP_SYN,
-        tcp_time_wait: &TCP_TIME_WAIT,
-        tcp_close: &TCP_CLOSE,
-        udp: &UDP,
-    };
-    /// The same key for one service.
-    const fn own(global: &Key, absent: &'static str) -> Key {
-        Key {
-            name: global.name,
-            also: global.also,
-            takes: global.takes,
-            absent: Words(absent),
-            doc: global.doc,
-        }
-    }
-    pub static TCP: Key = own(&timeouts::TCP, "`timeouts.tcp`");
-    pub static TCP_FIN: Key = own(&timeouts::TCP_FIN, "`timeouts.tcp_fin`");
-    pub static TCP_SYN: Key = own(&timeouts::TCP_SYN, "`timeouts.tcp_syn`");
-    pub static TCP_TIME_WAIT: Key = own(&timeouts::TCP_TIME_WAIT, "`timeouts.tcp_time_wait`");
-    pub static TCP_CLOSE: Key = own(&timeouts::TCP_CLOSE, "`timeouts.tcp_close`");
-    pub static UDP: Key = own(&timeouts::UDP, "`timeouts.udp`");
-}
-
-pub(super) mod backend {
-    use super::*;
-    pub static SECTION: Section = Section {
-        path: "services[].backends[]",
-        doc: "One real server. It owns the VIP on its loopback (`lb realserver start VIP`) and stands one L2 hop \
-              away.",
-        keys: &[&ADDRESS, &PORT, &WEIGHT, &UPPER_THRESHOLD, &LOWER_THRESHOLD, &DRAINED],
-    };
-    pub static ADDRESS: Key = key(
-        "address",
-        "IPv4 or IPv6 address",
-        Required,
-        "The real server's own address, of the VIP's family.",
-    )
-    .also(&["ip"]);
-    pub static PORT: Key = key(
-        "port",
-        "the service's port",
-        Words("the service's port"),
-        "May be written, but must equal the service's (of its first endpoint): Direct Routing cannot translate ports.",
-    );
-    pub static WEIGHT: Key = key(
-        "weight",
-        "0 to 65535",
-        Is("1"),
-        "Share of new connections. 0 takes none and keeps those there are (quiesced).",
-    );
-    pub static UPPER_THRESHOLD: Key = key(
-        "upper_threshold",
-        "count",
-        Is("0"),
-        "At so many connections (active and inactive) it gets no new ones; 0 is no limit.",
-    )
-    .also(&["uthreshold", "u_threshold"]);
-    pub static LOWER_THRESHOLD: Key = key(
-        "lower_threshold",
-        "count, at most upper_threshold",
-        Is("0"),
-        "Below so many connections it gets new ones again; 0 is three quarters of `upper_threshold`.",
-    )
-    .also(&["lthreshold", "l_threshold"]);
-    pub static DRAINED: Key = key(
-        "drained",
-        "`true` or `false`",
-        Is("false"),
-        "Taken out of service by an operator: gets no new connections, as with weight 0, but the weight is kept.",
-    );
 }

@@ -3,16 +3,18 @@
 use std::{collections::HashMap, net::IpAddr};
 
 use super::{
+    check::{Of, checks},
     director::partial_timeouts,
     error::{Pos, Problems},
     fields::{Fields, scalar},
     schema,
     tree::Node,
-    values::{Fault, address, boolean, duration, fault, number, word},
+    values::{Fault, address, boolean, duration, fault, millis, number, word},
 };
 use crate::model::{
     Backend, BackendKey, Endpoint, ExpireNodest, Guard, Limits, PartialTimeouts, Persistence, Protocol,
     Reject, Scheduler, Scope, Service, ServiceName, ServiceOptions,
+    check::{BackendHealth, ServiceHealth},
     endpoint::Claims,
     persistence::{granularity, longest_prefix},
     rules::{backend_fault, family, option_fault, same_family, thresholds_ok, vip_fault},
@@ -115,6 +117,8 @@ fn service(node: &Node, problems: &mut Problems) -> Option<(Service, Places)> {
     let has = |protocol| endpoints.is_empty() || endpoints.iter().any(|(it, _)| it.protocol == protocol);
     let options = options(&fields, vip, has, problems);
 
+    let of = Of { family: vip, port };
+    let health = health(&fields, of, problems);
     let mut backends: Vec<Backend> = Vec::new();
     let mut seen: HashMap<BackendKey, Pos> = HashMap::new();
     for item in fields.list(&BACKENDS, problems) {
@@ -139,7 +143,7 @@ fn service(node: &Node, problems: &mut Problems) -> Option<(Service, Places)> {
     let group = endpoints[1..].iter().map(|(endpoint, _)| *endpoint).collect();
     let places = Places { name: fields.node(&NAME).map_or(fields.pos, |n| n.pos), endpoints };
     let name = name.unwrap_or_else(|| endpoint.default_name());
-    Some((Service { name, endpoint, group, scheduler, backends, options }, places))
+    Some((Service { name, endpoint, group, scheduler, backends, options, health }, places))
 }
 
 /// An endpoint as far as it is right.
@@ -227,6 +231,25 @@ pub(super) fn ports(text: &str) -> Result<(u16, Option<u16>), Fault> {
     }
 }
 
+fn health(fields: &Fields<'_>, of: Of, problems: &mut Problems) -> ServiceHealth {
+    use schema::service::*;
+    let default = ServiceHealth::default();
+    let quorum = fields.value(&QUORUM, problems, |t| number(t, 0..=u32::MAX)).unwrap_or(default.quorum);
+    let hysteresis = fields.value(&HYSTERESIS, problems, |t| number(t, 0..=u32::MAX)).unwrap_or_default();
+    if let Some(node) = fields.node(&HYSTERESIS).filter(|_| hysteresis > 0 && hysteresis >= quorum) {
+        let wrong = format!("hysteresis {hysteresis} is not below quorum {quorum}");
+        problems.add(node.pos, wrong, "lower it, or raise `quorum`");
+    }
+    ServiceHealth {
+        checks: checks(fields.list(&CHECKS, problems), of, problems),
+        minimum_healthy: fields.value(&MINIMUM_HEALTHY, problems, |t| number(t, 0..=100)).unwrap_or_default(),
+        quorum,
+        hysteresis,
+        inhibit_on_failure: fields.value(&INHIBIT_ON_FAILURE, problems, boolean).unwrap_or_default(),
+        slow_start: fields.value(&SLOW_START, problems, millis),
+    }
+}
+
 fn options(
     fields: &Fields<'_>,
     vip: Option<IpAddr>,
@@ -238,6 +261,7 @@ fn options(
         persistence: persistence(fields, vip, problems),
         timeouts: fields.node(&TIMEOUTS).and_then(|node| timeouts(node, problems)).unwrap_or_default(),
         expire_nodest: fields.value(&EXPIRE_NODEST, problems, expire_nodest).unwrap_or_default(),
+        expire_quiescent_template: fields.value(&EXPIRE_QUIESCENT, problems, boolean).unwrap_or_default(),
         reject: fields.value(&REJECT, problems, reject).unwrap_or_default(),
         guard: fields.value(&GUARD, problems, guard).unwrap_or_default(),
         sloppy_tcp: fields.value(&SLOPPY_TCP, problems, boolean).unwrap_or_default(),
@@ -332,6 +356,11 @@ fn backend(
     let upper = fields.value(&UPPER_THRESHOLD, problems, |t| number(t, 0..=u32::MAX));
     let lower = fields.value(&LOWER_THRESHOLD, problems, |t| number(t, 0..=u32::MAX));
     let drained = fields.value(&DRAINED, problems, boolean);
+    let checks = fields.node(&CHECKS).map(|_| {
+        let of = Of { family: address.or(vip), port };
+        checks(fields.list(&CHECKS, problems), of, problems)
+    });
+    let backup = fields.value(&BACKUP, problems, boolean);
     let upper_is_known = upper.is_some() || fields.node(&UPPER_THRESHOLD).is_none();
     let (upper, lower) = (upper.unwrap_or(0), lower.unwrap_or(0));
     if upper_is_known && !thresholds_ok(upper, lower) {
@@ -347,6 +376,7 @@ fn backend(
         upper_threshold: upper,
         lower_threshold: lower,
         drained: drained.unwrap_or(false),
+        health: BackendHealth { checks, backup: backup.unwrap_or(false) },
     };
     Some((backend, pos))
 }

@@ -35,6 +35,7 @@ fn the_notes_service_reads_as_the_notes_mean_it() {
         upper_threshold: 0,
         lower_threshold: 0,
         drained: false,
+        health: Default::default(),
     };
     let endpoint = Endpoint::new(address("172.18.14.100"), 3306, Protocol::Tcp);
     let eth0 =
@@ -49,6 +50,7 @@ fn the_notes_service_reads_as_the_notes_mean_it() {
             scheduler: Scheduler::Rr,
             backends: vec![backend("172.18.14.71"), backend("172.18.14.72")],
             options: ServiceOptions::default(),
+            health: Default::default(),
         }],
         ..Model::default()
     };
@@ -106,9 +108,19 @@ fn documented_defaults_are_the_real_ones() {
     }
     explicit += "services:\n  - address: 192.0.2.1\n    port: 80\n";
     explicit += &written(&schema::service::SECTION, "    ");
+    explicit += &format!("    checks:\n      - tcp: {{}}\n{}", written(&schema::check::SECTION, "        "));
+    explicit += &format!("      - https:\n{}", written(&schema::https_check::SECTION, "          "));
+    explicit += &format!(
+        "      - mysql:\n          user: a\n{}",
+        written(&schema::mysql_check::SECTION, "          ")
+    );
+    explicit += "      - exec:\n          command: [/a]\n";
+    explicit += &written(&schema::exec_check::SECTION, "          ");
     explicit += "    backends:\n      - address: 192.0.2.2\n";
     explicit += &written(&schema::backend::SECTION, "        ");
-    let implicit = with_service("    backends: [{address: 192.0.2.2}]\n");
+    let implicit = with_service(
+        "    checks: [tcp, https, {mysql: {user: a}}, {exec: {command: [/a]}}]\n    backends: [{address: 192.0.2.2}]\n",
+    );
     let config = parse("explicit", &explicit).unwrap_or_else(|e| panic!("{e}\n{explicit}"));
     assert_eq!(Ok(config), parse("implicit", &implicit));
     for key in schema::SECTIONS.iter().flat_map(|s| s.keys) {
@@ -243,6 +255,7 @@ fn endpoints_have_room_for_all_services() {
 #[test]
 fn bad_files_are_refused_where_they_are_bad() {
     let bad_service = |field: &str| format!("interfaces: [eth0]\nservices:\n  - {{{field}}}\n");
+    let check = |check: &str| bad_service(&format!("address: 192.0.2.1, port: 80, checks: [{{{check}}}]"));
     let cases = [
         (String::new(), "1:1: the file is empty; write"),
         ("# only a comment\n".to_owned(), "1:1: the file is empty; write"),
@@ -359,6 +372,73 @@ fn bad_files_are_refused_where_they_are_bad() {
         (
             bad_service("address: 192.0.2.1, port: 80, timeouts: 5"),
             "3:46: services[].timeouts must be a mapping, not a single value; ",
+        ),
+        (
+            bad_service("address: 192.0.2.1, port: 80, checks: [tpc]"),
+            "3:45: unknown key `tpc` in services[].checks[]; did you mean `tcp`?",
+        ),
+        (
+            bad_service("address: 192.0.2.1, port: 80, checks: [{interval: 1s}]"),
+            "3:45: the check does not say what it does; add one of tcp",
+        ),
+        (
+            bad_service("address: 192.0.2.1, port: 0, checks: [tcp]"),
+            "3:44: the service has every port, so a tcp check needs its own; add `port: ...`",
+        ),
+        (
+            bad_service("address: 192.0.2.1, port: 80, checks: [{tcp: , source: \"fd00::1\"}]"),
+            "3:61: `source`: fd00::1 is IPv6, but what is checked is IPv4; write one of the director's IPv4",
+        ),
+        (
+            bad_service("address: 192.0.2.1, port: 80, checks: [{tcp: , interval: 1.5s}]"),
+            "3:63: `interval`: `1.5s` is not a duration; write whole seconds, or a number with s, m, h or d, for \
+             example 900 or 15m, or milliseconds such as 500ms",
+        ),
+        (
+            bad_service("address: 192.0.2.1, port: 80, checks: [{tcp: , fall: 0}]"),
+            "3:59: `fall`: 0 is out of range; write a number from 1 to 1000",
+        ),
+        (
+            check("http: {path: health}"),
+            "3:59: `path`: \"health\" is not the path of a request; write one such as /health?full=1",
+        ),
+        (
+            check("http: {status: [200-]}"),
+            "3:62: `status`: `200-` is neither an HTTP status nor a range of them; write",
+        ),
+        (
+            check("http: {body: \"(\"}"),
+            "3:59: `body`: this is no regular expression (error: unclosed group); put",
+        ),
+        (
+            check("http: {headers: [X]}"),
+            "3:63: `headers`: \"X\" is no header; write \"Name: value\", in quotes",
+        ),
+        (
+            check("http: {verify: true}"),
+            "3:53: unknown key `verify` in services[].checks[].http; valid keys are",
+        ),
+        (check("http: , tcp: "), "3:46: `http` is a second kind of check in one; make two checks of it"),
+        (check("mysql: {password: x}"), "3:53: a login without a user; add `user: ...`"),
+        (
+            check("mysql: {user: u, password: x, password_file: /x}"),
+            "3:91: both `password` and `password_file`; keep one of them",
+        ),
+        (
+            check("mysql: {user: u, lag: [{from: 5, weight: 50}, {from: 5, weight: 0}]}"),
+            "3:92: the tiers of `lag` do not rise; write the smallest `from` first, and each once",
+        ),
+        (
+            check("mysql: {user: u, role: replica}, source: 192.0.2.9"),
+            "3:87: `source` does not hold for a mysql check that logs in; leave the key out",
+        ),
+        (
+            check("exec: {command: [check]}"),
+            "3:62: `command` does not begin with the absolute path of a program; ",
+        ),
+        (
+            bad_service("address: 192.0.2.1, port: 80, quorum: 2, hysteresis: 2"),
+            "3:59: hysteresis 2 is not below quorum 2; lower it, or raise `quorum`",
         ),
         (bad_service("port: 80"), "3:5: services[] has no `address`; add"),
         (

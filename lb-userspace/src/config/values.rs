@@ -2,7 +2,7 @@
 
 use std::{fmt::Display, net::IpAddr, ops::RangeInclusive, path::PathBuf};
 
-use crate::model::{nearest::nearest, timeouts::MAX_TIMEOUT};
+use crate::model::{check::Millis, nearest::nearest, timeouts::MAX_TIMEOUT};
 
 /// What is wrong with a value, and what would be right.
 #[derive(Debug, PartialEq, Eq)]
@@ -60,6 +60,21 @@ pub(super) fn duration(text: &str, range: RangeInclusive<u32>) -> Result<u32, Fa
     };
     in_range(text, number, factor, range, "a duration", |n| format!("{n}s"))
 }
+
+/// A short duration: `500ms`, and what [`duration`] takes, up to a day.
+pub(super) fn millis(text: &str) -> Result<Millis, Fault> {
+    let (number, unit) = split_unit(text);
+    if unit != "ms" {
+        return duration(text, 1..=DAY).map(|seconds| Millis(seconds * 1000)).map_err(|fault| Fault {
+            right: format!("{}, or milliseconds such as 500ms", fault.right),
+            ..fault
+        });
+    }
+    in_range(text, number, 1, 1..=DAY * 1000, "a duration", |n| format!("{n}ms")).map(Millis)
+}
+
+/// In seconds.
+const DAY: u32 = 86400;
 
 /// An idle timeout.
 pub(super) fn timeout(text: &str) -> Result<u32, Fault> {
@@ -206,6 +221,18 @@ mod tests {
         }
         for text in ["1m", "1G", "1kb", "0", "4096M", "k", "0x10", "1_000"] {
             assert!(count(text, any.clone()).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn short_durations_have_milliseconds() {
+        for (text, n) in
+            [("500ms", 500), ("2", 2000), ("2s", 2000), ("1m", 60_000), ("86400000ms", 86_400_000)]
+        {
+            assert_eq!(millis(text), Ok(Millis(n)), "{text}");
+        }
+        for text in ["0", "0ms", "ms", "1.5s", "1us", "86400001ms", "2d"] {
+            assert!(millis(text).is_err(), "{text}");
         }
     }
 

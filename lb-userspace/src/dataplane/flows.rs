@@ -1,15 +1,17 @@
 //! Walking the flow tables through their mappings: listing, flushing, and the sweeper.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::atomic::{AtomicU64, Ordering},
 };
 
 use lb_common::{
     bucket::{Bucket, SLOTS, Word, expire, remove},
     counters::is_overloaded,
-    dest::Dest,
+    dest::{self, Dest},
     flow::{NarrowBucket, NarrowKey, WideBucket, WideKey},
+    service,
+    tcp::State,
     template,
     tick::Tick,
     value::{Value, flag},
@@ -18,6 +20,7 @@ use lb_common::{
 use super::{
     mapped::Mapped,
     maps::Maps,
+    seen::Seen,
     templates::{Templates, rearm_of},
 };
 use crate::plan::Census;
@@ -50,7 +53,7 @@ struct Place {
 #[derive(Debug, Default)]
 pub struct Sweep {
     pub census: Census,
-    /// Entries freed because they had expired.
+    /// Entries freed because they had expired, or were those of a destination that is gone.
     pub expired: u64,
     pub narrow_live: u64,
     pub wide_live: u64,
@@ -59,6 +62,10 @@ pub struct Sweep {
     /// Differences to the kernel's counts that the next round must confirm.
     drift: BTreeMap<u32, (i64, i64)>,
     templates: Templates,
+    /// Removed destinations whose flows are not kept for their return, TCP's and UDP's.
+    ended: [BTreeSet<u32>; 2],
+    /// While the round goes on.
+    seen: Seen,
 }
 
 impl Sweep {
@@ -149,7 +156,9 @@ impl Maps {
     /// One round over both tables: frees what has expired, counts what lives, and heals the kernel's
     /// counts where two rounds saw the same difference.
     pub fn sweep(&self, now: Tick, previous: &Sweep) -> Sweep {
-        let mut sweep = Sweep { templates: Templates::after(&previous.templates), ..Sweep::default() };
+        let templates = Templates::after(&previous.templates);
+        let (ended, seen) = (self.ended(), Seen::new(self.dests.entries()));
+        let mut sweep = Sweep { templates, ended, seen, ..Sweep::default() };
         for (old, index) in self.narrow_places() {
             if let Some(bucket) = self.narrow_bucket(old, index) {
                 sweep.narrow_live += self.sweep_bucket(bucket, now, &mut sweep, |slot| {
@@ -167,9 +176,31 @@ impl Maps {
                 sweep.templates.look(self, (old, index), bucket, now);
             }
         }
+        let seen = std::mem::take(&mut sweep.seen);
+        (sweep.census, sweep.counts) = (seen.census(), seen.counts());
         sweep.templates.settle(self, now);
         self.heal(&mut sweep, previous);
         sweep
+    }
+
+    /// Of services that reschedule the flows of removed destinations end at once, with the templates that lead there
+    /// (`ip_vs_expire_nodest_conn_flush`).
+    fn ended(&self) -> [BTreeSet<u32>; 2] {
+        use service::flag::{RESCHEDULE, RESCHEDULE_UDP, RESET_NODEST};
+        let dests = (1..self.dests.entries()).filter_map(|id| Some((id, self.dests.get(id)?)));
+        let retired = dests.filter(|(_, dest)| dest.flags & dest::flag::RETIRED != 0);
+        let mut ended = [BTreeSet::new(), BTreeSet::new()];
+        for (id, dest) in retired {
+            let flags = self.services.get(u32::from(dest.service)).map_or(0, |record| record.flags);
+            // Where the rest is answered with a reset, the entry says that it is a removed backend's.
+            if flags & (RESCHEDULE | RESET_NODEST) == RESCHEDULE {
+                ended[0].insert(id);
+            }
+            if flags & RESCHEDULE_UDP != 0 {
+                ended[1].insert(id);
+            }
+        }
+        ended
     }
 
     fn sweep_bucket<B: Bucket<Word = AtomicU64>>(
@@ -188,20 +219,26 @@ impl Maps {
                 self.uncount(value);
                 sweep.expired += 1;
             } else if let Some(value) = live(bucket, slot, now) {
+                let is_udp = value.state() == State::UDP;
+                if sweep.ended[usize::from(is_udp)].contains(&value.dest())
+                    && remove(bucket, slot, value, Value::locked_by_agent(now)).is_some()
+                {
+                    self.uncount(value);
+                    sweep.expired += 1;
+                    continue;
+                }
                 found += 1;
                 let (source, last) = key(slot);
-                sweep.census.dests.insert(value.dest());
                 if value.is_template() {
-                    sweep.census.endpoints.extend(template::Owner::endpoint(last));
+                    sweep.seen.entry(template::Owner::endpoint(last), value.dest());
                     continue;
                 }
                 let (_, _, endpoint) = WideKey::ports(&[0, 0, last]);
-                sweep.census.endpoints.insert(endpoint);
+                sweep.seen.entry(Some(endpoint), value.dest());
                 if value.flags() & flag::CONTROLLED != 0 {
                     sweep.templates.controlled(self, source, endpoint, value);
                 }
-                let (active, inactive) = sweep.counts.entry(value.dest()).or_default();
-                *(if value.state().is_active() { active } else { inactive }) += 1;
+                sweep.seen.connection(value.dest(), value.state().is_active());
             }
         }
         found
@@ -210,7 +247,7 @@ impl Maps {
     /// Counts heal by adding a difference, never by storing an absolute.
     fn heal(&self, sweep: &mut Sweep, previous: &Sweep) {
         let ids = previous.drift.keys().chain(previous.counts.keys()).chain(sweep.counts.keys()).copied();
-        for id in ids.collect::<std::collections::BTreeSet<u32>>() {
+        for id in ids.collect::<BTreeSet<u32>>() {
             let Some(kernel) = self.conns.get(id) else { continue };
             let (active, inactive) = sweep.counts.get(&id).copied().unwrap_or_default();
             let drift =

@@ -10,6 +10,7 @@ mod mapped;
 mod maps;
 mod object;
 mod pins;
+mod seen;
 mod snapshot;
 mod stats;
 mod templates;

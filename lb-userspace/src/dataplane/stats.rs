@@ -5,6 +5,7 @@ use aya::maps::{MapData, PerCpuArray};
 use lb_common::{
     counters::{ConnCounts, Counters},
     guard::Guard,
+    service::Rotation,
     tick::Tick,
     verdict::{Event, Verdict},
 };
@@ -32,13 +33,15 @@ impl Maps {
         self.conns.get(id).unwrap_or_default()
     }
 
-    /// Whether new flows of the service come faster than its guard allows.
+    /// Whether new flows of the service come faster than its guard allows, or did a few seconds ago.
     pub fn is_guarded(&self, id: u16, now: Tick) -> bool {
         let (service, rotation) = (self.services.get(u32::from(id)), self.rotations.get(u32::from(id)));
         service.zip(rotation).is_some_and(|(service, rotation)| {
-            [rotation.beginning, rotation.completing]
-                .into_iter()
-                .any(|word| Guard(word).is_full(now, service.guard))
+            // A burst that had room is none.
+            Rotation::places_by_hash(rotation.hashed_until, now)
+                && [rotation.beginning, rotation.completing]
+                    .into_iter()
+                    .any(|word| Guard(word).is_high(now, service.guard))
         })
     }
 

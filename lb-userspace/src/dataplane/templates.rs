@@ -65,7 +65,9 @@ impl Templates {
         let Some(service) = maps.services.get(u32::from(dest.service)) else { return };
         // Of any endpoint of the service, if its templates span them.
         let owner = Owner::new(service.flags, dest.service, endpoint);
-        if let Some(due) = self.due.get_mut(&words(source, service.mask, owner)) {
+        // A connection to another destination is of a template before this one.
+        let due = self.due.get_mut(&words(source, service.mask, owner));
+        if let Some(due) = due.filter(|due| due.value.dest() == value.dest()) {
             due.controls = true;
         }
     }

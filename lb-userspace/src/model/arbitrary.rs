@@ -7,7 +7,7 @@ use std::{
 
 use proptest::{collection::vec, option, prelude::*, sample::select};
 
-use super::{timeouts::MAX_TIMEOUT, *};
+use super::{check::*, timeouts::MAX_TIMEOUT, *};
 
 pub(crate) fn models() -> impl Strategy<Value = Model> {
     let flows = (1..=64u32 << 20, prop_oneof![1..=9u32, Just(64 << 10)])
@@ -46,11 +46,25 @@ fn interfaces() -> impl Strategy<Value = InterfaceSpec> {
 }
 
 pub(crate) fn services() -> impl Strategy<Value = Service> {
-    (option::of(names()), groups(), schedulers(), vec((0..6u8, backends()), 0..5), options()).prop_map(
-        |(name, (endpoint, group), scheduler, backends, options)| {
+    (
+        option::of(names()),
+        groups(),
+        schedulers(),
+        vec((0..6u8, backends()), 0..5),
+        options(),
+        (vec(checks(), 0..3), pools()),
+    )
+        .prop_map(|(name, (endpoint, group), scheduler, backends, options, (checks, pool))| {
             let backends = backends
                 .into_iter()
-                .map(|(n, backend)| Backend { key: backend_key(endpoint, n), ..backend })
+                .map(|(n, backend)| {
+                    let checks = backend.health.checks.clone().map(|checks| for_port(endpoint, checks));
+                    Backend {
+                        key: backend_key(endpoint, n),
+                        health: BackendHealth { checks, ..backend.health },
+                        ..backend
+                    }
+                })
                 .collect();
             for_protocol(Service {
                 name: name.unwrap_or_else(|| endpoint.default_name()),
@@ -59,9 +73,9 @@ pub(crate) fn services() -> impl Strategy<Value = Service> {
                 scheduler,
                 backends: unique(backends, |a: &Backend, b| a.key == b.key),
                 options,
+                health: ServiceHealth { checks: for_port(endpoint, checks), ..pool },
             })
-        },
-    )
+        })
 }
 
 fn collide(one: &Service, other: &Service) -> bool {
@@ -87,11 +101,19 @@ pub(crate) fn options() -> impl Strategy<Value = ServiceOptions> {
     let nodest = select(ExpireNodest::ALL.to_vec());
     let reject = select(Reject::ALL.to_vec());
     let guard = prop_oneof![Just(Guard::Auto), Just(Guard::Off), (1..3_000_000u32).prop_map(Guard::Rate)];
-    (timeouts(), option::of(persistence), nodest, reject, guard, any::<bool>(), any::<bool>()).prop_map(
-        |(timeouts, persistence, expire_nodest, reject, guard, sloppy_tcp, ops)| ServiceOptions {
+    (timeouts(), option::of(persistence), nodest, reject, guard, any::<[bool; 3]>()).prop_map(
+        |(
             timeouts,
             persistence,
             expire_nodest,
+            reject,
+            guard,
+            [expire_quiescent_template, sloppy_tcp, ops],
+        )| ServiceOptions {
+            timeouts,
+            persistence,
+            expire_nodest,
+            expire_quiescent_template,
             reject,
             guard,
             sloppy_tcp,
@@ -158,13 +180,16 @@ pub(crate) fn backend_key(endpoint: Endpoint, n: u8) -> BackendKey {
 pub(crate) fn backends() -> impl Strategy<Value = Backend> {
     let key = BackendKey { address: Ipv4Addr::UNSPECIFIED.into(), port: 0 };
     let thresholds = prop_oneof![Just((0, 0)), (0..9u32).prop_flat_map(|u| (Just(u), 0..=u))];
-    (prop_oneof![0..3u16, any::<u16>()], thresholds, any::<bool>()).prop_map(
-        move |(weight, (upper, lower), drained)| Backend {
+    let health = (option::weighted(0.2, vec(checks(), 0..3)), any::<bool>());
+    let health = health.prop_map(|(checks, backup)| BackendHealth { checks, backup });
+    (prop_oneof![0..3u16, any::<u16>()], thresholds, any::<bool>(), health).prop_map(
+        move |(weight, (upper, lower), drained, health)| Backend {
             key,
             weight,
             upper_threshold: upper,
             lower_threshold: lower,
             drained,
+            health,
         },
     )
 }
@@ -177,4 +202,134 @@ fn unique<T>(items: Vec<T>, same: impl Fn(&T, &T) -> bool) -> Vec<T> {
         }
     }
     kept
+}
+
+/// Checks of IPv4 and IPv6 services; `source` and `address` fit each other.
+pub(crate) fn checks() -> impl Strategy<Value = Check> {
+    let addresses = prop_oneof![
+        Just((None, None)),
+        Just((Some([192, 0, 2, 9].into()), Some([192, 0, 2, 1].into()))),
+        Just((Some(Ipv6Addr::LOCALHOST.into()), None)),
+    ];
+    (kinds(), addresses, option::of(1..=u16::MAX), timings()).prop_map(
+        |(kind, (address, source), port, timing)| {
+            let logs_in = matches!(&kind, CheckKind::Mysql(mysql) if mysql.logs_in());
+            Check { kind, address, port, source: source.filter(|_| !logs_in), timing }
+        },
+    )
+}
+
+fn kinds() -> impl Strategy<Value = CheckKind> {
+    prop_oneof![
+        Just(CheckKind::Tcp),
+        http().prop_map(CheckKind::Http),
+        mysql().prop_map(CheckKind::Mysql),
+        exec().prop_map(CheckKind::Exec),
+    ]
+}
+
+fn timings() -> impl Strategy<Value = Timing> {
+    let millis = || prop_oneof![Just(2000), 1..=86_400_000u32].prop_map(Millis);
+    let own = || option::of(millis());
+    let counts = (1..=1000u16, 1..=1000u16, 0..=1000u16);
+    let initial = select(vec![Initial::Down, Initial::Up]);
+    (millis(), own(), own(), own(), counts, millis(), own(), initial).prop_map(
+        |(interval, fast_interval, timeout, connect_timeout, counts, retry_delay, warmup, initial)| Timing {
+            interval,
+            fast_interval,
+            timeout,
+            connect_timeout,
+            rise: counts.0,
+            fall: counts.1,
+            retries: counts.2,
+            retry_delay,
+            warmup,
+            initial,
+        },
+    )
+}
+
+/// A service of every port has checks that say their port.
+fn for_port(endpoint: Endpoint, checks: Vec<Check>) -> Vec<Check> {
+    let with_port = |check: Check| {
+        let port = check.port.or((endpoint.port == 0 && check.kind.has_port()).then_some(80));
+        Check { port, ..check }
+    };
+    checks.into_iter().map(with_port).collect()
+}
+
+fn http() -> impl Strategy<Value = HttpCheck> {
+    let words =
+        || option::of(select(vec!["web", "a.example:80", "null", "10.0.0.1"]).prop_map(str::to_owned));
+    let path = select(vec!["/", "/health?full=1", "/a:b"]).prop_map(str::to_owned);
+    let headers = vec(select(vec!["X-Lb: 1", "Accept: */*", "X-Empty:"]).prop_map(str::to_owned), 0..3);
+    let status = prop_oneof![
+        Just(vec![StatusRange { from: 200, to: 299 }]),
+        vec((100..300u16, 300..600u16).prop_map(|(from, to)| StatusRange { from, to }), 0..3),
+    ];
+    let body =
+        option::of(select(vec!["ok", "^[a-z]+\\s\"x\" #\n$", "{\"up\": true"]).prop_map(regex::escape));
+    let file = option::of(select(vec!["/etc/ca.pem", "/a b: #"]).prop_map(Into::into));
+    let tls =
+        option::of((words(), any::<bool>(), file).prop_map(|(sni, verify, ca)| TlsCheck { sni, verify, ca }));
+    (select(vec!["GET", "HEAD"]), path, words(), headers, status, body, tls).prop_map(
+        |(method, path, host, headers, status, body, tls)| HttpCheck {
+            method: method.to_owned(),
+            path,
+            host,
+            headers,
+            status,
+            body,
+            tls,
+        },
+    )
+}
+
+fn mysql() -> impl Strategy<Value = MysqlCheck> {
+    let words = |words: Vec<&'static str>| option::of(select(words).prop_map(str::to_owned));
+    let lag = vec((1..500u32, 0..=100u8), 0..3).prop_map(|tiers| {
+        let mut from = 0;
+        let rising = tiers.into_iter().map(|(step, weight)| {
+            from += step;
+            LagTier { from, weight }
+        });
+        rising.collect::<Vec<_>>()
+    });
+    let role = select(vec![MysqlRole::Any, MysqlRole::Primary, MysqlRole::Replica]);
+    let password = words(vec!["", "secret", "~", "a: #\"'"]);
+    let query = words(vec!["SELECT 1", "select 'a: b' # c"]);
+    let tls = select(vec![MysqlTls::Off, MysqlTls::On]);
+    (words(vec!["check", "null"]), password, any::<bool>(), tls, query, role, lag).prop_map(
+        |(user, password, in_file, tls, query, role, lag)| {
+            let password_file = password.as_ref().filter(|_| in_file).map(|_| "/etc/lb/password".into());
+            let password = password.filter(|_| !in_file).map(Secret);
+            let check = MysqlCheck { user, password, password_file, tls, query, role, lag };
+            let user = check.user.clone().or(check.logs_in().then(|| "check".to_owned()));
+            MysqlCheck { user, ..check }
+        },
+    )
+}
+
+fn exec() -> impl Strategy<Value = ExecCheck> {
+    let words = vec(select(vec!["-v", "", "a b", "$X: #"]).prop_map(str::to_owned), 0..3);
+    (words, select(vec!["nobody", "root", "null"]), any::<bool>()).prop_map(|(words, user, dynamic)| {
+        let command = std::iter::once("/bin/check".to_owned()).chain(words).collect();
+        ExecCheck { command, user: user.to_owned(), dynamic }
+    })
+}
+
+/// All but the checks.
+fn pools() -> impl Strategy<Value = ServiceHealth> {
+    let slow_start = option::of((1..86_400_000u32).prop_map(Millis));
+    let quorum = prop_oneof![Just((1, 0)), (1..9u32).prop_flat_map(|quorum| (Just(quorum), 0..quorum))];
+    (0..=100u8, quorum, any::<bool>(), slow_start).prop_map(
+        |(minimum_healthy, (quorum, hysteresis), inhibit_on_failure, slow_start)| ServiceHealth {
+            checks: Vec::new(),
+            minimum_healthy,
+            quorum,
+            hysteresis,
+            inhibit_on_failure,
+            slow_start,
+        },
+    )
 }

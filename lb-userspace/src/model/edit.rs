@@ -7,6 +7,7 @@ use std::net::IpAddr;
 use super::{
     Backend, BackendKey, Endpoint, Model, PartialTimeouts, Persistence, Protocol, Service, ServiceName,
     ServiceOptions,
+    check::{BackendHealth, ServiceHealth},
     nearest::nearest,
     persistence::longest_prefix,
     rules::{backend_fault, family, option_fault, same_family, thresholds_ok, vip_fault},
@@ -149,7 +150,8 @@ impl From<EditError> for ApiError {
 pub fn add_service(model: &mut Model, body: &ServiceAdd) -> Result<Service, EditError> {
     let name = body.name.clone().unwrap_or_else(|| body.endpoint.default_name());
     let ServiceAdd { name: _, endpoint, group, scheduler, options } = body.clone();
-    let service = Service { name, endpoint, group, scheduler, backends: Vec::new(), options };
+    let (backends, health) = (Vec::new(), ServiceHealth::default());
+    let service = Service { name, endpoint, group, scheduler, backends, options, health };
     insert_service(model, service.clone())?;
     Ok(service)
 }
@@ -200,6 +202,7 @@ pub fn add_backend(
         upper_threshold: body.upper_threshold,
         lower_threshold: body.lower_threshold,
         drained: false,
+        health: BackendHealth::default(),
     };
     insert_backend(model, service, backend.clone())?;
     Ok(backend)
@@ -281,12 +284,22 @@ pub fn edited_service(service: &Service, body: &ServiceEdit) -> Service {
 
 /// `before` with what is given.
 pub fn edited_options(before: &ServiceOptions, given: &OptionsEdit) -> ServiceOptions {
-    let OptionsEdit { timeouts, persistence, expire_nodest, reject, guard, sloppy_tcp, ops } = *given;
+    let OptionsEdit {
+        timeouts,
+        persistence,
+        expire_nodest,
+        expire_quiescent_template,
+        reject,
+        guard,
+        sloppy_tcp,
+        ops,
+    } = *given;
     let own = before.timeouts.zip(timeouts);
     ServiceOptions {
         timeouts: own.map(|(before, given)| given.or(before).filter(|seconds| *seconds != 0)),
         persistence: persistence.or(before.persistence).filter(Persistence::is_on),
         expire_nodest: expire_nodest.unwrap_or(before.expire_nodest),
+        expire_quiescent_template: expire_quiescent_template.unwrap_or(before.expire_quiescent_template),
         reject: reject.unwrap_or(before.reject),
         guard: guard.unwrap_or(before.guard),
         sloppy_tcp: sloppy_tcp.unwrap_or(before.sloppy_tcp),
@@ -296,11 +309,21 @@ pub fn edited_options(before: &ServiceOptions, given: &OptionsEdit) -> ServiceOp
 
 /// The edit that makes `options` of any others.
 pub fn to_options(options: &ServiceOptions) -> OptionsEdit {
-    let ServiceOptions { timeouts, persistence, expire_nodest, reject, guard, sloppy_tcp, ops } = *options;
+    let ServiceOptions {
+        timeouts,
+        persistence,
+        expire_nodest,
+        expire_quiescent_template,
+        reject,
+        guard,
+        sloppy_tcp,
+        ops,
+    } = *options;
     OptionsEdit {
         timeouts: timeouts.map(|own| Some(own.unwrap_or(0))),
         persistence: Some(persistence.unwrap_or(Persistence::OFF)),
         expire_nodest: Some(expire_nodest),
+        expire_quiescent_template: Some(expire_quiescent_template),
         reject: Some(reject),
         guard: Some(guard),
         sloppy_tcp: Some(sloppy_tcp),

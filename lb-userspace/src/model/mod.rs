@@ -6,6 +6,7 @@
 
 #[cfg(test)]
 pub(crate) mod arbitrary;
+pub mod check;
 pub mod edit;
 pub mod endpoint;
 mod name;

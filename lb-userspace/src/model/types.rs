@@ -10,7 +10,10 @@ use std::{
 use lb_common::guard::MAX_RATE;
 use serde::{Deserialize, Serialize};
 
-use super::{PartialTimeouts, Persistence, Scheduler, ServiceName, Timeouts};
+use super::{
+    PartialTimeouts, Persistence, Scheduler, ServiceName, Timeouts,
+    check::{BackendHealth, ServiceHealth},
+};
 
 /// Everything the agent keeps the kernel equal to.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -121,6 +124,8 @@ pub struct Service {
     pub backends: Vec<Backend>,
     #[serde(default)]
     pub options: ServiceOptions,
+    #[serde(default)]
+    pub health: ServiceHealth,
 }
 
 /// How a service treats its connections; everything has a default.
@@ -133,6 +138,9 @@ pub struct ServiceOptions {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub persistence: Option<Persistence>,
     pub expire_nodest: ExpireNodest,
+    /// New connections of a client are scheduled anew when its backend has weight 0, instead of following
+    /// their persistence template, as with IPVS's sysctl `expire_quiescent_template`.
+    pub expire_quiescent_template: bool,
     pub reject: Reject,
     pub guard: Guard,
     /// TCP only. A connection is taken up in its middle: any segment but a reset opens a flow, as with
@@ -151,7 +159,8 @@ pub enum ExpireNodest {
     Auto,
     /// Their packets are dropped; if the backend comes back they go on (IPVS's `expire_nodest_conn` 0).
     Drop,
-    /// The next SYN or datagram goes to another backend at once; TCP in the middle is dropped.
+    /// They are over: the next SYN or datagram goes to another backend at once; TCP in the middle is dropped
+    /// (IPVS's `expire_nodest_conn` 1).
     Reschedule,
     /// The same, but TCP in the middle is answered with a reset (IPVS's `expire_nodest_conn` 1).
     Reset,
@@ -310,6 +319,8 @@ pub struct Backend {
     pub lower_threshold: u32,
     /// Drained by an operator: weight counts as 0 until undrained, the configured weight is kept.
     pub drained: bool,
+    #[serde(default, skip_serializing_if = "BackendHealth::is_default")]
+    pub health: BackendHealth,
 }
 
 impl Backend {

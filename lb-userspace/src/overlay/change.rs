@@ -132,7 +132,16 @@ impl fmt::Display for Change {
 
 fn service_fields(edit: &ServiceEdit) -> String {
     let ServiceEdit { scheduler, options, endpoints: EndpointsEdit { add, del } } = edit;
-    let OptionsEdit { timeouts, persistence, expire_nodest, reject, guard, sloppy_tcp, ops } = options;
+    let OptionsEdit {
+        timeouts,
+        persistence,
+        expire_nodest,
+        expire_quiescent_template,
+        reject,
+        guard,
+        sloppy_tcp,
+        ops,
+    } = options;
     let timeouts = timeouts.given().map(|(name, seconds)| match seconds {
         0 => format!("timeouts.{name} set to the global one"),
         seconds => format!("timeouts.{name} set to {seconds}"),
@@ -141,6 +150,7 @@ fn service_fields(edit: &ServiceEdit) -> String {
         scheduler.map(|scheduler| format!("scheduler set to {scheduler}")),
         persistence.map(|persistence| format!("persistence set to {persistence}")),
         expire_nodest.map(|what| format!("expire_nodest set to {what}")),
+        expire_quiescent_template.map(|is| format!("expire_quiescent_template set to {is}")),
         reject.map(|what| format!("reject set to {what}")),
         guard.map(|rate| format!("guard set to {rate}")),
         sloppy_tcp.map(|is| format!("sloppy_tcp set to {is}")),

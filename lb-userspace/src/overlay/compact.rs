@@ -236,6 +236,11 @@ fn pick_options(new: &OptionsEdit, before: &OptionsEdit, of_file: &OptionsEdit) 
         timeouts: pick_timeouts(new.timeouts, before.timeouts, of_file.timeouts),
         persistence: pick(new.persistence, before.persistence, of_file.persistence),
         expire_nodest: pick(new.expire_nodest, before.expire_nodest, of_file.expire_nodest),
+        expire_quiescent_template: pick(
+            new.expire_quiescent_template,
+            before.expire_quiescent_template,
+            of_file.expire_quiescent_template,
+        ),
         reject: pick(new.reject, before.reject, of_file.reject),
         guard: pick(new.guard, before.guard, of_file.guard),
         sloppy_tcp: pick(new.sloppy_tcp, before.sloppy_tcp, of_file.sloppy_tcp),

@@ -4,6 +4,7 @@ use std::fmt::Display;
 
 use crate::model::{
     Backend, Endpoint, InterfaceSpec, Model, Persistence, Service, ServiceName, ServiceOptions,
+    check::{Check, Millis, ServiceHealth},
 };
 
 /// How `new` differs from `old`, one sentence each, without full stops; empty exactly if they are equal.
@@ -63,7 +64,7 @@ fn services(old: &Model, new: &Model, changes: &mut Vec<String>) {
     for service in &new.services {
         match old.service(&service.name) {
             None => {
-                let Service { name, endpoint, group, scheduler, backends, options: _ } = service;
+                let Service { name, endpoint, group, scheduler, backends, options: _, health: _ } = service;
                 let plural = if backends.len() == 1 { "" } else { "s" };
                 let n = backends.len();
                 let endpoint = match group.len() {
@@ -95,6 +96,7 @@ fn one_service(old: &Service, new: &Service, changes: &mut Vec<String>) {
         changes.push(format!("service {name}: scheduler changed from {old} to {new}"));
     }
     options(name, &old.options, &new.options, changes);
+    health(name, &old.health, &new.health, changes);
     for gone in old.backends.iter().filter(|b| new.backend(b.key).is_none()) {
         changes.push(format!("service {name}: backend {} removed", gone.key));
     }
@@ -116,7 +118,16 @@ fn one_service(old: &Service, new: &Service, changes: &mut Vec<String>) {
 }
 
 fn options(service: &ServiceName, old: &ServiceOptions, new: &ServiceOptions, changes: &mut Vec<String>) {
-    let ServiceOptions { timeouts, persistence, expire_nodest, reject, guard, sloppy_tcp, ops } = old;
+    let ServiceOptions {
+        timeouts,
+        persistence,
+        expire_nodest,
+        expire_quiescent_template,
+        reject,
+        guard,
+        sloppy_tcp,
+        ops,
+    } = old;
     let shown = |own: Option<u32>| own.map_or_else(|| "the global one".to_owned(), |own| own.to_string());
     for (name, (old, new)) in
         timeouts.zip(new.timeouts).named().into_iter().filter(|(_, (old, new))| old != new)
@@ -133,6 +144,7 @@ fn options(service: &ServiceName, old: &ServiceOptions, new: &ServiceOptions, ch
     let shown = |it: Option<Persistence>| it.unwrap_or(Persistence::OFF);
     word("persistence", &shown(*persistence), &shown(new.persistence));
     word("expire_nodest", expire_nodest, &new.expire_nodest);
+    word("expire_quiescent_template", expire_quiescent_template, &new.expire_quiescent_template);
     word("reject", reject, &new.reject);
     word("guard", guard, &new.guard);
     word("sloppy_tcp", sloppy_tcp, &new.sloppy_tcp);
@@ -147,13 +159,57 @@ fn one_backend(old: &Backend, new: &Backend) -> String {
         (true, false) => Some("undrained".to_owned()),
         _ => None,
     };
+    let own = |backend: &Backend| backend.health.checks.clone();
+    let checks = match (own(old), own(new)) {
+        (old, new) if old == new => None,
+        (old, Some(new)) => Some(checks(&old.unwrap_or_default(), &new)),
+        (Some(_), None) => Some("checks changed to the service's".to_owned()),
+        (None, None) => None,
+    };
     let all = [
         figure("weight", old.weight.into(), new.weight.into()),
         figure("upper_threshold", old.upper_threshold, new.upper_threshold),
         figure("lower_threshold", old.lower_threshold, new.lower_threshold),
         drained,
+        checks,
+        (old.health.backup != new.health.backup)
+            .then(|| if new.health.backup { "is a backup" } else { "is no backup any more" }.to_owned()),
     ];
     all.into_iter().flatten().collect::<Vec<_>>().join(", ")
+}
+
+fn health(service: &ServiceName, old: &ServiceHealth, new: &ServiceHealth, changes: &mut Vec<String>) {
+    let ServiceHealth { checks: of_old, minimum_healthy, quorum, hysteresis, inhibit_on_failure, slow_start } =
+        old;
+    if *of_old != new.checks {
+        changes.push(format!("service {service}: {}", checks(of_old, &new.checks)));
+    }
+    let mut word = |name: &str, old: &dyn Display, new: &dyn Display| {
+        let (old, new) = (old.to_string(), new.to_string());
+        if old != new {
+            changes.push(format!("service {service}: {name} changed from {old} to {new}"));
+        }
+    };
+    word("minimum_healthy", minimum_healthy, &new.minimum_healthy);
+    word("quorum", quorum, &new.quorum);
+    word("hysteresis", hysteresis, &new.hysteresis);
+    word("inhibit_on_failure", inhibit_on_failure, &new.inhibit_on_failure);
+    let shown = |it: Option<Millis>| it.map_or_else(|| "none".to_owned(), |it| it.to_string());
+    word("slow_start", &shown(*slow_start), &shown(new.slow_start));
+}
+
+fn checks(old: &[Check], new: &[Check]) -> String {
+    let shown = |checks: &[Check]| match checks {
+        [] => "(none)".to_owned(),
+        some => some.iter().map(Check::to_string).collect::<Vec<_>>().join(" and "),
+    };
+    let (old, new) = (shown(old), shown(new));
+    // Not all of a check is shown in a line.
+    if old == new {
+        format!("details of the checks changed ({new})")
+    } else {
+        format!("checks changed from {old} to {new}")
+    }
 }
 
 /// Says so when what both have stands in another order.

@@ -4,21 +4,21 @@
 //! moment it is the old one or the new one.
 
 use std::{
-    fs::{self, DirBuilder, File, OpenOptions},
-    io::{self, ErrorKind, Write},
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    fs::{self, DirBuilder},
+    io::{self, ErrorKind},
+    os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
 };
 
 use serde::{Deserialize, Serialize};
 
 use super::Overlay;
+use crate::durable;
 
 /// Version of the file's format.
 pub const SCHEMA: u32 = 1;
 
 const FILE: &str = "overlay.json";
-const TEMPORARY: &str = "overlay.json.new";
 const DAMAGED: &str = "overlay.json.damaged-";
 
 /// Keeps one overlay in one directory. One process at a time: the agent holds the instance's lock.
@@ -73,7 +73,9 @@ impl Journal {
             Err(Undecodable::Newer(found)) => Err(JournalError::NewerSchema { path, found }),
             Err(Undecodable::Damaged(cause)) => {
                 let kept_as = journal.unused_damaged_name();
-                fs::rename(&path, &kept_as).and_then(|()| journal.sync_dir()).map_err(io("move away"))?;
+                fs::rename(&path, &kept_as)
+                    .and_then(|()| durable::sync_parent(&kept_as))
+                    .map_err(io("move away"))?;
                 Err(JournalError::Damaged { path, kept_as, cause })
             }
         }
@@ -104,20 +106,9 @@ impl Journal {
     }
 
     fn write(&self, overlay: &Overlay) -> io::Result<()> {
-        let temporary = self.dir.join(TEMPORARY);
         let mut text = serde_json::to_vec_pretty(&Contents { schema: SCHEMA, overlay })?;
         text.push(b'\n');
-        let mut file =
-            OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
-        file.write_all(&text)?;
-        file.sync_all()?;
-        fs::rename(&temporary, self.dir.join(FILE))?;
-        self.sync_dir()
-    }
-
-    /// A rename is on the disk only when its directory is.
-    fn sync_dir(&self) -> io::Result<()> {
-        File::open(&self.dir)?.sync_all()
+        durable::replace(&self.dir.join(FILE), &text)
     }
 
     fn unused_damaged_name(&self) -> PathBuf {
@@ -199,7 +190,7 @@ mod tests {
     fn a_crash_while_writing_leaves_the_old_state() {
         let dir = tempfile::tempdir().expect("a directory");
         Journal::open(dir.path()).expect("opens").0.store(&drained()).expect("stores");
-        fs::write(dir.path().join(TEMPORARY), "{ torn").expect("writable");
+        fs::write(dir.path().join("overlay.json.new"), "{ torn").expect("writable");
         let (mut journal, overlay) = Journal::open(dir.path()).expect("opens");
         assert_eq!(overlay, drained());
         journal.store(&overlay).expect("the torn file is no obstacle");

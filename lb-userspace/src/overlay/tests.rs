@@ -227,7 +227,14 @@ fn key(n: u8) -> BackendKey {
 }
 
 fn new_backend(n: u8) -> Backend {
-    Backend { key: key(n), weight: 1, upper_threshold: 0, lower_threshold: 0, drained: false }
+    Backend {
+        key: key(n),
+        weight: 1,
+        upper_threshold: 0,
+        lower_threshold: 0,
+        drained: false,
+        health: Default::default(),
+    }
 }
 
 fn weight(n: u8, weight: u16) -> Change {
@@ -417,6 +424,7 @@ services:
     scheduler: wrr
     timeouts: {tcp: 30m}
     expire_nodest: reschedule
+    expire_quiescent_template: yes
     sloppy_tcp: yes
     backends:
       - {address: 10.0.0.2, weight: 6, upper_threshold: 10}
@@ -435,6 +443,7 @@ services:
             "service db: scheduler changed from rr to wrr",
             "service db: timeouts.tcp changed from the global one to 1800",
             "service db: expire_nodest changed from auto to reschedule",
+            "service db: expire_quiescent_template changed from false to true",
             "service db: sloppy_tcp changed from false to true",
             "service db: backend 10.0.0.1:3306 removed",
             "service db: backend 10.0.0.2:3306: weight changed from 5 to 6, upper_threshold changed from 0 to 10, \

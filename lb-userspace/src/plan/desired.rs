@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, net::IpAddr};
 
 use lb_common::vlan::Tags;
 
-use crate::model::{FlowSizes, Service, Timeouts};
+use crate::model::{Backend, BackendKey, FlowSizes, Service, ServiceName, Timeouts};
 
 /// Input of [`super::plan`].
 #[derive(Clone, Debug, Default)]
@@ -18,6 +18,41 @@ pub struct Desired {
     pub links: Vec<LinkSpec>,
     /// By backend address; one that is missing counts as unresolved.
     pub hosts: BTreeMap<IpAddr, HostRoute>,
+    pub weights: Weights,
+}
+
+/// What stands in the place of the configured weights, by what is known of the backends' health.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Weights(pub BTreeMap<ServiceName, BTreeMap<BackendKey, ByHealth>>);
+
+/// What health makes of a backend's weight.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ByHealth {
+    /// No new connections, those of persistent clients too, and no place in a hashing scheduler's table.
+    Out,
+    /// This one; 0 as if an operator had given it.
+    Weight(u16),
+}
+
+impl Weights {
+    /// None: as configured.
+    pub fn of(&self, service: &ServiceName, backend: BackendKey) -> Option<ByHealth> {
+        self.0.get(service)?.get(&backend).copied()
+    }
+
+    /// The weight that the scheduler sees, if the backend can be reached.
+    pub fn effective(&self, service: &ServiceName, backend: &Backend) -> u16 {
+        match self.of(service, backend.key) {
+            Some(ByHealth::Out) => 0,
+            Some(ByHealth::Weight(weight)) if !backend.drained => weight,
+            _ => backend.effective_weight(),
+        }
+    }
+
+    /// Its health alone keeps new connections away.
+    pub fn is_out(&self, service: &ServiceName, backend: BackendKey) -> bool {
+        self.of(service, backend) == Some(ByHealth::Out)
+    }
 }
 
 /// One of the director's interfaces that packets come in or leave by.

@@ -23,7 +23,7 @@ mod tables;
 mod tests;
 
 pub use compile::{CompileError, compile};
-pub use desired::{Desired, HostRoute, LinkSpec};
+pub use desired::{ByHealth, Desired, HostRoute, LinkSpec, Weights};
 pub use op::Op;
 pub use ranges::RangeKey;
 pub use reclaim::reclaim;

@@ -89,14 +89,25 @@ fn guarded(service: &Service, flows: FlowSizes) -> u32 {
 }
 
 fn option_flags(service: &Service) -> u32 {
-    use service::flag::{APART, ONE_PACKET, RESCHEDULE, RESCHEDULE_UDP, RESET_NODEST, SLOPPY_TCP};
-    let ServiceOptions { timeouts: _, persistence, expire_nodest, reject, guard: _, sloppy_tcp, ops } =
-        service.options;
+    use service::flag::{
+        APART, EXPIRE_QUIESCENT, ONE_PACKET, RESCHEDULE, RESCHEDULE_UDP, RESET_NODEST, SLOPPY_TCP,
+    };
+    let ServiceOptions {
+        timeouts: _,
+        persistence,
+        guard: _,
+        expire_nodest,
+        expire_quiescent_template,
+        reject,
+        sloppy_tcp,
+        ops,
+    } = service.options;
     let given = [
         (RESCHEDULE, expire_nodest.reschedules(Protocol::Tcp)),
         (RESCHEDULE_UDP, expire_nodest.reschedules(Protocol::Udp)),
         (APART, persistence.is_some_and(|it| it.scope == Scope::Endpoint)),
         (RESET_NODEST, expire_nodest == ExpireNodest::Reset),
+        (EXPIRE_QUIESCENT, expire_quiescent_template),
         (SLOPPY_TCP, sloppy_tcp),
         (ONE_PACKET, ops),
     ];

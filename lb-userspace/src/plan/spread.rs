@@ -7,10 +7,8 @@ use super::{snapshot::address_words, tables::Candidate};
 
 /// Points on the ring of a member of average weight: shares differ by a fifth or so.
 const POINTS: u64 = 32;
-/// Entries for each member, and how many there are at most.
-const ENTRIES: usize = 16;
-const MAX_ENTRIES: usize = 8192;
-const MIN_ENTRIES: usize = 64;
+/// Entries, by how many members there may be: eight for each, at least. Few sizes, as flows move when it changes.
+const SIZES: [(usize, usize); 3] = [(32, 256), (256, 2048), (1024, 8192)];
 
 /// The table's destinations; empty if no member takes connections.
 pub fn spread(candidates: &[Candidate]) -> Vec<u32> {
@@ -20,7 +18,7 @@ pub fn spread(candidates: &[Candidate]) -> Vec<u32> {
     if ring.is_empty() {
         return Vec::new();
     }
-    let entries = (count * ENTRIES).next_power_of_two().clamp(MIN_ENTRIES, MAX_ENTRIES);
+    let entries = SIZES.iter().find(|(most, _)| count <= *most).map_or(8192, |(_, entries)| *entries);
     // Each entry is the next member's on the ring.
     let mut at = 0;
     let mut table = Vec::with_capacity(entries);
@@ -81,7 +79,7 @@ mod tests {
             let table = spread(&members(&vec![1; count]));
             let shares = shares(&table);
             let fair = table.len() / count;
-            // A member that has none of 8,192 entries by chance is one of a thousand; below that none is.
+            // A member may have none by chance: one in hundreds.
             assert!(shares.len() >= count - count / 200, "{} of {count}", shares.len());
             let most = shares.values().max().copied().unwrap_or(0);
             assert!(most <= fair * 5 / 2 + 1, "{count}: {most} for {fair}");
@@ -93,16 +91,14 @@ mod tests {
 
     #[test]
     fn who_comes_takes_from_each_and_who_goes_leaves_to_each() {
-        // As many as have a table of the same size.
-        for count in [5, 9, 17, 33] {
+        for count in [2, 5, 9, 32, 100, 256, 1000] {
             let all = members(&vec![1; count]);
             let (more, fewer) = (spread(&all), spread(&all[..count - 1]));
-            let size = more.len().min(fewer.len());
-            let at = |table: &[u32], entry: usize| table[entry * table.len() / size];
-            let moved = (0..size).filter(|entry| at(&more, *entry) != at(&fewer, *entry));
+            let size = more.len();
+            let moved = (0..size).filter(|entry| more[*entry] != fewer[*entry]);
             let (mut mine, mut others) = (0, 0);
             for entry in moved {
-                if at(&more, entry) == count as u32 { mine += 1 } else { others += 1 }
+                if more[entry] == count as u32 { mine += 1 } else { others += 1 }
             }
             assert_eq!(others, 0, "{count} members: {mine} entries are the new one's");
             assert!(mine > 0 && mine <= 3 * size / count, "{count}: {mine} of {size}");

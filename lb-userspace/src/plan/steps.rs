@@ -25,7 +25,7 @@ use super::{
     snapshot::{address_bytes, name_of},
     tables::Candidate,
 };
-use crate::model::{BackendKey, Service, ServiceName};
+use crate::model::{Backend, BackendKey, Service, ServiceName};
 
 /// Why there is no plan. Nothing has been changed.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -196,10 +196,11 @@ impl Planner<'_> {
         for service in &self.want.services {
             for backend in &service.backends {
                 let host = hosts.get(&backend.key.address).copied().unwrap_or(0);
-                let service = services[&service.name];
-                let known = known.get(&(service, address_bytes(backend.key.address)));
+                let id = services[&service.name];
+                let known = known.get(&(id, address_bytes(backend.key.address)));
                 let before = known.and_then(|id| self.now.dests.get(id));
-                let dest = dest_record(backend, service, host, before);
+                let record = dest_record(backend, id, host, before);
+                let dest = self.by_health(record, service, backend, before);
                 let (id, fresh) = match known {
                     Some(id) => (*id, false),
                     None => {
@@ -226,6 +227,18 @@ impl Planner<'_> {
             }
         }
         Ok(given)
+    }
+
+    /// The record of a backend whose health gives it another weight.
+    fn by_health(&self, record: Dest, service: &Service, backend: &Backend, before: Option<&Dest>) -> Dest {
+        let weight = self.want.weights.effective(&service.name, backend);
+        let is_out = self.want.weights.is_out(&service.name, backend.key);
+        Dest {
+            weight,
+            last_weight: if weight == 0 { before.map_or(0, |dest| dest.last_weight) } else { weight },
+            flags: record.flags | if is_out { dest::flag::OUT } else { 0 },
+            ..record
+        }
     }
 
     /// What the services' members are chosen from. Of deleted services it is taken away.
@@ -266,6 +279,8 @@ impl Planner<'_> {
         let candidates: Vec<Candidate> = service
             .backends
             .iter()
+            // As keepalived removes it: the tables of hashing schedulers are filled by the others.
+            .filter(|backend| !self.want.weights.is_out(&service.name, backend.key))
             .map(|backend| {
                 let key = (id, address_bytes(backend.key.address));
                 // One without a MAC, or that does not answer any more, gets no new connections.
@@ -275,7 +290,7 @@ impl Planner<'_> {
                     None | Some(HostRoute::Unresolved) => false,
                 };
                 let Given { id, last_weight } = dests[&key];
-                let weight = if reachable { backend.effective_weight() } else { 0 };
+                let weight = if reachable { self.want.weights.effective(&service.name, backend) } else { 0 };
                 let BackendKey { address, port } = backend.key;
                 Candidate { member: Member::new(id, weight), address, port, last_weight }
             })

@@ -9,7 +9,7 @@ use lb::{
 };
 use lb_common::tcp::{State, flag::*};
 use lb_tests::{
-    feeder::{Feed, Feeder},
+    feeder::{Feed, Feeder, Target},
     packet::Packet,
     xdp::Director,
 };
@@ -87,10 +87,10 @@ fn few_of_those_without_an_entry_move_when_a_backend_comes() {
     let moved: Vec<u8> =
         without.filter(|(port, at)| after[port] != **at).map(|(port, _)| after[port]).collect();
     let elsewhere = moved.iter().filter(|backend| **backend != 5).count();
-    // A fifth to the new one; Maglev moves a few more (Eisenbud et al., section 5.3).
+    // A fifth, more or less.
     assert!(
-        (400..1100).contains(&(moved.len() - elsewhere)) && elsewhere < 400,
-        "{} {elsewhere}",
+        (300..1300).contains(&moved.len()) && elsewhere == 0,
+        "{} moved, {elsewhere} elsewhere",
         moved.len()
     );
 }
@@ -107,8 +107,14 @@ fn a_persistent_clients_flood_makes_no_templates() {
         send(&mut director, &TCP4.open().with(|p| p.source.set_ip([10, 9, 9, host].into())))
             .expect("forwarded");
     }
-    let templates = director.flows().iter().filter(|flow| flow.value.is_template()).count();
-    assert_eq!(templates, 1);
+    // Those of them that time has made room for meanwhile have both.
+    let flows = director.flows();
+    let of = |is_template: bool| {
+        let theirs = flows.iter().filter(|flow| flow.client[..3] == [10, 9, 9]);
+        theirs.filter(|flow| flow.value.is_template() == is_template).count()
+    };
+    assert_eq!(of(true), of(false));
+    assert!(of(true) < 150, "{}", of(true));
 }
 
 #[test]
@@ -147,10 +153,8 @@ fn withstands(kind: Kind, packet: Packet) {
     };
     alive(&mut director, "before");
     let mut feeder = Feeder::new().expect("a feeder");
-    feeder
-        .aim(&director.program().expect("loaded").fd().expect("loaded").try_clone().expect("open"))
-        .expect("aimed");
-    let mut feed = Feed::of(&packet, u64::MAX);
+    feeder.aim(Target::Director, &mut director).expect("aimed");
+    let mut feed = Feed::new_flows(&packet);
     // From 10.16.0.0 on: none is one of the clients.
     feed.counter = 16 << 32;
     for part in 0..10 {

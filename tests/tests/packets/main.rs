@@ -13,6 +13,7 @@ mod expiry;
 mod forward;
 mod fragment;
 mod full;
+mod fuzz;
 mod groups;
 mod growth;
 mod guard;

@@ -112,6 +112,47 @@ fn only_a_syn_is_scheduled_anew() {
 }
 
 #[test]
+fn a_syn_of_a_drained_backends_connection_is_scheduled_anew() {
+    for (expire_nodest, backend) in [(ExpireNodest::Reschedule, 2), (ExpireNodest::Drop, 1)] {
+        let mut want = wanted(TCP4, &[1, 2], nodest(expire_nodest));
+        let mut director = director(&want);
+        let packet = TCP4.open().from_port(1001);
+        assert_eq!(send(&mut director, &packet), Ok(1));
+        want.services[0].backends[0].drained = true;
+        director.configure(&want).expect("configured");
+        assert_eq!(send(&mut director, &packet.flags(ACK)), Ok(1), "what is established goes on");
+        assert_eq!(send(&mut director, &packet), Ok(backend), "{expire_nodest}");
+    }
+    let mut want = wanted(UDP4, &[1, 2], nodest(ExpireNodest::Reschedule));
+    let mut director = director(&want);
+    assert_eq!(send(&mut director, &UDP4.open()), Ok(1));
+    want.services[0].backends[0].drained = true;
+    director.configure(&want).expect("configured");
+    assert_eq!(send(&mut director, &UDP4.open()), Ok(1), "a datagram does not say that it is the first");
+}
+
+#[test]
+fn the_sweeper_ends_what_is_not_kept_for_a_removed_backend() {
+    for (kind, expire_nodest, left) in [
+        (UDP4, ExpireNodest::Auto, 0),
+        (UDP6, ExpireNodest::Drop, 1),
+        (TCP4, ExpireNodest::Auto, 1),
+        (TCP6, ExpireNodest::Reschedule, 0),
+    ] {
+        let options = nodest(expire_nodest);
+        let mut director = director(&wanted(kind, &[1, 2], options));
+        assert_eq!(open(&mut director, kind, 1001..1003), [1, 2]);
+        director.configure(&wanted(kind, &[2], options)).expect("configured");
+        director.sweep_in(0).expect("swept");
+        assert_eq!(director.flows().len(), 1 + left, "{} {expire_nodest}", kind.name);
+        // What comes back finds what was kept.
+        director.configure(&wanted(kind, &[1, 2], options)).expect("configured");
+        let total: u64 = counts(&director).iter().map(|(active, inactive)| active + inactive).sum();
+        assert_eq!(total as usize, 1 + left, "{} {expire_nodest}", kind.name);
+    }
+}
+
+#[test]
 fn without_another_backend_what_is_scheduled_anew_is_dropped_and_waits() {
     let mut director = director(&wanted(UDP4, &[1], silent()));
     assert_eq!(send(&mut director, &UDP4.open()), Ok(1));

@@ -98,6 +98,35 @@ fn a_quiesced_backend_keeps_its_clients_and_a_removed_one_does_not() {
 }
 
 #[test]
+fn a_quiesced_backend_loses_its_clients_where_templates_shall_expire() {
+    for kind in [TCP4, UDP6] {
+        let mut want = persistent(kind, &[(1, 1), (2, 1)], None);
+        want.services[0].options.expire_quiescent_template = true;
+        let mut director = director(&want);
+        assert_eq!(opened(&mut director, kind, 0, 1000), 1);
+        want.services[0].backends[0].drained = true;
+        director.configure(&want).expect("configured");
+        assert_eq!(opened(&mut director, kind, 0, 1001), 2, "{}", kind.name);
+        assert_eq!(send(&mut director, &from_client(kind, 0).from_port(1000).flags(ACK)), Ok(1));
+        want.services[0].backends[0].drained = false;
+        director.configure(&want).expect("configured");
+        assert_eq!(opened(&mut director, kind, 0, 1002), 2, "the old template does not come back");
+    }
+}
+
+/// IPVS re-keys a template that leads nobody (`ip_vs_check_template`).
+#[test]
+fn a_template_that_led_nowhere_is_over_when_its_backend_comes_back() {
+    let mut director = director(&persistent(TCP4, &[(1, 1)], None));
+    assert_eq!(opened(&mut director, TCP4, 0, 1000), 1);
+    director.configure(&persistent(TCP4, &[], None)).expect("configured");
+    assert_eq!(send(&mut director, &from_client(TCP4, 0).from_port(1001)), Err(DroppedNoBackend));
+    assert!(templates(&director).is_empty());
+    director.configure(&persistent(TCP4, &[(2, 1), (1, 1)], None)).expect("configured");
+    assert_eq!(opened(&mut director, TCP4, 0, 1001), 2);
+}
+
+#[test]
 fn an_overloaded_backend_keeps_its_clients() {
     let mut want = persistent(TCP4, &[(1, 1), (2, 1)], None);
     want.services[0].backends[0].upper_threshold = 1;
@@ -140,18 +169,66 @@ fn a_template_lives_as_long_as_it_controls_connections() {
         let mut director = director(&persistent(kind, &[(1, 1)], None));
         opened(&mut director, kind, 0, 1000);
         send(&mut director, &from_client(kind, 0).from_port(1000).flags(FIN | ACK)).expect("forwarded");
-        // TIME_WAIT, 120 s. It runs out after 15 s and is armed again for 60 s, twice.
-        for seconds in [14, 16, 17, 74, 76, 77, 119] {
+        // TIME_WAIT, 120 s. It runs out after 15 s and is armed again for 60 s, after 17 s and after 79.
+        for seconds in [14, 16, 17, 76, 78, 79, 119] {
             director.sweep_in(seconds).expect("swept");
             assert_eq!(templates(&director).len(), 1, "{} after {seconds} s", kind.name);
         }
-        // The connection ends after 120 s; the template is looked at again after 135 s.
-        for (seconds, left) in [(121, 1), (134, 1), (136, 1), (137, 0)] {
+        // The connection ends after 120 s; the template is looked at again after 139 s.
+        for (seconds, left) in [(121, 1), (138, 1), (140, 1), (141, 0)] {
             director.sweep_in(seconds).expect("swept");
             assert_eq!(templates(&director).len(), left, "{} after {seconds} s", kind.name);
         }
         assert!(director.flows().is_empty());
     }
+}
+
+/// The connections of a template that leads nobody any more do not keep the next one alive, nor assure it.
+#[test]
+fn a_template_controls_only_what_goes_to_its_backend() {
+    let mut director = director(&persistent(TCP4, &[(1, 1), (2, 1)], None));
+    assert_eq!(opened(&mut director, TCP4, 0, 1000), 1);
+    director.configure(&persistent(TCP4, &[(2, 1)], None)).expect("configured");
+    assert_eq!(opened(&mut director, TCP4, 0, 1001), 2);
+    director.configure(&persistent(TCP4, &[(1, 1), (2, 1)], None)).expect("configured");
+    assert_eq!(send(&mut director, &from_client(TCP4, 0).from_port(1000).flags(ACK)), Ok(1));
+    assert!(templates(&director).iter().all(|template| template.value.state() != ASSURED));
+    let of_two = director.flows().into_iter().find(|flow| flow.client_port == 1001).expect("the connection");
+    assert!(director.maps().flush(&of_two, director.clock.now()));
+    for seconds in [TIMEOUT + 1, TIMEOUT + 2] {
+        director.sweep_in(seconds).expect("swept");
+    }
+    assert!(templates(&director).is_empty(), "the connection to 1 is none of its");
+}
+
+/// `ip_vs_conn_expire` overwrites the timeout.
+#[test]
+fn once_armed_again_new_connections_renew_it_for_a_minute() {
+    let mut director = director(&persistent(TCP4, &[(1, 1)], None));
+    opened(&mut director, TCP4, 0, 1000);
+    let left = |director: &Director| {
+        let now = director.clock.now();
+        let ticks = director.maps().expiry(templates(director)[0].value).until(now);
+        lb_common::tick::seconds(ticks as u32, director.clock.hz())
+    };
+    opened(&mut director, TCP4, 0, 1001);
+    assert!((TIMEOUT - 1..=TIMEOUT).contains(&left(&director)), "{}", left(&director));
+    for seconds in [TIMEOUT + 1, TIMEOUT + 2] {
+        director.sweep_in(seconds).expect("swept");
+    }
+    assert!(left(&director) >= 60 + TIMEOUT);
+    opened(&mut director, TCP4, 0, 1002);
+    assert!((59..=60).contains(&left(&director)), "{}", left(&director));
+}
+
+/// A connection that is taken up in its middle is established at once.
+#[test]
+fn a_sloppy_connection_assures_its_template() {
+    let mut want = persistent(TCP4, &[(1, 1)], None);
+    want.services[0].options.sloppy_tcp = true;
+    let mut director = director(&want);
+    assert_eq!(send(&mut director, &from_client(TCP4, 0).flags(ACK)), Ok(1));
+    assert!(templates(&director).iter().all(|template| template.value.state() == ASSURED));
 }
 
 #[test]

@@ -174,8 +174,13 @@ impl World {
             }
             Step::Sweep { seconds } => {
                 self.director.sweep_in(*seconds).expect("swept");
-                // The client knows what the timeouts are.
-                self.flows.retain(|_, known| TIMEOUTS.of(known.state) > *seconds);
+                // The client knows what the timeouts are, and that what is not kept for a removed backend is over.
+                let mut flows = std::mem::take(&mut self.flows);
+                flows.retain(|_, known| {
+                    let over = self.reschedules(*known) && !self.has(known.service, known.backend);
+                    TIMEOUTS.of(known.state) > *seconds && !over
+                });
+                self.flows = flows;
             }
         }
         Ok(())
@@ -234,11 +239,21 @@ impl World {
         found.is_some_and(|s| s.backends.iter().any(|b| b.key.address == address))
     }
 
-    /// Whether its backend was removed, and it is of a service that schedules such anew.
-    fn is_abandoned(&self, known: Known) -> bool {
+    /// Whether a service schedules flows of removed backends anew.
+    fn reschedules(&self, known: Known) -> bool {
         let service = self.services.get(&known.service).or(self.deleted.get(&known.service));
-        let reschedules = |service: &Service| NODEST[known.service].reschedules(service.endpoint.protocol);
-        service.is_some_and(reschedules) && !self.has(known.service, known.backend)
+        service.is_some_and(|service| NODEST[known.service].reschedules(service.endpoint.protocol))
+    }
+
+    /// Whether a SYN or datagram of it is scheduled anew: its backend was removed, or is drained and it is TCP.
+    fn is_abandoned(&self, known: Known) -> bool {
+        let (kind, _) = SERVICES[known.service];
+        let address = kind.backend(known.backend);
+        let service = self.services.get(&known.service).or(self.deleted.get(&known.service));
+        let drained = service.is_some_and(|s| {
+            s.backends.iter().any(|b| b.key.address == address && b.effective_weight() == 0)
+        });
+        self.reschedules(known) && (!self.has(known.service, known.backend) || drained && !kind.is_udp)
     }
 
     fn takes_new(&self, service: usize, backend: u8) -> bool {
@@ -270,6 +285,8 @@ proptest! {
         for step in &steps {
             world.act(step)?;
         }
+        // What counts are compared after.
+        world.act(&Step::Sweep { seconds: 0 })?;
         let [kernel, recount] = world.counts();
         prop_assert_eq!(kernel, recount);
         prop_assert!(world.director.flows().len() >= world.flows.len(), "flows were lost");

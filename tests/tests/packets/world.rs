@@ -112,10 +112,12 @@ impl Kind {
             upper_threshold: 0,
             lower_threshold: 0,
             drained: false,
+            health: Default::default(),
         };
         let backends = weights.iter().map(backend).collect();
         let (options, group) = (silent(), BTreeSet::new());
-        Service { name: endpoint.default_name(), endpoint, group, scheduler, backends, options }
+        let (name, health) = (endpoint.default_name(), Default::default());
+        Service { name, endpoint, group, scheduler, backends, options, health }
     }
 }
 
@@ -159,6 +161,7 @@ pub fn lab() -> Desired {
         flows: FlowSizes::default(),
         links: vec![link(ETH0, ETH0_MAC), link(ETH1, ETH1_MAC)],
         hosts: addresses.map(|(address, number)| (address, neighbour(number, ETH0, Tags::NONE))).collect(),
+        ..Desired::default()
     }
 }
 

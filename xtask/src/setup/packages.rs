@@ -28,6 +28,8 @@ const TABLE: &[Package] = &[
     lab("mariadb-server-core", "mariadbd", "the real servers behind the director"),
     lab("mariadb-client-core", "mysql", "the client of the demo's transcript"),
     lab("dnsmasq-base", "dnsmasq", "a real DNS server for UDP services"),
+    lab("nginx-light", "nginx", "a real web server, with TLS, for http and https checks"),
+    lab("openssl", "openssl", "the certificate of that web server"),
     lab("jq", "jq", "the demo reads `--output json` with it"),
     vm(
         "qemu-system-x86",

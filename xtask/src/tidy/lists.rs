@@ -3,6 +3,7 @@
 /// The PURE ring of lb-userspace: decisions without IO, tested without a kernel.
 const PURE: &[&str] = &[
     "lb-userspace/src/config/",
+    "lb-userspace/src/health/",
     "lb-userspace/src/model/",
     "lb-userspace/src/neigh/cache.rs",
     "lb-userspace/src/overlay/",
@@ -25,7 +26,6 @@ const UNSAFE: &[(&str, &str)] = &[
     ("lb-userspace/src/dataplane/mapped.rs", "maps the flow tables"),
     ("lb-userspace/src/net/ethtool.rs", "ethtool's ioctl takes a pointer"),
     ("lb-userspace/tests/net/xdp.rs", "bpf(2) for somebody else's program of two instructions"),
-    ("tests/src/bin/bench.rs", "hands its parameters to a BPF map as plain bytes"),
     ("tests/src/feeder.rs", "hands its parameters to a BPF map as plain bytes"),
     ("tests/src/netns.rs", "enters a namespace between fork and exec"),
     ("tests/src/proc.rs", "sets the parent-death signal between fork and exec"),

@@ -193,6 +193,11 @@ pub fn labs() -> Result<Tally> {
     run_tests(&LABS)
 }
 
+/// Compares with the kernel's IPVS, by one script of each scheduler.
+pub fn ipvs_diff() -> Result<()> {
+    ipvs_diff::short()
+}
+
 /// What the VM cannot do without; apt-get fetches Debian's kernel.
 const TOOLS: [&str; 3] = ["qemu-system-x86_64", "busybox", "apt-get"];
 

@@ -146,17 +146,18 @@ async fn what_a_service_is_given_arrives() {
             "mysql changed: timeouts tcp 1800, udp as the global one",
         ),
         (
-            "edit mysql --expire-nodest=reset --reject drop --sloppy-tcp=false",
+            "edit mysql --expire-nodest=reset --expire-quiescent-template --reject drop --sloppy-tcp=false",
             edit(
                 None,
                 OptionsEdit {
                     expire_nodest: Some(ExpireNodest::Reset),
+                    expire_quiescent_template: Some(true),
                     reject: Some(Reject::Drop),
                     sloppy_tcp: Some(false),
                     ..given
                 },
             ),
-            "mysql changed: expire_nodest reset, reject drop, sloppy_tcp false",
+            "mysql changed: expire_nodest reset, expire_quiescent_template true, reject drop, sloppy_tcp false",
         ),
     ] {
         let ran = run(agent.socket(), &format!("service {line}")).await;

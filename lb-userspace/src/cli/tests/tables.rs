@@ -91,15 +91,21 @@ fn a_service_with_options() {
         timeouts: PartialTimeouts::default(),
         persistence: None,
         expire_nodest: ExpireNodest::Reschedule,
+        expire_quiescent_template: true,
         reject: Reject::Pass,
         guard: Guard::Rate(500),
         sloppy_tcp: true,
         ops: true,
     };
     let text = printed(|out| service::show(&view, out).unwrap());
-    for words in
-        ["(expire_nodest): reschedule\n", "(reject): pass\n", "floods: 500\n", "(sloppy_tcp)\n", "(ops)\n"]
-    {
+    for words in [
+        "(expire_nodest): reschedule\n",
+        "(expire_quiescent_template)\n",
+        "(reject): pass\n",
+        "floods: 500\n",
+        "(sloppy_tcp)\n",
+        "(ops)\n",
+    ] {
         assert!(text.contains(words), "{words}: {text}");
     }
 }

@@ -19,6 +19,7 @@ pub fn service(name: &str, port: u16, backends: &[&str]) -> Service {
         upper_threshold: 0,
         lower_threshold: 0,
         drained: false,
+        health: Default::default(),
     };
     let backends: Vec<Backend> = backends.iter().map(backend).collect();
     let vip = if backends.iter().any(|b| b.key.address.is_ipv6()) { "2001:db8::1" } else { "192.0.2.1" };
@@ -29,6 +30,7 @@ pub fn service(name: &str, port: u16, backends: &[&str]) -> Service {
         scheduler: Scheduler::Rr,
         backends,
         options: ServiceOptions::default(),
+        health: Default::default(),
     }
 }
 

@@ -78,7 +78,7 @@ fn the_longest_region_has_a_length_of_16_bits() {
     let words = compile(Scheduler::Wrr, &candidates(&members)).expect("compiles");
     let header = Header::from_words([words[0], words[1]]);
     assert_eq!((header.table, header.levels, header.members), (65_341, 361, 361));
-    // And 16 entries for each to spread flows without an entry over, rounded up to a power of two.
+    // And 8,192 entries to spread flows without an entry over.
     assert_eq!(words.len() as u32, HEADER_WORDS + 2 * 361 + 65_341u32.div_ceil(2) + 8192 / 2);
     assert!(u16::try_from(words.len()).is_ok());
 }

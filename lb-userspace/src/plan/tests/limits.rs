@@ -9,7 +9,7 @@ use crate::{
     plan::{CompileError, Desired, MapSizes, Op, PlanError, plan, reclaim},
 };
 
-const SMALL: MapSizes = MapSizes { services: 3, dests: 4, arena: 200, endpoints: 5 };
+const SMALL: MapSizes = MapSizes { services: 3, dests: 4, arena: 1000, endpoints: 5 };
 
 fn on_empty(want: &Desired) -> Result<Vec<Op>, PlanError> {
     plan(want, &Kernel::new(SMALL).snapshot())
@@ -62,8 +62,8 @@ fn interfaces() {
 fn the_arena() {
     let mut long = service("long", 80, &["10.0.0.1", "10.0.0.2"]);
     long.scheduler = Scheduler::Wrr;
-    long.backends[0].weight = 1000;
-    assert_eq!(on_empty(&desired(&[long])), Err(PlanError::Arena(200)));
+    long.backends[0].weight = 2000;
+    assert_eq!(on_empty(&desired(&[long])), Err(PlanError::Arena(1000)));
 }
 
 #[test]

@@ -18,8 +18,8 @@ use super::{
 use crate::{
     model::{ExpireNodest, Persistence, Protocol, Reject, Scope, ServiceOptions},
     plan::{
-        Census, Desired, EndpointKey, HostRoute, Op, Snapshot, dest_address, name_of, plan, reclaim,
-        rotation::Words,
+        ByHealth, Census, Desired, EndpointKey, HostRoute, Op, Snapshot, dest_address, name_of, plan,
+        reclaim, rotation::Words,
     },
 };
 
@@ -87,7 +87,9 @@ fn a_services_own_timeouts_come_before_the_global_ones() {
 fn options_become_flags() {
     use lb_common::service::{
         self,
-        flag::{APART, ONE_PACKET, RESCHEDULE, RESCHEDULE_UDP, RESET_NODEST, SLOPPY_TCP, USED},
+        flag::{
+            APART, EXPIRE_QUIESCENT, ONE_PACKET, RESCHEDULE, RESCHEDULE_UDP, RESET_NODEST, SLOPPY_TCP, USED,
+        },
     };
     const ALWAYS: u32 = USED | RESCHEDULE | RESCHEDULE_UDP;
     for (protocol, expire_nodest, sloppy_tcp, ops, flags) in [
@@ -112,6 +114,9 @@ fn options_become_flags() {
         let now = kernel_with(&want).snapshot();
         assert!(now.services.values().all(|record| record.flags & APART == flags), "{scope}");
     }
+    want.services[0].options.expire_quiescent_template = true;
+    let now = kernel_with(&want).snapshot();
+    assert!(now.services.values().all(|record| record.flags & EXPIRE_QUIESCENT != 0));
     for (reject, bits) in Reject::ALL.into_iter().zip([
         service::Reject::ICMP,
         service::Reject::RESET,
@@ -285,4 +290,29 @@ fn a_rotation_goes_on_when_its_service_changes() {
     assert_eq!(next(&kernel), THREE);
     kernel.serve(1, 1);
     assert_eq!(next(&kernel), "10.0.0.4");
+}
+
+/// By its health alone: it leaves the generation, keeps its id, and persistent clients are told by its record.
+#[test]
+fn one_that_is_out_leaves_the_generation_and_comes_back_with_its_id() {
+    let service = service("a", 80, &["10.0.0.1", "10.0.0.2"]);
+    let mut want = desired(std::slice::from_ref(&service));
+    let mut kernel = kernel_with(&want);
+    let healthy = kernel.snapshot();
+    let key = service.backends[0].key;
+    want.weights.0.insert(service.name.clone(), [(key, ByHealth::Out)].into());
+    let ops = change(&mut kernel, &want);
+    assert_eq!(
+        ops.iter().filter(|op| matches!(op, Op::Publish { .. })).count(),
+        1,
+        "one generation: {ops:?}"
+    );
+    let out = kernel.snapshot();
+    let flags =
+        |snapshot: &Snapshot| snapshot.dests.values().map(|dest| dest.flags & OUT).collect::<Vec<_>>();
+    assert_eq!(flags(&out), [OUT, 0]);
+    assert!(out.dests.values().all(|dest| dest.flags & RETIRED == 0), "its flows go on");
+    want.weights.0.clear();
+    change(&mut kernel, &want);
+    assert_eq!(kernel.snapshot().dests, healthy.dests);
 }

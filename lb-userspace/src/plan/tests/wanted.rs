@@ -7,11 +7,11 @@ use proptest::{collection::vec, prelude::*, sample::select};
 
 use crate::{
     model::{Service, Timeouts, arbitrary::models},
-    plan::{Desired, HostRoute, LinkSpec},
+    plan::{ByHealth, Desired, HostRoute, LinkSpec, Weights},
 };
 
 pub fn desired() -> impl Strategy<Value = Desired> {
-    (models(), links(), vec(routes(), 16)).prop_map(|(model, links, routes)| {
+    (models(), links(), vec(routes(), 16), vec(health(), 16)).prop_map(|(model, links, routes, health)| {
         let services: Vec<Service> = model.services.into_iter().map(light).collect();
         let addresses = services.iter().flat_map(|s| &s.backends).map(|b| b.key.address);
         // A backend's route depends on its address, so that it changes on its own.
@@ -24,15 +24,20 @@ pub fn desired() -> impl Strategy<Value = Desired> {
                 Some((address, routes[usize::from(last) % routes.len()].clone()?))
             })
             .collect();
-        Desired {
-            services,
-            timeouts: Timeouts { ..model.timeouts },
-            hz: 250,
-            flows: model.flows,
-            links,
-            hosts,
+        let mut weights = Weights::default();
+        let all = services.iter().flat_map(|service| service.backends.iter().map(move |b| (service, b)));
+        for ((service, backend), weight) in all.zip(health) {
+            let of = weights.0.entry(service.name.clone()).or_default();
+            of.extend(weight.map(|weight| (backend.key, weight)));
         }
+        let timeouts = Timeouts { ..model.timeouts };
+        Desired { services, timeouts, hz: 250, flows: model.flows, links, hosts, weights }
     })
+}
+
+/// Seldom another weight, or none at all.
+fn health() -> impl Strategy<Value = Option<ByHealth>> {
+    prop_oneof![4 => Just(None), 1 => Just(Some(ByHealth::Out)), 1 => (0..7u16).prop_map(|it| Some(ByHealth::Weight(it)))]
 }
 
 /// Seldom a long rotation: they take long.

@@ -1,20 +1,21 @@
 //! Scripts out of seeds.
 
 use fastrand::Rng;
-use lb::model::{Endpoint, Protocol};
+use lb::model::{Endpoint, Persistence, Protocol, Scope};
 use lb_common::tcp::flag::{ACK, FIN, RST, SYN};
 
 use crate::{
-    lab::{BACKENDS, Client, endpoints},
+    lab::{ANY_PORTS, BACKENDS, Client, endpoints},
     schedulers::{KINDS, Kind},
-    script::{Config, Script, Settings, Step},
+    script::{Config, Options, Script, Settings, Step, Sysctl},
 };
 
-/// Client of packets to services that are deleted: IPVS drops what belongs to their connections, lb does not
-/// (docs/ipvs-differences.md), so no connection of the script may have it.
-const STRANGER: Client = Client { host: 1, port: 999 };
+/// Clients of packets to services that are deleted: IPVS drops what belongs to their connections, lb does not
+/// (docs/ipvs-differences.md), so no connection of the script may have one of them. The first one is served by the
+/// service of all ports of that address.
+const STRANGERS: [Client; 2] = [Client { host: 1, port: 998 }, Client { host: 1, port: 999 }];
 
-/// The script of a seed.
+/// The script of a seed: another one for each scheduler. In every other one most services are persistent.
 pub fn script(seed: u64, kind: &'static Kind) -> Script {
     let mut generator = Generator::new(seed, kind);
     generator.begin();
@@ -28,8 +29,12 @@ pub fn script(seed: u64, kind: &'static Kind) -> Script {
 struct Generator {
     rng: Rng,
     kind: &'static Kind,
-    /// The services that there may be.
-    endpoints: Vec<Endpoint>,
+    /// The services that there may be. Their options stay: what the templates of a service become whose timeout or
+    /// netmask is edited is another thing with lb (docs/ipvs-differences.md).
+    endpoints: Vec<(Endpoint, Options)>,
+    /// That were deleted at some time.
+    deleted: Vec<Endpoint>,
+    sysctls: Vec<Sysctl>,
     clients: Vec<Client>,
     config: Config,
     steps: Vec<Step>,
@@ -37,23 +42,46 @@ struct Generator {
 
 impl Generator {
     fn new(seed: u64, kind: &'static Kind) -> Self {
-        let mut rng = Rng::with_seed(seed);
+        let name =
+            kind.name.bytes().fold(0u64, |sum, byte| sum.wrapping_mul(31).wrapping_add(u64::from(byte)));
+        let mut rng = Rng::with_seed(seed ^ name << 16);
+        let sysctls: Vec<_> = Sysctl::ALL.into_iter().filter(|_| rng.u8(..4) == 0).collect();
         let mut endpoints = endpoints();
         rng.shuffle(&mut endpoints);
         endpoints.truncate(rng.usize(1..=3));
-        let hosts: Vec<u16> = (0..rng.usize(1..=20)).map(|_| rng.u16(2..)).collect();
+        if rng.u8(..3) == 0 {
+            // Of all ports of the first one's address.
+            let wildcard = Endpoint { port: 0, ..endpoints[0] };
+            if sysctls.contains(&Sysctl::ExpireNodest) {
+                // Without the others there: a listed connection does not say whose backend's it is.
+                endpoints.retain(|it| Endpoint { port: 0, ..*it } != wildcard);
+            }
+            endpoints.push(wildcard);
+        }
+        let number = KINDS.iter().position(|it| it == kind).unwrap_or_default();
+        let persistent = (seed + number as u64).is_multiple_of(2);
+        let endpoints = endpoints.into_iter().map(|it| (it, options(&mut rng, it, persistent))).collect();
+        // Of few networks, so that some of a netmask's clients are there together.
+        let networks: Vec<u16> = (0..rng.usize(1..=4)).map(|_| rng.u16(..)).collect();
+        let mut host = || networks[rng.usize(..networks.len())] & 0xff00 | u16::from(rng.u8(2..));
+        let hosts: Vec<u16> = (0..20).map(|_| host()).collect();
+        let hosts = &hosts[..rng.usize(1..=20)];
         let mut client = || Client { host: hosts[rng.usize(..hosts.len())], port: rng.u16(1024..) };
         let clients = (0..30).map(|_| client()).collect();
-        Self { rng, kind, endpoints, clients, config: Config::default(), steps: Vec::new() }
+        let (config, deleted, steps) = (Config::default(), Vec::new(), Vec::new());
+        Self { rng, kind, endpoints, deleted, sysctls, clients, config, steps }
     }
 
     /// Services with some backends each.
     fn begin(&mut self) {
+        for sysctl in self.sysctls.clone() {
+            self.push(Step::Set(sysctl));
+        }
         if self.rng.u8(..4) != 0 {
             self.set_timeouts();
         }
-        for endpoint in self.endpoints.clone() {
-            self.push(Step::AddService(endpoint, self.kind));
+        for (endpoint, options) in self.endpoints.clone() {
+            self.push(Step::AddService(endpoint, self.kind, options));
             for _ in 0..self.rng.usize(1..=5) {
                 self.add_backend(endpoint);
             }
@@ -71,10 +99,15 @@ impl Generator {
     }
 
     fn packet(&mut self) {
-        let to = self.endpoint();
-        let client = match self.config.service(to) {
-            Some(_) => self.clients[self.rng.usize(..self.clients.len())],
-            None => STRANGER,
+        let (mut to, _) = self.endpoint();
+        if to.port == 0 {
+            to.port = ANY_PORTS[self.rng.usize(..ANY_PORTS.len())];
+        }
+        let is_there = self.config.service(to).is_some() || !self.deleted.contains(&to);
+        let client = match self.config.serving(to) {
+            Some(_) if is_there => self.clients[self.rng.usize(..self.clients.len())],
+            Some(_) => STRANGERS[0],
+            None => STRANGERS[1],
         };
         let flags = match (to.protocol, self.rng.u8(..100)) {
             (Protocol::Udp, _) => 0,
@@ -103,7 +136,7 @@ impl Generator {
     }
 
     fn change_backend(&mut self) {
-        let endpoint = self.endpoint();
+        let (endpoint, _) = self.endpoint();
         let backends =
             self.config.service(endpoint).map(|service| service.backends.clone()).unwrap_or_default();
         let one = (!backends.is_empty()).then(|| backends[self.rng.usize(..backends.len())]);
@@ -123,13 +156,18 @@ impl Generator {
     }
 
     fn change_service(&mut self) {
-        let endpoint = self.endpoint();
-        match (self.config.service(endpoint), self.rng.bool()) {
-            (None, _) => self.push(Step::AddService(endpoint, self.kind)),
-            (Some(_), true) => self.push(Step::DeleteService(endpoint)),
+        let (endpoint, options) = self.endpoint();
+        // IPVS forgets a deleted service's connections then, which with lb go on.
+        let keeps = !self.config.has(Sysctl::ExpireNodest);
+        match (self.config.service(endpoint), keeps && self.rng.bool()) {
+            (None, _) => self.push(Step::AddService(endpoint, self.kind, options)),
+            (Some(_), true) => {
+                self.deleted.push(endpoint);
+                self.push(Step::DeleteService(endpoint));
+            }
             (Some(_), false) => {
                 let kind = &KINDS[self.rng.usize(..KINDS.len())];
-                self.push(Step::EditService(endpoint, kind));
+                self.push(Step::EditService(endpoint, kind, options));
             }
         }
     }
@@ -162,7 +200,7 @@ impl Generator {
         self.push(step);
     }
 
-    fn endpoint(&mut self) -> Endpoint {
+    fn endpoint(&mut self) -> (Endpoint, Options) {
         self.endpoints[self.rng.usize(..self.endpoints.len())]
     }
 
@@ -170,5 +208,24 @@ impl Generator {
         if self.config.apply(step) {
             self.steps.push(step);
         }
+    }
+}
+
+/// A service of all ports is always persistent, as `ipvsadm` wants it.
+fn options(rng: &mut Rng, endpoint: Endpoint, persistent: bool) -> Options {
+    let prefixes: &[Option<u8>] = match endpoint.address.is_ipv4() {
+        true => &[None, None, Some(24), Some(16), Some(32), Some(31)],
+        false => &[None, None, Some(80), Some(64), Some(128), Some(120)],
+    };
+    // Up to where the timer wheel is late by no more than two seconds.
+    let persistence = Persistence {
+        timeout: rng.u32(8..=120),
+        granularity: prefixes[rng.usize(..prefixes.len())],
+        scope: Scope::default(),
+    };
+    let is_persistent = endpoint.port == 0 || (persistent && rng.u8(..4) != 0);
+    Options {
+        persistence: is_persistent.then_some(persistence),
+        ops: endpoint.protocol == Protocol::Udp && rng.u8(..5) == 0,
     }
 }

@@ -19,7 +19,7 @@ use lb_tests::{
 use crate::{
     lab::{self, BACKENDS, CLIENT_MAC, DIRECTOR_MAC, DIRECTOR4, DIRECTOR6, ROUTER4, ROUTER6},
     listing,
-    script::{Config, Step},
+    script::{Config, Step, Sysctl},
     view::{Answer, View},
     wire::Wire,
 };
@@ -69,8 +69,15 @@ impl Ipvs {
 
     /// Makes the change of a step that changes the configuration.
     pub fn configure(&mut self, step: Step) -> Result<()> {
+        if let Step::Set(sysctl) = step {
+            return self.set(sysctl, true);
+        }
         let command = step.ipvsadm().context("not a step of configuration")?;
         self.carry_out(&[command])
+    }
+
+    fn set(&self, sysctl: Sysctl, on: bool) -> Result<()> {
+        self.director.sysctl(&format!("ipv4/vs/{}", sysctl.name()), if on { "1" } else { "0" })
     }
 
     pub fn send(&self, packet: &Packet) -> Result<Answer> {
@@ -78,8 +85,9 @@ impl Ipvs {
     }
 
     pub fn view(&mut self) -> Result<View> {
-        let services = listing::services(&read(&mut self.services)?)?;
+        // In this order: a connection that is listed no more is counted no more.
         let flows = listing::connections(&read(&mut self.connections)?)?;
+        let services = listing::services(&read(&mut self.services)?)?;
         let mut view = View { services, flows };
         let counter: std::net::SocketAddr = COUNTER.parse()?;
         view.services.retain(|endpoint, _| endpoint.address != counter.ip());
@@ -88,7 +96,7 @@ impl Ipvs {
 
     /// Forgets every service and connection: a backend whose removal ends its connections.
     pub fn clear(&mut self, config: &Config) -> Result<()> {
-        self.director.sysctl("ipv4/vs/expire_nodest_conn", "1")?;
+        self.set(Sysctl::ExpireNodest, true)?;
         let mut commands = Vec::new();
         for service in &config.services {
             let remove = |(number, _): &(u8, _)| Step::RemoveBackend(service.endpoint, *number).ipvsadm();
@@ -105,7 +113,7 @@ impl Ipvs {
             let left = listing::connections(&read(&mut self.connections)?)?.len();
             Ok(if left == 0 { Seen::Yes(()) } else { Seen::NotYet(format!("{left} connections")) })
         })?;
-        self.director.sysctl("ipv4/vs/expire_nodest_conn", "0")
+        Sysctl::ALL.into_iter().try_for_each(|sysctl| self.set(sysctl, false))
     }
 
     /// Runs commands and waits until they are done.

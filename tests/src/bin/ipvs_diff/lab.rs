@@ -18,6 +18,8 @@ pub const BACKENDS: u8 = 12;
 /// VIPs of each family.
 const VIPS: u16 = 2;
 const PORTS: [u16; 2] = [80, 3306];
+/// What clients of a service of all ports connect to.
+pub const ANY_PORTS: [u16; 4] = [80, 3306, 443, 9000];
 
 /// The VIPs of both families.
 pub fn vips() -> Vec<IpAddr> {
@@ -26,7 +28,7 @@ pub fn vips() -> Vec<IpAddr> {
     v4.chain(v6).collect()
 }
 
-/// Where services may be.
+/// Where services of one port may be.
 pub fn endpoints() -> Vec<Endpoint> {
     let mut all = Vec::new();
     for address in vips() {
@@ -58,7 +60,11 @@ pub fn backend_of(frame: &[u8]) -> Option<u8> {
 
 /// A client's packet to a service, as it comes to the director.
 pub fn packet(client: Client, to: Endpoint, flags: u8) -> Packet {
-    let source = SocketAddr::new(client.address(to.address), client.port);
+    packet_from(SocketAddr::new(client.address(to.address), client.port), to, flags)
+}
+
+/// A packet of any address.
+pub fn packet_from(source: SocketAddr, to: Endpoint, flags: u8) -> Packet {
     let dest = SocketAddr::new(to.address, to.port);
     let packet = match to.protocol {
         Protocol::Tcp => Packet::tcp(source, dest, flags),

@@ -5,10 +5,10 @@ use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
 };
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
 use lb::model::{Endpoint, Protocol};
 
-use crate::view::{Flow, FlowKey, Load};
+use crate::view::{Flow, FlowKey, Load, Template};
 
 /// The services with their backends.
 ///
@@ -43,7 +43,7 @@ pub fn services(text: &str) -> Result<BTreeMap<Endpoint, BTreeMap<IpAddr, Load>>
     Ok(services)
 }
 
-/// The connections.
+/// The connections and the templates.
 ///
 /// ```text
 /// Pro FromIP   FPrt ToIP     TPrt DestIP   DPrt State       Expires PEName PEData
@@ -57,6 +57,10 @@ pub fn connections(text: &str) -> Result<BTreeMap<FlowKey, Flow>> {
             bail!("not understood in ip_vs_conn: {line:?}");
         };
         let context = || format!("not understood in ip_vs_conn: {line:?}");
+        if (client_port, port) == ("0000", "FFFF") {
+            // A template that leads nobody any more (`ip_vs_check_template`).
+            continue;
+        }
         let part = |ip, port| Ok::<_, anyhow::Error>(SocketAddr::new(address(ip)?, number(port)?));
         let key = FlowKey {
             to: endpoint(protocol, part(vip, port).with_context(context)?)?,
@@ -65,9 +69,12 @@ pub fn connections(text: &str) -> Result<BTreeMap<FlowKey, Flow>> {
         // Cut off, so half a second more is nearest to the truth.
         let seconds = expires.parse::<f64>().with_context(context)? + 0.5;
         let backend = address(backend).with_context(context)?;
-        let flow = Flow { backend, state: state.to_owned(), seconds };
-        let twice = flows.insert(key, flow);
-        ensure!(twice.is_none(), "a connection is listed twice: {line:?}");
+        let template = key.is_template().then_some(Template { armed_again: false });
+        let flow = Flow { backend, state: state.to_owned(), seconds, template };
+        // One that a SYN has ended stands beside the new one until its timer goes off.
+        if let Some(first) = flows.insert(key, flow) {
+            flows.entry(key).and_modify(|last| last.seconds = last.seconds.min(first.seconds));
+        }
     }
     Ok(flows)
 }

@@ -4,7 +4,8 @@
 //! * [`lab`] names who is who; [`script`] is what happens, [`generate`] makes it out of a seed, [`schedulers`] says
 //!   for which schedulers;
 //! * [`ipvs`] is the real thing ([`wire`] its packets, [`listing`] its lists), [`ours`] the XDP program;
-//! * [`view`] compares, [`run`] goes through a script, [`shrink`] makes a failing one short.
+//! * [`view`] compares, [`run`] goes through a script, [`ties`] keeps it from what would be chance, [`shrink`] makes
+//!   a failing one short.
 
 mod generate;
 mod ipvs;
@@ -15,6 +16,7 @@ mod run;
 mod schedulers;
 mod script;
 mod shrink;
+mod ties;
 mod view;
 mod wire;
 
@@ -54,6 +56,7 @@ struct Row {
     scripts: u64,
     packets: usize,
     flows: usize,
+    templates: usize,
     differences: usize,
     seconds: u64,
 }
@@ -83,12 +86,21 @@ fn run(args: &Args) -> Result<bool> {
     let mut shown = 0;
     for kind in kinds {
         let start = clock::now();
-        let mut row = Row { kind, scripts: args.scripts, packets: 0, flows: 0, differences: 0, seconds: 0 };
+        let mut row = Row {
+            kind,
+            scripts: args.scripts,
+            packets: 0,
+            flows: 0,
+            templates: 0,
+            differences: 0,
+            seconds: 0,
+        };
         for seed in args.seed..args.seed + args.scripts {
             let script = generate::script(seed, kind);
             let outcome = directors.run(&script).with_context(|| format!("{} script {seed}", kind.name))?;
             row.packets += outcome.packets;
             row.flows += outcome.flows;
+            row.templates += outcome.templates;
             if let Some(difference) = outcome.difference {
                 row.differences += 1;
                 shown += 1;
@@ -124,11 +136,11 @@ fn show(directors: &mut Directors, script: &Script, difference: Difference) -> R
 }
 
 fn print(rows: &[Row]) {
-    println!("scheduler    scripts  packets  flows compared  differences  guest time");
+    println!("scheduler    scripts  packets  flows compared  templates  differences  guest time");
     for row in rows {
         println!(
-            "{:<11} {:>8} {:>8} {:>15} {:>12} {:>9} s",
-            row.kind.name, row.scripts, row.packets, row.flows, row.differences, row.seconds
+            "{:<11} {:>8} {:>8} {:>15} {:>10} {:>12} {:>9} s",
+            row.kind.name, row.scripts, row.packets, row.flows, row.templates, row.differences, row.seconds
         );
     }
 }

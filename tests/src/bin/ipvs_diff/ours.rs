@@ -8,16 +8,19 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use lb::{
     dataplane::Sweep,
-    model::{Backend, BackendKey, Endpoint, ExpireNodest, FlowSizes, Guard, Limits, Service, ServiceOptions},
+    model::{
+        Backend, BackendKey, Endpoint, ExpireNodest, FlowSizes, Guard, Limits, Protocol, Service,
+        ServiceOptions,
+    },
     plan::{Desired, HostRoute, LinkSpec, Op, Snapshot, dest_address, plan, reclaim},
 };
-use lb_common::{dest, endpoint, tick, verdict::Verdict};
+use lb_common::{dest, endpoint, template, tick, value, verdict::Verdict};
 use lb_tests::{packet::Packet, xdp::Director};
 
 use crate::{
     lab,
-    script::{Config, Configured},
-    view::{Answer, Flow, FlowKey, Load, View},
+    script::{Config, Configured, Sysctl},
+    view::{Answer, Flow, FlowKey, Load, Template, View},
 };
 
 /// Many times what a script opens: a full bucket is another test's.
@@ -67,8 +70,15 @@ impl Ours {
         Ok(())
     }
 
-    /// Frees what has expired, and ids that two rounds saw no flow of, as the agent does every second.
+    /// Frees what has expired, and decides about the templates that have run out: one round finds them, the next
+    /// one what they control.
     pub fn sweep(&mut self) -> Result<()> {
+        self.round()?;
+        self.round()
+    }
+
+    /// Frees what has expired, and ids that two rounds saw no flow of, as the agent does every second.
+    fn round(&mut self) -> Result<()> {
         let sweep = self.director.maps().sweep(self.director.clock.now(), &self.last_sweep);
         let seen = sweep.census.union(&self.last_sweep.census);
         self.last_sweep = sweep;
@@ -97,9 +107,8 @@ impl Ours {
         })
     }
 
-    /// Frees what has expired, and shows the rest.
+    /// What [`Ours::sweep`] left.
     pub fn view(&mut self) -> Result<View> {
-        self.sweep()?;
         let snapshot = &self.configured;
         let mut endpoints = BTreeMap::new();
         let mut view = View::default();
@@ -126,8 +135,10 @@ impl Ours {
         let (hz, now) = (self.director.clock.hz(), self.director.clock.now());
         let tick_seconds = f64::from(1u32 << tick::shift(hz)) / f64::from(hz);
         for entry in self.director.flows() {
-            let id = entry.endpoint.context("a template, and no service has persistence")?;
+            let id = entry.endpoint.context("a template of a whole service, and all have one endpoint")?;
             let to = *endpoints.get(&id).context("a flow of no endpoint")?;
+            // Of a service of all ports, the one that was connected to.
+            let to = Endpoint { port: if to.port == 0 { entry.port } else { to.port }, ..to };
             let address = match to.address {
                 IpAddr::V4(_) => {
                     let [a, b, c, d, ..] = entry.client;
@@ -136,10 +147,20 @@ impl Ours {
                 IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::from(entry.client)),
             };
             let dest = snapshot.dests.get(&entry.value.dest()).context("a flow of no destination")?;
+            let template = entry
+                .value
+                .is_template()
+                .then_some(Template { armed_again: entry.value.flags() & value::flag::ARMED_AGAIN != 0 });
+            let state = match template {
+                None => entry.value.state().name(),
+                Some(_) if entry.value.state() == template::ASSURED => "ASSURED",
+                Some(_) => "NONE",
+            };
             let flow = Flow {
                 backend: dest_address(dest),
-                state: entry.value.state().name().to_owned(),
-                seconds: f64::from(entry.value.expiry().until(now)) * tick_seconds,
+                state: state.to_owned(),
+                seconds: f64::from(self.director.maps().expiry(entry.value).until(now)) * tick_seconds,
+                template,
             };
             let key = FlowKey { to, client: SocketAddr::new(address, entry.client_port) };
             view.flows.insert(key, flow);
@@ -154,9 +175,7 @@ impl Ours {
             self.director.maps().flush(&flow, self.director.clock.now());
         }
         // Two rounds that see no flow free the ids; then a plan frees the endpoints.
-        for _ in 0..2 {
-            self.sweep()?;
-        }
+        self.sweep()?;
         self.configure(&Config::default())
     }
 }
@@ -185,7 +204,7 @@ fn desired(config: &Config) -> Desired {
         .into_iter()
         .flat_map(|vip| (1..=lab::BACKENDS).map(move |number| (lab::backend(vip, number), number)));
     Desired {
-        services: config.services.iter().map(service).collect(),
+        services: config.services.iter().map(|service| self::service(config, service)).collect(),
         timeouts: config.timeouts,
         links: vec![link],
         hosts: addresses.map(|(address, number)| (address, neighbour(number))).collect(),
@@ -193,7 +212,7 @@ fn desired(config: &Config) -> Desired {
     }
 }
 
-fn service(configured: &Configured) -> Service {
+fn service(config: &Config, configured: &Configured) -> Service {
     let Endpoint { address, port, .. } = configured.endpoint;
     let backend = |(number, settings): &(u8, crate::script::Settings)| Backend {
         key: BackendKey { address: lab::backend(address, *number), port },
@@ -201,6 +220,7 @@ fn service(configured: &Configured) -> Service {
         upper_threshold: settings.upper,
         lower_threshold: settings.lower,
         drained: false,
+        health: Default::default(),
     };
     Service {
         name: configured.endpoint.default_name(),
@@ -208,11 +228,18 @@ fn service(configured: &Configured) -> Service {
         group: Default::default(),
         scheduler: configured.kind.model,
         backends: configured.backends.iter().map(backend).collect(),
-        // As IPVS's `expire_nodest_conn` 0.
         options: ServiceOptions {
-            expire_nodest: ExpireNodest::Drop,
+            persistence: configured.options.persistence,
+            ops: configured.options.ops,
+            expire_nodest: match config.has(Sysctl::ExpireNodest) {
+                true => ExpireNodest::Reschedule,
+                false => ExpireNodest::Drop,
+            },
+            expire_quiescent_template: config.has(Sysctl::ExpireQuiescent),
+            sloppy_tcp: config.has(Sysctl::SloppyTcp) && configured.endpoint.protocol == Protocol::Tcp,
             guard: Guard::Off,
             ..ServiceOptions::default()
         },
+        health: Default::default(),
     }
 }

@@ -1,37 +1,56 @@
 //! One script on both directors, compared after every step.
 
-use std::{net::SocketAddr, thread, time::Duration};
+use std::{
+    net::SocketAddr,
+    thread,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Result, bail};
 use lb::model::Timeouts;
 use lb_common::tcp::flag::{ACK, RST, SYN};
+use lb_tests::{clock, packet::Packet};
 
 use crate::{
     ipvs::Ipvs,
     lab,
     ours::Ours,
-    script::{Config, Script, Step},
+    script::{Config, Script, Step, Sysctl},
+    ties,
     view::{self, FlowKey, View},
 };
 
 /// A connection of IPVS with less left than this is waited for: it may be gone, or not, when the next packet comes.
 /// IPVS shows whole seconds, so a listed 2 is more than two.
-const NEAR: f64 = 2.0;
-/// Looks at connections about to end, half a second apart: the timer wheel lets a timeout of 15 minutes be 16 s late.
+pub const NEAR: f64 = 2.0;
+/// A template of IPVS with less left than this has run out, or is about to: ours is swept when it is gone or armed
+/// again.
+const DUE: f64 = 1.0;
+/// Looks at connections about to end: the timer wheel lets a timeout of 15 minutes be 16 s late.
 const LOOKS: u32 = 2000;
+const LOOK: Duration = Duration::from_millis(500);
+/// So often templates are looked after while a script waits.
+const ROUND: Duration = Duration::from_secs(3);
 
 pub struct Directors {
     pub ipvs: Ipvs,
     pub ours: Ours,
     config: Config,
+    /// Since when the sweeper has been kept waiting, and the longest time of this script.
+    held: Option<Instant>,
+    longest_held: Duration,
 }
 
 /// A SYN with ACK or RST: to IPVS it is as good as a SYN alone where no connection stands, or one that is over
 /// (docs/ipvs-differences.md).
-fn is_compared(step: Step, before: &View) -> bool {
+fn is_compared(step: Step, before: &View, config: &Config) -> bool {
     let Step::Packet { to, client, flags } = step else { return true };
     if flags & SYN == 0 || flags & (ACK | RST) == 0 {
         return true;
+    }
+    if config.has(Sysctl::ExpireNodest) {
+        // There to one of a backend of weight 0, too.
+        return false;
     }
     let key = FlowKey { to, client: SocketAddr::new(client.address(to.address), client.port) };
     before.flows.get(&key).is_some_and(|flow| !["TIME_WAIT", "CLOSE"].contains(&flow.state.as_str()))
@@ -42,6 +61,8 @@ fn is_compared(step: Step, before: &View) -> bool {
 pub struct Outcome {
     /// Connections that both had.
     pub flows: usize,
+    /// Persistence templates that both had.
+    pub templates: usize,
     pub packets: usize,
     pub difference: Option<Difference>,
 }
@@ -54,7 +75,7 @@ pub struct Difference {
 
 impl Directors {
     pub fn new(ipvs: Ipvs, ours: Ours) -> Self {
-        Self { ipvs, ours, config: Config::default() }
+        Self { ipvs, ours, config: Config::default(), held: None, longest_held: Duration::ZERO }
     }
 
     /// Runs a script from empty tables up to the first difference.
@@ -62,11 +83,17 @@ impl Directors {
         let mut outcome = Outcome::default();
         let mut before = View::default();
         for (at, step) in script.steps.iter().enumerate() {
-            let mut found = if is_compared(*step, &before) { self.step(*step)? } else { continue };
-            let ipvs = self.settle()?;
-            found.extend(view::views(&ipvs, &self.ours.view()?));
+            if !is_compared(*step, &before, &self.config) {
+                continue;
+            }
+            let mut found = self.step(*step)?;
+            let ipvs = self.settle(&mut found)?;
+            found.extend(view::views(&ipvs, &self.ours.view()?, self.longest_held.as_secs_f64()));
             outcome.packets += usize::from(matches!(step, Step::Packet { .. }));
-            outcome.flows += ipvs.flows.keys().filter(|key| !before.flows.contains_key(key)).count();
+            let new = ipvs.flows.iter().filter(|(key, _)| !before.flows.contains_key(key));
+            let (templates, flows): (Vec<_>, Vec<_>) = new.partition(|(_, flow)| flow.template.is_some());
+            outcome.flows += flows.len();
+            outcome.templates += templates.len();
             before = ipvs;
             if !found.is_empty() {
                 outcome.difference = Some(Difference { step: at, found });
@@ -83,34 +110,67 @@ impl Directors {
             return Ok(Vec::new());
         }
         match step {
-            Step::Packet { to, client, flags } => {
-                let packet = lab::packet(client, to, flags);
-                return Ok(view::answers(&self.ipvs.send(&packet)?, &self.ours.send(&packet)?));
-            }
-            Step::Wait { seconds } => thread::sleep(Duration::from_secs(u64::from(seconds))),
+            Step::Packet { to, client, flags } => self.send(&lab::packet(client, to, flags)),
+            Step::Wait { seconds } => self.wait(Duration::from_secs(u64::from(seconds))),
             _ => {
                 self.ipvs.configure(step)?;
                 self.ours.configure(&self.config)?;
+                Ok(Vec::new())
             }
         }
-        Ok(Vec::new())
     }
 
-    /// Waits until no connection of IPVS is about to end; then what it shows.
-    fn settle(&mut self) -> Result<View> {
+    fn send(&mut self, packet: &Packet) -> Result<Vec<String>> {
+        Ok(view::answers(&self.ipvs.send(packet)?, &self.ours.send(packet)?))
+    }
+
+    fn wait(&mut self, time: Duration) -> Result<Vec<String>> {
+        let (start, mut found) = (clock::now(), Vec::new());
+        loop {
+            let left = time.saturating_sub(start.elapsed());
+            let has_templates = self.settle(&mut found)?.flows.values().any(|flow| flow.template.is_some());
+            if left.is_zero() || !found.is_empty() {
+                return Ok(found);
+            }
+            thread::sleep(if has_templates { left.min(ROUND) } else { left });
+        }
+    }
+
+    /// Waits until nothing of IPVS is about to end; then what it shows. What differs on the way goes to `found`.
+    fn settle(&mut self, found: &mut Vec<String>) -> Result<View> {
         let mut ending = Vec::new();
         for _ in 0..LOOKS {
             let view = self.ipvs.view()?;
-            ending = view.flows.iter().filter(|(_, flow)| flow.seconds < NEAR).map(|(key, _)| *key).collect();
-            if ending.is_empty() {
+            let breakers = ties::breakers(&view, &self.config);
+            for packet in &breakers {
+                found.extend(self.send(packet)?);
+            }
+            let within = |view: &View, seconds: f64| -> Vec<FlowKey> {
+                let flows = view.flows.iter().filter(|(key, flow)| {
+                    flow.seconds < seconds || self.config.is_ended(key.to, flow.backend)
+                });
+                flows.map(|(key, _)| *key).collect()
+            };
+            ending = within(&view, NEAR);
+            if within(&view, DUE).iter().any(FlowKey::is_template) {
+                self.held.get_or_insert_with(clock::now);
+            } else {
+                let held = self.held.take().map_or(Duration::ZERO, |since| since.elapsed());
+                self.longest_held = self.longest_held.max(held);
+                self.ours.sweep()?;
+                let ours = within(&self.ours.view()?, DUE).into_iter();
+                ending.extend(ours.filter(FlowKey::is_template));
+            }
+            if ending.is_empty() && breakers.is_empty() {
                 return Ok(view);
             }
-            thread::sleep(Duration::from_millis(500));
+            thread::sleep(LOOK);
         }
-        bail!("connections of IPVS do not end: {ending:?}")
+        bail!("connections do not end: {ending:?}")
     }
 
     fn clear(&mut self) -> Result<()> {
+        (self.held, self.longest_held) = (None, Duration::ZERO);
         self.ipvs.clear(&self.config)?;
         self.config = Config { timeouts: Timeouts::default(), ..Config::default() };
         self.ours.clear()

@@ -1,8 +1,11 @@
 //! What a script is made of, and what is configured after each of its steps.
 
-use std::{fmt, net::SocketAddr};
+use std::{
+    fmt,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+};
 
-use lb::model::{Endpoint, Protocol, Timeouts};
+use lb::model::{Endpoint, Persistence, Protocol, Timeouts};
 use lb_common::tcp::flag::{ACK, FIN, RST, SYN};
 
 use crate::{
@@ -21,15 +24,55 @@ pub struct Script {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
-    AddService(Endpoint, &'static Kind),
-    EditService(Endpoint, &'static Kind),
+    /// At the beginning of a script.
+    Set(Sysctl),
+    AddService(Endpoint, &'static Kind, Options),
+    EditService(Endpoint, &'static Kind, Options),
     DeleteService(Endpoint),
     AddBackend(Endpoint, u8, Settings),
     EditBackend(Endpoint, u8, Settings),
     RemoveBackend(Endpoint, u8),
-    SetTimeouts { tcp: u32, tcp_fin: u32, udp: u32 },
-    Packet { to: Endpoint, client: Client, flags: u8 },
-    Wait { seconds: u32 },
+    SetTimeouts {
+        tcp: u32,
+        tcp_fin: u32,
+        udp: u32,
+    },
+    Packet {
+        to: Endpoint,
+        client: Client,
+        flags: u8,
+    },
+    Wait {
+        seconds: u32,
+    },
+}
+
+/// What IPVS has a sysctl for, 0 by default; with us an option of every service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sysctl {
+    SloppyTcp,
+    ExpireNodest,
+    ExpireQuiescent,
+}
+
+impl Sysctl {
+    pub const ALL: [Self; 3] = [Self::SloppyTcp, Self::ExpireNodest, Self::ExpireQuiescent];
+
+    /// Below net/ipv4/vs.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::SloppyTcp => "sloppy_tcp",
+            Self::ExpireNodest => "expire_nodest_conn",
+            Self::ExpireQuiescent => "expire_quiescent_template",
+        }
+    }
+}
+
+/// What can be set of a service besides its scheduler.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Options {
+    pub persistence: Option<Persistence>,
+    pub ops: bool,
 }
 
 /// What can be set of a backend.
@@ -43,6 +86,7 @@ pub struct Settings {
 /// What is configured.
 #[derive(Clone, Debug, Default)]
 pub struct Config {
+    pub sysctls: Vec<Sysctl>,
     pub services: Vec<Configured>,
     pub timeouts: Timeouts,
 }
@@ -51,6 +95,7 @@ pub struct Config {
 pub struct Configured {
     pub endpoint: Endpoint,
     pub kind: &'static Kind,
+    pub options: Options,
     /// In the order in which the scheduler walks: a new one goes to the head.
     pub backends: Vec<(u8, Settings)>,
 }
@@ -60,16 +105,43 @@ impl Config {
         self.services.iter().find(|service| service.endpoint == endpoint)
     }
 
+    pub fn has(&self, sysctl: Sysctl) -> bool {
+        self.sysctls.contains(&sysctl)
+    }
+
+    /// The service that a packet is for: one of every port comes last.
+    pub fn serving(&self, to: Endpoint) -> Option<&Configured> {
+        self.service(to).or_else(|| self.service(Endpoint { port: 0, ..to }))
+    }
+
+    /// Whether IPVS is about to forget the connections to this backend (`expire_nodest_conn_work_handler`).
+    pub fn is_ended(&self, to: Endpoint, backend: IpAddr) -> bool {
+        let mut of = self
+            .services
+            .iter()
+            .filter(|service| service.endpoint == to || service.endpoint == Endpoint { port: 0, ..to });
+        self.has(Sysctl::ExpireNodest)
+            && !of.any(|service| {
+                service.backends.iter().any(|(number, _)| lab::backend(to.address, *number) == backend)
+            })
+    }
+
     /// Makes a step's change. False if there is nothing that it could change, as when an earlier step was left out.
     pub fn apply(&mut self, step: Step) -> bool {
         match step {
-            Step::AddService(endpoint, kind) if self.service(endpoint).is_none() => {
-                self.services.push(Configured { endpoint, kind, backends: Vec::new() });
+            Step::Set(sysctl) => {
+                self.sysctls.push(sysctl);
                 true
             }
-            Step::EditService(endpoint, kind) => {
-                self.edit(endpoint, |service| std::mem::replace(&mut service.kind, kind) != kind)
+            Step::AddService(endpoint, kind, options) if self.service(endpoint).is_none() => {
+                self.services.push(Configured { endpoint, kind, options, backends: Vec::new() });
+                true
             }
+            Step::EditService(endpoint, kind, options) => self.edit(endpoint, |service| {
+                let before = (service.kind, service.options);
+                (service.kind, service.options) = (kind, options);
+                before != (kind, options)
+            }),
             Step::DeleteService(endpoint) => {
                 let before = self.services.len();
                 self.services.retain(|service| service.endpoint != endpoint);
@@ -109,15 +181,36 @@ impl Step {
     /// The arguments of `ipvsadm` that make this change.
     pub fn ipvsadm(self) -> Option<String> {
         Some(match self {
-            Self::AddService(to, kind) => format!("-A {} {}", service(to), kind.ipvsadm),
-            Self::EditService(to, kind) => format!("-E {} {}", service(to), kind.ipvsadm),
+            Self::AddService(to, kind, set) => {
+                format!("-A {} {}{}", service(to), kind.ipvsadm, set.ipvsadm(to))
+            }
+            Self::EditService(to, kind, set) => {
+                format!("-E {} {}{}", service(to), kind.ipvsadm, set.ipvsadm(to))
+            }
             Self::DeleteService(to) => format!("-D {}", service(to)),
             Self::AddBackend(to, number, set) => format!("-a {} -g {set}", destination(to, number)),
             Self::EditBackend(to, number, set) => format!("-e {} -g {set}", destination(to, number)),
             Self::RemoveBackend(to, number) => format!("-d {}", destination(to, number)),
             Self::SetTimeouts { tcp, tcp_fin, udp } => format!("--set {tcp} {tcp_fin} {udp}"),
-            Self::Packet { .. } | Self::Wait { .. } => return None,
+            Self::Set(_) | Self::Packet { .. } | Self::Wait { .. } => return None,
         })
+    }
+}
+
+impl Options {
+    fn ipvsadm(self, to: Endpoint) -> String {
+        let persistence = self.persistence.map(|Persistence { timeout, granularity, scope: _ }| {
+            let mask = match (granularity, to.address) {
+                (None, _) => String::new(),
+                (Some(length), IpAddr::V4(_)) => {
+                    format!(" -M {}", Ipv4Addr::from(u32::MAX << (32 - u32::from(length))))
+                }
+                (Some(length), IpAddr::V6(_)) => format!(" -M {length}"),
+            };
+            format!(" -p {timeout}{mask}")
+        });
+        let ops = if self.ops { " -o" } else { "" };
+        persistence.unwrap_or_default() + ops
     }
 }
 
@@ -153,6 +246,7 @@ impl fmt::Display for Step {
                 };
                 write!(f, "{what} from {} to {to}", SocketAddr::new(client.address(to.address), client.port))
             }
+            Self::Set(sysctl) => write!(f, "sysctl net.ipv4.vs.{}=1", sysctl.name()),
             Self::Wait { seconds } => write!(f, "wait {seconds} s"),
             _ => write!(f, "ipvsadm {}", self.ipvsadm().unwrap_or_default()),
         }

@@ -40,17 +40,34 @@ pub struct FlowKey {
     pub client: SocketAddr,
 }
 
+impl FlowKey {
+    /// Of all that a client sends to the service.
+    pub fn is_template(&self) -> bool {
+        self.client.port() == 0
+    }
+}
+
 #[derive(Clone, Debug, PartialEq)]
 pub struct Flow {
     pub backend: IpAddr,
     pub state: String,
     /// Until it expires.
     pub seconds: f64,
+    pub template: Option<Template>,
+}
+
+/// A persistence template is listed as the connection of a port 0.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Template {
+    /// It has run out once; of IPVS's nobody knows.
+    pub armed_again: bool,
 }
 
 /// IPVS shows whole seconds, cut off: half of one to either side of the middle. Ours is a tick coarse, and lets an
 /// expiry be half a second too early (`REFRESH`). A second more, for what passes between two readings.
 const TOLERANCE: f64 = 0.5 + 0.128 + 1.0;
+/// Between two looks at templates that run out.
+const LOOK: f64 = 0.5;
 
 /// What differs between two answers to one packet.
 pub fn answers(ipvs: &Answer, ours: &Answer) -> Vec<String> {
@@ -66,8 +83,9 @@ pub fn answers(ipvs: &Answer, ours: &Answer) -> Vec<String> {
     vec![text]
 }
 
-/// What differs between two views.
-pub fn views(ipvs: &View, ours: &View) -> Vec<String> {
+/// What differs between two views. `held` is for how long our sweeper was kept waiting for IPVS's timers, in seconds:
+/// a template is armed again when it comes.
+pub fn views(ipvs: &View, ours: &View, held: f64) -> Vec<String> {
     let mut found = Vec::new();
     each(&ipvs.services, &ours.services, |endpoint, ipvs, ours| match (ipvs, ours) {
         (Some(ipvs), Some(ours)) => each(ipvs, ours, |backend, ipvs, ours| {
@@ -80,7 +98,7 @@ pub fn views(ipvs: &View, ours: &View) -> Vec<String> {
         }
     });
     each(&ipvs.flows, &ours.flows, |key, ipvs, ours| {
-        if !ipvs.zip(ours).is_some_and(|(ipvs, ours)| ipvs.is_like(ours)) {
+        if !ipvs.zip(ours).is_some_and(|(ipvs, ours)| ipvs.is_like(ours, held)) {
             found.push(format!("{key}: IPVS: {}, lb: {}", shown(ipvs), shown(ours)));
         }
     });
@@ -105,9 +123,12 @@ fn shown<T: fmt::Display>(value: Option<&T>) -> String {
 }
 
 impl Flow {
-    fn is_like(&self, other: &Self) -> bool {
-        (self.backend, &self.state) == (other.backend, &other.state)
-            && (self.seconds - other.seconds).abs() <= TOLERANCE
+    fn is_like(&self, other: &Self, held: f64) -> bool {
+        let armed_again = other.template.is_some_and(|template| template.armed_again);
+        let tolerance = if armed_again { TOLERANCE + LOOK + held } else { TOLERANCE };
+        (self.backend, &self.state, self.template.is_some())
+            == (other.backend, &other.state, other.template.is_some())
+            && (self.seconds - other.seconds).abs() <= tolerance
     }
 }
 
@@ -134,7 +155,8 @@ impl fmt::Display for Load {
 
 impl fmt::Display for FlowKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "connection {} to {}", self.client, self.to)
+        let what = if self.is_template() { "template" } else { "connection" };
+        write!(f, "{what} {} to {}", self.client, self.to)
     }
 }
 

@@ -1,0 +1,173 @@
+//! The backends' health: attempts out, results in, and what follows from them.
+
+use std::{collections::BTreeSet, path::Path, time::Duration};
+
+use anyhow::{Context, Result};
+use lb_common::dest;
+
+use super::Agent;
+use crate::{
+    checks::{self, Checks, Results, SavedFile},
+    clock::monotonic,
+    health::{Action, Health, Input, Outcome, ProbeId, Reweighting, Saved, State, Transition},
+    model::{BackendKey, Model, ServiceName},
+    plan::{Snapshot, dest_address, name_of},
+};
+
+/// The machines, and what they need of the world.
+pub struct Monitor {
+    pub health: Health,
+    checks: Checks,
+    results: Results,
+    file: SavedFile,
+}
+
+impl Monitor {
+    /// Goes on where an earlier agent was. A backend that the kernel serves already is not new, also if
+    /// nobody has checked it yet. The second is a warning.
+    pub fn start(state: &Path, model: &Model, kernel: &Snapshot) -> Result<(Self, Option<String>)> {
+        let (file, mut saved, warning) = SavedFile::open(state);
+        remember(&mut saved, kernel);
+        let mut seed = [0; 8];
+        rustix::rand::getrandom(&mut seed, rustix::rand::GetRandomFlags::empty())?;
+        let mut health = Health::new(u64::from_ne_bytes(seed), saved);
+        health.watch(monotonic(), model);
+        let (checks, results) = checks::start().context("starting the thread of the health checks")?;
+        let mut monitor = Self { health, checks, results, file };
+        monitor.save();
+        Ok((monitor, warning))
+    }
+
+    /// Follows a change of the model.
+    pub fn watch(&mut self, model: &Model) {
+        self.health.watch(monotonic(), model);
+        self.save();
+    }
+
+    /// Waits for results.
+    pub async fn next(&mut self) -> Vec<(ProbeId, Outcome)> {
+        let mut results = Vec::new();
+        if !self.results.next(&mut results).await {
+            // The thread never ends before us; if it did, there is nothing to wait for.
+            std::future::pending::<()>().await;
+        }
+        results
+    }
+
+    /// Makes what is due, or takes results in; whether any check's state has changed.
+    pub fn handle(&mut self, inputs: impl IntoIterator<Item = Input>) -> bool {
+        let (now, mut actions) = (monotonic(), Vec::new());
+        for input in inputs {
+            self.health.handle(now, input, &mut actions);
+        }
+        let mut changed = false;
+        for action in actions {
+            match action {
+                Action::Attempt(id, probe) => self.checks.attempt(id, probe),
+                Action::Changed(transition) => {
+                    log(&transition);
+                    changed = true;
+                }
+                Action::Step => changed = true,
+                Action::Reweighted(Reweighting { service, backend, check, why }) => {
+                    tracing::info!(%service, %backend, "backend has another weight: {check}: {why}");
+                    changed = true;
+                }
+            }
+        }
+        if changed {
+            self.save();
+        }
+        changed
+    }
+
+    /// Waits until every backend has had its first result, or `limit` is over: a director that starts
+    /// before it knows whom it may use would drop the first connections.
+    pub async fn await_results(&mut self, limit: Duration) {
+        let until = monotonic() + limit;
+        while self.health.is_pending() && monotonic() < until {
+            self.handle([Input::Time]);
+            let left = self.health.deadline().map_or(until, |deadline| deadline.min(until));
+            let pause = left.saturating_sub(monotonic());
+            if let Ok(results) = tokio::time::timeout(pause, self.next()).await {
+                self.handle(results.into_iter().map(|(id, outcome)| Input::Done(id, outcome)));
+            }
+        }
+    }
+
+    /// What there is to say of services as a whole, one sentence each.
+    pub fn troubled(&self, model: &Model) -> BTreeSet<String> {
+        let sentences = model.services.iter().map(|service| {
+            let pool = self.health.pool(service);
+            let has_backups = service.backends.iter().any(|backend| backend.health.backup);
+            let name = &service.name;
+            let panics = pool.panics.then(|| {
+                format!("service {name}: so many backends fail that all are kept (minimum_healthy)")
+            });
+            let backups = (has_backups && !pool.has_quorum)
+                .then(|| format!("service {name} has no quorum: its backups serve, as far as they can"));
+            [panics, backups]
+        });
+        sentences.flatten().flatten().collect()
+    }
+
+    fn save(&mut self) {
+        if let Err(error) = self.file.store(self.health.saved()) {
+            tracing::error!("saving the health of the backends failed: {error}; the next change tries again");
+        }
+    }
+}
+
+impl Agent {
+    /// Makes the checks that are due.
+    pub(super) fn check_health(&mut self) {
+        if self.monitor.health.deadline().is_some_and(|deadline| deadline <= monotonic()) {
+            self.follow_health([Input::Time]);
+        }
+    }
+
+    /// Takes in how checks ended. A rack that dies is one change.
+    pub(super) fn heard_health(&mut self, results: Vec<(ProbeId, Outcome)>) {
+        self.follow_health(results.into_iter().map(|(id, outcome)| Input::Done(id, outcome)));
+    }
+
+    fn follow_health(&mut self, inputs: impl IntoIterator<Item = Input>) {
+        if !self.monitor.handle(inputs) {
+            return;
+        }
+        let model = self.model.clone();
+        let before = self.monitor.troubled(&model);
+        self.monitor.health.settle(&model);
+        for said in self.monitor.troubled(&model).difference(&before) {
+            tracing::warn!("{said}");
+        }
+        if let Err(error) = self.reconcile(&model) {
+            tracing::error!("following a change of health failed: {error:#}; trying again");
+            self.unfinished = true;
+        }
+    }
+}
+
+/// Makes the backends known that the kernel has.
+fn remember(saved: &mut Saved, kernel: &Snapshot) {
+    for record in kernel.dests.values() {
+        let gone = record.flags & (dest::flag::RETIRED | dest::flag::ORPHANED) != 0;
+        let name = kernel.services.get(&record.service).map(|service| name_of(&service.name));
+        if let Some(name) = name.filter(|_| !gone).and_then(|name| ServiceName::new(name).ok()) {
+            let key = BackendKey { address: dest_address(record), port: u16::from_be_bytes(record.port) };
+            saved.add(name, key);
+        }
+    }
+}
+
+fn log(transition: &Transition) {
+    let Transition { service, backend, check, state, why, healthy } = transition;
+    match healthy {
+        Some(true) => tracing::info!(%service, %backend, "backend is up: {check}: {why}"),
+        Some(false) => tracing::warn!(%service, %backend, "backend is down: {check}: {why}"),
+        None => {
+            let word = if *state == State::Up { "passes" } else { "fails" };
+            tracing::info!(%service, %backend, "a check {word}, the backend stays as it is: {check}: {why}");
+        }
+    }
+}

@@ -1,0 +1,195 @@
+//! MySQL and MariaDB: the handshake alone, or a login and questions.
+
+use mysql_async::{Conn, Error, OptsBuilder, Row, SslOpts, Value, prelude::Queryable};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    time::timeout,
+};
+
+use super::{failure, tcp};
+use crate::{
+    health::{Failure, Pass, Probe, Weight},
+    model::check::{MysqlCheck, MysqlRole, MysqlTls},
+};
+
+/// The longest first packet that makes sense; a length beyond is no MySQL.
+const LONGEST_PACKET: usize = 1 << 16;
+
+pub async fn check(probe: &Probe, mysql: &MysqlCheck) -> Result<Pass, Failure> {
+    if mysql.logs_in() { log_in(probe, mysql).await } else { handshake(probe, mysql).await }
+}
+
+/// The server's greeting, and its answer to a user without a password.
+async fn handshake(probe: &Probe, mysql: &MysqlCheck) -> Result<Pass, Failure> {
+    let mut stream = tcp::connect(probe).await?;
+    let greeting = packet(&mut stream).await?;
+    let version = greeting.get(1..).unwrap_or_default().split(|byte| *byte == 0).next().unwrap_or_default();
+    let version = String::from_utf8_lossy(version);
+    // What MariaDB puts in front for old replicas.
+    let found = format!("greeting of {}", version.strip_prefix("5.5.5-").unwrap_or(&version));
+    let Some(user) = &mysql.user else { return Ok(Pass::new(found)) };
+    stream.write_all(&first_answer(user)).await.map_err(|error| failure(&error))?;
+    packet(&mut stream).await?;
+    // COM_QUIT: an orderly end, which the server does not count as an aborted connection.
+    stream.write_all(&[1, 0, 0, 0, 1]).await.map_err(|error| failure(&error))?;
+    Ok(Pass::new(found))
+}
+
+/// The payload of the next packet, which must not be an error (protocol: Packets, ERR_Packet).
+async fn packet(stream: &mut TcpStream) -> Result<Vec<u8>, Failure> {
+    let cut = |error: std::io::Error| match error.kind() {
+        std::io::ErrorKind::UnexpectedEof => Failure { why: "closed in the handshake".to_owned() },
+        _ => failure(&error),
+    };
+    let mut header = [0; 4];
+    stream.read_exact(&mut header).await.map_err(cut)?;
+    let length = u32::from_le_bytes([header[0], header[1], header[2], 0]) as usize;
+    if !(1..=LONGEST_PACKET).contains(&length) {
+        return Err(Failure { why: "this is not MySQL".to_owned() });
+    }
+    let mut payload = vec![0; length];
+    stream.read_exact(&mut payload).await.map_err(cut)?;
+    match payload[..] {
+        [0xff, low, high, ref text @ ..] => {
+            let text = String::from_utf8_lossy(text);
+            Err(Failure {
+                why: format!("error {}: {}", u16::from_le_bytes([low, high]), text.trim_start_matches('#')),
+            })
+        }
+        _ => Ok(payload),
+    }
+}
+
+/// HandshakeResponse41 of a user without a password, by the native plugin.
+fn first_answer(user: &str) -> Vec<u8> {
+    /// CLIENT_PROTOCOL_41, CLIENT_SECURE_CONNECTION, CLIENT_PLUGIN_AUTH.
+    const CAPABILITIES: u32 = 0x0200 | 0x8000 | 0x8_0000;
+    /// utf8_general_ci
+    const CHARSET: u8 = 33;
+    let mut payload = CAPABILITIES.to_le_bytes().to_vec();
+    payload.extend((1u32 << 24).to_le_bytes());
+    payload.push(CHARSET);
+    payload.extend([0; 23]);
+    payload.extend(user.as_bytes());
+    // The end of the name, and an answer to the challenge of no bytes.
+    payload.extend([0, 0]);
+    payload.extend(b"mysql_native_password\0");
+    let mut packet = (payload.len() as u32).to_le_bytes().to_vec();
+    packet[3] = 1;
+    packet.extend(payload);
+    packet
+}
+
+async fn log_in(probe: &Probe, mysql: &MysqlCheck) -> Result<Pass, Failure> {
+    let password = password(mysql)?;
+    let options = OptsBuilder::default()
+        .ip_or_hostname(probe.target.ip().to_string())
+        .tcp_port(probe.target.port())
+        .user(mysql.user.as_deref())
+        .pass(password)
+        .prefer_socket(Some(false))
+        // Else it would ask the server for them.
+        .max_allowed_packet(Some(1 << 24))
+        .wait_timeout(Some(60))
+        .ssl_opts((mysql.tls == MysqlTls::On).then(|| {
+            SslOpts::default().with_danger_accept_invalid_certs(true).with_danger_skip_domain_validation(true)
+        }));
+    let mut server = match timeout(probe.connect_timeout, Conn::new(options)).await {
+        Ok(connected) => connected.map_err(|error| told(&error))?,
+        Err(_) => return Err(Failure { why: "no login".to_owned() }),
+    };
+    let asked = questions(probe, mysql, &mut server).await;
+    // An orderly end; the result is known already.
+    let _ = server.disconnect().await;
+    asked
+}
+
+fn password(mysql: &MysqlCheck) -> Result<Option<String>, Failure> {
+    let Some(path) = &mysql.password_file else {
+        return Ok(mysql.password.as_ref().map(|secret| secret.0.clone()));
+    };
+    match std::fs::read_to_string(path) {
+        Ok(text) => Ok(Some(text.trim_end_matches(['\n', '\r']).to_owned())),
+        Err(error) => Err(Failure { why: format!("password_file {}: {error}", path.display()) }),
+    }
+}
+
+async fn questions(probe: &Probe, mysql: &MysqlCheck, server: &mut Conn) -> Result<Pass, Failure> {
+    let mut found = "logged in".to_owned();
+    if mysql.role != MysqlRole::Any {
+        let read_only: Option<bool> =
+            server.query_first("SELECT @@global.read_only").await.map_err(|error| told(&error))?;
+        match (mysql.role, read_only) {
+            (MysqlRole::Primary, Some(true)) => {
+                return Err(Failure { why: "read_only, not the primary".to_owned() });
+            }
+            (MysqlRole::Replica, Some(false)) => {
+                return Err(Failure { why: "writable, no replica".to_owned() });
+            }
+            _ => {}
+        }
+        found = if read_only == Some(true) { "read_only" } else { "writable" }.to_owned();
+    }
+    if let Some(query) = &mysql.query {
+        let row: Option<Row> = server.query_first(query.as_str()).await.map_err(|error| told(&error))?;
+        if row.is_none() {
+            return Err(Failure { why: "the query gave no row".to_owned() });
+        }
+    }
+    if mysql.lag.is_empty() {
+        return Ok(Pass::new(found));
+    }
+    // One that does not say how far behind it is counts as lagging, and not as dead: so it has to be found
+    // out before the whole attempt is over.
+    let (lag, why) = match timeout(probe.timeout / 2, replication(server)).await {
+        Ok(Ok(answer)) => answer,
+        Ok(Err(error)) => (Some(None), told(&error).why),
+        Err(_) => (Some(None), "no answer about its replication".to_owned()),
+    };
+    let Some(lag) = lag else { return Ok(Pass::new(format!("{found}, {why}"))) };
+    let percent = mysql.percent(lag);
+    let weight = if percent >= 100 { Weight::Configured } else { Weight::Lagging { percent, lag } };
+    Ok(Pass { found: format!("{found}, {why}"), weight })
+}
+
+/// How many seconds behind, in words too; none: replication is stopped; no figure at all: it is no replica.
+type Lag = (Option<Option<u64>>, String);
+
+async fn replication(server: &mut Conn) -> Result<Lag, Error> {
+    /// ER_PARSE_ERROR
+    const SYNTAX: u16 = 1064;
+    let row: Option<Row> = match server.query_first("SHOW REPLICA STATUS").await {
+        // MySQL before 8.0.22, MariaDB before 10.5.
+        Err(Error::Server(error)) if error.code == SYNTAX => server.query_first("SHOW SLAVE STATUS").await?,
+        other => other?,
+    };
+    let Some(row) = row else { return Ok((None, "replicates nothing".to_owned())) };
+    let column = |names: [&str; 2]| {
+        names
+            .iter()
+            .find_map(|name| row.columns_ref().iter().position(|c| c.name_str() == *name))
+            .and_then(|at| row.as_ref(at))
+    };
+    match column(["Seconds_Behind_Source", "Seconds_Behind_Master"]).and_then(number) {
+        Some(seconds) => Ok((Some(Some(seconds)), format!("{seconds} s behind"))),
+        None => Ok((Some(None), "replication is stopped".to_owned())),
+    }
+}
+
+fn number(value: &Value) -> Option<u64> {
+    match value {
+        Value::Bytes(text) => std::str::from_utf8(text).ok()?.parse().ok(),
+        Value::Int(n) => u64::try_from(*n).ok(),
+        Value::UInt(n) => Some(*n),
+        _ => None,
+    }
+}
+
+fn told(error: &Error) -> Failure {
+    match error {
+        Error::Server(error) => Failure { why: format!("error {}: {}", error.code, error.message) },
+        Error::Io(mysql_async::IoError::Io(error)) => failure(error),
+        error => Failure { why: error.to_string() },
+    }
+}

@@ -1,0 +1,105 @@
+//! The state file of the backends' health.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{durable, health::Saved};
+
+/// Version of the file's format.
+const SCHEMA: u32 = 1;
+
+/// `health.json` in an instance's state directory.
+#[derive(Debug)]
+pub struct SavedFile {
+    path: PathBuf,
+    /// What stands in it, so that it is written only when it has to be.
+    stored: Option<Saved>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Contents<T> {
+    schema: u32,
+    health: T,
+}
+
+impl SavedFile {
+    /// Reads what an earlier agent left. What cannot be read is nothing, with a sentence that says so: the
+    /// checks find out anew.
+    pub fn open(state: &Path) -> (Self, Saved, Option<String>) {
+        let path = state.join("health.json");
+        let read = match fs::read(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Saved::default()),
+            Err(error) => Err(error.to_string()),
+            Ok(bytes) => match serde_json::from_slice::<Contents<Saved>>(&bytes) {
+                Ok(contents) if contents.schema == SCHEMA => Ok(contents.health),
+                Ok(contents) => Err(format!("it has schema {}, not {SCHEMA}", contents.schema)),
+                Err(error) => Err(error.to_string()),
+            },
+        };
+        let warning = read.as_ref().err().map(|error| {
+            format!(
+                "the saved health of the backends in {} cannot be used ({error}): they are checked anew",
+                path.display()
+            )
+        });
+        (Self { path, stored: None }, read.unwrap_or_default(), warning)
+    }
+
+    /// Writes `saved` if the file does not say so yet.
+    ///
+    /// # Errors
+    /// The system's; the next call tries again.
+    pub fn store(&mut self, saved: Saved) -> io::Result<()> {
+        if self.stored.as_ref() == Some(&saved) {
+            return Ok(());
+        }
+        let mut text = serde_json::to_vec_pretty(&Contents { schema: SCHEMA, health: &saved })?;
+        text.push(b'\n');
+        durable::replace(&self.path, &text)?;
+        self.stored = Some(saved);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        health::{Machine, Outcome, SavedCheck, State, Weight},
+        model::check::Timing,
+    };
+
+    #[test]
+    fn what_is_stored_is_there_again() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (mut file, saved, warning) = SavedFile::open(dir.path());
+        assert_eq!((saved, warning), (Saved::default(), None));
+        let refused = Outcome::failed(std::time::Duration::from_micros(300), "connection refused");
+        let machine = Machine::new(std::time::Duration::ZERO, Timing::default(), 0.5);
+        let machine = machine.resume(State::Down, Some(refused), Weight::Exactly(7));
+        let mut saved = Saved::default();
+        let (service, key) = ("web".parse().expect("a name"), "10.0.0.1:80".parse().expect("a key"));
+        saved.insert(service, key, vec![SavedCheck::new("tcp", &machine)]);
+        file.store(saved.clone()).expect("stores");
+        let (_, again, warning) = SavedFile::open(dir.path());
+        assert_eq!((again, warning), (saved, None));
+    }
+
+    #[test]
+    fn a_damaged_file_is_nothing_and_is_said() {
+        let dir = tempfile::tempdir().expect("a directory");
+        for bad in ["", "{", "{\"schema\": 2, \"health\": {}}", "{\"schema\": 1}"] {
+            fs::write(dir.path().join("health.json"), bad).expect("writable");
+            let (mut file, saved, warning) = SavedFile::open(dir.path());
+            assert_eq!(saved, Saved::default());
+            assert!(warning.expect("a warning").contains("checked anew"), "{bad}");
+            file.store(saved).expect("it is written over");
+            assert_eq!(SavedFile::open(dir.path()).2, None);
+        }
+    }
+}

@@ -1,0 +1,131 @@
+//! TLS of checks.
+
+use std::sync::{Arc, OnceLock};
+
+use tokio::net::TcpStream;
+use tokio_rustls::{
+    TlsConnector,
+    client::TlsStream,
+    rustls::{
+        ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme,
+        client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+        crypto::{CryptoProvider, ring::default_provider},
+        pki_types::{CertificateDer, ServerName, UnixTime, pem::PemObject},
+    },
+};
+
+use super::failure;
+use crate::{
+    health::{Failure, Probe},
+    model::check::TlsCheck,
+};
+
+/// Configurations that are made once.
+#[derive(Debug, Default)]
+pub struct Tls {
+    blind: OnceLock<Arc<ClientConfig>>,
+    system: OnceLock<Arc<ClientConfig>>,
+}
+
+impl Tls {
+    /// Speaks TLS on the connection of an attempt.
+    pub async fn connect(
+        &self,
+        stream: TcpStream,
+        probe: &Probe,
+        host: Option<&str>,
+        how: &TlsCheck,
+    ) -> Result<TlsStream<TcpStream>, Failure> {
+        let address = probe.target.ip().to_string();
+        let host = host.map(|host| host.rsplit_once(':').map_or(host, |(name, _)| name));
+        let name = how.sni.as_deref().or(host).unwrap_or(&address).to_owned();
+        let name = ServerName::try_from(name).map_err(|error| Failure { why: format!("TLS: {error}") })?;
+        let connector = TlsConnector::from(self.config(how)?);
+        connector.connect(name, stream).await.map_err(|error| {
+            let Failure { why } = failure(&error);
+            Failure { why: format!("TLS: {why}") }
+        })
+    }
+
+    fn config(&self, how: &TlsCheck) -> Result<Arc<ClientConfig>, Failure> {
+        match (how.verify, &how.ca) {
+            (false, _) => Ok(self.blind.get_or_init(|| config(None)).clone()),
+            (true, None) => Ok(self.system.get_or_init(|| config(Some(system_roots()))).clone()),
+            // Anew each time: it may have been replaced.
+            (true, Some(path)) => {
+                let wrong = |error: &dyn std::fmt::Display| Failure {
+                    why: format!("the CA file {}: {error}", path.display()),
+                };
+                let mut roots = RootCertStore::empty();
+                for certificate in CertificateDer::pem_file_iter(path).map_err(|error| wrong(&error))? {
+                    let certificate = certificate.map_err(|error| wrong(&error))?;
+                    roots.add(certificate).map_err(|error| wrong(&error))?;
+                }
+                Ok(config(Some(roots)))
+            }
+        }
+    }
+}
+
+fn system_roots() -> RootCertStore {
+    let mut roots = RootCertStore::empty();
+    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    roots
+}
+
+/// Without roots every certificate is good.
+fn config(roots: Option<RootCertStore>) -> Arc<ClientConfig> {
+    let provider = Arc::new(default_provider());
+    let versions =
+        ClientConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions();
+    let builder = versions.expect("the provider has cipher suites of TLS 1.2 and 1.3");
+    let config = match roots {
+        Some(roots) => builder.with_root_certificates(roots).with_no_client_auth(),
+        None => {
+            let verifier = Arc::new(Blind { provider });
+            builder.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth()
+        }
+    };
+    Arc::new(config)
+}
+
+/// Believes every certificate: a check asks whether the server works, unless `verify` asks for more.
+#[derive(Debug)]
+struct Blind {
+    provider: Arc<CryptoProvider>,
+}
+
+impl ServerCertVerifier for Blind {
+    fn verify_server_cert(
+        &self,
+        _end_entity: &CertificateDer<'_>,
+        _intermediates: &[CertificateDer<'_>],
+        _server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        _now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _message: &[u8],
+        _certificate: &CertificateDer<'_>,
+        _signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        _message: &[u8],
+        _certificate: &CertificateDer<'_>,
+        _signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.provider.signature_verification_algorithms.supported_schemes()
+    }
+}

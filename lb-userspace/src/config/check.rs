@@ -1,0 +1,120 @@
+//! Health checks.
+
+pub(super) mod kinds;
+
+use std::net::IpAddr;
+
+use super::{
+    error::Problems,
+    fields::Fields,
+    schema,
+    tree::{Node, Value},
+    values::{address, fault, millis, number, word},
+};
+use crate::model::{
+    check::{Check, CheckKind, Initial, Timing},
+    rules::{family, same_family},
+};
+
+pub(super) const INITIALS: [(&str, Initial); 2] = [("down", Initial::Down), ("up", Initial::Up)];
+
+/// What is checked, as far as it is known: the backends' family, and the service's port.
+#[derive(Clone, Copy)]
+pub(super) struct Of {
+    pub family: Option<IpAddr>,
+    pub port: Option<u16>,
+}
+
+/// The checks in a list.
+pub(super) fn checks(items: &[Node], of: Of, problems: &mut Problems) -> Vec<Check> {
+    items.iter().filter_map(|item| check(item, of, problems)).collect()
+}
+
+fn check(node: &Node, of: Of, problems: &mut Problems) -> Option<Check> {
+    use schema::check::*;
+    if let Value::Scalar(word) = &node.value {
+        // Short for one with nothing else in it.
+        let pos = node.pos;
+        let key = super::tree::Key { pos, text: word.clone() };
+        let inner = Node { pos, value: Value::Null };
+        let long = Node { pos, value: Value::Map(vec![(key, inner)]) };
+        return check(&long, of, problems);
+    }
+    let fields = Fields::of(node, &SECTION, problems)?;
+    let kind = kind(&fields, problems);
+    let own_address = fields.value(&ADDRESS, problems, address);
+    let target = own_address.or(of.family);
+    let source = fields.value(&SOURCE, problems, |text| {
+        let source = address(text)?;
+        match target {
+            Some(target) if !same_family(source, target) => fault(
+                format!("{source} is {}, but what is checked is {}", family(source), family(target)),
+                format!("write one of the director's {} addresses", family(target)),
+            ),
+            _ => Ok(source),
+        }
+    });
+    let port = fields.value(&PORT, problems, |text| number(text, 1..=u16::MAX));
+    let timing = timing(&fields, problems);
+    let kind = kind?;
+    if port.is_none() && fields.node(&PORT).is_none() && of.port == Some(0) && kind.has_port() {
+        let wrong = format!("the service has every port, so a {} check needs its own", kind.name());
+        problems.add(fields.pos, wrong, "add `port: ...`");
+    }
+    if let CheckKind::Mysql(mysql) = &kind
+        && let Some(node) = fields.node(&SOURCE).filter(|_| mysql.logs_in())
+    {
+        let wrong = "`source` does not hold for a mysql check that logs in";
+        problems.add(node.pos, wrong, "leave the key out");
+    }
+    Some(Check { kind, address: own_address, port, source, timing })
+}
+
+/// The one key that says what kind of check it is.
+fn kind(fields: &Fields<'_>, problems: &mut Problems) -> Option<CheckKind> {
+    use schema::check::*;
+    let given: Vec<_> = KINDS.iter().filter_map(|key| Some((*key, fields.node(key)?))).collect();
+    let [(key, node)] = given[..] else {
+        let names = || KINDS.iter().map(|key| key.name).collect::<Vec<_>>().join(", ");
+        match given.get(1) {
+            // It may have been the one that is not known.
+            None if !fields.is_whole => {}
+            None => problems.add(
+                fields.pos,
+                "the check does not say what it does",
+                format!("add one of {}", names()),
+            ),
+            Some((key, node)) => problems.add(
+                node.pos,
+                format!("`{}` is a second kind of check in one", key.name),
+                "make two checks of it: all of them must pass",
+            ),
+        }
+        return None;
+    };
+    kinds::read(key, node, problems)
+}
+
+fn timing(fields: &Fields<'_>, problems: &mut Problems) -> Timing {
+    use schema::check::*;
+    let default = Timing::default();
+    let mut time = |key| fields.value(key, problems, millis);
+    let (interval, fast_interval) = (time(&INTERVAL), time(&FAST_INTERVAL));
+    let (timeout, connect_timeout) = (time(&TIMEOUT), time(&CONNECT_TIMEOUT));
+    let (retry_delay, warmup) = (time(&RETRY_DELAY), time(&WARMUP));
+    let mut count = |key, least| fields.value(key, problems, |text| number(text, least..=1000u16));
+    let (rise, fall, retries) = (count(&RISE, 1), count(&FALL, 1), count(&RETRIES, 0));
+    let initial = fields.value(&INITIAL, problems, |text| word(text, "initial state", &INITIALS));
+    Timing {
+        interval: interval.unwrap_or(default.interval),
+        fast_interval,
+        timeout,
+        connect_timeout,
+        rise: rise.unwrap_or(default.rise),
+        fall: fall.unwrap_or(default.fall),
+        retries: retries.unwrap_or(default.retries),
+        retry_delay: retry_delay.unwrap_or(default.retry_delay),
+        warmup,
+        initial: initial.unwrap_or(default.initial),
+    }
+}

@@ -1,0 +1,281 @@
+//! The keys of health checks.
+
+pub mod check {
+    use super::super::*;
+    pub static SECTION: Section = Section {
+        path: "services[].checks[]",
+        doc: "One health check: what it does (exactly one of the kinds, here the first keys), and when. `- tcp` is \
+              short for `- {tcp: {}}`. A backend that fails any of its checks gets no new connections, those of \
+              persistent clients included; its established ones go on. `lb backend list` says why it is down, and \
+              the log has every change.",
+        keys: &[
+            &TCP,
+            &HTTP,
+            &HTTPS,
+            &MYSQL,
+            &EXEC,
+            &ADDRESS,
+            &PORT,
+            &SOURCE,
+            &INTERVAL,
+            &FAST_INTERVAL,
+            &TIMEOUT,
+            &CONNECT_TIMEOUT,
+            &RISE,
+            &FALL,
+            &RETRIES,
+            &RETRY_DELAY,
+            &WARMUP,
+            &INITIAL,
+        ],
+    };
+    /// Those that say what the check does.
+    pub static KINDS: &[&Key] = &[&TCP, &HTTP, &HTTPS, &MYSQL, &EXEC];
+    pub static TCP: Key =
+        key("tcp", "`services[].checks[].tcp`", Words("another kind"), "A TCP connection can be opened.");
+    pub static HTTP: Key = key(
+        "http",
+        "`services[].checks[].http`",
+        Words("another kind"),
+        "A request is answered with the right status, and body.",
+    )
+    .also(&["HTTP_GET"]);
+    pub static HTTPS: Key =
+        key("https", "`services[].checks[].https`", Words("another kind"), "The same over TLS.")
+            .also(&["SSL_GET"]);
+    pub static MYSQL: Key = key(
+        "mysql",
+        "`services[].checks[].mysql`",
+        Words("another kind"),
+        "A MySQL or MariaDB server greets, or lets a user in; its role and its replication are as they should be.",
+    );
+    pub static EXEC: Key =
+        key("exec", "`services[].checks[].exec`", Words("another kind"), "A program ends with exit code 0.")
+            .also(&["MISC_CHECK"]);
+    pub static ADDRESS: Key =
+        key("address", "IPv4 or IPv6 address", Words("the backend's"), "Where the check goes to.")
+            .also(&["connect_ip"]);
+    pub static PORT: Key = key(
+        "port",
+        "1 to 65535",
+        Words("the service's"),
+        "Where the check goes to. A service of every port has to say it.",
+    )
+    .also(&["connect_port"]);
+    pub static SOURCE: Key = key(
+        "source",
+        "IPv4 or IPv6 address",
+        Words("the kernel's choice"),
+        "The director's address that the check comes from.",
+    )
+    .also(&["bindto"]);
+    pub static INTERVAL: Key =
+        key("interval", "short duration", Is("2s"), "From the begin of one check to that of the next.")
+            .also(&["inter", "delay_loop"]);
+    pub static FAST_INTERVAL: Key = key(
+        "fast_interval",
+        "short duration",
+        Words("`interval`"),
+        "The same between results that contradict the present state, and until the state is known.",
+    )
+    .also(&["fastinter"]);
+    pub static TIMEOUT: Key =
+        key("timeout", "short duration", Words("`interval`"), "A check that takes longer has failed.");
+    pub static CONNECT_TIMEOUT: Key = key(
+        "connect_timeout",
+        "short duration",
+        Words("`timeout`"),
+        "A check that takes longer to connect has failed.",
+    );
+    pub static RISE: Key = key("rise", "1 to 1000", Is("2"), "So many passes in a row bring a backend back.");
+    pub static FALL: Key = key("fall", "1 to 1000", Is("3"), "So many failures in a row take a backend out.");
+    pub static RETRIES: Key = key(
+        "retries",
+        "0 to 1000",
+        Is("0"),
+        "A healthy backend's check that fails is tried again so often, before it counts as one failure.",
+    )
+    .also(&["retry"]);
+    pub static RETRY_DELAY: Key = key("retry_delay", "short duration", Is("1s"), "Before each of `retries`.")
+        .also(&["delay_before_retry"]);
+    pub static WARMUP: Key = key(
+        "warmup",
+        "short duration",
+        Words("a tenth of `interval`, at most 1s"),
+        "The first check begins at a random time within it. The later ones are spread over the whole interval.",
+    );
+    pub static INITIAL: Key = key(
+        "initial",
+        "`down` or `up`",
+        Is("down"),
+        "What a backend that is new to the configuration counts as until its first result, which decides alone. A \
+         restarted agent goes on with what was known; a check that is added to a backend that serves takes it out \
+         only by `fall` failures.",
+    );
+}
+
+pub mod tcp_check {
+    use super::super::*;
+    pub static SECTION: Section = Section {
+        path: "services[].checks[].tcp",
+        doc: "A TCP connection can be opened; it is closed by a reset at once, so that neither side keeps it. It \
+              proves that something listens, not that it answers.",
+        keys: &[],
+    };
+}
+
+pub mod http_check {
+    use super::super::*;
+    pub static SECTION: Section = Section {
+        path: "services[].checks[].http",
+        doc: "A request by HTTP/1.1 over a connection of its own. Redirects are not followed. `{}` asks for `/`.",
+        keys: &[&METHOD, &PATH, &HOST, &HEADERS, &STATUS, &BODY],
+    };
+    pub static METHOD: Key = key("method", "HTTP method", Is("GET"), "What is asked.");
+    pub static PATH: Key =
+        key("path", "path, and query", Is("/"), "What is asked for.").also(&["uri", "url"]);
+    pub static HOST: Key = key(
+        "host",
+        "name, or name and port",
+        Words("the backend's address and port"),
+        "The Host header; of https the server name as well.",
+    )
+    .also(&["virtualhost"]);
+    pub static HEADERS: Key =
+        key("headers", "list of `Name: value`, in quotes", Words("none"), "More headers of the request.");
+    pub static STATUS: Key = key(
+        "status",
+        "list of statuses and ranges",
+        Words("`[200-299]`"),
+        "The answer must have one of them.",
+    )
+    .also(&["status_code"]);
+    pub static BODY: Key = key(
+        "body",
+        "regular expression",
+        Words("not looked at"),
+        "The body, of at most 1 MiB, must match it somewhere; plain text matches itself. \
+         Syntax: <https://docs.rs/regex/latest/regex/#syntax>.",
+    )
+    .also(&["regex"]);
+}
+
+pub mod https_check {
+    use super::{super::*, http_check::*};
+    pub static SECTION: Section = Section {
+        path: "services[].checks[].https",
+        doc: "A request as by `http`, over TLS 1.2 or 1.3.",
+        keys: &[&METHOD, &PATH, &HOST, &HEADERS, &STATUS, &BODY, &SNI, &VERIFY, &CA],
+    };
+    pub static SNI: Key = key(
+        "sni",
+        "name",
+        Words("`host`"),
+        "The server name of the handshake, and the one that the certificate is verified for.",
+    )
+    .also(&["sni_name"]);
+    pub static VERIFY: Key = key(
+        "verify",
+        "`true` or `false`",
+        Is("false"),
+        "The certificate must be good for the server name. As with keepalived, a check asks by default only \
+         whether the server works.",
+    );
+    pub static CA: Key = key(
+        "ca",
+        "absolute path",
+        Words("the system's"),
+        "A PEM file with the CAs that `verify` trusts. It is read at each check.",
+    );
+}
+
+pub mod mysql_check {
+    use super::super::*;
+    pub static SECTION: Section = Section {
+        path: "services[].checks[].mysql",
+        doc: "`{}`: the server greets. With `user` alone: it also answers the begin of a login of this user, who \
+              has no password, as with HAProxy's `mysql-check`. With any of the other keys: the user logs in \
+              (native and caching_sha2 passwords) and leaves in order, which is what MySQL does not count towards \
+              `max_connect_errors`. `source` does not hold for a login.",
+        keys: &[&USER, &PASSWORD, &PASSWORD_FILE, &TLS, &QUERY, &ROLE, &LAG],
+    };
+    pub static USER: Key = key("user", "name", Words("none"), "Who logs in.");
+    pub static PASSWORD: Key = key(
+        "password",
+        "password",
+        Words("none"),
+        "Its password. `lb save` writes it; listings and the log do not show it.",
+    );
+    pub static PASSWORD_FILE: Key = key(
+        "password_file",
+        "absolute path",
+        Words("none"),
+        "A file with the password, read at each check, in the place of `password`.",
+    );
+    pub static TLS: Key = key(
+        "tls",
+        "`off` or `on`",
+        Is("off"),
+        "`on`: the login is over TLS; the certificate is not verified.",
+    );
+    pub static QUERY: Key = key("query", "SQL", Words("none"), "It must succeed and give at least one row.");
+    pub static ROLE: Key = key(
+        "role",
+        "`any`, `primary` or `replica`",
+        Is("any"),
+        "`primary`: `read_only` is off; `replica`: it is on. Any other server fails the check.",
+    );
+    pub static LAG: Key = key(
+        "lag",
+        "list of `services[].checks[].mysql.lag[]`",
+        Words("not asked for"),
+        "What replication lag does to the weight. Replication that is stopped, or does not answer, counts as the \
+         last tier; a server that replicates nothing has no lag. If all backends are out by lag alone, those that \
+         are least behind stay in. The user needs REPLICA MONITOR (MySQL: REPLICATION CLIENT).",
+    );
+}
+
+pub mod lag_tier {
+    use super::super::*;
+    pub static SECTION: Section = Section {
+        path: "services[].checks[].mysql.lag[]",
+        doc: "A tier of replication lag, in rising order. A part of a weight is rounded up, so give weights of 10 or \
+              100 to make it felt.",
+        keys: &[&FROM, &WEIGHT],
+    };
+    pub static FROM: Key =
+        key("from", "duration", Required, "The tier begins when the replica is so far behind.");
+    pub static WEIGHT: Key = key(
+        "weight",
+        "0 to 100",
+        Required,
+        "Percent of the backend's weight that it has there; 0 takes it out.",
+    );
+}
+
+pub mod exec_check {
+    use super::super::*;
+    pub static SECTION: Section = Section {
+        path: "services[].checks[].exec",
+        doc: "Runs a program, without a shell. Exit code 0 passes. It finds LB_SERVICE, LB_BACKEND (address and \
+              port), LB_ADDRESS and LB_PORT (where the check goes to) and LB_TIMEOUT_MS in its environment, and \
+              nothing else but PATH. At its `timeout` it is killed, with all of its process group. To become \
+              another user than root the agent needs CAP_SETUID, CAP_SETGID and CAP_KILL.",
+        keys: &[&COMMAND, &USER, &DYNAMIC],
+    };
+    pub static COMMAND: Key = key(
+        "command",
+        "list: absolute path, arguments",
+        Required,
+        "The program, for example `[/usr/local/bin/check, --fast]`.",
+    )
+    .also(&["misc_path"]);
+    pub static USER: Key = key("user", "user name", Is("nobody"), "Whom it runs as.").also(&["script_user"]);
+    pub static DYNAMIC: Key = key(
+        "dynamic",
+        "`true` or `false`",
+        Is("false"),
+        "Exit codes 2 to 255 pass too, and set the weight to the code minus 2, as keepalived's `misc_dynamic`.",
+    )
+    .also(&["misc_dynamic"]);
+}

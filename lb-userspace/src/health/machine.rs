@@ -1,0 +1,256 @@
+//! One check of one backend: when it is made, and what its results mean.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::model::check::{Initial, Timing};
+
+impl Pass {
+    /// With all of its weight.
+    pub fn new(found: impl Into<String>) -> Self {
+        Self { found: found.into(), weight: Weight::Configured }
+    }
+}
+
+/// How one attempt ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outcome {
+    /// From its begin to its result.
+    pub took: Duration,
+    pub result: Result<Pass, Failure>,
+}
+
+/// It passed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pass {
+    /// What was found, for people: `connected`, `status 200`.
+    pub found: String,
+    pub weight: Weight,
+}
+
+/// What a check that passes says of a backend's weight.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Weight {
+    /// It may have all of it.
+    #[default]
+    Configured,
+    /// This one, whatever is configured.
+    Exactly(u16),
+    /// So many percent, 0 to 99, because it is so many seconds behind (none: it does not follow at all).
+    Lagging { percent: u8, lag: Option<u64> },
+}
+
+/// It failed; why, for people: `connection refused`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    pub why: String,
+}
+
+/// What is known of a backend by one check.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// No result yet: `initial` says what it counts as.
+    Unproven,
+    Up,
+    Down,
+}
+
+/// What happens to a check.
+#[derive(Clone, Debug)]
+pub enum Input {
+    /// Its deadline has come (earlier does no harm).
+    Time,
+    /// The attempt that it asked for has ended.
+    Done(Outcome),
+}
+
+/// What a check wants.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Make one attempt, and say how it ended.
+    Attempt,
+    /// The state is another one now.
+    Changed(State),
+}
+
+/// The machine. One attempt at a time; rounds begin `interval` apart, however long they take, as long as
+/// each ends before the next one is due.
+#[derive(Clone, Debug)]
+pub struct Machine {
+    timing: Timing,
+    state: State,
+    /// Results in a row that speak against the state.
+    against: u16,
+    /// Failures of this round that are tried again.
+    tried: u16,
+    /// When this round was due; the next one is counted from here.
+    round: Duration,
+    /// When to make the next attempt; none while one is under way.
+    next: Option<Duration>,
+    /// Where in its interval this check has its place; none once it stands there.
+    place: Option<Duration>,
+    last: Option<Outcome>,
+    weight: Weight,
+}
+
+impl Machine {
+    /// `phase`, at random from 0 to 1, spreads the checks that begin together over time: the first attempt
+    /// over `warmup`, and all later ones over the whole interval.
+    pub fn new(now: Duration, timing: Timing, phase: f64) -> Self {
+        let next = now + timing.warmup().duration().mul_f64(phase);
+        Self {
+            timing,
+            state: State::Unproven,
+            against: 0,
+            tried: 0,
+            round: next,
+            next: Some(next),
+            place: Some(now + timing.interval.duration().mul_f64(phase)),
+            last: None,
+            weight: Weight::Configured,
+        }
+    }
+
+    /// One whose state is known from before, with its last result, if that is known too.
+    pub fn resume(self, state: State, last: Option<Outcome>, weight: Weight) -> Self {
+        Self { state, last, weight, ..self }
+    }
+
+    /// Goes on with other figures.
+    pub fn retime(&mut self, now: Duration, timing: Timing) {
+        self.timing = timing;
+        self.next = self.next.map(|next| next.min(now + self.pause()));
+    }
+
+    pub fn handle(&mut self, now: Duration, input: Input, actions: &mut Vec<Action>) {
+        match input {
+            Input::Time => {
+                if let Some(next) = self.next.filter(|next| *next <= now) {
+                    self.next = None;
+                    if self.tried == 0 {
+                        self.round = next;
+                    }
+                    actions.push(Action::Attempt);
+                }
+            }
+            Input::Done(_) if self.next.is_some() => {}
+            Input::Done(outcome) => self.done(now, outcome, actions),
+        }
+    }
+
+    fn done(&mut self, now: Duration, outcome: Outcome, actions: &mut Vec<Action>) {
+        let passed = outcome.result.is_ok();
+        if let Ok(pass) = &outcome.result {
+            self.weight = pass.weight;
+        }
+        self.last = Some(outcome);
+        if !passed && self.state == State::Up && self.tried < self.timing.retries {
+            self.tried += 1;
+            self.next = Some(now + self.timing.retry_delay.duration());
+            return;
+        }
+        self.tried = 0;
+        let before = self.state;
+        self.judge(passed);
+        if self.state != before {
+            self.against = 0;
+            actions.push(Action::Changed(self.state));
+        }
+        self.next = Some(self.following(now));
+    }
+
+    fn judge(&mut self, passed: bool) {
+        let (opposite, needed) = match self.state {
+            State::Unproven => {
+                self.state = if passed { State::Up } else { State::Down };
+                return;
+            }
+            State::Up => (State::Down, self.timing.fall),
+            State::Down => (State::Up, self.timing.rise),
+        };
+        if passed == (self.state == State::Up) {
+            self.against = 0;
+            return;
+        }
+        self.against = self.against.saturating_add(1);
+        if self.against >= needed {
+            self.state = opposite;
+        }
+    }
+
+    /// When the next round is due. One that took too long is followed at once, and makes nothing up.
+    fn following(&mut self, now: Duration) -> Duration {
+        if self.against == 0
+            && let Some(place) = self.place.take()
+        {
+            return if place < now { (place + self.pause()).max(now) } else { place };
+        }
+        (self.round + self.pause()).max(now)
+    }
+
+    fn pause(&self) -> Duration {
+        let is_changing = self.against > 0 || self.state == State::Unproven;
+        let pause = if is_changing { self.timing.fast_interval() } else { self.timing.interval };
+        pause.duration()
+    }
+
+    /// When [`Input::Time`] has something to do.
+    pub fn deadline(&self) -> Option<Duration> {
+        self.next
+    }
+
+    pub fn state(&self) -> State {
+        self.state
+    }
+
+    /// Whether the backend may get new connections, as far as this check goes.
+    pub fn serves(&self) -> bool {
+        match self.state {
+            State::Unproven => self.timing.initial == Initial::Up,
+            State::Up => true,
+            State::Down => false,
+        }
+    }
+
+    /// Results in a row that speak against the state, and how many it takes to change it.
+    pub fn against(&self) -> Option<(u16, u16)> {
+        let needed = if self.state == State::Up { self.timing.fall } else { self.timing.rise };
+        (self.against > 0).then_some((self.against, needed))
+    }
+
+    /// What the last attempt that passed said.
+    pub fn weight(&self) -> Weight {
+        self.weight
+    }
+
+    /// How the last attempt ended.
+    pub fn last(&self) -> Option<&Outcome> {
+        self.last.as_ref()
+    }
+}
+
+impl Outcome {
+    pub fn passed(took: Duration, found: impl Into<String>) -> Self {
+        Self { took, result: Ok(Pass::new(found)) }
+    }
+
+    pub fn failed(took: Duration, why: impl Into<String>) -> Self {
+        Self { took, result: Err(Failure { why: why.into() }) }
+    }
+
+    /// What was found, or why it failed.
+    pub fn words(&self) -> &str {
+        match &self.result {
+            Ok(pass) => &pass.found,
+            Err(failure) => &failure.why,
+        }
+    }
+
+    /// `connection refused after 0.3 ms`.
+    pub fn told(&self) -> String {
+        let joint = if self.result.is_ok() { "in" } else { "after" };
+        format!("{} {joint} {:.1} ms", self.words(), self.took.as_secs_f64() * 1000.0)
+    }
+}

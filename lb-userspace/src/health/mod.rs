@@ -1,0 +1,456 @@
+//! Which backends are healthy, and when to look again. PURE.
+//!
+//! One [`Machine`] for each check of each backend; a backend is healthy if all of them say so. The agent
+//! makes the attempts that are asked for (`checks`), and hands the results back; what [`Health::weights`]
+//! says goes into the plan.
+
+mod machine;
+mod pool;
+mod saved;
+#[cfg(test)]
+pub(super) mod tests;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    hash::{DefaultHasher, Hash, Hasher},
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
+
+pub use machine::{Failure, Machine, Outcome, Pass, State, Weight};
+pub use pool::{Condition, Pool};
+pub use saved::{Saved, SavedCheck};
+
+use crate::{
+    model::{
+        Backend, BackendKey, Model, Service, ServiceName,
+        check::{Check, CheckKind, Timing},
+    },
+    plan::Weights,
+};
+
+/// One attempt to be made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Probe {
+    pub service: ServiceName,
+    pub backend: BackendKey,
+    pub kind: CheckKind,
+    pub target: SocketAddr,
+    pub source: Option<IpAddr>,
+    pub connect_timeout: Duration,
+    /// For the whole attempt.
+    pub timeout: Duration,
+}
+
+/// Whose attempt it is. No two machines ever have the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ProbeId(u64);
+
+/// What happens.
+#[derive(Clone, Debug)]
+pub enum Input {
+    Time,
+    Done(ProbeId, Outcome),
+}
+
+/// What is to be done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Action {
+    Attempt(ProbeId, Arc<Probe>),
+    Changed(Transition),
+    /// A backend of this service that is healthy shall have another weight.
+    Reweighted(Reweighting),
+    /// A slow start goes on.
+    Step,
+}
+
+/// The weight that a check gives has changed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reweighting {
+    pub service: ServiceName,
+    pub backend: BackendKey,
+    pub check: String,
+    pub why: String,
+}
+
+/// A check's state has changed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Transition {
+    pub service: ServiceName,
+    pub backend: BackendKey,
+    /// The check, as in [`CheckView`].
+    pub check: String,
+    pub state: State,
+    /// What it was, by its word.
+    pub why: String,
+    /// Whether the backend as a whole is healthy now, if that has changed.
+    pub healthy: Option<bool>,
+}
+
+/// One check of a backend as it stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CheckView {
+    /// What it does: `tcp`, `tcp to port 8080`.
+    pub check: String,
+    pub state: State,
+    /// How the last attempt ended.
+    pub last: Option<Outcome>,
+    /// Results in a row that speak against the state, and how many change it.
+    pub against: Option<(u16, u16)>,
+    pub weight: Weight,
+}
+
+impl CheckView {
+    /// What there is to say if it does not simply pass: `tcp: connection refused after 0.3 ms (1 of 3)`.
+    pub fn trouble(&self) -> Option<String> {
+        let Self { check, state, last, against, weight } = self;
+        let told = match last {
+            Some(outcome) => outcome.told(),
+            None => "not checked yet".to_owned(),
+        };
+        let so_far = against.map(|(so_far, needed)| format!(" ({so_far} of {needed})")).unwrap_or_default();
+        let is_plain = *weight == Weight::Configured
+            && *state == State::Up
+            && against.is_none()
+            && last.as_ref().is_none_or(|it| it.result.is_ok());
+        (!is_plain).then(|| format!("{check}: {told}{so_far}"))
+    }
+}
+
+/// The machines of all backends.
+#[derive(Debug, Default)]
+pub struct Health {
+    /// So that two directors do not check in step.
+    seed: u64,
+    /// Ids given out so far.
+    given: u64,
+    entries: BTreeMap<ProbeId, Entry>,
+    /// Of every backend of the model, in the order of its checks; also of those that have none.
+    backends: BTreeMap<ServiceName, BTreeMap<BackendKey, Vec<ProbeId>>>,
+    deadlines: BTreeSet<(Duration, ProbeId)>,
+    /// The backends that have come back lately.
+    starting: BTreeMap<(ServiceName, BackendKey), Start>,
+    /// How long that takes, of services that want it.
+    slow: BTreeMap<ServiceName, Duration>,
+    /// Services whose backends have no quorum.
+    without_quorum: BTreeSet<ServiceName>,
+    /// What an earlier agent knew, until the first model comes.
+    saved: Saved,
+}
+
+/// A backend's way to its whole weight, in [`STEPS`].
+#[derive(Debug)]
+struct Start {
+    step: u8,
+    /// When the next step is due.
+    next: Duration,
+}
+
+/// Of a slow start.
+const STEPS: u8 = 10;
+
+#[derive(Debug)]
+struct Entry {
+    service: ServiceName,
+    backend: BackendKey,
+    /// What it does, by which it is known again.
+    label: String,
+    probe: Arc<Probe>,
+    timing: Timing,
+    machine: Machine,
+}
+
+impl Health {
+    /// `saved`: what an earlier agent knew. A backend that it names is not new.
+    pub fn new(seed: u64, saved: Saved) -> Self {
+        Self { seed, saved, ..Self::default() }
+    }
+
+    /// Which backends and checks there are. What was known of others is forgotten; a check that is still
+    /// there keeps its state.
+    pub fn watch(&mut self, now: Duration, model: &Model) {
+        let mut before = std::mem::take(&mut self.backends);
+        let saved = std::mem::take(&mut self.saved);
+        let mut backends: BTreeMap<ServiceName, BTreeMap<BackendKey, Vec<ProbeId>>> = BTreeMap::new();
+        for service in &model.services {
+            for backend in &service.backends {
+                let old = before.get_mut(&service.name).and_then(|of| of.remove(&backend.key));
+                let earlier = saved.backend(&service.name, backend.key);
+                let is_new = old.is_none() && earlier.is_none();
+                let mut old = old.unwrap_or_default();
+                let mut earlier = earlier.cloned().unwrap_or_default();
+                let mut ids = Vec::new();
+                for check in service.checks(backend) {
+                    let label = check.label();
+                    let probe = probe(&service.name, backend, check);
+                    let kept = old.iter().position(|id| self.entries[id].label == label);
+                    if let Some(at) = kept {
+                        ids.push(self.keep(now, old.remove(at), probe, check.timing));
+                        continue;
+                    }
+                    let id = ProbeId(self.given);
+                    self.given += 1;
+                    let phase = self.phase(id);
+                    let mut machine = Machine::new(now, check.timing, phase);
+                    if let Some(at) = earlier.iter().position(|saved| saved.check == label) {
+                        let saved = earlier.remove(at);
+                        machine = machine.resume(saved.state(), saved.outcome(), saved.weight);
+                    } else if !is_new {
+                        // It serves: its first failure is not enough to take it out.
+                        machine = machine.resume(State::Up, None, Weight::Configured);
+                    }
+                    let (service, backend) = (service.name.clone(), backend.key);
+                    self.deadlines.extend(machine.deadline().map(|at| (at, id)));
+                    let probe = Arc::new(probe);
+                    let entry = Entry { service, backend, label, probe, timing: check.timing, machine };
+                    self.entries.insert(id, entry);
+                    ids.push(id);
+                }
+                old.into_iter().for_each(|id| self.forget(id));
+                backends.entry(service.name.clone()).or_default().insert(backend.key, ids);
+            }
+        }
+        for id in before.into_values().flat_map(BTreeMap::into_values).flatten() {
+            self.forget(id);
+        }
+        self.backends = backends;
+        let slow = model.services.iter();
+        let slow = slow.filter_map(|it| Some((it.name.clone(), it.health.slow_start?.duration())));
+        self.slow = slow.collect();
+        let (slow, backends) = (&self.slow, &self.backends);
+        self.starting.retain(|(service, key), _| {
+            slow.contains_key(service) && backends.get(service).is_some_and(|of| of.contains_key(key))
+        });
+        self.without_quorum.retain(|service| self.backends.contains_key(service));
+        self.settle(model);
+    }
+
+    /// Takes in what the present states mean for quorums. To be called after every change.
+    pub fn settle(&mut self, model: &Model) {
+        for service in &model.services {
+            if self.pool(service).has_quorum {
+                self.without_quorum.remove(&service.name);
+            } else {
+                self.without_quorum.insert(service.name.clone());
+            }
+        }
+    }
+
+    /// A check that was there before; its new id, if what it does is another thing now.
+    fn keep(&mut self, now: Duration, id: ProbeId, probe: Probe, timing: Timing) -> ProbeId {
+        let Some(mut entry) = self.entries.remove(&id) else { return id };
+        entry.machine.deadline().map(|at| self.deadlines.remove(&(at, id)));
+        let mut kept = id;
+        if *entry.probe != probe {
+            // The result of an attempt that is under way is of another question.
+            kept = ProbeId(self.given);
+            self.given += 1;
+            let last = entry.machine.last().cloned();
+            entry.machine = Machine::new(now, timing, self.phase(kept)).resume(
+                entry.machine.state(),
+                last,
+                entry.machine.weight(),
+            );
+            entry.probe = Arc::new(probe);
+        } else if entry.timing != timing {
+            entry.machine.retime(now, timing);
+        }
+        entry.timing = timing;
+        self.deadlines.extend(entry.machine.deadline().map(|at| (at, kept)));
+        self.entries.insert(kept, entry);
+        kept
+    }
+
+    fn forget(&mut self, id: ProbeId) {
+        if let Some(at) = self.entries.remove(&id).and_then(|entry| entry.machine.deadline()) {
+            self.deadlines.remove(&(at, id));
+        }
+    }
+
+    /// At random, 0 to 1.
+    fn phase(&self, id: ProbeId) -> f64 {
+        let mut hasher = DefaultHasher::new();
+        (self.seed, id).hash(&mut hasher);
+        hasher.finish() as f64 / u64::MAX as f64
+    }
+
+    pub fn handle(&mut self, now: Duration, input: Input, actions: &mut Vec<Action>) {
+        match input {
+            Input::Time => {
+                while let Some((_, id)) = self.deadlines.first().copied().filter(|(at, _)| *at <= now) {
+                    self.step(now, id, machine::Input::Time, actions);
+                }
+                self.start_on(now, actions);
+            }
+            // Of a check that is gone meanwhile: nobody's.
+            Input::Done(id, outcome) => self.step(now, id, machine::Input::Done(outcome), actions),
+        }
+    }
+
+    /// The slow starts whose next step is due.
+    fn start_on(&mut self, now: Duration, actions: &mut Vec<Action>) {
+        let before = actions.len();
+        let slow = &self.slow;
+        self.starting.retain(|(service, _), start| {
+            while start.next <= now && start.step < STEPS {
+                start.step += 1;
+                start.next += slow.get(service).copied().unwrap_or_default() / u32::from(STEPS);
+                actions.truncate(before);
+                actions.push(Action::Step);
+            }
+            start.step < STEPS
+        });
+    }
+
+    fn step(&mut self, now: Duration, id: ProbeId, input: machine::Input, actions: &mut Vec<Action>) {
+        let Some(entry) = self.entries.get_mut(&id) else { return };
+        let machine = &mut entry.machine;
+        let (before, served, weighed) = (machine.deadline(), machine.serves(), machine.weight());
+        let mut wanted = Vec::new();
+        machine.handle(now, input, &mut wanted);
+        let after = machine.deadline();
+        if before != after {
+            before.map(|at| self.deadlines.remove(&(at, id)));
+            self.deadlines.extend(after.map(|at| (at, id)));
+        }
+        if entry.machine.weight() != weighed {
+            actions.push(Action::Reweighted(entry.reweighting()));
+        }
+        for action in wanted {
+            match action {
+                machine::Action::Attempt => {
+                    let probe = self.entries.get(&id).map(|entry| entry.probe.clone());
+                    actions.extend(probe.map(|probe| Action::Attempt(id, probe)));
+                }
+                machine::Action::Changed(state) => self.changed(now, id, served, state, actions),
+            }
+        }
+    }
+
+    /// A check that `served` before has another state now. Only here all checks of its backend are looked at:
+    /// most results change nothing.
+    fn changed(&mut self, now: Duration, id: ProbeId, served: bool, state: State, actions: &mut Vec<Action>) {
+        let Some(entry) = self.entries.get(&id) else { return };
+        let Entry { service, backend, .. } = entry;
+        let ids = self.backends.get(service).and_then(|of| of.get(backend)).into_iter().flatten();
+        let mut others = ids.filter(|other| **other != id).filter_map(|other| self.entries.get(other));
+        let others = others.all(|other| other.machine.serves());
+        let (was, is) = (others && served, others && entry.machine.serves());
+        let healthy = (was != is).then_some(is);
+        let Reweighting { service, backend, check, why } = entry.reweighting();
+        self.begin_or_end(now, &service, backend, healthy);
+        actions.push(Action::Changed(Transition { service, backend, check, state, why, healthy }));
+    }
+
+    /// Of a slow start.
+    fn begin_or_end(&mut self, now: Duration, service: &ServiceName, key: BackendKey, healthy: Option<bool>) {
+        match (healthy, self.slow.get(service)) {
+            (Some(true), Some(slow)) => {
+                let start = Start { step: 1, next: now + *slow / u32::from(STEPS) };
+                self.starting.insert((service.clone(), key), start);
+            }
+            (Some(false), _) => {
+                self.starting.remove(&(service.clone(), key));
+            }
+            _ => {}
+        }
+    }
+
+    /// When [`Input::Time`] has something to do.
+    pub fn deadline(&self) -> Option<Duration> {
+        let checks = self.deadlines.first().map(|(at, _)| *at);
+        self.starting.values().map(|start| start.next).chain(checks).min()
+    }
+
+    /// Whether a backend may get new connections; one that is not checked, or not known, may.
+    pub fn healthy(&self, service: &ServiceName, backend: BackendKey) -> bool {
+        self.machines(service, backend).all(|entry| entry.machine.serves())
+    }
+
+    /// Whether somebody's first result may still be on its way.
+    pub fn is_pending(&self) -> bool {
+        self.entries.values().any(|entry| entry.machine.state() == State::Unproven)
+    }
+
+    /// The checks of one backend, in their order.
+    pub fn checks(&self, service: &ServiceName, backend: BackendKey) -> Vec<CheckView> {
+        let view = |entry: &Entry| CheckView {
+            check: entry.label.clone(),
+            state: entry.machine.state(),
+            last: entry.machine.last().cloned(),
+            against: entry.machine.against(),
+            weight: entry.machine.weight(),
+        };
+        self.machines(service, backend).map(view).collect()
+    }
+
+    fn machines(&self, service: &ServiceName, backend: BackendKey) -> impl Iterator<Item = &Entry> {
+        let ids = self.backends.get(service).and_then(|of| of.get(&backend)).into_iter().flatten();
+        ids.filter_map(|id| self.entries.get(id))
+    }
+
+    /// The weights of the backends that shall not have the configured one.
+    pub fn weights(&self, model: &Model) -> Weights {
+        let all = model.services.iter().map(|service| (service.name.clone(), self.pool(service).given));
+        Weights(all.collect())
+    }
+
+    /// What the backends of one service get.
+    pub fn pool(&self, service: &Service) -> Pool {
+        let had_quorum = !self.without_quorum.contains(&service.name);
+        pool::pool(service, |key| self.condition(&service.name, key), had_quorum)
+    }
+
+    fn condition(&self, service: &ServiceName, backend: BackendKey) -> Condition {
+        let starting = self.starting.get(&(service.clone(), backend)).map(|start| start.step * (100 / STEPS));
+        let mut condition = Condition { healthy: true, proven: true, weights: Vec::new(), starting };
+        for entry in self.machines(service, backend) {
+            condition.healthy &= entry.machine.serves();
+            condition.proven &= entry.machine.state() != State::Unproven;
+            condition.weights.push(entry.machine.weight());
+        }
+        condition
+    }
+
+    /// What the next agent has to know.
+    pub fn saved(&self) -> Saved {
+        let mut saved = Saved::default();
+        for (service, backends) in &self.backends {
+            for key in backends.keys() {
+                let checks = self.machines(service, *key);
+                let checks = checks.filter(|entry| entry.machine.state() != State::Unproven);
+                let checks = checks.map(|entry| SavedCheck::new(&entry.label, &entry.machine));
+                saved.insert(service.clone(), *key, checks.collect());
+            }
+        }
+        saved
+    }
+}
+
+impl Entry {
+    /// What there is to say of it.
+    fn reweighting(&self) -> Reweighting {
+        let why = self.machine.last().map(Outcome::told).unwrap_or_default();
+        Reweighting { service: self.service.clone(), backend: self.backend, check: self.label.clone(), why }
+    }
+}
+
+fn probe(service: &ServiceName, backend: &Backend, check: &Check) -> Probe {
+    Probe {
+        service: service.clone(),
+        backend: backend.key,
+        kind: check.kind.clone(),
+        target: check.target(backend),
+        source: check.source,
+        connect_timeout: check.timing.connect_timeout().duration(),
+        timeout: check.timing.timeout().duration(),
+    }
+}
+
+#[cfg(test)]
+impl From<u64> for ProbeId {
+    fn from(id: u64) -> Self {
+        Self(id)
+    }
+}

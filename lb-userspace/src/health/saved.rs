@@ -1,0 +1,66 @@
+//! What is known of the backends' health, for the agent that comes after.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use serde::{Deserialize, Serialize};
+
+use super::{Machine, Outcome, State, Weight};
+use crate::model::{BackendKey, ServiceName};
+
+/// By service and backend. A backend that is named here is not new, also without a check.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Saved {
+    services: BTreeMap<ServiceName, BTreeMap<BackendKey, Vec<SavedCheck>>>,
+}
+
+/// One check that has a result.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SavedCheck {
+    /// What it does, by which it is known again.
+    pub check: String,
+    up: bool,
+    /// How its last attempt ended, if there was one: whether it passed, what was found, microseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    last: Option<(bool, String, u64)>,
+    #[serde(default)]
+    pub weight: Weight,
+}
+
+impl Saved {
+    /// The checks of a backend; none if it is not known.
+    pub fn backend(&self, service: &ServiceName, key: BackendKey) -> Option<&Vec<SavedCheck>> {
+        self.services.get(service)?.get(&key)
+    }
+
+    pub fn insert(&mut self, service: ServiceName, key: BackendKey, checks: Vec<SavedCheck>) {
+        self.services.entry(service).or_default().insert(key, checks);
+    }
+
+    /// Makes a backend known, as one without a result, unless it is known already.
+    pub fn add(&mut self, service: ServiceName, key: BackendKey) {
+        self.services.entry(service).or_default().entry(key).or_default();
+    }
+}
+
+impl SavedCheck {
+    pub fn new(check: &str, machine: &Machine) -> Self {
+        let last = machine.last().map(|outcome| {
+            let took = u64::try_from(outcome.took.as_micros()).unwrap_or(u64::MAX);
+            (outcome.result.is_ok(), outcome.words().to_owned(), took)
+        });
+        let (up, weight) = (machine.state() == State::Up, machine.weight());
+        Self { check: check.to_owned(), up, last, weight }
+    }
+
+    pub fn state(&self) -> State {
+        if self.up { State::Up } else { State::Down }
+    }
+
+    pub fn outcome(&self) -> Option<Outcome> {
+        let (passed, words, took) = self.last.as_ref()?;
+        let took = Duration::from_micros(*took);
+        Some(if *passed { Outcome::passed(took, words) } else { Outcome::failed(took, words) })
+    }
+}

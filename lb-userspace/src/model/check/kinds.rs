@@ -1,0 +1,200 @@
+//! What checks do, beyond a TCP connection.
+
+use std::{fmt, path::PathBuf, str::FromStr};
+
+use serde::{Deserialize, Serialize};
+
+/// A request, and what its answer must be.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HttpCheck {
+    pub method: String,
+    pub path: String,
+    /// Of the Host header; none: the backend's address and port.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host: Option<String>,
+    /// `Name: value`
+    #[serde(default)]
+    pub headers: Vec<String>,
+    /// One of these.
+    pub status: Vec<StatusRange>,
+    /// A regular expression that the body must match somewhere.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub body: Option<String>,
+    /// Over TLS.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<TlsCheck>,
+}
+
+/// How TLS is spoken.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TlsCheck {
+    /// Server name, in the handshake and of the certificate; none: `host`, if that is a name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sni: Option<String>,
+    /// The certificate must be good for the name.
+    pub verify: bool,
+    /// PEM file of the CAs to trust; none: the system's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca: Option<PathBuf>,
+}
+
+/// HTTP status codes from one to another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct StatusRange {
+    pub from: u16,
+    pub to: u16,
+}
+
+/// A MySQL or MariaDB server.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct MysqlCheck {
+    /// None: the server's greeting is enough, and nothing is sent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub user: Option<String>,
+    /// With any of what follows the check logs in; with `user` alone it stops before the password, as
+    /// HAProxy's does.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub password: Option<Secret>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub password_file: Option<PathBuf>,
+    pub tls: MysqlTls,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub query: Option<String>,
+    pub role: MysqlRole,
+    /// Lag in seconds from which the weight is so many percent, in rising order; 0 takes the replica out.
+    pub lag: Vec<LagTier>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum MysqlTls {
+    #[default]
+    Off,
+    /// Without looking at the certificate.
+    On,
+}
+
+/// Told by `read_only`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum MysqlRole {
+    #[default]
+    Any,
+    /// `read_only` is off.
+    Primary,
+    /// `read_only` is on.
+    Replica,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LagTier {
+    /// Seconds.
+    pub from: u32,
+    /// Percent of the configured weight, 0 to 100.
+    pub weight: u8,
+}
+
+/// A program whose end tells.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ExecCheck {
+    /// An absolute path, and its arguments; no shell.
+    pub command: Vec<String>,
+    /// Whom it runs as.
+    pub user: String,
+    /// Exit codes 2 to 255 are the weight plus 2, as with keepalived's `misc_dynamic`.
+    #[serde(default)]
+    pub dynamic: bool,
+}
+
+/// What nobody shall see in a log.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Secret(pub String);
+
+impl Default for HttpCheck {
+    fn default() -> Self {
+        Self {
+            method: "GET".to_owned(),
+            path: "/".to_owned(),
+            host: None,
+            headers: Vec::new(),
+            status: vec![StatusRange { from: 200, to: 299 }],
+            body: None,
+            tls: None,
+        }
+    }
+}
+
+impl MysqlCheck {
+    /// Whether it goes beyond the handshake.
+    pub fn logs_in(&self) -> bool {
+        let Self { user: _, password, password_file, tls, query, role, lag } = self;
+        password.is_some()
+            || password_file.is_some()
+            || query.is_some()
+            || *tls != MysqlTls::Off
+            || *role != MysqlRole::Any
+            || !lag.is_empty()
+    }
+
+    /// The percentage of the weight at this lag; none: replication is stopped.
+    pub fn percent(&self, lag: Option<u64>) -> u8 {
+        let tier = |lag: u64| self.lag.iter().rev().find(|tier| u64::from(tier.from) <= lag);
+        match lag {
+            Some(lag) => tier(lag).map_or(100, |tier| tier.weight),
+            None => self.lag.last().map_or(100, |tier| tier.weight),
+        }
+    }
+}
+
+impl StatusRange {
+    pub fn contains(self, status: u16) -> bool {
+        (self.from..=self.to).contains(&status)
+    }
+}
+
+impl FromStr for StatusRange {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (from, to) = text.split_once('-').unwrap_or((text, text));
+        let code = |text: &str| text.parse().ok().filter(|code| (100..=599).contains(code));
+        match (code(from), code(to)) {
+            (Some(from), Some(to)) if from <= to => Ok(Self { from, to }),
+            _ => Err(format!("`{text}` is neither an HTTP status nor a range of them")),
+        }
+    }
+}
+
+impl TryFrom<String> for StatusRange {
+    type Error = String;
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
+impl From<StatusRange> for String {
+    fn from(range: StatusRange) -> Self {
+        range.to_string()
+    }
+}
+
+impl fmt::Display for StatusRange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self { from, to } if from == to => write!(f, "{from}"),
+            Self { from, to } => write!(f, "{from}-{to}"),
+        }
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
+    }
+}

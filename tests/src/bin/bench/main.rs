@@ -1,0 +1,64 @@
+//! What things cost. `cargo run --release -p lb-tests --bin bench`, or with the names of some of the tables. The
+//! program in the kernel is the same in either profile, the agent's part is not.
+//!
+//! Compare figures of one run only.
+
+mod cold_start;
+mod evictions;
+mod packets;
+mod schedulers;
+mod sweeper;
+mod world;
+
+use anyhow::Result;
+use clap::{Parser, ValueEnum};
+use nix::{
+    sched::{CpuSet, sched_setaffinity},
+    unistd::Pid,
+};
+
+#[derive(Parser)]
+struct Args {
+    /// All, if none is given
+    what: Vec<Table>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Table {
+    /// ns per packet, beside a bare MAC swap
+    Packets,
+    /// ns per new flow, by scheduler and number of backends
+    Schedulers,
+    /// A round of the agent's sweeper
+    Sweeper,
+    /// What becomes of flows when there are too many
+    Evictions,
+    /// From nothing to 4,096 services of 16 backends
+    ColdStart,
+}
+
+fn main() -> Result<()> {
+    let Args { what } = Args::parse();
+    // One CPU: its cache, its counters.
+    let mut cpus = CpuSet::new();
+    cpus.set(0)?;
+    sched_setaffinity(Pid::from_raw(0), &cpus)?;
+    for table in if what.is_empty() { Table::value_variants() } else { &what } {
+        match table {
+            Table::Packets => packets::packets()?,
+            Table::Schedulers => schedulers::schedulers()?,
+            Table::Sweeper => sweeper::sweeper()?,
+            Table::Evictions => evictions::evictions()?,
+            Table::ColdStart => cold_start::cold_start()?,
+        }
+        println!();
+    }
+    Ok(())
+}
+
+/// Minimum and median.
+fn figures<T: Copy + Default + Ord>(rounds: &[T]) -> (T, T) {
+    let mut sorted = rounds.to_vec();
+    sorted.sort_unstable();
+    (sorted.first().copied().unwrap_or_default(), sorted.get(sorted.len() / 2).copied().unwrap_or_default())
+}

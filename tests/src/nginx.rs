@@ -1,0 +1,72 @@
+//! A real web server, with and without TLS.
+
+use std::{fs, path::PathBuf, process::Command};
+
+use anyhow::Result;
+
+use crate::{
+    proc::{self, Proc},
+    scope::Scope,
+    topo::Node,
+    wait::{PATIENCE, until_ok},
+};
+
+/// Port of plain HTTP.
+pub const HTTP: u16 = 80;
+/// Port of TLS; the certificate is its own CA, for the name `www.lab`.
+pub const HTTPS: u16 = 443;
+
+/// A running server, whose answers can be changed.
+pub struct Nginx {
+    pub proc: Proc,
+    /// What `/health` answers with status 200; without the file it is 404.
+    pub page: PathBuf,
+    /// The certificate.
+    pub ca: PathBuf,
+}
+
+impl Nginx {
+    /// One process on every address of the node. `/health` is the page.
+    pub fn start(scope: &Scope, node: &Node) -> Result<Self> {
+        let dir = scope.dir().join(format!("nginx-{}", node.role));
+        fs::create_dir_all(dir.join("html"))?;
+        let (ca, key) = (dir.join("cert.pem"), dir.join("key.pem"));
+        let mut openssl = Command::new("openssl");
+        openssl.args("req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2".split(' '));
+        // Without the system's configuration, which would make it a CA's.
+        openssl.args(["-config", "/dev/null", "-subj", "/CN=www.lab"]);
+        openssl.args([
+            "-addext",
+            "subjectAltName=DNS:www.lab",
+            "-addext",
+            "basicConstraints=critical,CA:FALSE",
+        ]);
+        openssl.arg("-keyout").arg(&key).arg("-out").arg(&ca);
+        proc::run(openssl)?.ok()?;
+        let page = dir.join("html/health");
+        fs::write(&page, "all is well\n")?;
+        let temporary = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
+            .map(|what| format!("{what}_temp_path {}/{what};", dir.display()));
+        let config = format!(
+            "daemon off; master_process off; user root; pid {dir}/pid; error_log stderr;\n\
+             events {{}}\n\
+             http {{ access_log off; root {dir}/html; {}\n\
+             server {{ listen {HTTP}; listen [::]:{HTTP}; listen {HTTPS} ssl; listen [::]:{HTTPS} ssl;\n\
+             ssl_certificate {}; ssl_certificate_key {}; }} }}\n",
+            temporary.join(" "),
+            ca.display(),
+            key.display(),
+            dir = dir.display(),
+        );
+        fs::write(dir.join("nginx.conf"), config)?;
+        let mut command = node.netns.command("nginx")?;
+        command.arg("-e").arg("stderr").arg("-c").arg(dir.join("nginx.conf"));
+        let mut proc = Proc::spawn("nginx", command, &dir.join("log"), scope.lifetime())?;
+        until_ok(PATIENCE, &format!("nginx on {} to listen", node.role), || {
+            proc.check_alive()?;
+            let at = std::net::SocketAddr::new(node.ipv4(), HTTP);
+            Ok(node.netns.enter(|| std::net::TcpStream::connect(at))??)
+        })?;
+        Ok(Self { proc, page, ca })
+    }
+}

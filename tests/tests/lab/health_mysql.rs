@@ -1,0 +1,172 @@
+//! mysql checks of real MariaDB servers: role, replication, and servers that hang.
+
+use std::net::IpAddr;
+
+use anyhow::{Result, ensure};
+use lb::api::types::{BackendState, BackendView};
+use lb_tests::{
+    agent::Agent,
+    config::{Config, Service},
+    lab::Lab,
+    mariadb,
+    proc::Proc,
+    topo::{Topology, VIP4},
+    wait::{PATIENCE, Seen, eventually},
+};
+use nix::sys::signal::Signal;
+
+use crate::setup::backend_is;
+
+const SERVICE: &str = "mysql-read";
+
+struct MysqlLab<'lab> {
+    servers: Vec<Proc>,
+    agent: std::sync::Arc<Agent>,
+    lab: &'lab Lab,
+}
+
+impl<'lab> MysqlLab<'lab> {
+    /// Two servers that can replicate, and a service with this check.
+    fn start(lab: &'lab Lab, check: &str) -> Result<Self> {
+        let servers = (1..).zip(&lab.net.backends).map(|(n, node)| {
+            let options = [format!("--server-id={n}"), "--log-bin=bin".to_owned()];
+            mariadb::start_with(&lab.scope, node, &options.each_ref().map(String::as_str))
+        });
+        let servers = servers.collect::<Result<_>>()?;
+        lab.start_realservers(&[VIP4])?;
+        let backends = lab.net.backends.iter().map(|backend| (backend.ipv4(), 10)).collect();
+        let more = format!("checks: [{{mysql: {{{check}}}, interval: 200ms, timeout: 3s, rise: 1}}]");
+        let service = Service { more, backends, scheduler: "wrr", ..Service::tcp(SERVICE, VIP4, 3306, []) };
+        let agent = lab.start_agent(&Config::on_eth0("lab", vec![service]))?;
+        Ok(Self { servers, agent, lab })
+    }
+
+    fn address(&self, n: usize) -> IpAddr {
+        self.lab.net.backends[n - 1].ipv4()
+    }
+
+    fn key(&self, n: usize) -> String {
+        format!("{}:3306", self.address(n))
+    }
+
+    fn is(&self, n: usize, state: BackendState) -> Result<()> {
+        backend_is(&self.agent, SERVICE, &self.key(n), state)
+    }
+
+    /// Waits until a backend is so.
+    fn until(&self, n: usize, what: &str, is: impl Fn(&BackendView) -> bool) -> Result<()> {
+        eventually(PATIENCE, what, || {
+            let view = self.agent.backend(SERVICE, &self.key(n))?;
+            Ok(if is(&view) { Seen::Yes(()) } else { Seen::NotYet(format!("{view:?}")) })
+        })
+    }
+
+    fn says(&self, n: usize, words: &str) -> Result<()> {
+        self.until(n, words, |view| view.detail.as_ref().is_some_and(|detail| detail.contains(words)))
+    }
+
+    /// How many the server has seen.
+    fn connections(&self, n: usize) -> Result<u64> {
+        let status = self.sql(n, "SHOW GLOBAL STATUS LIKE 'Connections'")?;
+        Ok(status.split_whitespace().last().unwrap_or_default().parse()?)
+    }
+
+    /// On one server itself, as its administrator.
+    fn sql(&self, n: usize, statement: &str) -> Result<String> {
+        mariadb::query(&self.lab.net.backends[n - 1].netns, self.address(n), &["-N", "-B"], statement)?.ok()
+    }
+}
+
+#[test]
+fn the_handshake_alone_finds_a_server_that_hangs() {
+    Lab::test(Topology::one_segment(2), |lab| {
+        let mut mysql = MysqlLab::start(lab, "")?;
+        mysql.is(1, BackendState::Up)?;
+        mysql.is(2, BackendState::Up)?;
+        let checks = mysql.agent.backend(SERVICE, &mysql.key(1))?.checks;
+        ensure!(checks[0].result.as_ref().is_some_and(|it| it.contains("MariaDB")), "{checks:?}");
+        // A TCP check would pass: the kernel goes on accepting.
+        mysql.servers[0].signal(Signal::SIGSTOP)?;
+        mysql.is(1, BackendState::Down)?;
+        mysql.says(1, "mysql: no answer after")?;
+        ensure!(mariadb::hostname(&lab.net.client().netns, VIP4)? == "slave2");
+        ensure!(mariadb::hostname(&lab.net.client().netns, VIP4)? == "slave2");
+        mysql.servers[0].signal(Signal::SIGCONT)?;
+        mysql.is(1, BackendState::Up)?;
+        mysql.servers[1].kill9()?;
+        mysql.is(2, BackendState::Down)?;
+        mysql.says(2, "mysql: connection refused after")
+    });
+}
+
+#[test]
+fn a_login_finds_the_role_and_leaves_no_trace() {
+    Lab::test(Topology::one_segment(2), |lab| {
+        let mysql = MysqlLab::start(lab, "user: root, password: \"123\", role: primary, query: SELECT 1")?;
+        mysql.is(1, BackendState::Up)?;
+        mysql.is(2, BackendState::Up)?;
+        mysql.sql(2, "SET GLOBAL read_only=1")?;
+        mysql.is(2, BackendState::Down)?;
+        mysql.says(2, "read_only, not the primary")?;
+        mysql.sql(2, "SET GLOBAL read_only=0")?;
+        mysql.is(2, BackendState::Up)?;
+        let aborted = || mysql.sql(1, "SHOW GLOBAL STATUS LIKE 'Aborted_c%'");
+        let (before, connections) = (aborted()?, mysql.connections(1)?);
+        eventually(PATIENCE, "some logins more", || {
+            let more = mysql.connections(1)? - connections;
+            Ok(if more >= 10 { Seen::Yes(()) } else { Seen::NotYet(format!("{more}")) })
+        })?;
+        let after = aborted()?;
+        ensure!(before == after, "all checks ended in order: {before} {after}");
+        mysql.sql(1, "SET PASSWORD FOR root@'%' = PASSWORD('other')")?;
+        mysql.is(1, BackendState::Down)?;
+        mysql.says(1, "error 1045: Access denied for user 'root'")?;
+        let logged = mysql.agent.log();
+        ensure!(!logged.contains("123\""), "{logged}");
+        Ok(())
+    });
+}
+
+#[test]
+fn lag_lowers_the_weight_and_never_empties_the_pool() {
+    Lab::test(Topology::one_segment(2), |lab| {
+        let tiers = "[{from: 2s, weight: 50}, {from: 1h, weight: 0}]";
+        let mut mysql = MysqlLab::start(lab, &format!("user: root, password: \"123\", lag: {tiers}"))?;
+        mysql.is(1, BackendState::Up)?;
+        let primary = mysql.address(1);
+        let follow = format!(
+            "CHANGE MASTER TO MASTER_HOST='{primary}', MASTER_USER='root', MASTER_PASSWORD='123', \
+             MASTER_USE_GTID=slave_pos, MASTER_CONNECT_RETRY=1"
+        );
+        mysql.sql(2, &format!("{follow}; START SLAVE"))?;
+        let full = |view: &BackendView| view.state == BackendState::Up && view.health_weight == 10;
+        mysql.until(2, "a replica that follows", |view| {
+            full(view) && view.checks[0].result.as_deref().is_some_and(|it| it.ends_with("0 s behind"))
+        })?;
+
+        // It has work, and puts it off: the lag grows with the time.
+        mysql.sql(2, "STOP SLAVE; CHANGE MASTER TO MASTER_DELAY=3000; START SLAVE")?;
+        mysql.sql(1, "CREATE DATABASE late")?;
+        mysql.until(2, "half of the weight", |view| view.health_weight == 5)?;
+        mysql.is(2, BackendState::Up)?;
+        mysql.says(2, " s behind in")?;
+
+        mysql.sql(2, "STOP SLAVE SQL_THREAD")?;
+        mysql.until(2, "none of the weight", |view| view.health_weight == 0)?;
+        mysql.is(2, BackendState::Quiesced)?;
+        mysql.says(2, "replication is stopped")?;
+        ensure!(mariadb::hostname(&lab.net.client().netns, VIP4)? == "slave1");
+        ensure!(mariadb::hostname(&lab.net.client().netns, VIP4)? == "slave1");
+
+        // The next agent knows it from its start on.
+        mysql.agent.kill9()?;
+        mysql.agent.start()?;
+        ensure!(mysql.agent.backend(SERVICE, &mysql.key(2))?.health_weight == 0);
+
+        mysql.servers[0].kill9()?;
+        mysql.is(1, BackendState::Down)?;
+        mysql.until(2, "all of the weight", full)?;
+        ensure!(mariadb::hostname(&lab.net.client().netns, VIP4)? == "slave2");
+        Ok(())
+    });
+}

@@ -1,0 +1,110 @@
+//! http and https checks of a real nginx, and programs that check.
+
+use std::{fs, os::unix::fs::PermissionsExt};
+
+use anyhow::{Result, ensure};
+use lb::api::types::BackendState;
+use lb_tests::{
+    agent::Agent,
+    config::{Config, Service},
+    lab::Lab,
+    nginx::{HTTP, HTTPS, Nginx},
+    topo::{Topology, VIP4},
+    wait::{PATIENCE, Seen, eventually},
+};
+use nix::sys::signal::Signal;
+
+use crate::setup::backend_is;
+
+/// Waits until the backend is down, and the detail says this.
+fn down(agent: &Agent, key: &str, why: &str) -> Result<()> {
+    backend_is(agent, "web", key, BackendState::Down)?;
+    eventually(PATIENCE, why, || {
+        let detail = agent.backend("web", key)?.detail.unwrap_or_default();
+        Ok(if detail.contains(why) { Seen::Yes(()) } else { Seen::NotYet(detail) })
+    })
+}
+
+#[test]
+fn nginx_is_asked_with_and_without_tls() {
+    Lab::test(Topology::one_segment(2), |lab| {
+        let servers =
+            lab.net.backends.iter().map(|node| Nginx::start(&lab.scope, node)).collect::<Result<Vec<_>>>()?;
+        lab.start_realservers(&[VIP4])?;
+        let backends = lab.net.backends.iter().map(|backend| backend.ipv4());
+        let timing = "interval: 200ms, timeout: 3s, rise: 1";
+        let ca = servers[0].ca.display();
+        let more = format!(
+            "checks: [{{http: {{path: /health, body: \"^all is\"}}, {timing}}}, \
+             {{https: {{path: /health, host: www.lab, verify: true, ca: {ca}}}, port: {HTTPS}, {timing}}}]"
+        );
+        let service = Service { more, ..Service::tcp("web", VIP4, HTTP, backends) };
+        let agent = lab.start_agent(&Config::on_eth0("lab", vec![service]))?;
+        let key = |n: usize| format!("{}:{HTTP}", lab.net.backends[n - 1].ipv4());
+        backend_is(&agent, "web", &key(1), BackendState::Up)?;
+        // The second one has another certificate.
+        down(&agent, &key(2), "https GET /health to port 443: TLS: ")?;
+        let checks = agent.backend("web", &key(2))?.checks;
+        ensure!(checks[0].result.as_deref() == Some("status 200"), "{checks:?}");
+
+        fs::write(&servers[0].page, "nothing is well\n")?;
+        down(&agent, &key(1), "http GET /health: the body (16 bytes) does not match after")?;
+        fs::remove_file(&servers[0].page)?;
+        down(&agent, &key(1), "http GET /health: status 404 after")?;
+        fs::write(&servers[0].page, "all is well again\n")?;
+        backend_is(&agent, "web", &key(1), BackendState::Up)?;
+
+        // It hangs: the kernel still accepts connections for it.
+        servers[0].proc.signal(Signal::SIGSTOP)?;
+        down(&agent, &key(1), "http GET /health: no answer after")?;
+        servers[0].proc.signal(Signal::SIGCONT)?;
+        backend_is(&agent, "web", &key(1), BackendState::Up)
+    });
+}
+
+#[test]
+fn a_program_says_whether_and_with_what_weight() {
+    Lab::test(Topology::one_segment(1), |lab| {
+        let dir = readable_dir(lab)?;
+        let (script, code) = (dir.join("check"), dir.join("code"));
+        fs::write(&code, "0\n")?;
+        let text = format!("#!/bin/sh\n[ $(id -un) = nobody ] || exit 1\nexit $(cat {})\n", code.display());
+        fs::write(&script, text)?;
+        fs::set_permissions(&script, fs::Permissions::from_mode(0o755))?;
+        lab.start_realservers(&[VIP4])?;
+        let more = format!(
+            "checks: [{{exec: {{command: [{}], dynamic: true}}, interval: 200ms, timeout: 10s}}]",
+            script.display()
+        );
+        let backends = lab.net.backends.iter().map(|backend| backend.ipv4());
+        let service = Service { more, ..Service::tcp("web", VIP4, HTTP, backends) };
+        let agent = lab.start_agent(&Config::on_eth0("lab", vec![service]))?;
+        let key = format!("{}:{HTTP}", lab.net.backends[0].ipv4());
+        backend_is(&agent, "web", &key, BackendState::Up)?;
+        let weighs = |weight: u16| {
+            eventually(PATIENCE, &format!("a weight of {weight}"), || {
+                let view = agent.backend("web", &key)?;
+                let is = view.health_weight == weight && view.state != BackendState::Down;
+                Ok(if is { Seen::Yes(view) } else { Seen::NotYet(format!("{view:?}")) })
+            })
+        };
+        fs::write(&code, "42\n")?;
+        weighs(40)?;
+        let list = agent.lb(&["backend", "list"])?.ok()?;
+        ensure!(list.contains(" 40/1 ") && list.contains("exit code 42 in"), "{list}");
+        fs::write(&code, "2\n")?;
+        ensure!(weighs(0)?.state == BackendState::Quiesced, "weight 0 is no failure");
+        fs::write(&code, "0\n")?;
+        weighs(1)?;
+        fs::write(&code, "1\n")?;
+        down(&agent, &key, "exit code 1 after")
+    });
+}
+
+/// A directory that everybody may read, as the lab's own need not be.
+fn readable_dir(lab: &Lab) -> Result<std::path::PathBuf> {
+    let dir = lab.scope.dir().join("scripts");
+    fs::create_dir(&dir)?;
+    fs::set_permissions(&dir, fs::Permissions::from_mode(0o755))?;
+    Ok(dir)
+}
