@@ -15,6 +15,9 @@
 //!   value, or a tag or destination that changed, is a miss, and the flow is placed elsewhere. (The
 //!   tag alone may have been back already: when the slot went to another flow and returned, or when
 //!   two wide keys have one fingerprint.);
+//! * a **transfer** takes a flow from a table that is being replaced to the new one: a claim there, and only then
+//!   the slot in the old one is owned and freed. A reader looks into the new table, the old one and again the new
+//!   one, and so finds it at any time. Nothing is claimed or reused in an old table;
 //! * everybody else changes a value by compare-and-swap from what they read, so a lock is never
 //!   overwritten and an evicted flow's destination never reaches its successor.
 //!
@@ -187,6 +190,18 @@ pub enum Claim {
 /// Puts a flow into the chosen slot.
 #[inline(always)]
 pub fn claim<B: Bucket>(bucket: &B, candidate: Candidate, key: &B::Key, value: Value, now: Tick) -> Claim {
+    claim_as(bucket, candidate, key, value, now, Value::locked(now))
+}
+
+#[inline(always)]
+fn claim_as<B: Bucket>(
+    bucket: &B,
+    candidate: Candidate,
+    key: &B::Key,
+    value: Value,
+    now: Tick,
+    lock: Value,
+) -> Claim {
     if candidate.readiness() == 0 {
         return Claim::Full;
     }
@@ -194,7 +209,7 @@ pub fn claim<B: Bucket>(bucket: &B, candidate: Candidate, key: &B::Key, value: V
     let seen = Value(bucket.value(slot).load());
     // Less ready than when it was chosen: another CPU has placed a flow there meanwhile, and a slot
     // that yields more readily may be left.
-    if readiness(seen, now) < candidate.readiness() || !bucket.value(slot).cas(seen.0, Value::locked(now).0) {
+    if readiness(seen, now) < candidate.readiness() || !bucket.value(slot).cas(seen.0, lock.0) {
         return Claim::Lost;
     }
     bucket.write_key(slot, key);
@@ -216,6 +231,62 @@ pub fn retake<B: Bucket>(bucket: &B, hit: Hit, key: &B::Key, value: Value, now: 
     let ours = bucket.tag(hit.slot).load() == B::tag_of(key) && bucket.holds(hit.slot, key);
     bucket.value(hit.slot).store(if ours { value.0 } else { hit.value.0 });
     ours
+}
+
+/// What became of a transfer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Transfer {
+    /// It is in the new table; the value that had to go there (to be uncounted if it is a flow).
+    Moved(Value),
+    /// Its key was in the new table already: taken out of the old one, and still counted once.
+    There,
+    /// It stays where it is: there is no room, or a packet changed it meanwhile. What had to go as above.
+    Stays(Value),
+}
+
+/// Takes the flow that was seen with `seen` in `slot` of `old` to the new table, whose buckets for `key` are
+/// `first` and `second`. Nothing else is evicted. Agent only.
+///
+/// The caller leaves flows alone that a packet may find to be over (expired, closed, of a removed destination):
+/// such a packet would open the flow anew beside the one that is moved.
+pub fn transfer<B: Bucket>(
+    old: &B,
+    slot: usize,
+    seen: Value,
+    key: &B::Key,
+    [first, second]: [&B; 2],
+    now: Tick,
+) -> Transfer {
+    let lock = Value::locked_by_agent(now);
+    for bucket in [first, second] {
+        let hit = find(bucket, key);
+        if hit.is_miss() {
+            continue;
+        }
+        if hit.value.expiry().is_past(now) {
+            // It would be found first. It goes now, and the flow next time.
+            return Transfer::Stays(remove(bucket, hit.slot, hit.value, lock).unwrap_or(Value::FREE));
+        }
+        // Left by an agent that died between the two steps, or by a packet that came between them.
+        return match remove(old, slot, seen, lock) {
+            Some(_) => Transfer::There,
+            None => Transfer::Stays(Value::FREE),
+        };
+    }
+    let (a, b) = (candidate(first, now), candidate(second, now));
+    let (bucket, chosen) = if b.beats(&a) { (second, b) } else { (first, a) };
+    if chosen.readiness() != ROOM {
+        return Transfer::Stays(Value::FREE);
+    }
+    let Claim::Stored(before) = claim_as(bucket, chosen, key, seen, now, lock) else {
+        return Transfer::Stays(Value::FREE);
+    };
+    if remove(old, slot, seen, lock).is_some() {
+        return Transfer::Moved(before);
+    }
+    // A packet has moved it on. If one has already used the new entry, the old one goes next time.
+    remove(bucket, chosen.rank as usize & (SLOTS - 1), seen, lock);
+    Transfer::Stays(before)
 }
 
 /// Frees the slot if its flow has expired; the value to uncount.

@@ -14,6 +14,12 @@ impl NarrowKey {
         Self((source as u64) << 32 | (port as u64) << 16 | endpoint as u64)
     }
 
+    /// What its buckets are taken from; a wide key has it in its fingerprint.
+    #[inline(always)]
+    pub const fn hash(self, secret: Secret) -> u64 {
+        secret.mix(self.0)
+    }
+
     /// Source address and port in network order as loaded, and the endpoint id.
     pub const fn parts(self) -> (u32, u16, u16) {
         ((self.0 >> 32) as u32, (self.0 >> 16) as u16, self.0 as u16)

@@ -7,7 +7,7 @@ pub mod peek;
 use lb_common::{
     bucket::{Word, find},
     endpoint::{Endpoint, flag},
-    flow::{NarrowBucket, NarrowKey, WideBucket, WideKey, candidates},
+    flow::{NarrowBucket, NarrowKey, WideBucket, WideKey},
     protocol,
     service::{self, Service},
     tcp::{self, State},
@@ -23,8 +23,8 @@ use crate::{
     clock,
     endpoint::Endpoints,
     packet::Packet,
-    table::{Table, secret},
-    template::{Source, template_assure},
+    table::{Side, Table, is_migrating, on_both_sides, secret},
+    template::{Source, assure_template},
     word::KernelWord,
 };
 
@@ -71,6 +71,9 @@ pub fn find_or_open(packet: &Packet, endpoints: &Endpoints) -> Result<Flow, Verd
     }
     if let Some(endpoint) = opener {
         let end = open_under(packet, segment, endpoint)?;
+        if is_migrating() {
+            forget_at(packet, endpoint, Side::OLD);
+        }
         forget_finished(packet, endpoints);
         return Ok(end);
     }
@@ -82,7 +85,7 @@ pub fn find_or_open(packet: &Packet, endpoints: &Endpoints) -> Result<Flow, Verd
 #[inline(always)]
 fn assure(packet: &Packet, endpoint: Endpoint, outcome: Outcome) {
     if outcome.0 & Outcome::ASSURES != 0 {
-        template_assure(&Source(packet.source), endpoint.0, outcome.0 as u32);
+        assure_template(&Source(packet.source), endpoint, outcome.0 as u32);
     }
 }
 
@@ -90,11 +93,19 @@ fn assure(packet: &Packet, endpoint: Endpoint, outcome: Outcome) {
 #[inline(always)]
 fn forget_finished(packet: &Packet, endpoints: &Endpoints) {
     if let Some(deleted) = endpoints.exact.filter(|exact| !exact.has(flag::OPEN)) {
-        if is_wide(packet, deleted) {
-            flow_forget_wide(&wide_key(packet, deleted));
-        } else {
-            flow_forget_narrow(narrow_key(packet, deleted).0);
+        forget_at(packet, deleted, Side::NEW);
+        if is_migrating() {
+            forget_at(packet, deleted, Side::OLD);
         }
+    }
+}
+
+#[inline(always)]
+fn forget_at(packet: &Packet, endpoint: Endpoint, side: Side) {
+    if is_wide(packet, endpoint) {
+        flow_forget_wide(&wide_key(packet, endpoint), side.0);
+    } else {
+        flow_forget_narrow(narrow_key(packet, endpoint).0, side.0);
     }
 }
 
@@ -170,6 +181,12 @@ impl Outcome {
     /// A controlled connection has just been established.
     const ASSURES: u64 = 1 << 36;
 
+    /// Whether it says where the packet goes.
+    #[inline(always)]
+    fn is_found(outcome: u64) -> bool {
+        outcome != Self::MISS.0 && outcome != Self::TO_OPEN.0
+    }
+
     #[inline(always)]
     fn known(dest: u32) -> Self {
         Self(dest as u64)
@@ -201,7 +218,10 @@ impl Outcome {
 fn narrow(packet: &Packet, segment: Segment, endpoint: Endpoint) -> Outcome {
     let key = narrow_key(packet, endpoint);
     match steady::<NarrowBucket<KernelWord>>(&key, segment, endpoint) {
-        Outcome::MISS => Outcome(flow_in_narrow(key.0, segment.0, endpoint.0)),
+        Outcome::MISS => Outcome(on_both_sides(
+            |side| flow_in_narrow(key.0, segment.0, endpoint.0, side.0),
+            Outcome::is_found,
+        )),
         known => known,
     }
 }
@@ -209,7 +229,8 @@ fn narrow(packet: &Packet, segment: Segment, endpoint: Endpoint) -> Outcome {
 /// IPv6, and any port of an address.
 #[inline(always)]
 fn wide(packet: &Packet, segment: Segment, endpoint: Endpoint) -> Outcome {
-    Outcome(flow_in_wide(&wide_key(packet, endpoint), segment.0, endpoint.0))
+    let key = wide_key(packet, endpoint);
+    Outcome(on_both_sides(|side| flow_in_wide(&key, segment.0, endpoint.0, side.0), Outcome::is_found))
 }
 
 /// Which table has the endpoint's flows. A packet to port 0 has the wildcard for its exact endpoint.
@@ -230,8 +251,8 @@ fn wide_key(packet: &Packet, endpoint: Endpoint) -> WideKey {
 
 /// Lets a flow expire now.
 #[inline(always)]
-fn forget<B: Table>(key: &B::Key) -> u32 {
-    let (first, second) = candidates(B::hash(key), B::mask());
+fn forget<B: Table>(key: &B::Key, side: Side) -> u32 {
+    let (first, second) = B::places(key, side);
     let mut forgotten = 0;
     for index in [first, second] {
         let Some(bucket) = B::bucket(index) else { break };
@@ -249,8 +270,9 @@ fn forget<B: Table>(key: &B::Key) -> u32 {
 
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn flow_in_narrow(key: u64, segment: u32, endpoint: u64) -> u64 {
-    in_table::<NarrowBucket<KernelWord>>(&NarrowKey(key), Segment(segment), Endpoint(endpoint)).0
+extern "C" fn flow_in_narrow(key: u64, segment: u32, endpoint: u64, side: u32) -> u64 {
+    let (segment, endpoint) = (Segment(segment), Endpoint(endpoint));
+    in_table::<NarrowBucket<KernelWord>>(&NarrowKey(key), segment, endpoint, Side(side)).0
 }
 
 #[unsafe(no_mangle)]
@@ -267,26 +289,27 @@ pub extern "C" fn flow_follow_wide(place: u32, value: u64, segment: u32, service
 
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn flow_in_wide(key: *const WideKey, segment: u32, endpoint: u64) -> u64 {
+extern "C" fn flow_in_wide(key: *const WideKey, segment: u32, endpoint: u64, side: u32) -> u64 {
+    let (segment, endpoint) = (Segment(segment), Endpoint(endpoint));
     // SAFETY: as above.
     match unsafe { key.as_ref() } {
-        Some(key) => in_table::<WideBucket<KernelWord>>(key, Segment(segment), Endpoint(endpoint)).0,
+        Some(key) => in_table::<WideBucket<KernelWord>>(key, segment, endpoint, Side(side)).0,
         None => 0,
     }
 }
 
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn flow_forget_narrow(key: u64) -> u32 {
-    forget::<NarrowBucket<KernelWord>>(&NarrowKey(key))
+extern "C" fn flow_forget_narrow(key: u64, side: u32) -> u32 {
+    forget::<NarrowBucket<KernelWord>>(&NarrowKey(key), Side(side))
 }
 
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn flow_forget_wide(key: *const WideKey) -> u32 {
+extern "C" fn flow_forget_wide(key: *const WideKey, side: u32) -> u32 {
     // SAFETY: as above.
     match unsafe { key.as_ref() } {
-        Some(key) => forget::<WideBucket<KernelWord>>(key),
+        Some(key) => forget::<WideBucket<KernelWord>>(key, Side(side)),
         None => 0,
     }
 }

@@ -40,6 +40,15 @@ pub static SECRET_B: Global<u64> = Global::new(1);
 pub static FLOWS4_MASK: Global<u32> = Global::new(0);
 #[unsafe(no_mangle)]
 pub static FLOWSW_MASK: Global<u32> = Global::new(0);
+/// Whether the agent is replacing the flow tables: the ones before are looked at, too. In the program of every other
+/// day it is 0, and the verifier takes that path out.
+#[unsafe(no_mangle)]
+pub static MIGRATING: Global<u32> = Global::new(0);
+/// As the masks above, of the tables before.
+#[unsafe(no_mangle)]
+pub static FLOWS4_OLD_MASK: Global<u32> = Global::new(0);
+#[unsafe(no_mangle)]
+pub static FLOWSW_OLD_MASK: Global<u32> = Global::new(0);
 /// See [`lb_common::tick::shift`].
 #[unsafe(no_mangle)]
 pub static TICK_SHIFT: Global<u32> = Global::new(5);
@@ -82,6 +91,11 @@ pub static DEVICES: DevMap<{ link::MAX_LINKS as usize }> = DevMap::new();
 pub static FLOWS4: Array<NarrowBucket<KernelWord>, 65536, MMAPABLE> = Array::new();
 #[btf_map]
 pub static FLOWSW: Array<WideBucket<KernelWord>, 16384, MMAPABLE> = Array::new();
+/// The tables before, while they are replaced; otherwise one bucket that nobody looks at. Nothing is put in.
+#[btf_map]
+pub static FLOWS4_OLD: Array<NarrowBucket<KernelWord>, 1, MMAPABLE> = Array::new();
+#[btf_map]
+pub static FLOWSW_OLD: Array<WideBucket<KernelWord>, 1, MMAPABLE> = Array::new();
 /// Where the first fragments of datagrams went.
 #[btf_map]
 pub static FRAGMENTS: LruHashMap<fragment::Key, fragment::Place, { fragment::PLACES as usize }> =

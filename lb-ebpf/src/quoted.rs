@@ -15,7 +15,7 @@ use crate::{
     endpoint,
     flow::{
         Flow,
-        peek::{flow_peek_narrow, flow_peek_wide, may_be_hashed},
+        peek::{may_be_hashed, peek_narrow, peek_wide},
     },
     packet::{Outline, Packet, read},
     schedule::schedule_by_hash,
@@ -62,9 +62,9 @@ extern "C" fn quoted_find(ctx: *mut xdp_md, outline: u64) -> u64 {
         let service = endpoint.service() as u32;
         let (client, port, id) = (quoted.client, quoted.client_port, endpoint.id());
         let mut dest = if is_ipv6 || endpoint.has(flag::WILDCARD) {
-            flow_peek_wide(&WideKey::new(secret(), client, port, quoted.port, id))
+            peek_wide(&WideKey::new(secret(), client, port, quoted.port, id))
         } else {
-            flow_peek_narrow(NarrowKey::new(client[0] as u32, port, id).0)
+            peek_narrow(NarrowKey::new(client[0] as u32, port, id))
         };
         if dest == 0 && may_be_hashed(service) {
             dest = schedule_by_hash(service, fold(client), u16::from_be(port) as u32, fold(quoted.vip));

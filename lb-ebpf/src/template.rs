@@ -4,7 +4,7 @@ use lb_common::{
     bucket::{self, Bucket, Word, find},
     dest,
     endpoint::Endpoint,
-    flow::{WideBucket, WideKey, candidates},
+    flow::{WideBucket, WideKey},
     service::{self, Service},
     template::{ASSURED, NONE, Owner, key, renewed, value},
     verdict::Event,
@@ -14,7 +14,7 @@ use crate::{
     clock, count,
     flow::open::{Placed, store},
     maps::{DESTS, SERVICES},
-    table::{Table, secret},
+    table::{Side, Table, on_both_sides, secret},
     word::KernelWord,
 };
 
@@ -24,13 +24,25 @@ type Templates = WideBucket<KernelWord>;
 #[repr(C)]
 pub struct Source(pub [u64; 2]);
 
+/// [`template_find`] wherever the template stands.
+#[inline(always)]
+pub fn find_template(source: &Source, endpoint: Endpoint) -> u64 {
+    on_both_sides(|side| template_find(source, endpoint.0, side.0), |placed| placed != 0)
+}
+
+/// [`template_assure`] wherever the template stands.
+#[inline(always)]
+pub fn assure_template(source: &Source, endpoint: Endpoint, dest: u32) {
+    on_both_sides(|side| template_assure(source, endpoint.0, side.0, dest), |assured| assured != 0);
+}
+
 /// Where the template of `source` leads, as a [`Placed`], and its timeout begun anew; 0 if there is none that
 /// holds.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn template_find(source: *const Source, endpoint: u64) -> u64 {
+extern "C" fn template_find(source: *const Source, endpoint: u64, side: u32) -> u64 {
     let Some((key, record)) = key_of(source, endpoint) else { return 0 };
-    let (first, second) = candidates(key.fingerprint, Templates::mask());
+    let (first, second) = Templates::places(&key, Side(side));
     let now = clock::now();
     for index in [first, second] {
         let Some(bucket) = Templates::bucket(index) else { break };
@@ -59,7 +71,7 @@ pub extern "C" fn template_find(source: *const Source, endpoint: u64) -> u64 {
 #[inline(never)]
 pub extern "C" fn template_store(source: *const Source, endpoint: u64, placed: u64) -> u64 {
     let Some((key, record)) = key_of(source, endpoint) else { return placed };
-    let (first, second) = candidates(key.fingerprint, Templates::mask());
+    let (first, second) = Templates::places(&key, Side::NEW);
     let (Some(first), Some(second)) = (Templates::bucket(first), Templates::bucket(second)) else {
         return placed;
     };
@@ -88,15 +100,15 @@ pub extern "C" fn template_store(source: *const Source, endpoint: u64, placed: u
 /// A connection to `dest` was established: of the template, if that leads there.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn template_assure(source: *const Source, endpoint: u64, dest: u32) -> u32 {
+extern "C" fn template_assure(source: *const Source, endpoint: u64, side: u32, dest: u32) -> u64 {
     let Some((key, _)) = key_of(source, endpoint) else { return 0 };
-    let (first, second) = candidates(key.fingerprint, Templates::mask());
+    let (first, second) = Templates::places(&key, Side(side));
     for index in [first, second] {
         let Some(bucket) = Templates::bucket(index) else { break };
         let hit = find(bucket, &key);
         if !hit.is_miss() && hit.value.dest() == dest {
             let assured = hit.value.moved_to(ASSURED, hit.value.expiry());
-            return bucket.value(hit.slot).cas(hit.value.0, assured.0) as u32;
+            return bucket.value(hit.slot).cas(hit.value.0, assured.0) as u64;
         }
     }
     0

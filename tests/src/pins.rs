@@ -21,7 +21,7 @@ const FLOWS: usize = 40;
 
 /// Everything that says where packets go.
 pub fn describe(layout: &Layout) -> Result<String> {
-    let maps = Maps::open(layout)?;
+    let maps = Maps::pinned(layout)?;
     let snapshot = maps.snapshot()?;
     let mut text = String::new();
     configuration(&snapshot, &mut text);
@@ -50,9 +50,10 @@ pub fn describe(layout: &Layout) -> Result<String> {
         // Not told apart: an IPv6 address whose last 12 bytes are 0 is nobody's.
         let client = address_from(*client, client[4..] != [0; 12]);
         let (dest, state, expiry) = (value.dest(), value.state(), value.expiry().until(now));
+        let owner = endpoint.map_or_else(|| "its service".to_owned(), |id| format!("endpoint {id}"));
         writeln!(
             text,
-            "client {client} port {client_port} to port {port} of endpoint {endpoint:?}: destination {dest}, {state:?}, \
+            "client {client} port {client_port} to port {port} of {owner}: destination {dest}, {state:?}, \
              expires in {expiry} ticks"
         )?;
     }

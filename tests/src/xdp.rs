@@ -4,7 +4,7 @@ use anyhow::{Context, Result, bail, ensure};
 use aya::{TestRun, TestRunOptions, programs::Xdp};
 use lb::{
     clock::kernel_hz,
-    dataplane::{Clock, FlowEntry, Layout, Maps, Object, Pins, Sweep},
+    dataplane::{Adopted, Clock, FlowEntry, Layout, Maps, Moved, Object, Pins, Sweep},
     model::{FlowSizes, Limits},
     plan::{Desired, plan, reclaim},
 };
@@ -94,6 +94,46 @@ impl Director {
         self.maps_mut().apply(&ops)?;
         let again = plan(&want, &self.maps().snapshot()?)?;
         ensure!(again.is_empty(), "planning again after applying gave {again:?}");
+        Ok(())
+    }
+
+    /// Begins to move flows to tables of other sizes: the program looks into both from now on.
+    pub fn begin_resize(&mut self, sizes: FlowSizes) -> Result<()> {
+        let meta = self.pins.resize(sizes)?;
+        self.pins.follow(meta)?;
+        self.last_sweep.forget_places();
+        self.load(&meta)
+    }
+
+    /// One round of moving them.
+    pub fn move_flows(&self) -> Moved {
+        self.maps().move_flows(&self.pins.meta, self.clock.now())
+    }
+
+    /// Ends the move: the program looks into the new tables alone.
+    pub fn end_resize(&mut self) -> Result<()> {
+        let meta = self.pins.meta.settled();
+        self.load(&meta)?;
+        self.pins.follow(meta)
+    }
+
+    /// What a starting agent does with what an earlier one has left.
+    pub fn start_anew(&mut self) -> Result<()> {
+        let (flows, limits) = (SMALL, Limits { services: 1, destinations: 1, endpoints: 1 });
+        self.pins = Pins::open(self.pins.layout.clone(), kernel_hz(), flows, limits)?;
+        ensure!(self.pins.adopted == Adopted::Tables, "the maps were made anew");
+        let meta = self.pins.meta;
+        self.load(&meta)
+    }
+
+    pub fn pins_mut(&mut self) -> &mut Pins {
+        &mut self.pins
+    }
+
+    fn load(&mut self, meta: &Meta) -> Result<()> {
+        let mut object = Object::open(&self.pins.layout, meta, 1)?;
+        object.director()?;
+        self.object = object;
         Ok(())
     }
 

@@ -18,6 +18,7 @@
 //! * of a packet and an eviction, an expiry or a flush of its flow one takes place, and a FIN is not lost
 //!   to a refresh; an established flow is never evicted (`claims`);
 //! * the sweep of a client's old entry does not clear its new one;
+//! * a packet finds its flow while the agent moves it to another table, once, and is not forgotten (`transfers`);
 //! * a dead agent's lock is nobody else's until the next agent frees it.
 //!
 //! **Left over**, each shown by a test that fails when it is gone: one flow in two slots after two CPUs
@@ -36,4 +37,5 @@ mod play;
 mod readers;
 mod stress;
 mod table;
+mod transfers;
 mod word;

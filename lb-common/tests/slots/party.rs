@@ -9,7 +9,7 @@ use lb_common::{
     value::Value,
 };
 
-use crate::table::{Client, Counts, Table};
+use crate::table::{Client, Counts, PAST, Table};
 
 /// Ticks that a refresh must gain.
 const REFRESH: i32 = 8;
@@ -60,6 +60,42 @@ impl<'a, B: Table> Party<'a, B> {
             return Way::To(dest);
         }
         if tcp::opens(flags) { self.open(client, flags, n) } else { Way::Lost }
+    }
+
+    /// `in_table` while tables are replaced: lost if it is not in this one, or not any more.
+    pub fn known_here(&mut self, client: Client, flags: u8) -> Way {
+        let mut way = Way::Lost;
+        for _ in 0..2 {
+            let key = B::key(client);
+            let (mut bucket, mut hit) = (self.first, find(self.first, &key));
+            if hit.is_miss() {
+                (bucket, hit) = (self.second, find(self.second, &key));
+            }
+            if hit.is_miss() || is_over(hit.value, flags, self.now) {
+                return Way::Lost;
+            }
+            let (dest, state) = (hit.value.dest(), hit.value.state());
+            let (next, expiry) = (tcp::next(state, flags), self.now.after(TIMEOUT));
+            way = Way::To(dest);
+            if next == state && expiry.until(hit.value.expiry()) < REFRESH {
+                return way;
+            }
+            if bucket.value(hit.slot).cas(hit.value.0, hit.value.moved_to(next, expiry).0) {
+                self.counts.moved(dest, state, next);
+                return way;
+            }
+        }
+        way
+    }
+
+    /// `forget`: lets the client's flow in this table expire.
+    pub fn forget(&mut self, client: Client) {
+        for bucket in [self.first, self.second] {
+            let hit = find(bucket, &B::key(client));
+            if !hit.is_miss() {
+                bucket.value(hit.slot).cas(hit.value.0, hit.value.moved_to(hit.value.state(), PAST).0);
+            }
+        }
     }
 
     fn follow(&mut self, bucket: &B, hit: Hit, client: Client, flags: u8) -> Way {

@@ -4,7 +4,6 @@ use lb_common::{
     bucket::{Hit, SLOTS, Word, find},
     dest,
     endpoint::{Endpoint, flag},
-    flow::candidates,
     service::{Rotation, Service},
     tcp::{self, State},
     tick::Tick,
@@ -15,7 +14,7 @@ use super::{Outcome, Segment};
 use crate::{
     clock, count,
     maps::{DESTS, REFRESH, ROTATIONS, SERVICES},
-    table::Table,
+    table::{Side, Table, is_migrating},
 };
 
 /// A flow of which this packet changes nothing. A miss otherwise.
@@ -25,7 +24,7 @@ pub fn steady<B: Table>(key: &B::Key, segment: Segment, endpoint: Endpoint) -> O
     if segment.flags() & (tcp::flag::SYN | tcp::flag::RST) != 0 {
         return Outcome::MISS;
     }
-    let (first, second) = candidates(B::hash(key), B::mask());
+    let (first, second) = B::places(key, Side::NEW);
     let (Some(bucket), Some(record)) = (B::bucket(first), SERVICES.get(endpoint.service() as u32)) else {
         return Outcome::MISS;
     };
@@ -48,8 +47,8 @@ pub fn steady<B: Table>(key: &B::Key, segment: Segment, endpoint: Endpoint) -> O
 
 /// The packet's flow, moved on; or whether one may be opened.
 #[inline(always)]
-pub fn in_table<B: Table>(key: &B::Key, segment: Segment, endpoint: Endpoint) -> Outcome {
-    let (first, second) = candidates(B::hash(key), B::mask());
+pub fn in_table<B: Table>(key: &B::Key, segment: Segment, endpoint: Endpoint, side: Side) -> Outcome {
+    let (first, second) = B::places(key, side);
     let service = endpoint.service() as u32;
     // Twice, so that a FIN is not lost to another CPU that refreshes the flow.
     let mut dest = 0;
@@ -59,6 +58,10 @@ pub fn in_table<B: Table>(key: &B::Key, segment: Segment, endpoint: Endpoint) ->
             (index, hit) = (second, find_in::<B>(second, key));
         }
         if hit.is_miss() {
+            if is_migrating() {
+                // The agent has moved it: it is looked for in the other table.
+                dest = 0;
+            }
             break;
         }
         let outcome = B::follow(index << SLOT_BITS | hit.slot as u32, hit.value, segment, service);

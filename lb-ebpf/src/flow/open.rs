@@ -3,7 +3,7 @@
 use lb_common::{
     bucket::{self, Bucket, Candidate, Claim, candidate, claim, find},
     endpoint::{Endpoint, flag},
-    flow::{NarrowBucket, NarrowKey, WideBucket, WideKey, candidates},
+    flow::{NarrowBucket, NarrowKey, WideBucket, WideKey},
     guard::Guard,
     hashed::fold,
     service::{Rotation, Service},
@@ -23,8 +23,8 @@ use crate::{
     maps::{REFRESH, ROTATIONS, SERVICES},
     packet::Packet,
     schedule::{schedule_by_hash, schedule_next},
-    table::Table,
-    template::{Source, template_assure, template_find, template_store},
+    table::{Side, Table},
+    template::{Source, assure_template, find_template, template_store},
     word::{KernelWord, compare_and_swap},
 };
 
@@ -41,7 +41,7 @@ pub fn open_under(packet: &Packet, segment: Segment, endpoint: Endpoint) -> Resu
     let source = Source(packet.source);
     let persistent = endpoint.has(flag::PERSISTENT);
     let held = flow_guard(service, segment.0);
-    let mut placed = if persistent { template_find(&source, endpoint.0) } else { 0 };
+    let mut placed = if persistent { find_template(&source, endpoint) } else { 0 };
     if placed == 0 {
         placed = flow_schedule(service, segment.0 as u64 | held, client, port, vip);
         if Placed(placed).dest() == 0 {
@@ -53,7 +53,7 @@ pub fn open_under(packet: &Packet, segment: Segment, endpoint: Endpoint) -> Resu
     }
     if persistent && !Placed(placed).is_by_hash() && segment.next(State::NONE) == State::ESTABLISHED {
         // Taken up in its middle.
-        template_assure(&source, endpoint.0, Placed(placed).dest());
+        assure_template(&source, endpoint, Placed(placed).dest());
     }
     placed |= held;
     let mut outcome = if is_wide(packet, endpoint) {
@@ -109,7 +109,7 @@ impl Placed {
 /// A new connection: stores its flow.
 #[inline(always)]
 fn open<B: Table>(key: &B::Key, segment: Segment, service: u32, placed: Placed) -> Outcome {
-    let (first, second) = candidates(B::hash(key), B::mask());
+    let (first, second) = B::places(key, Side::NEW);
     let (Some(first), Some(second), Some(record)) =
         (B::bucket(first), B::bucket(second), SERVICES.get(service))
     else {

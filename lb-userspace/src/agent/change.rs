@@ -1,6 +1,8 @@
 //! Changes of the running state: by command, by reload. Each is planned first, journaled next, applied
 //! last, so that a refusal changes nothing and a crash forgets nothing.
 
+use std::time::Duration;
+
 use anyhow::Result;
 
 use super::Agent;
@@ -113,7 +115,11 @@ impl Agent {
         let (overlay, discarded) = self.overlay.reload(&new.model, options.keep_runtime);
         let (model, _) = overlay.apply(&new.model);
         let changes = diff(&self.model, &model);
-        let warnings = self.adopt(model, overlay, Some(new)).await?;
+        let mut warnings = self.adopt(model, overlay, Some(new)).await?;
+        // A new file is a reason to try again at once.
+        self.growth.not_before = Duration::ZERO;
+        self.resize().await;
+        warnings.extend(self.growth.warning.clone());
         for change in &changes {
             tracing::info!("reload: {change}");
         }
@@ -138,8 +144,13 @@ impl Agent {
         if new.model.interfaces != old.model.interfaces {
             return refused("`interfaces`", "stop the agent and start it anew: forwarding goes on");
         }
-        if new.model.flows != old.model.flows || new.model.limits != old.model.limits {
-            return refused("`flows` or `limits`", "`lb detach` and a new start make tables of other sizes");
+        if new.model.limits != old.model.limits {
+            return refused("`limits`", "`lb detach` and a new start make maps of other sizes");
+        }
+        if let Some(reason) = self.too_small(new.model.flows).filter(|_| new.model.flows != old.model.flows) {
+            return Err(Failure::conflict(reason).hint(
+                "nothing was changed; when fewer are left (`lb stats` shows how many), reload again, or give more room",
+            ));
         }
         Ok(())
     }

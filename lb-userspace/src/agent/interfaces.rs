@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use anyhow::{Context, Result, bail};
+use lb_common::meta::Meta;
 
 use super::{Agent, drivers, host::HostChanges};
 use crate::{
@@ -79,6 +80,11 @@ impl Interfaces {
         to_attach
     }
 
+    /// Those that were there and are not now.
+    pub fn missing(&self) -> Vec<&str> {
+        self.all.iter().filter(|one| one.missing).map(|one| one.spec.name.as_str()).collect()
+    }
+
     pub fn attachments(&self) -> impl Iterator<Item = &Attachment> {
         self.all.iter().map(|interface| &interface.attachment)
     }
@@ -143,7 +149,8 @@ impl Agent {
     /// Attaches the program wherever it belongs, or swaps it in where an earlier agent's runs.
     pub(super) async fn attach(&mut self) -> Result<()> {
         // All are loaded before the first displaces another program or one of an earlier agent's.
-        for loaded in self.load()? {
+        let meta = self.pins.meta;
+        for loaded in self.load(&meta, false)? {
             if self.options.replace {
                 self.displace(loaded.target()).await?;
             }
@@ -158,8 +165,29 @@ impl Agent {
         self.leave_others()
     }
 
-    /// Loads a program for each device that should have one and has not.
-    fn load(&mut self) -> Result<Vec<Loaded>> {
+    /// Replaces the programs that are there, each atomically.
+    pub(super) fn swap(&mut self, programs: Vec<Loaded>) -> Result<()> {
+        for loaded in programs {
+            let ifindex = loaded.target().ifindex;
+            let here = self.interfaces.all.iter().filter(|one| one.attachment.ifindex == ifindex);
+            let was_generic = here.filter_map(|one| one.attached.as_ref()).map(|now| now.generic).next();
+            let attached = loaded.attach(&self.pins.layout, was_generic)?;
+            tracing::debug!(
+                interface = attached.interface,
+                program = attached.program_id,
+                instructions = attached.verified_instructions,
+                in_place = attached.adopted,
+                "swapped the XDP program"
+            );
+            for one in self.interfaces.all.iter_mut().filter(|one| one.attachment.ifindex == ifindex) {
+                one.attached = Some(attached.clone());
+            }
+        }
+        Ok(())
+    }
+
+    /// Loads a program for each device that should have one and has not, or (`anew`) for all.
+    pub(super) fn load(&mut self, meta: &Meta, anew: bool) -> Result<Vec<Loaded>> {
         let there: Vec<Attached> =
             self.interfaces.all.iter().filter_map(|interface| interface.attached.clone()).collect();
         there.iter().for_each(|attached| self.interfaces.shared(attached));
@@ -167,7 +195,7 @@ impl Agent {
         let mut loaded: Vec<Loaded> = Vec::new();
         for Interface { spec, attachment, attached, missing } in &self.interfaces.all {
             let again = loaded.iter().any(|loaded| loaded.target().ifindex == attachment.ifindex);
-            if attached.is_some() || *missing || again {
+            if (attached.is_some() && !anew) || *missing || again {
                 continue;
             }
             let name = &attachment.name;
@@ -178,7 +206,7 @@ impl Agent {
                 .with_context(|| format!("{name} has no link index"))?;
             let (interface, ifindex) = (name.clone(), attachment.ifindex);
             let target = Target { interface, ifindex, mode: spec.mode, link, pass: false };
-            loaded.push(Loaded::load(&self.pins.layout, &self.pins.meta, target)?);
+            loaded.push(Loaded::load(&self.pins.layout, meta, target)?);
         }
         Ok(loaded)
     }

@@ -9,6 +9,7 @@
 
 mod change;
 mod drivers;
+mod growth;
 mod health;
 mod host;
 mod interfaces;
@@ -38,6 +39,7 @@ use crate::{
     overlay::{Journal, Overlay},
     plan::{Desired, Snapshot, plan, reclaim},
 };
+use growth::Growth;
 use health::Monitor;
 use host::HostChanges;
 use interfaces::Interfaces;
@@ -88,6 +90,7 @@ struct Agent {
     clock: Clock,
     sweep: Sweep,
     rates: Estimator<Counted>,
+    growth: Growth,
     started: Duration,
     /// For `lb status`; those of the last attempt at something are replaced by its next.
     warnings: Vec<String>,

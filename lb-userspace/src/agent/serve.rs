@@ -91,6 +91,7 @@ pub async fn run(
             () = wait_until(deadline) => {
                 if monotonic() >= next_sweep {
                     agent.sweep();
+                    agent.resize().await;
                     next_sweep = monotonic() + SWEEP;
                     if agent.unfinished || monotonic() >= next_look {
                         agent.follow_network().await;

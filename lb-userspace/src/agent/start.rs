@@ -12,8 +12,8 @@ use rustix::fs::FlockOperation;
 use tokio::net::UnixListener;
 
 use super::{
-    Agent, Options, health::Monitor, host::HostChanges, interfaces, interfaces::Interfaces, network::Network,
-    serve, signals::Signals, takedown::Before,
+    Agent, Options, growth::Growth, health::Monitor, host::HostChanges, interfaces, interfaces::Interfaces,
+    network::Network, serve, signals::Signals, takedown::Before,
 };
 use crate::{
     api::server::{AgentHandle, bind},
@@ -119,7 +119,7 @@ async fn start(
         let mut object = Object::open(layout, &pins.meta, 0)?;
         Clock::calibrate(&mut object, &pins.maps, pins.meta.hz)?
     };
-    warnings.extend(differing_sizes(&config, &pins));
+    warnings.extend(differing_limits(&config, &pins));
     let mut host = HostChanges::open(state)?;
     warnings.extend(interfaces::check_devices(&interfaces, &mut host)?);
     let mut agent = Agent {
@@ -136,6 +136,7 @@ async fn start(
         clock,
         sweep: Sweep::default(),
         rates: Estimator::new(),
+        growth: Growth::default(),
         started: monotonic(),
         warnings,
         unfinished: false,
@@ -145,6 +146,10 @@ async fn start(
     agent.monitor.await_results(FIRST_ANSWERS).await;
     agent.reconcile(&model)?;
     agent.attach().await?;
+    if agent.pins.meta.is_migrating() {
+        tracing::info!("an earlier agent was moving flows to tables of another size: going on with that");
+        agent.is_everywhere()?;
+    }
     // Last: with a VIP but without the program, the host itself would refuse its connections.
     agent.place_vips().await?;
     if agent.pins.adopted == Adopted::Tables {
@@ -195,18 +200,16 @@ fn open_journal(state: &Path) -> Result<(Journal, Overlay, Vec<String>)> {
     Ok((journal, overlay, warnings))
 }
 
-/// Sizes are fixed when the tables are made.
-fn differing_sizes(config: &Config, pins: &Pins) -> Option<String> {
-    use lb_common::meta::buckets;
-    let (flows, limits, meta) = (config.model.flows, config.model.limits, &pins.meta);
-    let same = meta.narrow_buckets == buckets(flows.ipv4)
-        && meta.wide_buckets == buckets(flows.wide)
-        && meta.services == limits.services + 1
-        && meta.dests == limits.destinations + 1;
+/// `limits` are fixed when the maps are made.
+fn differing_limits(config: &Config, pins: &Pins) -> Option<String> {
+    let (limits, meta) = (config.model.limits, &pins.meta);
+    let same = meta.services == limits.services + 1
+        && meta.dests == limits.destinations + 1
+        && meta.endpoints == limits.endpoints + 1;
     (!same).then(|| {
         let warning =
-            "`flows` or `limits` in the configuration differ from the tables in the kernel, which stay as \
-                       they are: `lb detach` and a new start make new ones, without today's connections"
+            "`limits` in the configuration differ from the maps in the kernel, which stay as they are: \
+                       `lb detach` and a new start make new ones, without today's connections"
                 .to_owned();
         tracing::warn!("{warning}");
         warning

@@ -68,6 +68,7 @@ pub fn status(agent: &Agent) -> Status {
             .warnings
             .iter()
             .chain(of_drivers)
+            .chain(&agent.growth.warning)
             .cloned()
             .chain(agent.monitor.troubled(model))
             .collect(),

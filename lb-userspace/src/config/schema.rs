@@ -179,7 +179,8 @@ pub(super) mod flows {
     pub static SECTION: Section = Section {
         path: "flows",
         doc: "Rated capacities of the flow tables, in flows (1 to 64M). The memory is allocated at start; \
-              `lb check-config` prints it.",
+              `lb check-config` prints it. A reload with other sizes moves the connections to new tables, \
+              and takes the memory of both meanwhile.",
         keys: &[&IPV4, &WIDE],
     };
     pub static IPV4: Key = key("ipv4", "count", Is("1M"), "IPv4 flows of services with a port.");

@@ -9,7 +9,7 @@ use lb_common::{
     bucket::{Bucket, SLOTS, Word, expire, remove},
     counters::{ConnCounts, is_overloaded},
     dest::{self, Dest},
-    flow::{NarrowKey, WideKey},
+    flow::{NarrowBucket, NarrowKey, WideBucket, WideKey},
     service,
     tcp::State,
     template,
@@ -18,6 +18,7 @@ use lb_common::{
 };
 
 use super::{
+    mapped::Mapped,
     maps::Maps,
     seen::Seen,
     templates::{Templates, rearm_of},
@@ -45,6 +46,8 @@ pub struct FlowEntry {
 #[derive(Clone, Copy, Debug)]
 struct Place {
     wide: bool,
+    /// In the table before: see `growth.rs`.
+    old: bool,
     bucket: u32,
     slot: usize,
 }
@@ -68,11 +71,39 @@ pub struct Sweep {
     seen: Seen,
 }
 
+impl Sweep {
+    /// Another round follows in tables of other sizes: places in them are none any more.
+    pub fn forget_places(&mut self) {
+        self.templates = Templates::default();
+    }
+}
+
+/// Where a bucket is: whether in the table before, and its index.
+pub(super) type BucketPlace = (bool, u32);
+
 impl Maps {
+    /// Every bucket of the narrow table, and of the one before while there is one. The agent
+    /// moves flows between rounds, so each is seen once.
+    fn narrow_places(&self) -> impl Iterator<Item = BucketPlace> + use<> {
+        places(self.old_narrow.as_ref().map_or(0, Mapped::entries), self.narrow.entries())
+    }
+
+    fn wide_places(&self) -> impl Iterator<Item = BucketPlace> + use<> {
+        places(self.old_wide.as_ref().map_or(0, Mapped::entries), self.wide.entries())
+    }
+
+    fn narrow_bucket(&self, old: bool, index: u32) -> Option<&NarrowBucket<AtomicU64>> {
+        if old { self.old_narrow.as_ref()?.bucket(index) } else { self.narrow.bucket(index) }
+    }
+
+    pub(super) fn wide_bucket(&self, old: bool, index: u32) -> Option<&WideBucket<AtomicU64>> {
+        if old { self.old_wide.as_ref()?.bucket(index) } else { self.wide.bucket(index) }
+    }
+
     /// Every live flow.
     pub fn flows(&self, now: Tick, mut each: impl FnMut(FlowEntry)) {
-        for bucket in 0..self.narrow.entries() {
-            let Some(slots) = self.narrow.bucket(bucket) else { continue };
+        for (old, bucket) in self.narrow_places() {
+            let Some(slots) = self.narrow_bucket(old, bucket) else { continue };
             for slot in 0..SLOTS {
                 let (Some(value), tag) = (live(slots, slot, now), slots.tag(slot).load(Ordering::Acquire))
                 else {
@@ -81,13 +112,13 @@ impl Maps {
                 let (source, port, endpoint) = NarrowKey(tag).parts();
                 let mut client = [0; 16];
                 client[..4].copy_from_slice(&source.to_ne_bytes());
-                let place = Place { wide: false, bucket, slot };
+                let place = Place { wide: false, old, bucket, slot };
                 let client_port = u16::from_be(port);
                 each(FlowEntry { client, client_port, port: 0, endpoint: Some(endpoint), value, place });
             }
         }
-        for bucket in 0..self.wide.entries() {
-            let Some(slots) = self.wide.bucket(bucket) else { continue };
+        for (old, bucket) in self.wide_places() {
+            let Some(slots) = self.wide_bucket(old, bucket) else { continue };
             for slot in 0..SLOTS {
                 let Some(value) = live(slots, slot, now) else { continue };
                 let word = |i: usize| slots.keys[slot][i].load(Ordering::Acquire);
@@ -96,7 +127,7 @@ impl Maps {
                 let mut client = [0; 16];
                 client[..8].copy_from_slice(&words[0].to_ne_bytes());
                 client[8..].copy_from_slice(&words[1].to_ne_bytes());
-                let place = Place { wide: true, bucket, slot };
+                let place = Place { wide: true, old, bucket, slot };
                 let (client_port, port) = (u16::from_be(client_port), u16::from_be(port));
                 let endpoint =
                     if value.is_template() { template::Owner::endpoint(words[2]) } else { Some(endpoint) };
@@ -113,11 +144,11 @@ impl Maps {
     /// Removes a listed flow, if it has not changed since. Whether it did.
     pub fn flush(&self, entry: &FlowEntry, now: Tick) -> bool {
         let lock = Value::locked_by_agent(now);
-        let Place { wide, bucket, slot } = entry.place;
+        let Place { wide, old, bucket, slot } = entry.place;
         let removed = if wide {
-            self.wide.bucket(bucket).and_then(|b| remove(b, slot, entry.value, lock))
+            self.wide_bucket(old, bucket).and_then(|b| remove(b, slot, entry.value, lock))
         } else {
-            self.narrow.bucket(bucket).and_then(|b| remove(b, slot, entry.value, lock))
+            self.narrow_bucket(old, bucket).and_then(|b| remove(b, slot, entry.value, lock))
         };
         if let Some(value) = removed {
             self.uncount(value);
@@ -131,21 +162,21 @@ impl Maps {
         let templates = Templates::after(&previous.templates);
         let (ended, seen) = (self.ended(), Seen::new(self.dests.entries()));
         let mut sweep = Sweep { templates, ended, seen, ..Sweep::default() };
-        for index in 0..self.narrow.entries() {
-            if let Some(bucket) = self.narrow.bucket(index) {
+        for (old, index) in self.narrow_places() {
+            if let Some(bucket) = self.narrow_bucket(old, index) {
                 sweep.narrow_live += self.sweep_bucket(bucket, now, &mut sweep, |slot| {
                     let (source, _, endpoint) = NarrowKey(bucket.tag(slot).load(Ordering::Acquire)).parts();
                     ([u64::from(source), 0], u64::from(endpoint))
                 });
             }
         }
-        for index in 0..self.wide.entries() {
-            if let Some(bucket) = self.wide.bucket(index) {
+        for (old, index) in self.wide_places() {
+            if let Some(bucket) = self.wide_bucket(old, index) {
                 sweep.wide_live += self.sweep_bucket(bucket, now, &mut sweep, |slot| {
                     let word = |i: usize| bucket.keys[slot][i].load(Ordering::Acquire);
                     ([word(0), word(1)], word(2))
                 });
-                sweep.templates.look(self, index, bucket, now);
+                sweep.templates.look(self, (old, index), bucket, now);
             }
         }
         let seen = std::mem::take(&mut sweep.seen);
@@ -240,7 +271,7 @@ impl Maps {
         }
     }
 
-    fn uncount(&self, value: Value) {
+    pub(super) fn uncount(&self, value: Value) {
         if value.is_template() {
             return;
         }
@@ -281,17 +312,21 @@ impl Maps {
                 value.store(Value::FREE.0, Ordering::Release);
             }
         };
-        for index in 0..self.narrow.entries() {
-            if let Some(bucket) = self.narrow.bucket(index) {
+        for (old, index) in self.narrow_places() {
+            if let Some(bucket) = self.narrow_bucket(old, index) {
                 (0..SLOTS).for_each(|slot| free(bucket.value(slot), bucket.tag(slot)));
             }
         }
-        for index in 0..self.wide.entries() {
-            if let Some(bucket) = self.wide.bucket(index) {
+        for (old, index) in self.wide_places() {
+            if let Some(bucket) = self.wide_bucket(old, index) {
                 (0..SLOTS).for_each(|slot| free(bucket.value(slot), bucket.tag(slot)));
             }
         }
     }
+}
+
+fn places(old: u32, new: u32) -> impl Iterator<Item = BucketPlace> {
+    (0..old).map(|index| (true, index)).chain((0..new).map(|index| (false, index)))
 }
 
 pub(super) fn live<B: Bucket>(bucket: &B, slot: usize, now: Tick) -> Option<Value> {

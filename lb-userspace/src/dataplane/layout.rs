@@ -45,6 +45,11 @@ impl Layout {
         self.maps().join(name)
     }
 
+    /// The pin of a flow table, of which there is one after the other.
+    pub fn flows(&self, name: &str, generation: u32) -> PathBuf {
+        self.map(&format!("{name}_{generation}"))
+    }
+
     /// The pin of the program's link on an interface. bpffs allows no dots in names.
     pub fn link(&self, interface: &str) -> PathBuf {
         self.dir().join(format!("{LINK}{}", interface.replace('.', "@")))

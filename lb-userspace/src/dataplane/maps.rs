@@ -1,5 +1,7 @@
 //! Handles to all pinned maps of an instance.
 
+use std::path::Path;
+
 use anyhow::{Context, Result};
 use aya::maps::{DevMap, HashMap, LpmTrie, Map, MapData, MapInfo, PerCpuArray};
 use lb_common::{
@@ -12,11 +14,17 @@ use lb_common::{
     flow::{NarrowBucket, WideBucket},
     host::Host,
     link::Link,
+    meta::Meta,
     service::{Rotation, Service},
     tick::Reading,
 };
 
-use super::{layout::Layout, mapped::Mapped, object::ENTRIES_PER_ENDPOINT};
+use super::{
+    layout::Layout,
+    mapped::Mapped,
+    object::{ENTRIES_PER_ENDPOINT, flow_tables},
+    pins::read_meta,
+};
 
 /// Open maps. Configuration is written by [`Maps::apply`] alone, flow slots are freed by
 /// [`Maps::sweep`] alone.
@@ -38,6 +46,9 @@ pub struct Maps {
     pub(super) devices: DevMap<MapData>,
     pub(super) narrow: Mapped<NarrowBucket<u64>>,
     pub(super) wide: Mapped<WideBucket<u64>>,
+    /// The tables before, while their flows are moved.
+    pub(super) old_narrow: Option<Mapped<NarrowBucket<u64>>>,
+    pub(super) old_wide: Option<Mapped<WideBucket<u64>>>,
     pub(super) rotations: Mapped<Rotation>,
     pub(super) conns: Mapped<ConnCounts>,
     pub(super) service_counters: PerCpuArray<MapData, Counters>,
@@ -47,7 +58,13 @@ pub struct Maps {
 }
 
 impl Maps {
-    pub fn open(layout: &Layout) -> Result<Self> {
+    /// Those of an instance that is there.
+    pub fn pinned(layout: &Layout) -> Result<Self> {
+        let meta = read_meta(layout)?.with_context(|| format!("{} is not there", layout.meta().display()))?;
+        Self::open(layout, &meta)
+    }
+
+    pub(super) fn open(layout: &Layout, meta: &Meta) -> Result<Self> {
         Ok(Self {
             filter: mapped(layout, "FILTER")?,
             endpoints4: typed(layout, "ENDPOINTS4")?,
@@ -63,8 +80,10 @@ impl Maps {
             tags: typed(layout, "TAGS")?,
             macs: typed(layout, "MACS")?,
             devices: typed(layout, "DEVICES")?,
-            narrow: mapped(layout, "FLOWS4")?,
-            wide: mapped(layout, "FLOWSW")?,
+            narrow: flow_table(layout, meta, "FLOWS4")?.context("no FLOWS4")?,
+            wide: flow_table(layout, meta, "FLOWSW")?.context("no FLOWSW")?,
+            old_narrow: flow_table(layout, meta, "FLOWS4_OLD")?,
+            old_wide: flow_table(layout, meta, "FLOWSW_OLD")?,
             rotations: mapped(layout, "ROTATIONS")?,
             conns: mapped(layout, "CONNS")?,
             service_counters: typed(layout, "SERVICE_COUNTERS")?,
@@ -81,12 +100,23 @@ fn info(layout: &Layout, name: &str) -> Result<MapInfo> {
 }
 
 fn open(layout: &Layout, name: &str) -> Result<MapData> {
-    let path = layout.map(name);
-    MapData::from_pin(&path).with_context(|| format!("opening the pinned map {}", path.display()))
+    open_pin(&layout.map(name))
+}
+
+fn open_pin(path: &Path) -> Result<MapData> {
+    MapData::from_pin(path).with_context(|| format!("opening the pinned map {}", path.display()))
 }
 
 fn mapped<T>(layout: &Layout, name: &str) -> Result<Mapped<T>> {
     Mapped::open(&open(layout, name)?).with_context(|| format!("mapping {name}"))
+}
+
+/// None: there is none of this name now.
+fn flow_table<T>(layout: &Layout, meta: &Meta, name: &str) -> Result<Option<Mapped<T>>> {
+    let table = flow_tables(layout, meta).into_iter().find(|table| table.name == name);
+    table
+        .map(|table| Mapped::open(&open_pin(&table.pin)?).with_context(|| format!("mapping {name}")))
+        .transpose()
 }
 
 fn typed<T>(layout: &Layout, name: &str) -> Result<T>

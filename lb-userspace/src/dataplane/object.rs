@@ -1,6 +1,6 @@
 //! The compiled programs, and loading them on an instance's maps.
 
-use std::io;
+use std::{io, path::PathBuf};
 
 use aya::{
     Ebpf, EbpfError, EbpfLoader,
@@ -21,8 +21,8 @@ pub(super) const ENTRIES_PER_ENDPOINT: u32 = 2;
 /// The most prefixes that a range of ports falls into. Tries allocate what they hold, so this costs nothing.
 const RANGE_PREFIXES: u32 = 30;
 
-/// Every map that is pinned, and how many entries it gets.
-fn map_sizes(meta: &Meta) -> [(&'static str, Option<u32>); 22] {
+/// Every map that is pinned, and how many entries it gets; but for the flow tables.
+fn map_sizes(meta: &Meta) -> [(&'static str, Option<u32>); 20] {
     [
         ("FILTER", None),
         ("ENDPOINTS4", Some(ENTRIES_PER_ENDPOINT * meta.endpoints)),
@@ -37,8 +37,6 @@ fn map_sizes(meta: &Meta) -> [(&'static str, Option<u32>); 22] {
         ("TAGS", None),
         ("MACS", None),
         ("DEVICES", None),
-        ("FLOWS4", Some(meta.narrow_buckets)),
-        ("FLOWSW", Some(meta.wide_buckets)),
         ("FRAGMENTS", None),
         ("ROTATIONS", Some(meta.services)),
         ("CONNS", Some(meta.dests)),
@@ -47,6 +45,32 @@ fn map_sizes(meta: &Meta) -> [(&'static str, Option<u32>); 22] {
         ("VERDICTS", None),
         ("CLOCK", None),
     ]
+}
+
+/// A pinned flow table.
+pub(super) struct FlowTable {
+    /// Its map in the object.
+    pub name: &'static str,
+    pub pin: PathBuf,
+    pub buckets: u32,
+}
+
+/// The flow tables, with those before as long as flows are moved from them.
+pub(super) fn flow_tables(layout: &Layout, meta: &Meta) -> Vec<FlowTable> {
+    let table =
+        |name, kind, generation, buckets| FlowTable { name, pin: layout.flows(kind, generation), buckets };
+    let (narrow, wide) = (meta.narrow_generation, meta.wide_generation);
+    let mut tables = vec![
+        table("FLOWS4", "FLOWS4", narrow, meta.narrow_buckets),
+        table("FLOWSW", "FLOWSW", wide, meta.wide_buckets),
+    ];
+    if meta.old_narrow_buckets != 0 {
+        tables.push(table("FLOWS4_OLD", "FLOWS4", narrow.wrapping_sub(1), meta.old_narrow_buckets));
+    }
+    if meta.old_wide_buckets != 0 {
+        tables.push(table("FLOWSW_OLD", "FLOWSW", wide.wrapping_sub(1), meta.old_wide_buckets));
+    }
+    tables
 }
 
 /// Why a program is not in the kernel. The `io::Error`s are not sources: the verifier's EACCES is about
@@ -122,6 +146,9 @@ impl Object {
     pub fn open(layout: &Layout, meta: &Meta, link: u16) -> Result<Self, LoadError> {
         let (ingress, shift) = (u32::from(link), tick::shift(meta.hz));
         let (narrow, wide) = (meta.narrow_buckets - 1, meta.wide_buckets - 1);
+        let old_narrow = meta.old_narrow_buckets.saturating_sub(1);
+        let old_wide = meta.old_wide_buckets.saturating_sub(1);
+        let migrating = u32::from(meta.is_migrating());
         // Half of the shortest timeout there is, so that every flow is refreshed before it expires.
         let refresh = (meta.tick_rate() / 2).max(1);
         let mut loader = EbpfLoader::new();
@@ -131,6 +158,9 @@ impl Object {
             .override_global("SECRET_B", &meta.secret_b, true)
             .override_global("FLOWS4_MASK", &narrow, true)
             .override_global("FLOWSW_MASK", &wide, true)
+            .override_global("MIGRATING", &migrating, true)
+            .override_global("FLOWS4_OLD_MASK", &old_narrow, true)
+            .override_global("FLOWSW_OLD_MASK", &old_wide, true)
             .override_global("TICK_SHIFT", &shift, true)
             .override_global("REFRESH", &refresh, true);
         for (name, entries) in map_sizes(meta) {
@@ -138,6 +168,9 @@ impl Object {
             if let Some(entries) = entries {
                 loader.map_max_entries(name, entries);
             }
+        }
+        for FlowTable { name, pin, buckets } in flow_tables(layout, meta) {
+            loader.map_pin_path(name, pin).map_max_entries(name, buckets);
         }
         Ok(Self { ebpf: loader.load(DIRECTOR)? })
     }

@@ -12,7 +12,12 @@ use aya::maps::{Array, Map, MapData, MapInfo};
 use lb_common::{SCHEMA_VERSION, flow::Secret, meta::Meta, meta::buckets};
 use rustix::mount::MountFlags;
 
-use super::{Object, layout::Layout, maps::Maps, object::ENTRIES_PER_ENDPOINT};
+use super::{
+    Object,
+    layout::Layout,
+    maps::Maps,
+    object::{ENTRIES_PER_ENDPOINT, flow_tables},
+};
 use crate::model::{FlowSizes, Limits};
 
 /// Words of the arena, at least: 16 backends for each of 4,096 services twice, as all of them may change at once, and
@@ -72,15 +77,59 @@ impl Pins {
             check_sizes(&layout, &meta)?;
         }
         drop(Object::open(&layout, &meta, 0)?);
-        let maps = Maps::open(&layout)?;
+        let maps = Maps::open(&layout, &meta)?;
         if adopted == Adopted::Fresh {
             // Last, so that a meta pin means complete maps.
             write_meta(&layout, &meta)?;
         } else {
+            remove_other_tables(&layout, &meta)?;
             maps.free_abandoned_slots();
         }
         Ok(Self { layout, meta, maps, adopted })
     }
+
+    /// Makes flow tables of other sizes beside those that there are, and what `meta` says once they are used. Until
+    /// [`Pins::follow`] they are nobody's.
+    pub fn resize(&self, flows: FlowSizes) -> Result<Meta> {
+        remove_other_tables(&self.layout, &self.meta)?;
+        let meta = self.meta.resized(buckets(flows.ipv4), buckets(flows.wide));
+        match Object::open(&self.layout, &meta, 0) {
+            Ok(_) => Ok(meta),
+            Err(error) => {
+                self.abandon_resize();
+                Err(error.into())
+            }
+        }
+    }
+
+    /// Gives the tables of [`Pins::resize`] up, and their memory.
+    pub fn abandon_resize(&self) {
+        if let Err(error) = remove_other_tables(&self.layout, &self.meta) {
+            tracing::warn!("flow tables that are not used are left: {error:#}");
+        }
+    }
+
+    /// Makes `meta` hold from now on, by one write. Tables that it does not name are gone.
+    pub fn follow(&mut self, meta: Meta) -> Result<()> {
+        let maps = Maps::open(&self.layout, &meta)?;
+        let pinned = Map::from_map_data(MapData::from_pin(self.layout.meta())?)?;
+        Array::<_, Meta>::try_from(pinned)?.set(0, meta, 0).context("writing the meta map")?;
+        (self.meta, self.maps) = (meta, maps);
+        remove_other_tables(&self.layout, &meta)
+    }
+}
+
+/// Removes the pins of flow tables that `meta` does not name: of a move that was cut off at its beginning or end.
+fn remove_other_tables(layout: &Layout, meta: &Meta) -> Result<()> {
+    let named: Vec<PathBuf> = flow_tables(layout, meta).into_iter().map(|table| table.pin).collect();
+    for entry in fs::read_dir(layout.maps())? {
+        let path = entry?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        if name.starts_with("FLOWS") && !named.contains(&path) {
+            fs::remove_file(&path).with_context(|| format!("removing {}", path.display()))?;
+        }
+    }
+    Ok(())
 }
 
 fn new_meta(hz: u32, flows: FlowSizes, limits: Limits) -> Result<Meta> {
@@ -101,10 +150,11 @@ fn new_meta(hz: u32, flows: FlowSizes, limits: Limits) -> Result<Meta> {
         dests: limits.destinations + 1,
         arena: ARENA_WORDS.max(limits.destinations.saturating_mul(ARENA_WORDS_EACH)),
         endpoints: limits.endpoints + 1,
+        ..Meta::default()
     })
 }
 
-fn read_meta(layout: &Layout) -> Result<Option<Meta>> {
+pub(super) fn read_meta(layout: &Layout) -> Result<Option<Meta>> {
     let path = layout.meta();
     if !path.exists() {
         return Ok(None);
@@ -131,16 +181,14 @@ fn write_meta(layout: &Layout, meta: &Meta) -> Result<()> {
 /// aya opens a pin under whatever sizes are asked for; a difference would make the program read
 /// beyond what it believes to be there.
 fn check_sizes(layout: &Layout, meta: &Meta) -> Result<()> {
-    let expected = [
-        ("FLOWS4", meta.narrow_buckets),
-        ("FLOWSW", meta.wide_buckets),
+    let others = [
         ("SERVICES", meta.services),
         ("ENDPOINTS4", ENTRIES_PER_ENDPOINT * meta.endpoints),
         ("DESTS", meta.dests),
         ("ARENA", meta.arena),
     ];
-    for (name, entries) in expected {
-        let path = layout.map(name);
+    let tables = flow_tables(layout, meta).into_iter().map(|table| (table.pin, table.buckets));
+    for (path, entries) in tables.chain(others.map(|(name, entries)| (layout.map(name), entries))) {
         let damaged = |what: String| PinError::Damaged { path: path.clone(), what };
         let info = MapInfo::from_pin(&path).map_err(|error| damaged(error.to_string()))?;
         if info.max_entries() != entries {

@@ -13,7 +13,10 @@ use lb_common::{
     value::Value,
 };
 
-use super::{flows::live, maps::Maps};
+use super::{
+    flows::{BucketPlace, live},
+    maps::Maps,
+};
 
 /// The templates that have run out. A round of the sweeper finds them, the next one sees on its way whether
 /// they control connections, and decides at its end.
@@ -27,7 +30,7 @@ pub struct Templates {
 
 #[derive(Clone, Copy, Debug)]
 struct Due {
-    bucket: u32,
+    bucket: BucketPlace,
     slot: usize,
     value: Value,
     rearm: u32,
@@ -41,13 +44,13 @@ impl Templates {
     }
 
     /// Looks for templates that have run out.
-    pub fn look(&mut self, maps: &Maps, index: u32, bucket: &WideBucket<AtomicU64>, now: Tick) {
+    pub fn look(&mut self, maps: &Maps, place: BucketPlace, bucket: &WideBucket<AtomicU64>, now: Tick) {
         for slot in 0..SLOTS {
             let Some(value) = live(bucket, slot, now).filter(|value| value.is_template()) else { continue };
             let rearm = rearm_of(maps, value);
             if expiry(value, rearm).is_past(now) {
                 let word = |i: usize| bucket.keys[slot][i].load(Ordering::Acquire);
-                let due = Due { bucket: index, slot, value, rearm, controls: false };
+                let due = Due { bucket: place, slot, value, rearm, controls: false };
                 self.found.insert([word(0), word(1), word(2)], due);
             }
         }
@@ -73,7 +76,7 @@ impl Templates {
     pub fn settle(&mut self, maps: &Maps, now: Tick) {
         for (words, due) in std::mem::take(&mut self.due) {
             self.found.remove(&words);
-            let Some(bucket) = maps.wide.bucket(due.bucket) else { continue };
+            let Some(bucket) = maps.wide_bucket(due.bucket.0, due.bucket.1) else { continue };
             match at_end(due.value, due.rearm, due.controls, now) {
                 // If a new connection has refreshed it meanwhile, it is no longer what was seen.
                 Some(armed) => {

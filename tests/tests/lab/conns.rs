@@ -78,6 +78,7 @@ fn a_large_table_is_listed_in_part() {
     Lab::test(Topology::one_segment(2), |lab| {
         let flows = u64::try_from(CONNS_AT_ONCE)? + 50;
         let hello = three_services(lab)?;
+        hello.agent.lb(&["service", "edit", "udp", "--guard", "off"])?.ok()?;
         let first = 20_000..;
         hello.client().enter(|| -> Result<()> {
             for port in first.take(usize::try_from(flows)?) {

@@ -42,7 +42,7 @@ fn damaged_pins() {
         let hello = HelloLab::start(lab, 2)?;
         let agent = &hello.agent;
         agent.terminate()?;
-        let flows = agent.pins().join(format!("v{SCHEMA_VERSION}")).join("FLOWS4");
+        let flows = agent.pins().join(format!("v{SCHEMA_VERSION}")).join("FLOWS4_0");
         fs::remove_file(&flows)?;
         Array::<MapData, u64>::create(1, 0)?.pin(&flows)?;
         let before = (tree(&agent.pins())?, agent.link("eth0")?);

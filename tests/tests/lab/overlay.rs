@@ -96,7 +96,7 @@ fn reload_refuses_what_needs_a_restart() {
         let third = config(lab, 3).to_yaml(&agent.socket());
         for (old, new, named) in [
             ("mode: native", "mode: generic", "interfaces"),
-            ("ipv4: 64k", "ipv4: 128k", "flows"),
+            ("flows:", "limits: {services: 99}\nflows:", "limits"),
             ("instance: lab", "instance: other", "instance"),
             ("add_to: eth0", "add_to: eth9", "eth9"),
         ] {

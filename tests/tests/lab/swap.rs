@@ -1,40 +1,21 @@
 //! A thousand connections, and the program under them replaced twenty times.
 
-use std::{
-    net::{IpAddr, SocketAddr},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
-    },
-    thread::JoinHandle,
-    time::Duration,
-};
+use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::ensure;
 use lb_tests::{
-    hello::Session,
     lab::Lab,
     load::Load,
     proc::raise_file_limit,
     topo::{Node, Topology, VIP4, VIP6},
-    wait::{PATIENCE, Seen, eventually},
 };
 
-use crate::setup::{HELLO, HelloLab, PORT, SERVICE, config, service, verdict};
+use crate::{
+    setup::{HELLO, HelloLab, SERVICE, config, service, verdict},
+    talk::{MISSES, Talk},
+};
 
-/// Threads of one address family, and the connections of each.
-const WORKERS: usize = 2;
-const SESSIONS: usize = 250;
 const SWAPS: usize = 20;
-
-/// What must not happen to a packet of theirs.
-const MISSES: [&str; 5] = [
-    "dropped-no-flow",
-    "dropped-backend-removed",
-    "dropped-no-backend",
-    "dropped-unresolved",
-    "passed-no-service",
-];
 
 #[test]
 fn twenty_swaps_under_a_thousand_flows() {
@@ -78,66 +59,4 @@ fn twenty_swaps_under_a_thousand_flows() {
         ensure!(agent.backend(SERVICE, &hello.key(1))?.active == 250, "half of the IPv4 ones are slave1's");
         talk.finish()
     });
-}
-
-/// A thousand open connections, each sending and receiving again and again.
-struct Talk {
-    stop: Arc<AtomicBool>,
-    /// Of each worker: how often all of its connections have had an answer.
-    rounds: Vec<Arc<AtomicU64>>,
-    workers: Vec<JoinHandle<Result<Result<()>>>>,
-}
-
-impl Talk {
-    fn start(client: &Node, vips: &[IpAddr]) -> Result<Self> {
-        let mut talk = Self { stop: Arc::default(), rounds: Vec::new(), workers: Vec::new() };
-        for vip in vips.iter().flat_map(|vip| [vip; WORKERS]) {
-            let (stop, rounds, to) = (Arc::clone(&talk.stop), Arc::default(), SocketAddr::new(*vip, PORT));
-            talk.rounds.push(Arc::clone(&rounds));
-            talk.workers.push(client.netns.spawn(move || {
-                let open = |_| Session::open_here(to);
-                let mut sessions = (0..SESSIONS).map(open).collect::<Result<Vec<_>>>()?;
-                while !stop.load(Ordering::Relaxed) {
-                    sessions.iter_mut().try_for_each(|session| session.echo(b"tick"))?;
-                    rounds.fetch_add(1, Ordering::Relaxed);
-                }
-                Ok(())
-            })?);
-        }
-        Ok(talk)
-    }
-
-    /// Every connection has had an answer to something that it sent after this was called.
-    fn wait_for_round(&mut self, when: &str) -> Result<()> {
-        let Self { rounds, workers, .. } = self;
-        let read = || rounds.iter().map(|round| round.load(Ordering::Relaxed)).collect::<Vec<_>>();
-        // The round that is under way began before.
-        let goal: Vec<_> = read().iter().map(|round| round + 2).collect();
-        eventually(PATIENCE, &format!("an answer on all connections {when}"), || {
-            let now = read();
-            if now.iter().zip(&goal).all(|(now, goal)| now >= goal) {
-                return Ok(Seen::Yes(()));
-            }
-            if let Some(ended) = workers.iter().position(JoinHandle::is_finished) {
-                joined(workers.swap_remove(ended)).with_context(|| when.to_owned())?;
-            }
-            Ok(Seen::NotYet(format!("rounds {now:?}, wanted {goal:?}")))
-        })
-    }
-
-    fn finish(mut self) -> Result<()> {
-        self.stop.store(true, Ordering::Relaxed);
-        self.workers.drain(..).try_for_each(joined)
-    }
-}
-
-fn joined(worker: JoinHandle<Result<Result<()>>>) -> Result<()> {
-    worker.join().map_err(|_| anyhow!("a worker panicked"))??.context("a connection failed")
-}
-
-impl Drop for Talk {
-    fn drop(&mut self) {
-        // After a failure; the workers end with their connections.
-        self.stop.store(true, Ordering::Relaxed);
-    }
 }

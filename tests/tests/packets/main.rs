@@ -15,6 +15,7 @@ mod fragment;
 mod full;
 mod fuzz;
 mod groups;
+mod growth;
 mod guard;
 mod header;
 mod health;

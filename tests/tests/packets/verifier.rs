@@ -1,6 +1,8 @@
 //! The kernel's verifier, which walks every way through the program, has a limit (a million instructions), and other
 //! kernels walk further than this one.
 
+use lb::model::FlowSizes;
+
 use crate::world::*;
 
 /// A seventh of what the kernel allows.
@@ -19,4 +21,19 @@ fn the_verifier_has_not_much_to_walk() {
          another kernel, may not get through. What it walks again and again belongs into a function of its own that \
          takes numbers (see lb-ebpf/src/flow.rs)."
     );
+}
+
+/// A quarter of what the kernel allows: there are two of each table.
+const LIMIT_WHILE_MOVING: u32 = 250_000;
+
+#[test]
+fn nor_in_the_program_that_looks_into_two_tables() {
+    let mut director = director(&every_kind());
+    let before = director.verified_instructions().expect("the kernel counts");
+    director.begin_resize(FlowSizes { ipv4: 64, wide: 64 }).expect("it begins");
+    let walked = director.verified_instructions().expect("the kernel counts");
+    println!("{walked} instructions verified while flows are moved");
+    assert!(before < walked && walked <= LIMIT_WHILE_MOVING, "{walked} instead of {before}");
+    director.end_resize().expect("it ends");
+    assert_eq!(director.verified_instructions().expect("the kernel counts"), before);
 }

@@ -1,0 +1,129 @@
+//! Flow tables of another size, on reload: made beside the old ones, filled from them, and the old ones taken away,
+//! while packets go on. Every step may be the last of an agent: `meta` says to the next one where to go on.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use lb_common::meta::{Meta, buckets};
+
+use super::Agent;
+use crate::{clock::monotonic, dataplane::grace_period, model::FlowSizes};
+
+/// After a step that failed.
+const AGAIN: Duration = Duration::from_secs(30);
+
+/// Where a move stands; the rest is in `meta`.
+#[derive(Debug, Default)]
+pub struct Growth {
+    /// Every program looks into both tables, so nothing is put into the old ones.
+    pub everywhere: bool,
+    moved: u64,
+    /// For `lb status`.
+    pub warning: Option<String>,
+    /// When the next step may be tried.
+    pub not_before: Duration,
+}
+
+impl Agent {
+    /// One step towards flow tables of the configured sizes. What fails is said, and tried again by the timer.
+    pub(super) async fn resize(&mut self) {
+        if monotonic() < self.growth.not_before {
+            return;
+        }
+        let warning = match self.next_step() {
+            Ok(progress) => progress,
+            Err(error) => {
+                self.growth.not_before = monotonic() + AGAIN;
+                let warning = format!("the flow tables do not get the sizes of `flows` yet: {error:#}");
+                if self.growth.warning.as_ref() != Some(&warning) {
+                    tracing::error!("{warning}; trying again");
+                }
+                Some(warning)
+            }
+        };
+        self.growth.warning = warning;
+    }
+
+    /// What there is to say as long as it is not done.
+    fn next_step(&mut self) -> Result<Option<String>> {
+        let meta = self.pins.meta;
+        if !meta.is_migrating() {
+            let FlowSizes { ipv4, wide } = self.config.model.flows;
+            if (meta.narrow_buckets, meta.wide_buckets) == (buckets(ipv4), buckets(wide)) {
+                return Ok(None);
+            }
+            if let Some(reason) = self.too_small(self.config.model.flows) {
+                return Err(anyhow::anyhow!(reason));
+            }
+            self.begin()?;
+        } else if !self.growth.everywhere {
+            self.look_into_both(meta)?;
+        }
+        let round = self.pins.maps.move_flows(&self.pins.meta, self.clock.now());
+        self.growth.moved += round.moved;
+        if round.left == 0 {
+            return self.end().map(|()| None);
+        }
+        Ok(Some(format!(
+            "the flow tables are changing their sizes: {} connections and templates are in the new ones, {} still in \
+             the old ones, where they are found, too",
+            self.growth.moved, round.left
+        )))
+    }
+
+    /// Which capacity of `flows` is less than what is in use.
+    pub(super) fn too_small(&self, flows: FlowSizes) -> Option<String> {
+        let tables =
+            [("ipv4", flows.ipv4, self.sweep.narrow_live), ("wide", flows.wide, self.sweep.wide_live)];
+        tables.into_iter().find(|(_, wanted, live)| *live > u64::from(buckets(*wanted))).map(
+            |(name, wanted, live)| {
+                format!("`flows.{name}: {wanted}` is too small for the {live} flows that are there now")
+            },
+        )
+    }
+
+    fn begin(&mut self) -> Result<()> {
+        let gone = self.interfaces.missing();
+        ensure!(gone.is_empty(), "there is no interface {}, which may come back", gone.join(", "));
+        let meta = self.pins.resize(self.config.model.flows)?;
+        // What the kernel refuses, it refuses before anything has changed.
+        let programs = self.load(&meta, true).inspect_err(|_| self.pins.abandon_resize())?;
+        self.growth = Growth::default();
+        self.pins.follow(meta)?;
+        self.sweep.forget_places();
+        tracing::info!(
+            ipv4 = meta.narrow_buckets,
+            wide = meta.wide_buckets,
+            "flow tables of other sizes: moving what is in the old ones"
+        );
+        self.swap(programs)?;
+        self.is_everywhere()
+    }
+
+    /// The rest of a beginning that was cut off.
+    fn look_into_both(&mut self, meta: Meta) -> Result<()> {
+        let programs = self.load(&meta, true)?;
+        self.swap(programs)?;
+        self.is_everywhere()
+    }
+
+    /// Every interface has a program that looks into both tables: from here on the old ones only lose entries.
+    pub(super) fn is_everywhere(&mut self) -> Result<()> {
+        grace_period()?;
+        self.growth.everywhere = true;
+        Ok(())
+    }
+
+    fn end(&mut self) -> Result<()> {
+        let meta = self.pins.meta.settled();
+        let programs = self.load(&meta, true)?;
+        self.swap(programs)?;
+        grace_period()?;
+        self.pins.follow(meta)?;
+        tracing::info!(moved = self.growth.moved, "the flow tables have their new sizes");
+        self.growth = Growth::default();
+        let model = self.model.clone();
+        // Guards against floods go by the sizes.
+        self.reconcile(&model).context("following the new sizes")
+    }
+}
