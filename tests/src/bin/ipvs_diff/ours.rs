@@ -112,11 +112,12 @@ impl Ours {
         let snapshot = &self.configured;
         let mut endpoints = BTreeMap::new();
         let mut view = View::default();
-        let mut services = BTreeMap::new();
+        let (mut owners, mut services) = (BTreeMap::new(), BTreeMap::new());
         for (key, value) in &snapshot.endpoints {
             let Some(protocol) = key.protocol else { continue };
             let endpoint = Endpoint::new(key.address, key.port, protocol);
             endpoints.insert(value.id(), endpoint);
+            owners.insert(value.service(), endpoint);
             if value.has(endpoint::flag::OPEN) {
                 services.insert(value.service(), endpoint);
                 view.services.insert(endpoint, BTreeMap::new());
@@ -135,8 +136,13 @@ impl Ours {
         let (hz, now) = (self.director.clock.hz(), self.director.clock.now());
         let tick_seconds = f64::from(1u32 << tick::shift(hz)) / f64::from(hz);
         for entry in self.director.flows() {
-            let id = entry.endpoint.context("a template of a whole service, and all have one endpoint")?;
-            let to = *endpoints.get(&id).context("a flow of no endpoint")?;
+            let dest = snapshot.dests.get(&entry.value.dest()).context("a flow of no destination")?;
+            // A template is of a service; each has one endpoint here.
+            let to = match entry.endpoint {
+                Some(id) => endpoints.get(&id),
+                None => owners.get(&dest.service),
+            };
+            let to = *to.context("a flow of no endpoint")?;
             // Of a service of all ports, the one that was connected to.
             let to = Endpoint { port: if to.port == 0 { entry.port } else { to.port }, ..to };
             let address = match to.address {
@@ -146,7 +152,6 @@ impl Ours {
                 }
                 IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::from(entry.client)),
             };
-            let dest = snapshot.dests.get(&entry.value.dest()).context("a flow of no destination")?;
             let template = entry
                 .value
                 .is_template()
