@@ -131,7 +131,7 @@ async fn start(
         pins,
         clock,
         sweep: Sweep::default(),
-        rates: Estimator::new(),
+        rates: Estimator::default(),
         started: monotonic(),
         warnings,
         unfinished: false,
