@@ -31,11 +31,13 @@ struct Estimate {
     rates: [i64; 3],
 }
 
-impl<K: Ord + Copy> Estimator<K> {
-    pub const fn new() -> Self {
+impl<K> Default for Estimator<K> {
+    fn default() -> Self {
         Self { of: BTreeMap::new() }
     }
+}
 
+impl<K: Ord + Copy> Estimator<K> {
     /// Which of these things are to be read now: the ones that have waited longest. Others than these are forgotten.
     pub fn due(&mut self, now: Duration, there: impl Iterator<Item = K>) -> Vec<K> {
         let before = std::mem::take(&mut self.of);
@@ -108,7 +110,7 @@ mod tests {
 
     /// Reads a thing every `interval`; its rate of packets after each.
     fn rates(interval: Duration, readings: &[u64]) -> Vec<f64> {
-        let mut estimator = Estimator::new();
+        let mut estimator = Estimator::default();
         let at = |round| Duration::from_secs(1000) + interval * round;
         let read = (0..).zip(readings).map(|(round, packets)| {
             estimator.read((), at(round), counters(*packets));
@@ -158,7 +160,7 @@ mod tests {
 
     #[test]
     fn what_is_gone_is_forgotten_and_nothing_is_read_too_soon() {
-        let mut estimator = Estimator::new();
+        let mut estimator = Estimator::default();
         let second = Duration::from_secs;
         assert_eq!(estimator.due(second(1), [1, 2].into_iter()), [1, 2]);
         estimator.read(1, second(1), counters(0));
@@ -173,7 +175,7 @@ mod tests {
 
     #[test]
     fn with_too_many_all_have_their_turn() {
-        let mut estimator = Estimator::new();
+        let mut estimator = Estimator::default();
         let all = 0..AT_ONCE * 2 + 5;
         let mut read = vec![0; all.len()];
         for round in 1..=6 {
@@ -193,7 +195,7 @@ mod tests {
         /// Whatever is read and when, a rate lies between nothing and the greatest that there was.
         #[test]
         fn a_rate_is_one_that_there_may_have_been(steps in prop::collection::vec((1u64..60_000, 0u64..1 << 40), 1..50)) {
-            let mut estimator = Estimator::new();
+            let mut estimator = Estimator::default();
             let (mut now, mut packets, mut most) = (Duration::from_secs(5), 0u64, 0.0f64);
             estimator.read((), now, counters(0));
             for (millis, more) in steps {

@@ -135,7 +135,7 @@ async fn start(
         pins,
         clock,
         sweep: Sweep::default(),
-        rates: Estimator::new(),
+        rates: Estimator::default(),
         growth: Growth::default(),
         started: monotonic(),
         warnings,
