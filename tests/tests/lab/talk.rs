@@ -23,7 +23,10 @@ const WORKERS: usize = 2;
 const SESSIONS: usize = 250;
 
 /// What must not happen to a packet of theirs.
-pub const MISSES: [&str; 5] = [
+pub const MISSES: [&str; 8] = [
+    "answered-no-flow",
+    "answered-backend-removed",
+    "answered-no-backend",
     "dropped-no-flow",
     "dropped-backend-removed",
     "dropped-no-backend",
