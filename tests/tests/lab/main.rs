@@ -8,6 +8,7 @@ mod conns;
 mod crash;
 mod detach;
 mod dns;
+mod doctor;
 mod drain;
 mod endpoints;
 mod flood;

@@ -1,0 +1,6 @@
+//! Reads the facts: one file for each subject that is judged. IO; nothing is changed.
+
+pub mod agent;
+pub mod backend;
+pub mod interface;
+pub mod network;

@@ -1,0 +1,130 @@
+//! The director's interfaces and their programs.
+
+use crate::{
+    doctor::finding::{Finding, Id},
+    net::xdp::{XdpMode, XdpProgram},
+};
+
+/// An interface that the data plane knows.
+#[derive(Clone, Debug)]
+pub struct Facts {
+    pub name: String,
+    /// Clients' packets come in here; else packets only leave.
+    pub ingress: bool,
+    /// None: there is no such interface any more.
+    pub device: Option<Device>,
+    /// The program that our pinned link holds on it.
+    pub ours: Option<u32>,
+}
+
+#[derive(Clone, Debug)]
+pub struct Device {
+    /// Administratively.
+    pub up: bool,
+    /// With a carrier.
+    pub running: bool,
+    pub programs: Vec<XdpProgram>,
+}
+
+pub fn judge(facts: &Facts) -> Vec<Finding> {
+    let Facts { name, ingress, device, ours } = facts;
+    let Some(device) = device else {
+        return vec![Finding::new(
+            Id::NotAttached,
+            name,
+            "there is no such interface",
+            "what came in or left by it is lost",
+            format!("bring {name} back (the agent attaches to it by itself), or take it out of `interfaces`"),
+        )];
+    };
+    down(name, device).into_iter().chain(ingress.then(|| program(name, device, *ours)).flatten()).collect()
+}
+
+fn down(name: &str, device: &Device) -> Option<Finding> {
+    let (found, fix) = match (device.up, device.running) {
+        (true, true) => return None,
+        (false, _) => ("it is administratively down", format!("ip link set {name} up")),
+        (true, false) => ("it has no carrier", format!("look at the cable and the switch's port of {name}")),
+    };
+    Some(Finding::new(Id::LinkDown, name, found, "no packet comes in or leaves by it", fix))
+}
+
+fn program(name: &str, device: &Device, ours: Option<u32>) -> Option<Finding> {
+    let effect = "packets for the VIPs that come in by it reach the local stack, which refuses them";
+    let own = device.programs.iter().find(|program| Some(program.id) == ours);
+    match (own, device.programs.first()) {
+        (Some(XdpProgram { mode: XdpMode::Generic, .. }), _) => Some(Finding::new(
+            Id::GenericMode,
+            name,
+            "the program runs in the stack (xdpgeneric), not in the driver",
+            "each packet costs several times as much",
+            format!(
+                "a driver with native XDP (ethtool -i {name} names this one), and `mode: native` or `auto` for the interface"
+            ),
+        )),
+        (Some(_), _) => None,
+        (None, Some(other)) => Some(Finding::new(
+            Id::ForeignProgram,
+            name,
+            format!(
+                "its XDP program is number {}, which is not ours (`bpftool prog show id {0}` names it)",
+                other.id
+            ),
+            effect,
+            format!(
+                "ip link set dev {name} {} off, then restart the agent; or lb run --replace",
+                other.mode.iproute2()
+            ),
+        )),
+        (None, None) => Some(Finding::new(
+            Id::NotAttached,
+            name,
+            "it has no XDP program",
+            effect,
+            "systemctl restart lb: the agent attaches its program at its start",
+        )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn facts(ours: Option<u32>, programs: Vec<XdpProgram>) -> Facts {
+        let device = Some(Device { up: true, running: true, programs });
+        Facts { name: "eth0".into(), ingress: true, device, ours }
+    }
+
+    fn program(id: u32, mode: XdpMode) -> XdpProgram {
+        XdpProgram { mode, id }
+    }
+
+    #[track_caller]
+    fn finds(facts: Facts, ids: &[Id]) {
+        let found: Vec<_> = judge(&facts).iter().map(|finding| finding.id).collect();
+        assert_eq!(found, ids, "{facts:?}");
+    }
+
+    #[test]
+    fn programs() {
+        finds(facts(Some(5), vec![program(5, XdpMode::Native)]), &[]);
+        finds(facts(Some(5), vec![program(5, XdpMode::Generic)]), &[Id::GenericMode]);
+        finds(facts(Some(5), vec![program(6, XdpMode::Native)]), &[Id::ForeignProgram]);
+        finds(facts(None, vec![program(6, XdpMode::Native)]), &[Id::ForeignProgram]);
+        finds(facts(None, vec![]), &[Id::NotAttached]);
+        finds(Facts { ingress: false, ..facts(None, vec![program(6, XdpMode::Native)]) }, &[]);
+    }
+
+    #[test]
+    fn links() {
+        let with = |up, running| {
+            let programs = vec![program(5, XdpMode::Native)];
+            Facts { device: Some(Device { up, running, programs }), ..facts(Some(5), vec![]) }
+        };
+        finds(with(true, true), &[]);
+        finds(with(true, false), &[Id::LinkDown]);
+        finds(with(false, false), &[Id::LinkDown]);
+        finds(Facts { device: None, ..with(true, true) }, &[Id::NotAttached]);
+        finds(Facts { ingress: false, ..with(false, false) }, &[Id::LinkDown]);
+    }
+}
