@@ -86,6 +86,8 @@ ids! {
     SocketOfAnother Error "socket-of-another" "the control socket is another instance's";
     NotAttached Error "not-attached" "an interface has no program of ours";
     ForeignProgram Error "foreign-program" "an interface has an XDP program of somebody else";
+    StateReadOnly Error "state-read-only" "the state directory cannot be written";
+    DiskFull Error "disk-full" "there is no room left for the state directory";
     LinkDown Error "link-down" "an interface is down or has no carrier";
     VipTaken Error "vip-taken" "another host answers for a VIP";
     AnswersArp Error "backend-answers-arp" "a backend answers ARP or ND for a VIP";
@@ -107,7 +109,20 @@ ids! {
     MssTooLarge Warning "mss-too-large" "a backend asks clients for longer segments than the director receives";
     CheckBlind Error "check-blind" "health checks pass although the way through the VIP is dead";
     CheckWrong Warning "check-wrong" "health checks fail although the way through the VIP works";
+    TableOverflows Warning "table-overflows" "new connections find no room in the flow tables";
+    TableFull Warning "table-full" "a flow table is nearly full";
+    FirewallDrops Warning "firewall-drops" "a rule of the director drops what its own stack needs";
+    RpFilter Warning "rp-filter" "rp_filter is strict on a director that serves by itself";
+    IpvsActive Warning "ipvs-active" "IPVS has a virtual server of the same VIP";
+    KeepalivedServes Warning "keepalived-serves" "keepalived manages virtual servers of the same VIP";
+    ClockApart Warning "clock-apart" "the flow table's clock and CLOCK_MONOTONIC disagree";
+    OffloadInTheWay Warning "offload-in-the-way" "a NIC changes frames before XDP sees them";
+    OneQueue Warning "one-queue" "a NIC has one receive queue for all CPUs";
+    RssUneven Warning "rss-uneven" "a NIC's hash leaves receive queues unused";
     GenericMode Warning "generic-mode" "the program runs in generic mode";
+    JitOff Warning "jit-off" "the kernel interprets BPF programs";
+    JitHardened Warning "jit-hardened" "the kernel blinds constants of BPF programs";
+    NoBtf Warning "no-btf" "the kernel has no type information";
 }
 
 impl fmt::Display for Id {

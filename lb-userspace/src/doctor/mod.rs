@@ -22,7 +22,7 @@ use self::{
     held::Held,
     judge::agent::{Answer, Pins},
 };
-use crate::dataplane::Layout;
+use crate::dataplane::{Layout, Maps};
 
 pub use self::{
     finding::{Finding, Id, Severity},
@@ -54,6 +54,9 @@ pub async fn examine(place: &Place) -> Result<Report> {
         unknown.push("the pinned maps: no permission; run this as root".to_owned());
     }
     let mut findings = judge::agent::judge(&agent);
+    let reading = maps.as_ref().and_then(Maps::clock_reading);
+    findings.extend(judge::machine::judge(&gather::machine::gather(place, reading)));
+    findings.extend(judge::tables::judge(&gather::tables::gather(told.stats.as_ref())));
     let layout = Layout::new(gather::agent::bpffs(place, &told), &place.instance);
     let held = match maps.as_ref().map(|maps| maps.snapshot()).transpose()? {
         Some(snapshot) => Held::new(&snapshot),
@@ -74,6 +77,8 @@ pub async fn examine(place: &Place) -> Result<Report> {
     findings.extend(asked.reach.iter().filter_map(judge::reach::judge));
     findings.extend(asked.vips.iter().flat_map(judge::vip::judge));
     unknown.extend(asked.unknown);
+    findings.extend(judge::rivals::judge(&gather::rivals::gather(held.vips.clone())));
+    findings.extend(judge::stack::judge(&gather::stack::gather(&held, &network, &mut unknown)));
     let examined = Examined {
         interfaces: interfaces.len(),
         vips: held.vips.len(),

@@ -1,6 +1,9 @@
 //! `lb doctor`: nothing to say of a healthy director, and each thing that is wrong by its name.
 
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    net::{IpAddr, SocketAddr},
+    process::Command,
+};
 
 use anyhow::{Context, Result, ensure};
 use lb_tests::{
@@ -8,6 +11,7 @@ use lb_tests::{
     config::Config,
     lab::Lab,
     netns::Netns,
+    proc::run,
     topo::{Segment, Topology, VIP4, VIP6, host_prefix},
 };
 use serde::Deserialize;
@@ -41,16 +45,21 @@ struct Examined {
 
 /// What it finds; its exit code must agree.
 pub fn findings(agent: &Agent) -> Result<Vec<Found>> {
-    Ok(report(agent)?.findings)
+    Ok(report(agent, "lab")?.findings)
 }
 
-fn report(agent: &Agent) -> Result<Report> {
+/// The command line that asks about an instance at this agent's socket.
+pub fn doctor_command(agent: &Agent, instance: &str) -> Result<Command> {
     let state = agent.state();
-    let state = state.parent().context("the state directory has a parent")?.to_string_lossy().into_owned();
-    let bpffs = agent.bpffs().to_string_lossy().into_owned();
-    let command =
-        ["--instance", "lab", "--output", "json", "doctor", "--state-dir", &state, "--bpffs", &bpffs];
-    let ran = agent.lb(&command)?;
+    let mut command =
+        agent.lb_command(&["--instance", instance, "--output", "json", "doctor", "--state-dir"])?;
+    command.arg(state.parent().context("the state directory has a parent")?);
+    command.arg("--bpffs").arg(agent.bpffs());
+    Ok(command)
+}
+
+fn report(agent: &Agent, instance: &str) -> Result<Report> {
+    let ran = run(doctor_command(agent, instance)?)?;
     let report: Report = serde_json::from_str(&ran.stdout)
         .with_context(|| format!("`{}` printed:\n{}{}", ran.command, ran.stdout, ran.stderr))?;
     let has = |severity: &str| report.findings.iter().any(|finding| finding.severity == severity);
@@ -66,9 +75,13 @@ fn report(agent: &Agent) -> Result<Report> {
 }
 
 /// It names these, in this order, and nothing else.
-#[track_caller]
 pub fn finds(agent: &Agent, ids: &[&str]) -> Result<Vec<Found>> {
-    let found = findings(agent)?;
+    finds_of(agent, "lab", ids)
+}
+
+/// The same when asked as an instance.
+pub fn finds_of(agent: &Agent, instance: &str, ids: &[&str]) -> Result<Vec<Found>> {
+    let found = report(agent, instance)?.findings;
     let named: Vec<_> = found.iter().map(|finding| finding.id.as_str()).collect();
     ensure!(named == ids, "{ids:?} were expected: {found:#?}");
     Ok(found)
@@ -83,7 +96,7 @@ pub fn says(finding: &Found, words: &[&str]) -> Result<()> {
 }
 
 fn healthy(agent: &Agent, backends: usize) -> Result<()> {
-    let Report { findings, unknown, examined } = report(agent)?;
+    let Report { findings, unknown, examined } = report(agent, "lab")?;
     ensure!(findings.is_empty() && unknown.is_empty(), "{findings:#?} {unknown:#?}");
     let Examined { interfaces, vips, backends: seen, probed } = examined;
     ensure!(interfaces >= 1 && vips == 1 && seen == backends && probed == backends, "{examined:?}");

@@ -9,6 +9,8 @@ mod crash;
 mod detach;
 mod dns;
 mod doctor;
+mod doctor_backend;
+mod doctor_director;
 mod drain;
 mod endpoints;
 mod flood;

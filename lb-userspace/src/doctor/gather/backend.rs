@@ -72,8 +72,10 @@ pub fn gather(held: &Held, network: &Network, services: &[ServiceView]) -> io::R
 impl Asker<'_> {
     fn trial<'a>(&self, way: &'a Way, unknown: &mut Vec<String>) -> Option<Trial<'a>> {
         let Next::Host { ifindex, mac, tags, .. } = way.next else { return None };
-        let from = self.network.mac(ifindex)?;
         let backend = way.backend.ip();
+        // A device that is down, and a route that is missing, are findings of their own.
+        let from = self.network.mac(ifindex).filter(|_| self.network.works(ifindex))?;
+        self.network.routes.get(&backend)?.as_ref()?;
         let Some(source) = self.network.source(backend).filter(|source| !self.held.vips.contains(source))
         else {
             let sentence =
@@ -201,8 +203,16 @@ impl Asker<'_> {
         let owners = self.owners(unknown.iter().copied())?;
         let mut owners: BTreeMap<IpAddr, BTreeSet<Mac>> =
             unknown.into_iter().map(|(_, backend)| backend).zip(owners).collect();
+        // What a device that is down has caused is no news.
+        let broken = self.held.links.iter().any(|link| !self.network.works(link.ifindex));
+        let is_news = |backend: &IpAddr, next: &Next| match (next, self.network.routes.get(backend)) {
+            (Next::Host { ifindex, .. }, _) if !self.network.works(*ifindex) => false,
+            (_, Some(Some(route))) => self.network.works(route.oif),
+            _ => !broken,
+        };
+        let news = backends.into_iter().filter(|(backend, next)| is_news(backend, next));
         let facts =
-            backends.into_iter().map(|(backend, next)| reach::Facts {
+            news.map(|(backend, next)| reach::Facts {
                 backend,
                 next,
                 route: self.network.routes.get(&backend).copied().flatten().map(|route| reach::Route {

@@ -3,4 +3,8 @@
 pub mod agent;
 pub mod backend;
 pub mod interface;
+pub mod machine;
 pub mod network;
+pub mod rivals;
+pub mod stack;
+pub mod tables;

@@ -32,6 +32,11 @@ impl Network {
         self.links.iter().find(|link| link.index == ifindex)
     }
 
+    /// Up, with a carrier.
+    pub fn works(&self, ifindex: u32) -> bool {
+        self.link(ifindex).is_some_and(|link| link.up && link.running)
+    }
+
     pub fn name(&self, ifindex: u32) -> String {
         self.link(ifindex).map_or_else(|| format!("interface {ifindex}"), |link| link.name.clone())
     }

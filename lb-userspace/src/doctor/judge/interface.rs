@@ -2,7 +2,10 @@
 
 use crate::{
     doctor::finding::{Finding, Id},
-    net::xdp::{XdpMode, XdpProgram},
+    net::{
+        offload::Obstacle,
+        xdp::{XdpMode, XdpProgram},
+    },
 };
 
 /// An interface that the data plane knows.
@@ -24,6 +27,20 @@ pub struct Device {
     /// With a carrier.
     pub running: bool,
     pub programs: Vec<XdpProgram>,
+    /// Offloads that are in the way of XDP.
+    pub obstacles: Vec<Obstacle>,
+    pub queues: Option<Queues>,
+}
+
+/// How a NIC spreads what it receives.
+#[derive(Clone, Copy, Debug)]
+pub struct Queues {
+    pub driver_is_virtual: bool,
+    /// Receive queues, and how many of them its hash leads to.
+    pub receive: u32,
+    pub used: Option<u32>,
+    /// Of the machine.
+    pub cpus: u32,
 }
 
 pub fn judge(facts: &Facts) -> Vec<Finding> {
@@ -37,7 +54,13 @@ pub fn judge(facts: &Facts) -> Vec<Finding> {
             format!("bring {name} back (the agent attaches to it by itself), or take it out of `interfaces`"),
         )];
     };
-    down(name, device).into_iter().chain(ingress.then(|| program(name, device, *ours)).flatten()).collect()
+    let mut findings: Vec<Finding> = down(name, device).into_iter().collect();
+    if *ingress {
+        findings.extend(program(name, device, *ours));
+        findings.extend(device.obstacles.iter().map(|obstacle| offload(name, obstacle)));
+        findings.extend(device.queues.and_then(|queues| spread(name, queues)));
+    }
+    findings
 }
 
 fn down(name: &str, device: &Device) -> Option<Finding> {
@@ -86,12 +109,46 @@ fn program(name: &str, device: &Device, ours: Option<u32>) -> Option<Finding> {
     }
 }
 
+fn offload(name: &str, obstacle: &Obstacle) -> Finding {
+    let Obstacle { feature, why, changeable } = obstacle;
+    let fix = if *changeable {
+        format!("ethtool -K {name} {feature} off, or `offloads: set` for the interface")
+    } else {
+        format!("the driver keeps it on: another NIC, or `mode: generic` for {name}")
+    };
+    Finding::new(Id::OffloadInTheWay, name, format!("{feature} is on"), *why, fix)
+}
+
+fn spread(name: &str, queues: Queues) -> Option<Finding> {
+    let Queues { driver_is_virtual, receive, used, cpus } = queues;
+    if driver_is_virtual || cpus < 2 {
+        return None;
+    }
+    if receive == 1 {
+        return Some(Finding::new(
+            Id::OneQueue,
+            name,
+            format!("it has one receive queue, the machine {cpus} CPUs"),
+            "one CPU does the work of all packets",
+            format!("ethtool -L {name} combined {cpus} (or rx; ethtool -l {name} shows the most)"),
+        ));
+    }
+    let used = used.filter(|used| *used < receive)?;
+    Some(Finding::new(
+        Id::RssUneven,
+        name,
+        format!("of {receive} receive queues its hash (RSS) leads to {used}"),
+        "fewer CPUs than there could be do the work of all packets",
+        format!("ethtool -X {name} equal {receive}"),
+    ))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn facts(ours: Option<u32>, programs: Vec<XdpProgram>) -> Facts {
-        let device = Some(Device { up: true, running: true, programs });
+        let device = Some(Device { up: true, running: true, programs, obstacles: Vec::new(), queues: None });
         Facts { name: "eth0".into(), ingress: true, device, ours }
     }
 
@@ -115,11 +172,35 @@ mod tests {
         finds(Facts { ingress: false, ..facts(None, vec![program(6, XdpMode::Native)]) }, &[]);
     }
 
+    /// No lab has a NIC with these.
+    #[test]
+    fn offloads_and_queues() {
+        let with = |change: &dyn Fn(&mut Device)| {
+            let mut facts = facts(Some(5), vec![program(5, XdpMode::Native)]);
+            facts.device.as_mut().map(change).expect("a device");
+            facts
+        };
+        let lro = Obstacle { feature: "rx-lro", why: "it merges", changeable: true };
+        finds(with(&|device| device.obstacles = vec![lro]), &[Id::OffloadInTheWay]);
+        let queues = |receive, used| Queues { driver_is_virtual: false, receive, used, cpus: 8 };
+        for (queues, ids) in [
+            (queues(1, None), &[Id::OneQueue][..]),
+            (queues(8, Some(8)), &[]),
+            (queues(8, None), &[]),
+            (queues(8, Some(2)), &[Id::RssUneven]),
+            (Queues { cpus: 1, ..queues(1, None) }, &[]),
+            (Queues { driver_is_virtual: true, ..queues(1, None) }, &[]),
+        ] {
+            finds(with(&|device| device.queues = Some(queues)), ids);
+        }
+    }
+
     #[test]
     fn links() {
         let with = |up, running| {
-            let programs = vec![program(5, XdpMode::Native)];
-            Facts { device: Some(Device { up, running, programs }), ..facts(Some(5), vec![]) }
+            let good = facts(Some(5), vec![program(5, XdpMode::Native)]);
+            let device = good.device.clone().map(|device| Device { up, running, ..device });
+            Facts { device, ..good }
         };
         finds(with(true, true), &[]);
         finds(with(true, false), &[Id::LinkDown]);

@@ -16,6 +16,7 @@ use std::{
     collections::{BTreeSet, HashMap},
     fs, io,
     net::{IpAddr, Ipv6Addr, SocketAddr},
+    ops::RangeInclusive,
     time::Duration,
 };
 
@@ -24,10 +25,12 @@ pub use self::{frame::Lane, socket::Wire};
 use crate::{
     clock::monotonic,
     doctor::{held::Mac, judge::reply::Reply},
+    net::sysctl::Sysctl,
 };
 
-/// Ports that the doctor asks from: above the kernel's own choice (`net.ipv4.ip_local_port_range`), less those in use.
-const PORTS: std::ops::RangeInclusive<u16> = 61_000..=65_535;
+/// Ports that the doctor may ask from, less those that the kernel chooses (`net.ipv4.ip_local_port_range`), that are
+/// reserved (`ip_local_reserved_ports`: the agent's own probes have theirs), or in use.
+const PORTS: RangeInclusive<u16> = 20_000..=65_535;
 
 /// Frames sent at once, and the time between: 2,000 a second.
 const BURST: usize = 32;
@@ -69,10 +72,11 @@ pub struct WhoHas {
 /// # Errors
 /// The kernel refuses the sockets. A frame that cannot be sent is [`Reply::Unsent`].
 pub fn ask(wire: &mut Wire, questions: &[Question]) -> io::Result<Vec<Reply>> {
-    let taken = ports_in_use();
-    let ports: Vec<u16> = PORTS.filter(|port| !taken.contains(port)).collect();
+    let ports = free_ports();
     if ports.is_empty() {
-        return Err(io::Error::other("all ports from 61000 on are in use on this host"));
+        return Err(io::Error::other(
+            "no port from 20000 on is free: net.ipv4.ip_local_port_range or reserved ports",
+        ));
     }
     let mut replies = Vec::with_capacity(questions.len());
     for chunk in questions.chunks(ports.len()) {
@@ -236,6 +240,27 @@ impl<'a> Round<'a> {
     }
 }
 
+fn free_ports() -> Vec<u16> {
+    let setting = |key| Sysctl::net(&["ipv4", key]).and_then(|it| it.read()).unwrap_or_default();
+    let own: Vec<u16> =
+        setting("ip_local_port_range").split_whitespace().filter_map(|port| port.parse().ok()).collect();
+    let mut taken = ranges(&setting("ip_local_reserved_ports"));
+    if let [first, last] = own.as_slice() {
+        taken.push(*first..=*last);
+    }
+    let in_use = ports_in_use();
+    PORTS.filter(|port| !in_use.contains(port) && !taken.iter().any(|range| range.contains(port))).collect()
+}
+
+/// `8080,9148-9150` (`Documentation/networking/ip-sysctl.rst`)
+fn ranges(text: &str) -> Vec<RangeInclusive<u16>> {
+    let parts = text.split(',').filter_map(|part| {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        Some(first.trim().parse().ok()?..=last.trim().parse().ok()?)
+    });
+    parts.collect()
+}
+
 /// Local ports of this namespace's TCP sockets.
 fn ports_in_use() -> BTreeSet<u16> {
     let tables = ["/proc/net/tcp", "/proc/net/tcp6"].map(|path| fs::read_to_string(path).unwrap_or_default());
@@ -251,6 +276,12 @@ fn local_port(line: &str) -> Option<u16> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn reserved_ports_are_ranges() {
+        assert_eq!(ranges("8080,9148-9150\n"), [8080..=8080, 9148..=9150]);
+        assert_eq!(ranges(""), []);
+    }
 
     #[test]
     fn local_ports_are_read_of_both_families() {
