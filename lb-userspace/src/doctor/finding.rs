@@ -98,6 +98,7 @@ ids! {
     VipMissing Error "vip-missing" "a backend does not have the VIP on lo";
     WrongSource Error "wrong-source" "a backend answers from another address than the VIP";
     NotOnVip Error "not-on-vip" "a server listens on the backend's own address, not on the VIP";
+    NoBackend Error "no-backend" "no backend of a service takes new connections";
     PortClosed Error "port-closed" "nothing listens on the service's port";
     Rejected Error "rejected" "a backend's firewall rejects the service";
     Filtered Error "filtered" "a backend's firewall drops the service";
@@ -119,6 +120,7 @@ ids! {
     OffloadInTheWay Warning "offload-in-the-way" "a NIC changes frames before XDP sees them";
     OneQueue Warning "one-queue" "a NIC has one receive queue for all CPUs";
     RssUneven Warning "rss-uneven" "a NIC's hash leaves receive queues unused";
+    AgentWarning Warning "agent-warning" "the agent itself warns of something";
     GenericMode Warning "generic-mode" "the program runs in generic mode";
     JitOff Warning "jit-off" "the kernel interprets BPF programs";
     JitHardened Warning "jit-hardened" "the kernel blinds constants of BPF programs";

@@ -65,6 +65,10 @@ pub async fn examine(place: &Place) -> Result<Report> {
     let network = Network::gather(held.backends()).await?;
     let interfaces = gather::interface::gather(&held, &network.links, &layout);
     findings.extend(interfaces.iter().flat_map(judge::interface::judge));
+    // What a link that is down causes is no news.
+    if !findings.iter().any(|finding| finding.id == Id::LinkDown) {
+        findings.extend(gather::service::gather(&told.services).iter().filter_map(judge::service::judge));
+    }
     let asked = match gather::backend::gather(&held, &network, &told.services) {
         Ok(asked) => asked,
         Err(error) => {
@@ -77,6 +81,7 @@ pub async fn examine(place: &Place) -> Result<Report> {
     findings.extend(asked.reach.iter().filter_map(judge::reach::judge));
     findings.extend(asked.vips.iter().flat_map(judge::vip::judge));
     unknown.extend(asked.unknown);
+    findings.extend(gather::local::gather(&held).iter().filter_map(judge::local::judge));
     findings.extend(judge::rivals::judge(&gather::rivals::gather(held.vips.clone())));
     findings.extend(judge::stack::judge(&gather::stack::gather(&held, &network, &mut unknown)));
     let examined = Examined {

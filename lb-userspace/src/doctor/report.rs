@@ -33,7 +33,8 @@ impl Report {
         findings.sort_by(|a, b| {
             (b.severity, a.id, &a.subject, &a.found).cmp(&(a.severity, b.id, &b.subject, &b.found))
         });
-        findings.dedup();
+        // Several services may show the same.
+        findings.dedup_by(|a, b| (a.id, &a.subject) == (b.id, &b.subject));
         Self { findings, unknown, examined }
     }
 

@@ -8,7 +8,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use lb_tests::{
     agent::{Agent, realserver},
-    config::Config,
+    config::{Config, Service},
     lab::Lab,
     netns::Netns,
     proc::run,
@@ -16,6 +16,7 @@ use lb_tests::{
 };
 use serde::Deserialize;
 
+use crate::doctor_backend::rule;
 use crate::setup::{HelloLab, PORT, SERVICE, config, service};
 
 /// A finding, as far as the tests look at it.
@@ -254,4 +255,76 @@ fn a_server_listens_on_its_own_address_only() {
         let found = finds(&hello.agent, &["not-on-vip"])?;
         says(&found[0], &[&hello.address(1), "0.0.0.0"])
     });
+}
+
+/// Of several services, one finding: the address is missing, not a port of it. UDP is asked by pings.
+#[test]
+fn one_vip_of_several_services() {
+    Lab::test(Topology::one_segment(2), |lab| {
+        let backends: Vec<IpAddr> = lab.net.backends.iter().map(|backend| backend.ipv4()).collect();
+        let more = |name: &str, protocol, port| Service {
+            name: name.to_owned(),
+            protocol,
+            port,
+            ..service(VIP4, backends.iter().copied())
+        };
+        let services = vec![more("udp", "udp", PORT), more("tcp", "tcp", PORT), more("all", "tcp", 0)];
+        let hello = HelloLab::start_with(lab, &Config { services, ..config(lab, 0) })?;
+        let Report { findings, examined, .. } = report(&hello.agent, "lab")?;
+        ensure!(findings.is_empty() && examined.probed == 6, "{findings:#?} {examined:?}");
+        lose_vip(&lab.net.backends[0].netns, VIP4)?;
+        finds(&hello.agent, &["vip-missing"])?;
+        Ok(())
+    });
+}
+
+/// What the doctor does to backends, counted there: at most what `lb-userspace/src/doctor/probe` promises.
+#[test]
+fn many_backends_are_asked_gently() {
+    /// Two hosts with so many addresses each: 2 × 150 is less than a neighbour table takes by default.
+    const EACH: u8 = 150;
+    Lab::test(Topology::one_segment(2), |lab| {
+        let mut backends = Vec::new();
+        for (n, node) in (16u8..).zip(&lab.net.backends) {
+            let addresses = (1..=EACH).map(|host| format!("172.18.{n}.{host}"));
+            let batch: String = addresses.clone().map(|it| format!("addr add {it}/32 dev eth0\n")).collect();
+            node.netns.ip(&batch)?;
+            lab.net.director.netns.ip(&format!("route add 172.18.{n}.0/24 dev eth0"))?;
+            for address in addresses {
+                backends.push(address.parse::<IpAddr>()?);
+            }
+        }
+        let all = backends.len();
+        let hello =
+            HelloLab::start_with(lab, &Config { services: vec![service(VIP4, backends)], ..config(lab, 0) })?;
+        let counted = ["tcp flags & (syn | ack) == syn", "tcp flags & rst == rst", "icmp type echo-request"];
+        for node in &lab.net.backends {
+            for matched in counted {
+                rule(&node.netns, "input", &format!("{matched} counter"))?;
+            }
+        }
+        healthy(&hello.agent, all)?;
+        let mut seen = [0; 3];
+        for node in &lab.net.backends {
+            for (seen, packets) in seen.iter_mut().zip(counters(&node.netns)?) {
+                *seen += packets;
+            }
+        }
+        // SYNs to the VIP and to its own address; once more at most where a busy machine answers late.
+        let (least, most) = (2 * all as u64, 6 * all as u64);
+        let within = |packets: u64| (least..=most).contains(&packets);
+        ensure!(within(seen[0]) && within(seen[2]) && seen[1] >= least, "{seen:?} of {all} backends");
+        ensure!(hello.servers.iter().all(|server| server.accepted().is_empty()), "a server accepted a probe");
+        Ok(())
+    });
+}
+
+/// Packets of each rule with a counter, in order.
+fn counters(netns: &Netns) -> Result<Vec<u64>> {
+    let text = netns.run("nft", &["-j", "list", "ruleset"])?.ok()?;
+    let ruleset: serde_json::Value = serde_json::from_str(&text)?;
+    let rules =
+        ruleset["nftables"].as_array().context("a ruleset")?.iter().map(|entry| &entry["rule"]["expr"]);
+    let parts = rules.filter_map(|parts| parts.as_array()).flatten();
+    Ok(parts.filter_map(|part| part["counter"]["packets"].as_u64()).collect())
 }

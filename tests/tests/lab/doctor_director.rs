@@ -22,7 +22,7 @@ use nix::{
 use crate::{
     doctor::{doctor_command, finds, finds_of, says},
     doctor_backend::rule,
-    setup::{HELLO, HelloLab, PORT, config, service, until_verdict},
+    setup::{HELLO, HelloLab, PORT, SERVICE, config, service, until_verdict},
 };
 
 #[test]
@@ -228,7 +228,7 @@ fn a_firewall_of_the_director() {
 #[test]
 fn a_strict_reverse_path_filter_of_a_director_that_serves() {
     Lab::test(Topology::two_segments(1), |lab| {
-        let (hello, _server) = serving(lab)?;
+        let (hello, server) = serving(lab)?;
         finds(&hello.agent, &[])?;
         let director = &lab.net.director.netns;
         director.sysctl("ipv4/conf/eth1/rp_filter", "1")?;
@@ -237,7 +237,35 @@ fn a_strict_reverse_path_filter_of_a_director_that_serves() {
         director.sysctl("ipv4/conf/eth1/rp_filter", "0")?;
         rule(director, "input", &format!("ip daddr {VIP4} tcp dport {PORT} drop"))?;
         let found = finds(&hello.agent, &["firewall-drops"])?;
-        says(&found[0], &[&VIP4.to_string()])
+        says(&found[0], &[&VIP4.to_string()])?;
+        drop(server);
+        let found = finds(&hello.agent, &["port-closed", "firewall-drops"])?;
+        says(&found[0], &["the backend is this director", "start the server"])
+    });
+}
+
+#[test]
+fn a_service_without_a_backend() {
+    Lab::test(Topology::one_segment(2), |lab| {
+        let hello = HelloLab::start(lab, 2)?;
+        for n in [1, 2] {
+            hello.agent.lb(&["backend", "drain", SERVICE, &hello.address(n)])?.ok()?;
+        }
+        let found = finds(&hello.agent, &["no-backend"])?;
+        says(&found[0], &[SERVICE, &format!("{} is drained", hello.key(1)), &hello.key(2)])
+    });
+}
+
+#[test]
+fn what_the_agent_itself_warns_of() {
+    Lab::test(Topology::one_segment(2), |lab| {
+        let hello = HelloLab::start(lab, 2)?;
+        hello.agent.lb(&["backend", "edit", SERVICE, &hello.address(2), "-w", "3"])?.ok()?;
+        hello.agent.kill9()?;
+        fs::write(hello.agent.state().join("overlay.json"), "no journal")?;
+        hello.agent.start()?;
+        let found = finds(&hello.agent, &["agent-warning"])?;
+        says(&found[0], &["agent lab", "damaged journal"])
     });
 }
 

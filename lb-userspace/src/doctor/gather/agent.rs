@@ -57,6 +57,7 @@ pub async fn gather(place: &Place) -> (Facts, Told, Option<Maps>) {
         lock: holder(&place.state_dir.join(&place.instance).join("lock")),
         pin_dir: layout.dir(),
         pins,
+        warnings: told.status.as_ref().map(|status| status.warnings.clone()).unwrap_or_default(),
     };
     (facts, told, maps)
 }

@@ -3,8 +3,10 @@
 pub mod agent;
 pub mod backend;
 pub mod interface;
+pub mod local;
 pub mod machine;
 pub mod network;
 pub mod rivals;
+pub mod service;
 pub mod stack;
 pub mod tables;

@@ -13,6 +13,8 @@ pub struct Facts {
     pub lock: Option<u32>,
     pub pin_dir: PathBuf,
     pub pins: Pins,
+    /// What the agent itself warns of, one sentence each.
+    pub warnings: Vec<String>,
 }
 
 /// What came back through the control socket.
@@ -42,7 +44,7 @@ pub enum Pins {
 }
 
 pub fn judge(facts: &Facts) -> Vec<Finding> {
-    pins(facts).into_iter().chain(agent(facts)).collect()
+    pins(facts).into_iter().chain(agent(facts)).chain(warnings(facts)).collect()
 }
 
 fn pins(facts: &Facts) -> Option<Finding> {
@@ -68,7 +70,7 @@ fn pins(facts: &Facts) -> Option<Finding> {
 }
 
 fn agent(facts: &Facts) -> Option<Finding> {
-    let Facts { instance, socket, answer, lock, pin_dir, pins } = facts;
+    let Facts { instance, socket, answer, lock, pin_dir, pins, warnings: _ } = facts;
     let subject = format!("agent {instance}");
     let stopped = "backends' MAC addresses, health checks and changes are followed by nobody";
     let start = "systemctl start lb; journalctl -u lb -e says why it ended";
@@ -123,6 +125,21 @@ fn agent(facts: &Facts) -> Option<Finding> {
     }
 }
 
+/// Generic mode is a finding of its own.
+fn warnings(facts: &Facts) -> impl Iterator<Item = Finding> {
+    let warnings =
+        facts.warnings.iter().enumerate().filter(|(_, text)| !text.contains("attached in generic mode"));
+    warnings.map(|(n, text)| {
+        Finding::new(
+            Id::AgentWarning,
+            format!("agent {}, warning {}", facts.instance, n + 1),
+            text,
+            "see the warning itself",
+            "what the warning says; journalctl -u lb has it with its time",
+        )
+    })
+}
+
 fn held(lock: Option<u32>) -> String {
     lock.map(|pid| format!(", while process {pid} holds the instance's lock")).unwrap_or_default()
 }
@@ -142,7 +159,7 @@ mod tests {
 
     fn facts(answer: Answer, lock: Option<u32>, pins: Pins) -> Facts {
         let (socket, pin_dir) = ("/run/lb/a.sock".into(), "/sys/fs/bpf/lb/a".into());
-        Facts { instance: "a".into(), socket, answer, lock, pin_dir, pins }
+        Facts { instance: "a".into(), socket, answer, lock, pin_dir, pins, warnings: Vec::new() }
     }
 
     #[track_caller]
@@ -166,6 +183,8 @@ mod tests {
             facts(Answer::Nobody, None, Pins::Other { found: 1, ours: 2 }),
             &[Id::PinsOtherVersion, Id::AgentDown],
         );
+        let warnings = vec!["eth0: attached in generic mode".to_owned(), "a journal was damaged".to_owned()];
+        finds(Facts { warnings, ..facts(own(), Some(7), Pins::Usable) }, &[Id::AgentWarning]);
         finds(facts(own(), Some(7), Pins::Unusable("no FLOWS4".into())), &[Id::PinsUnusable]);
     }
 }

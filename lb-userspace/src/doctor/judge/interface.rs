@@ -116,7 +116,7 @@ fn offload(name: &str, obstacle: &Obstacle) -> Finding {
     } else {
         format!("the driver keeps it on: another NIC, or `mode: generic` for {name}")
     };
-    Finding::new(Id::OffloadInTheWay, name, format!("{feature} is on"), *why, fix)
+    Finding::new(Id::OffloadInTheWay, format!("{name}: {feature}"), "it is on", *why, fix)
 }
 
 fn spread(name: &str, queues: Queues) -> Option<Finding> {

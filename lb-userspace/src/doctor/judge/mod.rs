@@ -6,11 +6,13 @@
 pub mod agent;
 pub mod backend;
 pub mod interface;
+pub mod local;
 pub mod machine;
 pub mod mtu;
 pub mod reach;
 pub mod reply;
 pub mod rivals;
+pub mod service;
 pub mod stack;
 pub mod tables;
 pub mod vip;

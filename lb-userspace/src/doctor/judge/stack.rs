@@ -77,8 +77,8 @@ fn firewall(facts: &Facts, rule: &Rule) -> Option<Finding> {
     };
     Some(Finding::new(
         Id::FirewallDrops,
-        about,
-        format!("{}: {}", rule.chain, rule.text),
+        format!("{about}: {}", rule.chain),
+        &rule.text,
         effect,
         "take the rule out: nft -a list ruleset shows its handle; what XDP forwards meets no rule in any case",
     ))
