@@ -6,13 +6,14 @@ use anyhow::{Result, ensure};
 use lb::api::types::BackendState;
 use lb_tests::{
     config::{Config, Service},
+    doctor::{finds, says},
     lab::Lab,
     netns::Netns,
     topo::{Segment, Topology, VIP4, host_prefix},
 };
 
 use crate::{
-    doctor::{finds, says, two_segments},
+    doctor::two_segments,
     setup::{HelloLab, PORT, SERVICE, backend_is, config, service},
 };
 
