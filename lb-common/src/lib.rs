@@ -22,6 +22,7 @@ pub mod host;
 pub mod icmp;
 pub mod link;
 pub mod meta;
+pub mod probe;
 pub mod scheduler;
 pub mod service;
 pub mod tcp;
@@ -34,7 +35,7 @@ pub mod verdict;
 pub mod vlan;
 
 /// Version of all layouts in this crate: pins live in `<bpffs>/lb/<instance>/v<SCHEMA_VERSION>/`.
-pub const SCHEMA_VERSION: u32 = 3;
+pub const SCHEMA_VERSION: u32 = 4;
 
 /// IP protocol numbers (IANA) that services may have.
 pub mod protocol {

@@ -3,7 +3,7 @@
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use crate::{bucket::Word, counters, dest, endpoint, fragment, host, link, meta, service, tick};
+use crate::{bucket::Word, counters, dest, endpoint, fragment, host, link, meta, probe, service, tick};
 
 macro_rules! pod {
     ($($record:ty),* $(,)?) => {
@@ -28,6 +28,7 @@ pod!(
     host::Host,
     link::Link,
     meta::Meta,
+    probe::Probes,
     service::Rotation,
     service::Service,
     tick::Reading,

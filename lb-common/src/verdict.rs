@@ -29,6 +29,8 @@ verdicts! {
         "sent to a backend, out of the interface it came in by",
     ForwardedRedirect "forwarded-redirect"
         "sent to a backend behind another interface",
+    ForwardedProbe "forwarded-probe"
+        "the answer to a health check through the VIP: sent to the check",
     PassedLocalBackend "passed-local-backend"
         "given to the director's own stack, which is the backend",
     PassedNotForUs "passed-not-for-us"

@@ -13,6 +13,7 @@ use lb_common::{
     fragment,
     host::Host,
     link::{self, Link},
+    probe::Probes,
     service::{Rotation, Service},
     verdict,
 };
@@ -82,6 +83,8 @@ pub static LINKS: Array<Link, { link::MAX_LINKS as usize }, MMAPABLE> = Array::n
 pub static TAGS: HashMap<u64, u8, 4096, NO_PREALLOC> = HashMap::new();
 #[btf_map]
 pub static MACS: HashMap<u64, u8, 256, NO_PREALLOC> = HashMap::new();
+#[btf_map]
+pub static PROBES: HashMap<[u64; 2], Probes, 256, NO_PREALLOC> = HashMap::new();
 #[btf_map]
 pub static DEVICES: DevMap<{ link::MAX_LINKS as usize }> = DevMap::new();
 

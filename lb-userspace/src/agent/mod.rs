@@ -15,6 +15,7 @@ mod host;
 mod interfaces;
 mod network;
 mod preflight;
+mod probing;
 mod rates;
 mod serve;
 mod signals;
@@ -44,6 +45,7 @@ use health::Monitor;
 use host::HostChanges;
 use interfaces::Interfaces;
 use network::Network;
+use probing::Probing;
 use rates::Counted;
 
 /// What the command line says about where things are.
@@ -85,6 +87,7 @@ struct Agent {
     network: Network,
     interfaces: Interfaces,
     monitor: Monitor,
+    probing: Probing,
     host: HostChanges,
     pins: Pins,
     clock: Clock,
@@ -106,7 +109,9 @@ impl Agent {
         if !ops.is_empty() {
             tracing::debug!(operations = ops.len(), "applying a plan");
         }
-        self.pins.maps.apply(&ops)
+        self.pins.maps.apply(&ops)?;
+        self.follow_probes(model, &snapshot, &ops);
+        Ok(())
     }
 
     fn desired(&self, model: &Model, now: &Snapshot) -> Desired {
@@ -116,9 +121,10 @@ impl Agent {
             hz: self.pins.meta.hz,
             // A bucket for each rated flow.
             flows: FlowSizes { ipv4: self.pins.meta.narrow_buckets, wide: self.pins.meta.wide_buckets },
-            links: self.network.link_specs(&self.interfaces, model, now),
+            links: self.network.link_specs(&self.interfaces, model, now, self.probe_device()),
             hosts: self.network.hosts(model),
             weights: self.monitor.health.weights(model),
+            probes: self.probe_spec(model),
         }
     }
 
@@ -144,6 +150,7 @@ impl Agent {
     async fn follow_model(&mut self) -> Result<()> {
         let model = self.model.clone();
         self.unfinished = true;
+        self.prepare_probes().await;
         self.reconcile(&model)?;
         self.place_vips().await?;
         self.attach_redirect_targets();

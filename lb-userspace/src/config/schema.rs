@@ -71,6 +71,7 @@ pub(super) static SECTIONS: &[&Section] = &[
     &flows::SECTION,
     &limits::SECTION,
     &timeouts::SECTION,
+    &probes::SECTION,
     &control::SECTION,
     &service::SECTION,
     &endpoint::SECTION,
@@ -90,7 +91,7 @@ pub(super) mod file {
     pub static SECTION: Section = Section {
         path: "",
         doc: "The top level of the file.",
-        keys: &[&INSTANCE, &INTERFACES, &VIPS, &FLOWS, &LIMITS, &TIMEOUTS, &CONTROL, &SERVICES],
+        keys: &[&INSTANCE, &INTERFACES, &VIPS, &FLOWS, &LIMITS, &TIMEOUTS, &PROBES, &CONTROL, &SERVICES],
     };
     pub static INSTANCE: Key = key(
         "instance",
@@ -117,6 +118,8 @@ pub(super) mod file {
     );
     pub static TIMEOUTS: Key =
         key("timeouts", "`timeouts`", Words("the defaults below"), "Idle timeouts of connections.");
+    pub static PROBES: Key =
+        key("probes", "`probes`", Words("the defaults below"), "Health checks through the VIP.");
     pub static CONTROL: Key = key(
         "control",
         "`control`",
@@ -186,6 +189,23 @@ pub(super) mod flows {
     pub static IPV4: Key = key("ipv4", "count", Is("1M"), "IPv4 flows of services with a port.");
     pub static WIDE: Key =
         key("wide", "count", Is("256k"), "IPv6 flows, and flows of services with port 0.").also(&["ipv6"]);
+}
+
+pub(super) mod probes {
+    use super::*;
+    pub static SECTION: Section = Section {
+        path: "probes",
+        doc: "Health checks through the VIP (`via` of `services[].checks[]`), all services together.",
+        keys: &[&PORTS],
+    };
+    pub static PORTS: Key = key(
+        "ports",
+        "range of ports",
+        Is("61000-64999"),
+        "The director's ports that such checks come from. Nobody else on the director may have them: the agent adds \
+         them to `net.ipv4.ip_local_reserved_ports`, and `lb detach` takes them out again. At least as many as a \
+         service has backends.",
+    );
 }
 
 pub(super) mod limits {

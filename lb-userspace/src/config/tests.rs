@@ -103,7 +103,12 @@ fn documented_defaults_are_the_real_ones() {
     };
     let mut explicit = written(&schema::file::SECTION, "");
     explicit += &format!("interfaces:\n  - name: eth0\n{}", written(&schema::interface::SECTION, "    "));
-    for section in [&schema::flows::SECTION, &schema::limits::SECTION, &schema::timeouts::SECTION] {
+    for section in [
+        &schema::flows::SECTION,
+        &schema::limits::SECTION,
+        &schema::timeouts::SECTION,
+        &schema::probes::SECTION,
+    ] {
         explicit += &format!("{}:\n{}", section.path, written(section, "  "));
     }
     explicit += "services:\n  - address: 192.0.2.1\n    port: 80\n";

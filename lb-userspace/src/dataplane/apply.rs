@@ -76,6 +76,8 @@ impl Maps {
             Op::DeleteTag(key) => gone_already(self.tags.remove(key))?,
             Op::AddMac(key) => self.macs.insert(key, 1, 0)?,
             Op::DeleteMac(key) => gone_already(self.macs.remove(key))?,
+            Op::SetProbes { source, probes } => self.probes.insert(address_words(*source), probes, 0)?,
+            Op::DeleteProbes { source } => gone_already(self.probes.remove(&address_words(*source)))?,
             Op::SetHost { index, host } => ensure!(self.hosts.set(*index, host), "HOSTS is too small"),
             Op::DeleteHost { index } => {
                 self.hosts.set(*index, &NO_HOST);

@@ -15,6 +15,7 @@ use lb_common::{
     host::Host,
     link::Link,
     meta::Meta,
+    probe::Probes,
     service::{Rotation, Service},
     tick::Reading,
 };
@@ -43,6 +44,7 @@ pub struct Maps {
     pub(super) links: Mapped<Link>,
     pub(super) tags: HashMap<MapData, u64, u8>,
     pub(super) macs: HashMap<MapData, u64, u8>,
+    pub(super) probes: HashMap<MapData, [u64; 2], Probes>,
     pub(super) devices: DevMap<MapData>,
     pub(super) narrow: Mapped<NarrowBucket<u64>>,
     pub(super) wide: Mapped<WideBucket<u64>>,
@@ -79,6 +81,7 @@ impl Maps {
             links: mapped(layout, "LINKS")?,
             tags: typed(layout, "TAGS")?,
             macs: typed(layout, "MACS")?,
+            probes: typed(layout, "PROBES")?,
             devices: typed(layout, "DEVICES")?,
             narrow: flow_table(layout, meta, "FLOWS4")?.context("no FLOWS4")?,
             wide: flow_table(layout, meta, "FLOWSW")?.context("no FLOWSW")?,

@@ -22,7 +22,7 @@ pub(super) const ENTRIES_PER_ENDPOINT: u32 = 2;
 const RANGE_PREFIXES: u32 = 30;
 
 /// Every map that is pinned, and how many entries it gets; but for the flow tables.
-fn map_sizes(meta: &Meta) -> [(&'static str, Option<u32>); 20] {
+fn map_sizes(meta: &Meta) -> [(&'static str, Option<u32>); 21] {
     [
         ("FILTER", None),
         ("ENDPOINTS4", Some(ENTRIES_PER_ENDPOINT * meta.endpoints)),
@@ -36,6 +36,7 @@ fn map_sizes(meta: &Meta) -> [(&'static str, Option<u32>); 20] {
         ("LINKS", None),
         ("TAGS", None),
         ("MACS", None),
+        ("PROBES", None),
         ("DEVICES", None),
         ("FRAGMENTS", None),
         ("ROTATIONS", Some(meta.services)),

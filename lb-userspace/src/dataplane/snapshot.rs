@@ -11,13 +11,13 @@ use lb_common::{
     dest,
     endpoint::{Endpoint, Key6, key4, range},
     generation::Published,
-    host, protocol, service,
+    host, probe, protocol, service,
 };
 
 use super::{mapped::Mapped, maps::Maps};
 use crate::{
     model::Protocol,
-    plan::{EndpointKey, MapSizes, RangeKey, Snapshot},
+    plan::{EndpointKey, MapSizes, RangeKey, Snapshot, address_of_words},
 };
 
 impl Maps {
@@ -49,6 +49,11 @@ impl Maps {
         }
         for key in self.macs.keys() {
             snapshot.macs.insert(key.context("reading MACS")?);
+        }
+        for entry in self.probes.iter() {
+            let (source, probes) = entry.context("reading PROBES")?;
+            let source = address_of_words(source, probes.flags & probe::flag::IPV6 != 0);
+            snapshot.probes.insert(source, probes);
         }
         Ok(snapshot)
     }

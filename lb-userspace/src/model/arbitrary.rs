@@ -23,15 +23,17 @@ pub(crate) fn models() -> impl Strategy<Value = Model> {
         option::of(select(vec!["eth0", "0x10", "~", "null", "e#1", "\"'"])),
         prop_oneof![Just(FlowSizes::default()), flows],
         prop_oneof![Just(Limits::default()), limits],
+        prop_oneof![Just(ProbePorts::default()), Just(ProbePorts { first: 1024, last: 65535 })],
         prop_oneof![Just(Timeouts::default()), timeouts().prop_map(|own| Timeouts::default().with(own))],
         vec(services(), 0..6),
     )
-        .prop_map(|(interfaces, add_to, flows, limits, timeouts, services)| Model {
+        .prop_map(|(interfaces, add_to, flows, limits, probes, timeouts, services)| Model {
             interfaces: unique(interfaces, |a, b| a.name == b.name),
             vips: VipPlacement { add_to: add_to.map(str::to_owned) },
             flows,
             limits,
             timeouts,
+            probes,
             services: unique(services, |a, b| a.name == b.name || collide(a, b)),
         })
 }
@@ -211,10 +213,12 @@ pub(crate) fn checks() -> impl Strategy<Value = Check> {
         Just((Some([192, 0, 2, 9].into()), Some([192, 0, 2, 1].into()))),
         Just((Some(Ipv6Addr::LOCALHOST.into()), None)),
     ];
-    (kinds(), addresses, option::of(1..=u16::MAX), timings()).prop_map(
-        |(kind, (address, source), port, timing)| {
+    let via = option::of(select(vec![Via::Rip, Via::Vip, Via::Both]));
+    (kinds(), addresses, option::of(1..=u16::MAX), via, timings()).prop_map(
+        |(kind, (address, source), port, via, timing)| {
             let logs_in = matches!(&kind, CheckKind::Mysql(mysql) if mysql.logs_in());
-            Check { kind, address, port, source: source.filter(|_| !logs_in), timing }
+            let via = via.filter(|via| *via == Via::Rip || kind.can_take_the_vip() && address.is_none());
+            Check { kind, address, port, source: source.filter(|_| !logs_in), via, timing }
         },
     )
 }

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     PartialTimeouts, Persistence, Scheduler, ServiceName, Timeouts,
-    check::{BackendHealth, ServiceHealth},
+    check::{BackendHealth, ProbePorts, ServiceHealth},
 };
 
 /// Everything the agent keeps the kernel equal to.
@@ -23,6 +23,8 @@ pub struct Model {
     pub flows: FlowSizes,
     pub limits: Limits,
     pub timeouts: Timeouts,
+    #[serde(default)]
+    pub probes: ProbePorts,
     /// In file order, then in the order of their adding. Names and endpoints are unique.
     pub services: Vec<Service>,
 }

@@ -24,6 +24,7 @@ pub fn diff(old: &Model, new: &Model) -> Vec<String> {
     figure("limits.services", &old.limits.services, &new.limits.services);
     figure("limits.destinations", &old.limits.destinations, &new.limits.destinations);
     figure("limits.endpoints", &old.limits.endpoints, &new.limits.endpoints);
+    figure("probes.ports", &old.probes, &new.probes);
     for (name, (old, new)) in old.timeouts.zip(new.timeouts).named() {
         figure(&format!("timeouts.{name}"), &old, &new);
     }

@@ -1,7 +1,10 @@
 //! The operations that a plan is made of.
 
+use std::net::IpAddr;
+
 use lb_common::{
-    dest::Dest, endpoint::Endpoint, generation::Published, host::Host, link::Link, service::Service,
+    dest::Dest, endpoint::Endpoint, generation::Published, host::Host, link::Link, probe::Probes,
+    service::Service,
 };
 
 use super::{EndpointKey, RangeKey};
@@ -15,6 +18,13 @@ pub enum Op {
     },
     DeleteLink {
         index: u16,
+    },
+    SetProbes {
+        source: IpAddr,
+        probes: Probes,
+    },
+    DeleteProbes {
+        source: IpAddr,
     },
     AddTag(u64),
     DeleteTag(u64),

@@ -46,3 +46,4 @@ mod talk;
 mod threshold;
 mod timeouts;
 mod ttl;
+mod via;

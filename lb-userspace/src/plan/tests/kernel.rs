@@ -52,6 +52,8 @@ impl Kernel {
         match op.clone() {
             Op::SetLink { index, link } => drop(state.links.insert(index, link)),
             Op::DeleteLink { index } => drop(state.links.remove(&index).expect("a link")),
+            Op::SetProbes { source, probes } => drop(state.probes.insert(source, probes)),
+            Op::DeleteProbes { source } => drop(state.probes.remove(&source).expect("a source")),
             Op::AddTag(key) => assert!(state.tags.insert(key)),
             Op::DeleteTag(key) => assert!(state.tags.remove(&key)),
             Op::AddMac(key) => assert!(state.macs.insert(key)),
