@@ -40,6 +40,9 @@ impl Agent {
         let is_there = (self.probing.way_out.as_ref())
             .is_some_and(|way| links.iter().any(|link| link.index == way.index && link.name == way.device));
         if wanted == is_there {
+            if is_there && let Err(error) = self.reserve_ports() {
+                tracing::warn!("{error:#}");
+            }
             return;
         }
         self.monitor.checks.set_through(None);
@@ -76,12 +79,17 @@ impl Agent {
         let link = self.network.links.iter().find(|link| link.name == device);
         let index = link.with_context(|| format!("the device {device} is not there"))?.index;
         self.network.netlink.set_up_without_arp(index).await?;
-        let ports = self.model.probes;
-        self.host.reserve(ports.first..=ports.last)?;
+        self.reserve_ports()?;
         self.monitor.checks.set_through(Some(through));
-        tracing::info!(device, ports = %ports, "health checks go through the VIP too");
+        tracing::info!(device, ports = %self.model.probes, "health checks go through the VIP too");
         self.probing.way_out = Some(WayOut { device, index, _delivery: delivery });
         Ok(())
+    }
+
+    /// Another instance that had them too may have given them back.
+    fn reserve_ports(&mut self) -> Result<()> {
+        let ports = self.model.probes;
+        self.host.reserve(ports.first..=ports.last).context("reserving the ports of health checks")
     }
 
     /// What the planner has to know.

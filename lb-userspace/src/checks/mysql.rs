@@ -107,6 +107,10 @@ async fn log_in(probe: &Probe, mysql: &MysqlCheck) -> Result<Pass, Failure> {
     let asked = questions(probe, mysql, &mut server).await;
     // An orderly end; the result is known already.
     let _ = server.disconnect().await;
+    if let Some(mut relay) = relay {
+        // Until it is passed on; the server answers it by closing.
+        let _ = (&mut relay.task).await;
+    }
     asked
 }
 
