@@ -65,8 +65,9 @@ fn wide(dest: [u64; 2], is_ipv6: bool, port: u16, protocol: u8) -> Option<Endpoi
     Some(wildcard)
 }
 
-/// A packet's destination as loaded.
+/// An address of a packet as loaded.
 #[repr(C)]
+#[derive(Clone, Copy)]
 pub struct Address(pub [u64; 2]);
 
 /// The range's endpoint, or 0. By itself, for its key is long and the stack short.

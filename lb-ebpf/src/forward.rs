@@ -81,7 +81,7 @@ fn age(ctx: &XdpContext, packet: &Packet) -> Result<(), Verdict> {
 
 /// Rewrites the MAC addresses and, where the way to the host has other tags, the tags.
 #[inline(always)]
-pub fn address(ctx: &XdpContext, packet: &Packet, dest: u64, source: u64, tags: Tags) -> Result<(), Verdict> {
+fn address(ctx: &XdpContext, packet: &Packet, dest: u64, source: u64, tags: Tags) -> Result<(), Verdict> {
     if packet.tags.0 != tags.0 {
         let old = (packet.l3 as u64) << 32 | (packet.is_ipv6 as u64) << 16 | packet.priority as u64;
         return match forward_retag(ctx.ctx, old, dest, source, tags.0) {
@@ -111,7 +111,7 @@ fn mac_words(dest: u64, source: u64) -> [u16; 6] {
 /// `old`: offset of the IP header 32 | is IPv6 16 | priority bits 16. Verified once (see `flow`).
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn forward_retag(ctx: *mut xdp_md, old: u64, dest: u64, source: u64, tags: u32) -> u32 {
+pub extern "C" fn forward_retag(ctx: *mut xdp_md, old: u64, dest: u64, source: u64, tags: u32) -> u32 {
     let (ctx, tags) = (XdpContext::new(ctx), Tags(tags));
     let needed = ETH_LEN + tags.count() as usize * TAG_LEN;
     let delta = (old >> 32) as i32 - needed as i32;

@@ -272,7 +272,7 @@ impl Network {
     }
 
     /// Where checks through the VIP come from, by backend: an address of the director's that is no VIP, on an
-    /// interface where the program sees the answer. From another one a backend answers as it would a client's.
+    /// interface where the program sees the answer and can send it on. From another one a backend answers as it would a client's.
     pub fn sources(&self, interfaces: &Interfaces, model: &Model) -> BTreeMap<IpAddr, IpAddr> {
         let vips: BTreeSet<IpAddr> = vips(model);
         let own = |name: &str, family: IpAddr| {
@@ -281,11 +281,11 @@ impl Network {
         };
         let source = |backend: IpAddr, at: &Attachment| {
             let is_seen = |other: &Attachment| other.name == at.name && other.vlans == at.vlans;
-            if interfaces.attachments().any(is_seen) {
+            if interfaces.answering().any(is_seen) {
                 let preferred = self.preferred.get(&backend).filter(|source| !vips.contains(source));
                 return preferred.copied().or_else(|| own(&at.name, backend));
             }
-            interfaces.attachments().find_map(|other| own(&other.name, backend))
+            interfaces.answering().find_map(|other| own(&other.name, backend))
         };
         let reached = self.reach.iter().filter_map(|(backend, reach)| match reach {
             Reach::OnLink(at) => Some((*backend, source(*backend, at)?)),
@@ -333,7 +333,7 @@ fn tags(attachment: &Attachment) -> Tags {
     Tags::new(tags.next().unwrap_or(0), tags.next().unwrap_or(0))
 }
 
-fn vips(model: &Model) -> BTreeSet<IpAddr> {
+pub(super) fn vips(model: &Model) -> BTreeSet<IpAddr> {
     model.services.iter().flat_map(|s| s.endpoints()).map(|endpoint| endpoint.address).collect()
 }
 

@@ -1,11 +1,15 @@
 //! The way of health checks through the VIP: made when a check wants it, and kept equal to what the network says.
 
-use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    sync::Arc,
+};
 
 use anyhow::{Context, Result};
 use lb_common::host::{self, Host, Route};
 
-use super::Agent;
+use super::{Agent, network::vips};
 use crate::{
     checks::{Reached, Through, Ways},
     dataplane::{Delivery, End},
@@ -98,7 +102,7 @@ impl Agent {
         Some(ProbeSpec {
             link: way_out.device.clone(),
             mac: self.monitor.checks.through()?.mac,
-            sources: self.network.sources(&self.interfaces, model).into_values().collect(),
+            sources: self.probe_sources(model, &self.network.sources(&self.interfaces, model)),
             ports: model.probes.first..=model.probes.last,
         })
     }
@@ -106,6 +110,16 @@ impl Agent {
     /// The device that the planner needs among its links.
     pub(super) fn probe_device(&self) -> Option<&str> {
         self.probing.way_out.as_ref().map(|way| way.device.as_str())
+    }
+
+    /// All addresses that checks through the VIP come from: those, and what the checks say themselves.
+    fn probe_sources(&self, model: &Model, chosen: &BTreeMap<IpAddr, IpAddr>) -> BTreeSet<IpAddr> {
+        let vips = vips(model);
+        let backends =
+            model.services.iter().flat_map(|service| service.backends.iter().map(move |it| (service, it)));
+        let attempts = backends.flat_map(|(service, backend)| service.attempts(backend));
+        let told = attempts.filter(|(_, vip)| vip.is_some()).filter_map(|(check, _)| check.source);
+        chosen.values().copied().chain(told.filter(|source| !vips.contains(source))).collect()
     }
 
     /// Tells the checks how backends are reached, now that `ops` were applied to `before`.
@@ -125,7 +139,7 @@ impl Agent {
             (address, reached(index, &host, sources.get(&address)))
         };
         let backends = hosts.into_iter().map(reached).collect();
-        let ways = Ways { ports: model.probes, backends, sources: sources.values().copied().collect() };
+        let ways = Ways { ports: model.probes, backends, sources: self.probe_sources(model, &sources) };
         if ways != *self.probing.followed {
             self.probing.followed = Arc::new(ways);
             through.follow(self.probing.followed.clone());
@@ -140,8 +154,8 @@ impl Agent {
         warnings.extend(without.map(|(backend, _)| {
             let family = crate::model::rules::family(*backend);
             format!(
-                "backend {backend} is not checked through the VIP: no interface with the program has an {family} address \
-                 besides the VIPs that checks could come from"
+                "backend {backend} is not checked through the VIP: no interface with the program, and a driver that knows \
+                 XDP_REDIRECT, has an {family} address besides the VIPs that checks could come from"
             )
         }));
         warnings

@@ -16,12 +16,12 @@ use lb_common::{
     vlan::Tags,
 };
 use lb_tests::{
-    packet::{Mac, Packet},
+    packet::{Icmp, Mac, Packet},
     xdp::Director,
 };
 
 use crate::{
-    table::{case, check, passed, to_check, tx},
+    table::{case, check, frame_to_check, passed, raw, to_check, tx},
     world::*,
 };
 
@@ -81,6 +81,31 @@ fn an_answer_from_a_vip_goes_to_the_check() {
         if !kind.is_udp {
             check(&mut director, [RST, RST | ACK, ACK].map(|flags| to("more", answer.flags(flags))));
         }
+    }
+}
+
+/// A server that does not listen, a firewall, a router: the check learns of it at once.
+#[test]
+fn an_error_about_a_check_goes_to_it() {
+    let mut director = director(&probing());
+    for kind in KINDS {
+        let asked = answer(kind).turned();
+        let error = |port| {
+            let about = asked.from_port(port);
+            about.error_to_sender(Icmp::PortUnreachable, ETH0_MAC, backend_mac(1), kind.backend(1), 48)
+        };
+        let mut given = error(FIRST);
+        given[..6].copy_from_slice(&PROBE_MAC);
+        given[6..12].copy_from_slice(&ETH0_MAC);
+        let elsewhere = asked.with(|p| p.dest.set_ip(kind.backend(1)));
+        let elsewhere =
+            elsewhere.error_to_sender(Icmp::PortUnreachable, ETH0_MAC, backend_mac(1), kind.backend(1), 48);
+        let cases = [
+            raw(format!("{} about a check", kind.name), error(FIRST), frame_to_check(given)),
+            raw(format!("{} about another port", kind.name), error(FIRST - 1), passed(PassedNotIp)),
+            raw(format!("{} about a connection to no VIP", kind.name), elsewhere, passed(PassedNotIp)),
+        ];
+        check(&mut director, cases);
     }
 }
 

@@ -52,6 +52,11 @@ pub fn to_check(packet: &Packet) -> Expect {
     Expect { verdict: Verdict::ForwardedProbe, frame: Frame::Exactly(packet.bytes()) }
 }
 
+/// Sent to a health check, as this frame.
+pub fn frame_to_check(frame: Vec<u8>) -> Expect {
+    Expect { verdict: Verdict::ForwardedProbe, frame: Frame::Exactly(frame) }
+}
+
 /// Answered with this frame.
 pub fn answered(verdict: Verdict, frame: Vec<u8>) -> Expect {
     Expect { verdict, frame: Frame::Exactly(frame) }
