@@ -1,6 +1,12 @@
 //! Step 3: the flow a packet belongs to, found or opened. Either way it names a destination.
 
 mod follow;
+#[cfg(feature = "lru")]
+#[path = "flow/lru.rs"]
+mod instead;
+#[cfg(feature = "stub")]
+#[path = "flow/stub.rs"]
+mod instead;
 pub mod open;
 pub mod peek;
 
@@ -215,8 +221,14 @@ impl Outcome {
 
 /// IPv4 and an exact port: the hot path. Most packets change nothing of their flow.
 #[inline(always)]
+#[cfg_attr(
+    any(feature = "lru", feature = "stub"),
+    expect(unreachable_code, reason = "what a bench compares with")
+)]
 fn narrow(packet: &Packet, segment: Segment, endpoint: Endpoint) -> Outcome {
     let key = narrow_key(packet, endpoint);
+    #[cfg(any(feature = "lru", feature = "stub"))]
+    return instead::find(key, segment, endpoint);
     match steady::<NarrowBucket<KernelWord>>(&key, segment, endpoint) {
         Outcome::MISS => Outcome(on_both_sides(
             |side| flow_in_narrow(key.0, segment.0, endpoint.0, side.0),

@@ -140,7 +140,7 @@ fn is_retired(dest: u32) -> bool {
 /// Whether a packet that takes its flow to `next` until `expiry` has to write that to shared memory. A timeout
 /// that was made shorter has to be written, too.
 #[inline(always)]
-fn changes(value: Value, next: State, expiry: Tick) -> bool {
+pub fn changes(value: Value, next: State, expiry: Tick) -> bool {
     next != value.state() || expiry.until(value.expiry()).unsigned_abs() >= REFRESH.load()
 }
 

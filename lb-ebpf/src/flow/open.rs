@@ -174,7 +174,7 @@ fn retake<B: Bucket>(
 
 /// The value that a new flow begins with.
 #[inline(always)]
-fn first_value(placed: Placed, segment: Segment, service: &Service, now: Tick) -> Value {
+pub fn first_value(placed: Placed, segment: Segment, service: &Service, now: Tick) -> Value {
     // One that went on by hash counts as half-open until a later packet.
     let state =
         if placed.is_by_hash() && !segment.begins() { HASHED_STATE } else { segment.next(State::NONE) };
@@ -289,7 +289,10 @@ extern "C" fn flow_schedule(service: u32, segment: u64, client: u32, port: u32, 
 
 #[unsafe(no_mangle)]
 #[inline(never)]
+#[cfg_attr(feature = "lru", expect(unreachable_code, reason = "what a bench compares with"))]
 extern "C" fn flow_open_narrow(key: u64, segment: u32, service: u32, placed: u64) -> u64 {
+    #[cfg(feature = "lru")]
+    return super::instead::open(NarrowKey(key), Segment(segment), service, Placed(placed)).0;
     open::<NarrowBucket<KernelWord>>(&NarrowKey(key), Segment(segment), service, Placed(placed)).0
 }
 

@@ -5,6 +5,7 @@
 
 mod cold_start;
 mod evictions;
+mod pace;
 mod packets;
 mod schedulers;
 mod sweeper;
@@ -45,7 +46,7 @@ fn main() -> Result<()> {
     sched_setaffinity(Pid::from_raw(0), &cpus)?;
     for table in if what.is_empty() { Table::value_variants() } else { &what } {
         match table {
-            Table::Packets => packets::packets()?,
+            Table::Packets => drop(packets::packets()?),
             Table::Schedulers => schedulers::schedulers()?,
             Table::Sweeper => sweeper::sweeper()?,
             Table::Evictions => evictions::evictions()?,
