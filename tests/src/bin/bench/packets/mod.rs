@@ -130,11 +130,11 @@ impl Bench {
         Ok(bench)
     }
 
-    /// Opens flows and completes their handshake.
+    /// Opens flows, one after the other, and completes their handshake. They are measured in another order.
     fn establish(&mut self, program: Program, open: &Packet, flows: u32) -> Result<()> {
         self.aim(program)?;
         for flags in [SYN, ACK] {
-            self.feeder.run(&open.flags(flags).bytes(), &mut Feed::of(open, flows), flows)?;
+            self.feeder.run(&open.flags(flags).bytes(), &mut Feed::new_flows(open), flows)?;
         }
         Ok(())
     }
