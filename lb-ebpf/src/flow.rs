@@ -56,8 +56,8 @@ pub fn find_or_open(packet: &Packet, endpoints: &Endpoints) -> Result<Flow, Verd
         } else {
             narrow(packet, segment, endpoint)
         };
-        if outcome == Outcome::TO_OPEN {
-            opener = Some(endpoint);
+        if outcome.may_open() {
+            opener = Some((endpoint, outcome));
         } else if let Some(end) = outcome.end(endpoint) {
             assure(packet, endpoint, outcome);
             return end;
@@ -66,17 +66,17 @@ pub fn find_or_open(packet: &Packet, endpoints: &Endpoints) -> Result<Flow, Verd
     if let Some(endpoint) = endpoints.wildcard {
         takes_new = takes_new || endpoint.has(flag::OPEN);
         let outcome = wide(packet, segment, endpoint);
-        if outcome != Outcome::TO_OPEN {
+        if !outcome.may_open() {
             if let Some(end) = outcome.end(endpoint) {
                 assure(packet, endpoint, outcome);
                 return end;
             }
         } else if opener.is_none() {
-            opener = Some(endpoint);
+            opener = Some((endpoint, outcome));
         }
     }
-    if let Some(endpoint) = opener {
-        let end = open_under(packet, segment, endpoint)?;
+    if let Some((endpoint, outcome)) = opener {
+        let end = open_under(packet, segment, endpoint, outcome.is_again())?;
         if is_migrating() {
             forget_at(packet, endpoint, Side::OLD);
         }
@@ -186,11 +186,23 @@ impl Outcome {
     const LOST: Self = Self(1 << 37);
     /// A controlled connection has just been established.
     const ASSURES: u64 = 1 << 36;
+    /// With [`Outcome::TO_OPEN`]: there is an entry of the flow that is over.
+    const AGAIN: u64 = 1 << 38;
 
     /// Whether it says where the packet goes.
     #[inline(always)]
     fn is_found(outcome: u64) -> bool {
-        outcome != Self::MISS.0 && outcome != Self::TO_OPEN.0
+        outcome != Self::MISS.0 && outcome & Self::TO_OPEN.0 == 0
+    }
+
+    #[inline(always)]
+    fn may_open(self) -> bool {
+        self.0 & Self::TO_OPEN.0 != 0
+    }
+
+    #[inline(always)]
+    fn is_again(self) -> bool {
+        self.0 & Self::AGAIN != 0
     }
 
     #[inline(always)]
@@ -242,7 +254,13 @@ fn narrow(packet: &Packet, segment: Segment, endpoint: Endpoint) -> Outcome {
 #[inline(always)]
 fn wide(packet: &Packet, segment: Segment, endpoint: Endpoint) -> Outcome {
     let key = wide_key(packet, endpoint);
-    Outcome(on_both_sides(|side| flow_in_wide(&key, segment.0, endpoint.0, side.0), Outcome::is_found))
+    match steady::<WideBucket<KernelWord>>(&key, segment, endpoint) {
+        Outcome::MISS => Outcome(on_both_sides(
+            |side| flow_in_wide(&key, segment.0, endpoint.0, side.0),
+            Outcome::is_found,
+        )),
+        known => known,
+    }
 }
 
 /// Which table has the endpoint's flows. A packet to port 0 has the wildcard for its exact endpoint.

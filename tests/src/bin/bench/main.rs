@@ -11,6 +11,8 @@ mod schedulers;
 mod sweeper;
 mod world;
 
+use std::{fs, path::PathBuf};
+
 use anyhow::Result;
 use clap::{Parser, ValueEnum};
 use nix::{
@@ -22,6 +24,9 @@ use nix::{
 struct Args {
     /// All, if none is given
     what: Vec<Table>,
+    /// Another build of the program (lb.o) to measure beside this one, in `packets`
+    #[arg(long, value_name = "FILE")]
+    beside: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -39,14 +44,15 @@ enum Table {
 }
 
 fn main() -> Result<()> {
-    let Args { what } = Args::parse();
+    let Args { what, beside } = Args::parse();
+    let beside = beside.map(fs::read).transpose()?;
     // One CPU: its cache, its counters.
     let mut cpus = CpuSet::new();
     cpus.set(0)?;
     sched_setaffinity(Pid::from_raw(0), &cpus)?;
     for table in if what.is_empty() { Table::value_variants() } else { &what } {
         match table {
-            Table::Packets => drop(packets::packets()?),
+            Table::Packets => drop(packets::packets(beside.as_deref())?),
             Table::Schedulers => schedulers::schedulers()?,
             Table::Sweeper => sweeper::sweeper()?,
             Table::Evictions => evictions::evictions()?,

@@ -59,19 +59,22 @@ pub struct Report {
     targets: Vec<targets::Judged>,
 }
 
-/// Measures, prints the table and the targets.
-pub fn packets() -> Result<Report> {
-    let mut bench = Bench::new()?;
-    let mut rows = rows();
+/// Measures, prints the table and the targets. `beside`: an object to measure in the same run.
+pub fn packets(beside: Option<&[u8]>) -> Result<Report> {
+    let mut bench = Bench::new(beside)?;
+    let mut rows = rows(beside.is_some());
     let mut pace = Pace::default();
     for _ in 0..ROUNDS {
         pace.round(|| rows.iter_mut().try_for_each(|row| bench.measure(row)))?;
         // Each round finds as many flows as the first.
-        bench.ours.sweep_in(LATER)?;
+        for director in [Some(&mut bench.programs.ours), bench.programs.beside.as_mut()].into_iter().flatten()
+        {
+            director.sweep_in(LATER)?;
+        }
     }
     let figures = net(&rows);
     print(&figures);
-    let instructions_verified = bench.ours.verified_instructions()?;
+    let instructions_verified = bench.programs.ours.verified_instructions()?;
     println!("\n{instructions_verified} instructions verified; {pace}");
     let targets = targets::judge(&figures)?;
     targets::print(&targets);
@@ -105,28 +108,51 @@ fn print(rows: &[Figure]) {
     }
 }
 
-/// The programs under test, each on maps of its own.
 struct Bench {
-    ours: Director,
-    lru: Director,
-    stub: Director,
+    programs: Programs,
     feeder: Feeder,
 }
 
+/// The programs under test, each on maps of its own.
+struct Programs {
+    ours: Director,
+    lru: Director,
+    stub: Director,
+    beside: Option<Director>,
+}
+
+impl Programs {
+    fn director(&mut self, program: Program) -> &mut Director {
+        match program {
+            Program::Lru => &mut self.lru,
+            Program::Stub => &mut self.stub,
+            Program::Beside => self.beside.as_mut().unwrap_or(&mut self.ours),
+            Program::Nothing | Program::Swap | Program::Ours => &mut self.ours,
+        }
+    }
+}
+
 impl Bench {
-    fn new() -> Result<Self> {
+    fn new(beside: Option<&[u8]>) -> Result<Self> {
         let build = |build| Director::build(build, SIZES, LIMITS, &desired(services(Guard::Off)));
         let (ours, lru, stub) = (build(None)?, build(Some(LRU))?, build(Some(STUB))?);
-        let mut bench = Self { ours, lru, stub, feeder: Feeder::new()? };
-        for program in [Program::Ours, Program::Lru] {
+        let beside = beside.map(|object| build(Some(object))).transpose()?;
+        let programs = Programs { ours, lru, stub, beside };
+        let mut bench = Self { programs, feeder: Feeder::new()? };
+        bench.establish(Program::Lru, &open(VIP4), FLOWS4)?;
+        for program in [Some(Program::Ours), bench.programs.beside.as_ref().map(|_| Program::Beside)]
+            .into_iter()
+            .flatten()
+        {
             bench.establish(program, &open(VIP4), FLOWS4)?;
+            bench.establish(program, &open(VIP6), FLOWS6)?;
+            bench.establish(program, &open(rows::GUARDED), 1)?;
+            let director = bench.programs.director(program);
+            let (stored, opened) = (director.flows().len(), (FLOWS4 + FLOWS6 + 1) as usize);
+            ensure!(stored == opened, "{stored} of {opened} flows are in the tables");
+            // Its established flow comes before the guard, as in life.
+            director.configure(&desired(services(Guard::Rate(GUARD))))?;
         }
-        bench.establish(Program::Ours, &open(VIP6), FLOWS6)?;
-        bench.establish(Program::Ours, &open(rows::GUARDED), 1)?;
-        let (stored, opened) = (bench.ours.flows().len(), (FLOWS4 + FLOWS6 + 1) as usize);
-        ensure!(stored == opened, "{stored} of {opened} flows are in the tables");
-        // Its established flow comes before the guard, as in life.
-        bench.ours.configure(&desired(services(Guard::Rate(GUARD))))?;
         Ok(bench)
     }
 
@@ -140,14 +166,12 @@ impl Bench {
     }
 
     fn aim(&mut self, program: Program) -> Result<()> {
-        let (target, director) = match program {
-            Program::Nothing => (Target::Nothing, &mut self.ours),
-            Program::Swap => (Target::Swap, &mut self.ours),
-            Program::Ours => (Target::Director, &mut self.ours),
-            Program::Lru => (Target::Director, &mut self.lru),
-            Program::Stub => (Target::Director, &mut self.stub),
+        let target = match program {
+            Program::Nothing => Target::Nothing,
+            Program::Swap => Target::Swap,
+            _ => Target::Director,
         };
-        self.feeder.aim(target, director)
+        self.feeder.aim(target, self.programs.director(program))
     }
 
     fn measure(&mut self, row: &mut Row) -> Result<()> {
@@ -165,12 +189,8 @@ impl Bench {
         Ok(())
     }
 
-    fn counted(&self, row: &Row) -> Result<u64> {
-        let director = match row.program {
-            Program::Lru => &self.lru,
-            Program::Stub => &self.stub,
-            _ => &self.ours,
-        };
+    fn counted(&mut self, row: &Row) -> Result<u64> {
+        let director = self.programs.director(row.program);
         row.verdict.map_or(Ok(0), |verdict| counted(director, verdict.name()))
     }
 }

@@ -38,6 +38,8 @@ pub enum Program {
     Ours,
     Lru,
     Stub,
+    /// Another build that was given.
+    Beside,
 }
 
 impl Program {
@@ -45,12 +47,14 @@ impl Program {
         match self {
             Self::Lru => " [kernel LRU map]",
             Self::Stub => " [no table]",
+            Self::Beside => " [the other build]",
             _ => "",
         }
     }
 }
 
 /// One row.
+#[derive(Clone)]
 pub struct Row {
     pub name: &'static str,
     pub program: Program,
@@ -94,7 +98,18 @@ impl Row {
     }
 }
 
-pub fn rows() -> Vec<Row> {
+/// Those of the director's are measured of another build, too, if there is one.
+pub fn rows(beside: bool) -> Vec<Row> {
+    let rows = of_one_build();
+    let twice = |row: Row| {
+        let other =
+            (beside && row.program == Program::Ours).then(|| Row { program: Program::Beside, ..row.clone() });
+        [Some(row), other].into_iter().flatten()
+    };
+    rows.into_iter().flat_map(twice).collect()
+}
+
+fn of_one_build() -> Vec<Row> {
     let ack = |vip| open(vip).flags(ACK);
     let tx = Some(Verdict::ForwardedTx);
     let known = |name, program, vip, flows| Row::known(name, program, &ack(vip), flows, tx);
