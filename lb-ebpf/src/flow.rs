@@ -65,7 +65,7 @@ pub fn find_or_open(packet: &Packet, endpoints: &Endpoints) -> Result<Flow, Verd
     }
     if let Some(endpoint) = endpoints.wildcard {
         takes_new = takes_new || endpoint.has(flag::OPEN);
-        let outcome = wide(packet, segment, endpoint);
+        let outcome = any_port(packet, segment, endpoint);
         if !outcome.may_open() {
             if let Some(end) = outcome.end(endpoint) {
                 assure(packet, endpoint, outcome);
@@ -250,17 +250,25 @@ fn narrow(packet: &Packet, segment: Segment, endpoint: Endpoint) -> Outcome {
     }
 }
 
-/// IPv6, and any port of an address.
+/// IPv6, whose packets mostly change nothing either.
 #[inline(always)]
 fn wide(packet: &Packet, segment: Segment, endpoint: Endpoint) -> Outcome {
     let key = wide_key(packet, endpoint);
     match steady::<WideBucket<KernelWord>>(&key, segment, endpoint) {
-        Outcome::MISS => Outcome(on_both_sides(
-            |side| flow_in_wide(&key, segment.0, endpoint.0, side.0),
-            Outcome::is_found,
-        )),
+        Outcome::MISS => in_wide(&key, segment, endpoint),
         known => known,
     }
+}
+
+/// Any port of an address.
+#[inline(always)]
+fn any_port(packet: &Packet, segment: Segment, endpoint: Endpoint) -> Outcome {
+    in_wide(&wide_key(packet, endpoint), segment, endpoint)
+}
+
+#[inline(always)]
+fn in_wide(key: &WideKey, segment: Segment, endpoint: Endpoint) -> Outcome {
+    Outcome(on_both_sides(|side| flow_in_wide(key, segment.0, endpoint.0, side.0), Outcome::is_found))
 }
 
 /// Which table has the endpoint's flows. A packet to port 0 has the wildcard for its exact endpoint.
