@@ -6,7 +6,10 @@ use std::{env, fs, path::Path};
 use clap::{CommandFactory, Parser};
 use lb_common::verdict::{Event, Verdict};
 
-use crate::cli::{args::Cli, exit::EXIT_CODES};
+use crate::{
+    cli::{args::Cli, exit::EXIT_CODES},
+    doctor::{self, Severity},
+};
 
 /// What the definitions do not say.
 const ABOUT_OUTPUT: &str = "\
@@ -26,6 +29,7 @@ With `--output json` numbers are exact, and every command prints the body of the
 | `lb stats --rate` | `seconds`, and per second `connections`, `packets`, `bytes` of `total` and of each of `services` and its `backends`; `verdicts` |
 | `lb stats --watch` | one object a line |
 | `lb check-config` | `services`, `backends`, and `memory`: `what` and `bytes` of each kind of map |
+| `lb doctor` | `findings`: `id`, `severity` (`warning`, `error`), `subject`, `found`, `effect`, `fix`; `unknown`: what could not be looked at; `examined`: how many things were |
 | `lb realserver` | `changes`, and `items`: `subject`, `verdict` (`right`, `note`, `wrong`), `found`, `effect`, `fix` |
 | `lb save` | no JSON: always the configuration file |
 
@@ -105,6 +109,20 @@ fn every_verdict_and_event_is_in_the_operators_page() {
     for name in names {
         let rows = page.lines().filter(|line| line.starts_with(&format!("| `{name}` |"))).count();
         assert_eq!(rows, 1, "docs/operations.md needs one row that begins with | `{name}` |");
+    }
+}
+
+#[test]
+fn every_finding_of_the_doctor_is_in_the_operators_page() {
+    let page = document("docs/operations.md");
+    for id in doctor::Id::ALL {
+        let severity = match id.severity() {
+            Severity::Warning => "warning",
+            Severity::Error => "error",
+        };
+        let row = format!("| `{id}` | {severity} | ");
+        let rows = page.lines().filter(|line| line.starts_with(&row)).count();
+        assert_eq!(rows, 1, "docs/operations.md needs one row that begins with {row}({})", id.meaning());
     }
 }
 
