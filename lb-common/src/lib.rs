@@ -24,6 +24,7 @@ pub mod link;
 pub mod meta;
 pub mod scheduler;
 pub mod service;
+pub mod source;
 pub mod tcp;
 pub mod template;
 pub mod tick;
@@ -34,7 +35,7 @@ pub mod verdict;
 pub mod vlan;
 
 /// Version of all layouts in this crate: pins live in `<bpffs>/lb/<instance>/v<SCHEMA_VERSION>/`.
-pub const SCHEMA_VERSION: u32 = 3;
+pub const SCHEMA_VERSION: u32 = 4;
 
 /// IP protocol numbers (IANA) that services may have.
 pub mod protocol {

@@ -3,7 +3,7 @@
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use crate::{bucket::Word, counters, dest, endpoint, fragment, host, link, meta, service, tick};
+use crate::{bucket::Word, counters, dest, endpoint, fragment, host, link, meta, service, source, tick};
 
 macro_rules! pod {
     ($($record:ty),* $(,)?) => {
@@ -30,6 +30,8 @@ pod!(
     meta::Meta,
     service::Rotation,
     service::Service,
+    source::Data4,
+    source::Data6,
     tick::Reading,
 );
 

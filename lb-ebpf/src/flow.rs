@@ -3,6 +3,7 @@
 mod follow;
 pub mod open;
 pub mod peek;
+mod source;
 
 use lb_common::{
     bucket::{Word, find},

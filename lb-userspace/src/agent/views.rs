@@ -122,6 +122,7 @@ fn view(agent: &Agent, snapshot: &Snapshot, ids: &Ids, service: &Service) -> Res
         group: service.group.clone(),
         scheduler: service.scheduler,
         options: service.options,
+        sources: service.sources.clone(),
         guarded: agent.pins.maps.is_guarded(id, agent.clock.now()),
         checks: service.health.checks.iter().map(ToString::to_string).collect(),
         counters: shown(agent.pins.maps.service_counters(id)?),

@@ -50,6 +50,7 @@ fn the_notes_service_reads_as_the_notes_mean_it() {
             scheduler: Scheduler::Rr,
             backends: vec![backend("172.18.14.71"), backend("172.18.14.72")],
             options: ServiceOptions::default(),
+            sources: Default::default(),
             health: Default::default(),
         }],
         ..Model::default()

@@ -20,6 +20,7 @@ fn service_add(name_: Option<&str>, endpoint: Endpoint) -> ServiceAdd {
         group: [].into(),
         scheduler: Scheduler::Rr,
         options: ServiceOptions::default(),
+        sources: Default::default(),
     }
 }
 

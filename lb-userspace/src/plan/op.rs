@@ -2,9 +2,10 @@
 
 use lb_common::{
     dest::Dest, endpoint::Endpoint, generation::Published, host::Host, link::Link, service::Service,
+    source::Rule,
 };
 
-use super::{EndpointKey, RangeKey};
+use super::{EndpointKey, RangeKey, RuleKey};
 
 /// One change of a configuration map.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -72,6 +73,13 @@ pub enum Op {
     },
     DeleteRange {
         key: RangeKey,
+    },
+    SetRule {
+        key: RuleKey,
+        rule: Rule,
+    },
+    DeleteRule {
+        key: RuleKey,
     },
     SetFilter {
         word: u32,

@@ -128,7 +128,7 @@ proptest! {
         let left = director.kernel.snapshot();
         prop_assert!(left.endpoints.is_empty() && left.services.is_empty() && left.dests.is_empty());
         prop_assert!(left.hosts.is_empty() && left.links.is_empty() && left.filter.is_empty());
-        prop_assert!(left.ranges.is_empty());
+        prop_assert!(left.ranges.is_empty() && left.rules.is_empty());
         prop_assert!(left.tags.is_empty() && left.macs.is_empty());
     }
 }
