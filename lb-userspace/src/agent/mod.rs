@@ -168,7 +168,7 @@ impl Agent {
         let sweep = self.pins.maps.sweep(self.clock.now(), &self.sweep);
         let settled = self.sweep.census.union(&sweep.census);
         self.sweep = sweep;
-        let reclaimed = self.pins.maps.snapshot().and_then(|now| {
+        let reclaimed = self.pins.maps.without_rules().and_then(|now| {
             rates::read(&mut self.rates, &self.pins.maps, &now, monotonic())?;
             let ops = reclaim(&now, &settled);
             self.pins.maps.apply(&ops)

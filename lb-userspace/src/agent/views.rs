@@ -76,14 +76,14 @@ pub fn status(agent: &Agent) -> Status {
 }
 
 pub fn services(agent: &Agent) -> Result<Vec<ServiceView>> {
-    let snapshot = agent.pins.maps.snapshot()?;
+    let snapshot = agent.pins.maps.without_rules()?;
     let ids = Ids::new(&snapshot);
     agent.model.services.iter().map(|service| view(agent, &snapshot, &ids, service)).collect()
 }
 
 pub fn service(agent: &Agent, name: &ServiceName) -> Result<ServiceView, Failure> {
     let service = agent.model.service(name).ok_or_else(|| edit::no_such_service(&agent.model, name))?;
-    let snapshot = agent.pins.maps.snapshot().map_err(super::change::internal)?;
+    let snapshot = agent.pins.maps.without_rules().map_err(super::change::internal)?;
     view(agent, &snapshot, &Ids::new(&snapshot), service).map_err(super::change::internal)
 }
 
@@ -216,7 +216,7 @@ fn check_view(view: health::CheckView) -> CheckView {
 }
 
 pub fn stats(agent: &Agent) -> Result<Stats> {
-    let snapshot = agent.pins.maps.snapshot()?;
+    let snapshot = agent.pins.maps.without_rules()?;
     let ids = Ids::new(&snapshot);
     let maps = &agent.pins.maps;
     let (mut total, mut total_rate) = (Counters::default(), Rate::default());
@@ -317,7 +317,7 @@ fn matching(
     mut each: impl FnMut(&FlowEntry, ConnView),
 ) -> Result<(), Failure> {
     let client = filter.client.as_deref().map(prefix).transpose()?;
-    let snapshot = agent.pins.maps.snapshot().map_err(super::change::internal)?;
+    let snapshot = agent.pins.maps.without_rules().map_err(super::change::internal)?;
     // A deleted service is there as long as it has connections.
     let is_known = |name: &ServiceName| {
         agent.model.service(name).is_some()

@@ -25,6 +25,13 @@ use crate::{
 impl Maps {
     /// What the kernel holds now.
     pub fn snapshot(&self) -> Result<Snapshot> {
+        let mut snapshot = self.without_rules()?;
+        self.read_rules(&mut snapshot)?;
+        Ok(snapshot)
+    }
+
+    /// The same without the rules about sources: they may be many, and only the planner asks for them.
+    pub fn without_rules(&self) -> Result<Snapshot> {
         let mut snapshot = Snapshot {
             dests: used(&self.dests, |dest| dest.flags & dest::flag::USED != 0),
             hosts: used(&self.hosts, |host| host.flags & host::flag::USED != 0),
@@ -46,7 +53,6 @@ impl Maps {
             snapshot.rotations.insert(*id, position);
         }
         self.read_endpoints(&mut snapshot)?;
-        self.read_rules(&mut snapshot)?;
         for key in self.tags.keys() {
             snapshot.tags.insert(key.context("reading TAGS")?);
         }

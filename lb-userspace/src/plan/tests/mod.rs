@@ -9,6 +9,7 @@ mod kernel;
 mod limits;
 mod named;
 mod scale;
+mod sources;
 mod tables;
 mod wanted;
 
