@@ -8,16 +8,16 @@ use lb_common::source::MAX_RULES;
 
 use super::{
     Backend, BackendKey, Endpoint, Model, PartialTimeouts, Persistence, Protocol, Service, ServiceName,
-    ServiceOptions, Sources,
+    ServiceOptions,
     check::{BackendHealth, ServiceHealth},
+    edit_sources::{check_sources, edited_sources},
     nearest::nearest,
     persistence::longest_prefix,
     rules::{backend_fault, family, option_fault, same_family, thresholds_ok, vip_fault},
-    sources::fault,
     timeouts::MAX_TIMEOUT,
 };
 use crate::api::types::{
-    ApiError, BackendAdd, BackendEdit, EndpointsEdit, OptionsEdit, ServiceAdd, ServiceEdit, SourcesEdit,
+    ApiError, BackendAdd, BackendEdit, EndpointsEdit, OptionsEdit, ServiceAdd, ServiceEdit,
 };
 
 /// Why a change is refused. [`EditError::status`] is its HTTP status.
@@ -297,23 +297,6 @@ pub fn edited_service(service: &Service, body: &ServiceEdit) -> Service {
 }
 
 /// `before` with what is given.
-pub fn edited_sources(before: &Sources, given: &SourcesEdit) -> Sources {
-    let mut sources = before.clone();
-    sources.retain(|network, _| !given.del.contains(network));
-    sources.extend(given.set.iter().map(|(network, rule)| (*network, *rule)));
-    sources
-}
-
-/// The edit that makes `after` of `before`.
-pub fn to_sources(before: &Sources, after: &Sources) -> SourcesEdit {
-    let changed = after.iter().filter(|(network, rule)| before.get(network) != Some(rule));
-    SourcesEdit {
-        set: changed.map(|(network, rule)| (*network, *rule)).collect(),
-        del: before.keys().filter(|network| !after.contains_key(network)).copied().collect(),
-    }
-}
-
-/// `before` with what is given.
 pub fn edited_options(before: &ServiceOptions, given: &OptionsEdit) -> ServiceOptions {
     let OptionsEdit {
         timeouts,
@@ -445,18 +428,6 @@ fn check_options(service: &Service) -> Result<(), EditError> {
         Some(length) if length > longest => Err(EditError::BadGranularity { length, longest }),
         _ => Ok(()),
     }
-}
-
-fn check_sources(model: &Model, service: &Service) -> Result<(), EditError> {
-    let vip = Some(service.endpoint.address);
-    if let Some((wrong, right)) =
-        service.sources.iter().find_map(|(network, rule)| fault(*network, rule, vip))
-    {
-        return Err(EditError::BadSource { service: service.name.clone(), wrong, right });
-    }
-    let others = model.services.iter().filter(|other| other.name != service.name);
-    let all = others.map(|other| other.sources.len()).sum::<usize>() + service.sources.len();
-    if all > MAX_RULES as usize { Err(EditError::TooManySources { all }) } else { Ok(()) }
 }
 
 fn check_timeouts(given: PartialTimeouts) -> Result<(), EditError> {

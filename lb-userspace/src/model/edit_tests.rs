@@ -1,5 +1,8 @@
 use super::*;
-use crate::model::{Limits, Protocol, Scheduler};
+use crate::{
+    api::types::SourcesEdit,
+    model::{Limits, Protocol, Scheduler},
+};
 
 fn name(text: &str) -> ServiceName {
     text.parse().expect("a name")

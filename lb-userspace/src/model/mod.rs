@@ -8,6 +8,7 @@
 pub(crate) mod arbitrary;
 pub mod check;
 pub mod edit;
+pub mod edit_sources;
 pub mod endpoint;
 mod name;
 pub mod nearest;

@@ -9,7 +9,10 @@ use std::collections::BTreeSet;
 use super::{Change, Overlay};
 use crate::{
     api::types::{BackendEdit, EndpointsEdit, OptionsEdit, ServiceEdit, SourcesEdit},
-    model::{Backend, BackendKey, Model, PartialTimeouts, Service, ServiceName, Sources, edit},
+    model::{
+        Backend, BackendKey, Model, PartialTimeouts, Service, ServiceName, Sources, edit,
+        edit_sources::{edited_sources, to_sources},
+    },
 };
 
 /// Where a thing that exists now comes from.
@@ -261,7 +264,7 @@ fn pick_endpoints(new: &EndpointsEdit, before: EndpointsEdit, of_file: Option<&S
 fn pick_sources(new: &SourcesEdit, before: &SourcesEdit, of_file: Option<&Service>) -> SourcesEdit {
     let none = Sources::new();
     let of_file = of_file.map_or(&none, |service| &service.sources);
-    edit::to_sources(of_file, &edit::edited_sources(&edit::edited_sources(of_file, before), new))
+    to_sources(of_file, &edited_sources(&edited_sources(of_file, before), new))
 }
 
 fn pick_timeouts(new: PartialTimeouts, before: PartialTimeouts, of_file: PartialTimeouts) -> PartialTimeouts {

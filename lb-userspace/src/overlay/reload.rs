@@ -5,7 +5,8 @@ use crate::{
     api::types::{BackendEdit, EndpointsEdit, ServiceEdit},
     model::{
         Backend, BackendKey, Model, ServiceName,
-        edit::{edited, edited_service, to_options, to_sources},
+        edit::{edited, edited_service, to_options},
+        edit_sources::to_sources,
     },
 };
 

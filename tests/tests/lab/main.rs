@@ -38,6 +38,7 @@ mod save;
 mod segments;
 mod setup;
 mod sizes;
+mod sources;
 mod spread;
 mod starts;
 mod stats;
