@@ -23,6 +23,7 @@ use crate::{
     health::{self, State},
     model::{Backend, BackendKey, Endpoint, Protocol, Service, ServiceName, edit},
     plan::{ByHealth, EndpointKey, Snapshot, dest_address, name_of},
+    pressure::Pressure,
 };
 
 pub fn status(agent: &Agent) -> Status {
@@ -262,10 +263,13 @@ pub fn stats(agent: &Agent) -> Result<Stats> {
         rate: agent.rates.rate(Counted::Verdict(count.name)).packets,
     });
     let (narrow, wide) = maps.table_bytes();
-    let table = |name: &str, used, rated, memory_bytes| TableStats {
+    let (narrow_fill, wide_fill) = (&agent.pressure.narrow, &agent.pressure.wide);
+    let table = |name: &str, used, rated, memory_bytes, (pressure, pruned): &(Pressure, u64)| TableStats {
         table: name.to_owned(),
         used,
         rated: u64::from(rated),
+        pressed: pressure.is_on(),
+        pruned: *pruned,
         memory_bytes,
     };
     Ok(Stats {
@@ -275,8 +279,8 @@ pub fn stats(agent: &Agent) -> Result<Stats> {
         services,
         verdicts: verdicts.collect(),
         flows: vec![
-            table("ipv4", agent.sweep.narrow_live, agent.pins.meta.narrow_buckets, narrow),
-            table("wide", agent.sweep.wide_live, agent.pins.meta.wide_buckets, wide),
+            table("ipv4", agent.sweep.narrow_live, agent.pins.meta.narrow_buckets, narrow, narrow_fill),
+            table("wide", agent.sweep.wide_live, agent.pins.meta.wide_buckets, wide, wide_fill),
         ],
     })
 }

@@ -279,6 +279,8 @@ pub(crate) fn stats(n: u64) -> Stats {
             table: "ipv4".to_owned(),
             used: 524_288,
             rated: 1_048_576,
+            pressed: false,
+            pruned: 0,
             memory_bytes: 64 << 20,
         }],
     }

@@ -380,6 +380,12 @@ pub struct TableStats {
     pub used: u64,
     /// Rated capacity, entries.
     pub rated: u64,
+    /// It is nearly full: half-open and closing connections that are idle give way early.
+    #[serde(default)]
+    pub pressed: bool,
+    /// How many have given way since the agent began.
+    #[serde(default)]
+    pub pruned: u64,
     pub memory_bytes: u64,
 }
 

@@ -17,7 +17,7 @@ mod templates;
 
 pub use attach::{AttachError, Attached, Loaded, Target};
 pub use clock::Clock;
-pub use flows::{FlowEntry, Sweep};
+pub use flows::{FlowEntry, Pruning, Sweep};
 pub use growth::Moved;
 pub use layout::Layout;
 pub use maps::Maps;

@@ -29,6 +29,7 @@ mod overlay;
 mod passive;
 mod permission;
 mod persistence;
+mod pressure;
 mod realserver;
 mod refusals;
 mod reject;

@@ -23,6 +23,7 @@ mod icmp;
 mod mtu;
 mod options;
 mod persistence;
+mod pressure;
 mod property;
 mod redirect;
 mod reject;
