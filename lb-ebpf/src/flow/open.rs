@@ -16,7 +16,7 @@ use lb_common::{
 use super::{
     Flow, Outcome, Segment,
     follow::{by_hash, is_over, timeout},
-    is_wide, narrow_key, wide_key,
+    is_wide, narrow_key, source, wide_key,
 };
 use crate::{
     clock, count,
@@ -41,6 +41,9 @@ pub fn open_under(
     again: bool,
 ) -> Result<Flow, Verdict> {
     let service = endpoint.service() as u32;
+    if endpoint.has(flag::RULED) {
+        source::admit(packet, segment, service)?;
+    }
     let (client, vip) = (fold(packet.source), fold(packet.dest));
     let port = u16::from_be(packet.source_port) as u32;
     let source = Source(packet.source);
