@@ -272,3 +272,28 @@ fn client_bytes(kind: Kind) -> [u8; 16] {
         IpAddr::V6(v6) => v6.octets(),
     }
 }
+
+/// A persistent client's connection without an entry goes where its template says, not by hash: its ACK makes a
+/// half-open entry all the same, so that a flood of ACKs makes no established ones.
+#[test]
+fn an_ack_of_a_persistent_client_makes_a_half_open_entry() {
+    for kind in [TCP4, TCP6] {
+        let mut want = guarded(kind, &[1, 2, 3]);
+        want.services[0].options.persistence =
+            Some(Persistence { timeout: 300, granularity: None, scope: Scope::default() });
+        let mut director = director(&want);
+        let backends = flood(&mut director, kind, 1000..2000);
+        let stored: Vec<u16> = director.flows().iter().map(|flow| flow.client_port).collect();
+        let (port, backend) =
+            backends.iter().find(|(port, _)| !stored.contains(port)).expect("one without an entry");
+        let state_of = |director: &Director, port: u16| {
+            let flow = director.flows().into_iter().find(|flow| flow.client_port == port);
+            flow.map(|flow| flow.value.state())
+        };
+        for (port, state) in [(*port, State::SYN_RECV), (*port, State::ESTABLISHED), (7, State::SYN_RECV)] {
+            let ack = kind.later().from_port(port);
+            assert_eq!(send(&mut director, &ack), Ok(*backend), "{} port {port}", kind.name);
+            assert_eq!(state_of(&director, port), Some(state), "{} port {port}", kind.name);
+        }
+    }
+}
