@@ -2,7 +2,7 @@
 //!
 //! Three rings, imports point inward only:
 //! * PURE: [`model`], [`config`], [`overlay`] (its journal apart), [`plan`], [`neigh`], [`health`], [`estimator`],
-//!   [`api::types`] - no tokio, no aya, no sockets, no clock;
+//!   [`pressure`], [`api::types`] - no tokio, no aya, no sockets, no clock;
 //! * IO: [`dataplane`], [`net`], [`checks`], [`realserver`], [`doctor`], [`api`], [`clock`], [`durable`], [`log`] - BPF, netlink,
 //!   HTTP, the time;
 //! * ROOT: [`agent`] and [`cli`].
@@ -24,4 +24,5 @@ pub mod neigh;
 pub mod net;
 pub mod overlay;
 pub mod plan;
+pub mod pressure;
 pub mod realserver;

@@ -16,6 +16,7 @@ const PURE: &[&str] = &[
     "lb-userspace/src/overlay.rs",
     "lb-userspace/src/plan/",
     "lb-userspace/src/plan.rs",
+    "lb-userspace/src/pressure.rs",
 ];
 
 /// Files in those directories that do their ring's IO, with the reason.

@@ -127,18 +127,27 @@ fn every_finding_of_the_doctor_is_in_the_operators_page() {
 }
 
 /// Lines of code blocks that begin with `lb`, up to a pipe or a remark.
-fn commands(text: &str) -> Vec<String> {
+fn commands(text: &str) -> Vec<Vec<String>> {
     let mut is_code = false;
     let mut commands = Vec::new();
     for line in text.lines() {
         if line.starts_with("```") {
             is_code = !is_code;
         } else if is_code && line.starts_with("lb ") {
-            let words = line.split_whitespace().take_while(|word| !word.starts_with(['#', '|', '>', '&']));
-            commands.push(words.collect::<Vec<_>>().join(" "));
+            let words = words(line).into_iter();
+            commands.push(words.take_while(|word| !word.starts_with(['#', '|', '>', '&'])).collect());
         }
     }
     commands
+}
+
+/// As a shell sees them, as far as the documents go: what stands between single quotes is one.
+fn words(line: &str) -> Vec<String> {
+    let parts = line.split('\'').enumerate().flat_map(|(n, part)| match n % 2 {
+        0 => part.split_whitespace().map(str::to_owned).collect(),
+        _ => vec![part.to_owned()],
+    });
+    parts.collect()
 }
 
 #[test]
@@ -147,8 +156,8 @@ fn commands_in_documents_parse() {
         let commands = commands(&document(name));
         assert!(!commands.is_empty(), "{name} has no commands");
         for line in commands {
-            if let Err(error) = Cli::try_parse_from(line.split(' ')) {
-                panic!("{name}: {line}: {error}");
+            if let Err(error) = Cli::try_parse_from(&line) {
+                panic!("{name}: {line:?}: {error}");
             }
         }
     }

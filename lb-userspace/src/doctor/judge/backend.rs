@@ -258,7 +258,9 @@ fn check_blind(facts: &Facts, cause: &Finding) -> Option<Finding> {
         port_at(&facts.way),
         format!("its checks pass ({}), but see {} of it", health.words, cause.id),
         "the backend goes on getting its share of the connections, which fail",
-        format!("mend the cause; until then: lb backend drain {service} {backend}"),
+        format!(
+            "mend the cause (until then: lb backend drain {service} {backend}), and let the check go through the VIP: `via: both`"
+        ),
     ))
 }
 
