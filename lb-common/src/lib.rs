@@ -23,6 +23,7 @@ pub mod icmp;
 pub mod link;
 pub mod meta;
 pub mod scheduler;
+pub mod sctp;
 pub mod service;
 pub mod tcp;
 pub mod template;
@@ -34,10 +35,11 @@ pub mod verdict;
 pub mod vlan;
 
 /// Version of all layouts in this crate: pins live in `<bpffs>/lb/<instance>/v<SCHEMA_VERSION>/`.
-pub const SCHEMA_VERSION: u32 = 3;
+pub const SCHEMA_VERSION: u32 = 4;
 
 /// IP protocol numbers (IANA) that services may have.
 pub mod protocol {
     pub const TCP: u8 = 6;
     pub const UDP: u8 = 17;
+    pub const SCTP: u8 = 132;
 }
