@@ -214,7 +214,20 @@ pub(super) mod timeouts {
         doc: "How long an idle connection is remembered in each state, 1 s to 31 d. The defaults are IPVS's; \
               `tcp`, `tcp_fin` and `udp` are the three figures of `ipvsadm --set`. `lb timeout set` changes \
               them while the agent runs. Connections get a new timeout with their next packet.",
-        keys: &[&TCP, &TCP_FIN, &TCP_SYN, &TCP_TIME_WAIT, &TCP_CLOSE, &UDP],
+        keys: &[
+            &TCP,
+            &TCP_FIN,
+            &TCP_SYN,
+            &TCP_TIME_WAIT,
+            &TCP_CLOSE,
+            &UDP,
+            &SCTP,
+            &SCTP_INIT1,
+            &SCTP_INIT,
+            &SCTP_ECHOED,
+            &SCTP_SHUTDOWN,
+            &SCTP_CLOSED,
+        ],
     };
     pub static KEYS: PerState<&Key> = PerState {
         tcp: &TCP,
@@ -223,6 +236,12 @@ pub(super) mod timeouts {
         tcp_time_wait: &TCP_TIME_WAIT,
         tcp_close: &TCP_CLOSE,
         udp: &UDP,
+        sctp: &SCTP,
+        sctp_init1: &SCTP_INIT1,
+        sctp_init: &SCTP_INIT,
+        sctp_echoed: &SCTP_ECHOED,
+        sctp_shutdown: &SCTP_SHUTDOWN,
+        sctp_closed: &SCTP_CLOSED,
     };
     pub static TCP: Key = key("tcp", "duration", Is("900"), "ESTABLISHED.");
     pub static TCP_FIN: Key = key("tcp_fin", "duration", Is("120"), "FIN_WAIT.").also(&["tcpfin"]);
@@ -236,6 +255,19 @@ pub(super) mod timeouts {
     .also(&["tcptimewait"]);
     pub static TCP_CLOSE: Key = key("tcp_close", "duration", Is("10"), "CLOSE.").also(&["tcpclose"]);
     pub static UDP: Key = key("udp", "duration", Is("300"), "UDP.");
+    pub static SCTP: Key = key("sctp", "duration", Is("900"), "ESTABLISHED, of SCTP.");
+    pub static SCTP_INIT1: Key = key("sctp_init1", "duration", Is("4"), "INIT1: one INIT came.");
+    pub static SCTP_INIT: Key = key(
+        "sctp_init",
+        "duration",
+        Is("61"),
+        "INIT: an INIT came again. Also of associations that were placed by hash, until a later packet (NONE).",
+    );
+    pub static SCTP_ECHOED: Key =
+        key("sctp_echoed", "duration", Is("61"), "C-ECHOED: an INIT ACK came, the backend had begun.");
+    pub static SCTP_SHUTDOWN: Key =
+        key("sctp_shutdown", "duration", Is("61"), "S-RECEIVED: after the client's SHUTDOWN.");
+    pub static SCTP_CLOSED: Key = key("sctp_closed", "duration", Is("61"), "CLOSED.");
 }
 
 pub(super) mod control {
@@ -285,6 +317,8 @@ pub(super) mod service {
             &REJECT,
             &GUARD,
             &SLOPPY_TCP,
+            &SLOPPY_SCTP,
+            &CLASSIC_LOAD,
             &OPS,
             &CHECKS,
             &MINIMUM_HEALTHY,
@@ -315,7 +349,8 @@ pub(super) mod service {
         "The port that clients connect to; 0 is every port of the address.",
     )
     .also(&["ports"]);
-    pub static PROTOCOL: Key = key("protocol", "`tcp` or `udp`", Is("tcp"), "The transport protocol.");
+    pub static PROTOCOL: Key =
+        key("protocol", "`tcp`, `udp` or `sctp`", Is("tcp"), "The transport protocol.");
     pub static ENDPOINTS: Key = key(
         "endpoints",
         "list of `services[].endpoints[]`",
@@ -418,6 +453,20 @@ pub(super) mod service {
         Is("false"),
         "TCP only. A connection that is not known is taken up in its middle: any segment but a reset opens one, \
          as with IPVS's sysctl of this name.",
+    );
+    pub static SLOPPY_SCTP: Key = key(
+        "sloppy_sctp",
+        "`true` or `false`",
+        Is("false"),
+        "SCTP only. An association that is not known is taken up in its middle: any packet but an ABORT opens one, as \
+         with IPVS's sysctl of this name.",
+    );
+    pub static CLASSIC_LOAD: Key = key(
+        "classic_load",
+        "`true` or `false`",
+        Is("false"),
+        "How `lc`, `wlc`, `lblc`, `lblcr` and `twos` count a backend's load. `false`: 256 × active + all connections, as \
+         IPVS does since 2026; `true`: 256 × active + inactive ones, as it did before.",
     );
     pub static OPS: Key = key(
         "ops",

@@ -28,6 +28,7 @@ mod redirect;
 mod reject;
 mod schedule;
 mod schedulers;
+mod sctp;
 mod state;
 mod threshold;
 mod ttl;

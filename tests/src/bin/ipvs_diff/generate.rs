@@ -2,10 +2,13 @@
 
 use fastrand::Rng;
 use lb::model::{Endpoint, Persistence, Protocol, Scope};
-use lb_common::tcp::flag::{ACK, FIN, RST, SYN};
+use lb_common::{
+    sctp::chunk,
+    tcp::flag::{ACK, FIN, RST, SYN},
+};
 
 use crate::{
-    lab::{ANY_PORTS, BACKENDS, Client, endpoints},
+    lab::{ANY_PORTS, BACKENDS, COOKIE_AND_ABORT, Client, endpoints},
     schedulers::{KINDS, Kind},
     script::{Config, Options, Script, Settings, Step, Sysctl},
 };
@@ -111,6 +114,7 @@ impl Generator {
         };
         let flags = match (to.protocol, self.rng.u8(..100)) {
             (Protocol::Udp, _) => 0,
+            (Protocol::Sctp, chance) => self.chunk(chance),
             (_, 0..50) => SYN,
             (_, 50..76) => ACK,
             (_, 76..86) => FIN | ACK,
@@ -124,6 +128,25 @@ impl Generator {
             (_, _) => 0,
         };
         self.push(Step::Packet { to, client, flags });
+    }
+
+    /// The first chunk of an SCTP packet; `chance` is below 100.
+    fn chunk(&mut self, chance: u8) -> u8 {
+        match chance {
+            0..40 => chunk::INIT,
+            40..60 => chunk::COOKIE_ECHO,
+            60..68 => chunk::DATA,
+            68..72 => chunk::SACK,
+            72..76 => chunk::ABORT,
+            76..81 => chunk::SHUTDOWN,
+            81..85 => chunk::SHUTDOWN_ACK,
+            85..88 => chunk::SHUTDOWN_COMPLETE,
+            88..91 => chunk::INIT_ACK,
+            91..94 => chunk::COOKIE_ACK,
+            94..96 => chunk::ERROR,
+            96..98 => COOKIE_AND_ABORT,
+            _ => self.rng.u8(..),
+        }
     }
 
     fn wait(&mut self) {
