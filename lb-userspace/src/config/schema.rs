@@ -418,7 +418,7 @@ pub(super) mod service {
          datagram goes to another backend at once; TCP in the middle of a connection is dropped, until within a \
          second the entries end; a SYN on a connection of a backend of weight 0 goes to another one, too. `reset`: the \
          same, but that TCP is answered with a reset, as with `expire_nodest_conn` 1, and entries stay until their \
-         timeout. `auto` is `drop` for TCP and `reschedule` for UDP.",
+         timeout. `auto` is `drop` for TCP and SCTP, and `reschedule` for UDP. There is no reset for SCTP: its packets are dropped.",
     );
     pub static EXPIRE_QUIESCENT: Key = key(
         "expire_quiescent_template",
@@ -432,9 +432,9 @@ pub(super) mod service {
         "reject",
         "`icmp`, `reset`, `drop` or `pass`",
         Is("icmp"),
-        "What a client is told whose new connection no backend takes, or whose TCP segment belongs to no \
+        "What a client is told whose new connection no backend takes, or whose TCP segment or SCTP packet belongs to no \
          connection that is known. `icmp`: as with IPVS, ICMP port unreachable in the first case and a reset in \
-         the second; `reset`: a reset in both, and port unreachable for UDP; `drop`: nothing; `pass`: the packet \
+         the second, for SCTP protocol unreachable; `reset`: a reset in both, and for UDP and SCTP as `icmp`; `drop`: nothing; `pass`: the packet \
          goes to the director's own stack, where a server of last resort may listen. Answers are limited to 128 \
          a CPU in an eighth of a second; what goes over that is dropped.",
     );

@@ -5,7 +5,7 @@ use lb::{
     plan::Desired,
 };
 use lb_common::{
-    sctp::chunk::*,
+    sctp::{chunk::*, flags, next},
     tcp::State,
     template::ASSURED,
     verdict::Verdict::{self, *},
@@ -81,9 +81,16 @@ fn an_association_goes_through_its_states() {
     }
 }
 
+/// State of the flow from a client's port.
+fn state_of(director: &Director, port: u16) -> Option<State> {
+    director.flows().iter().find(|flow| flow.client_port == port).map(|flow| flow.value.state())
+}
+
 #[test]
 fn an_abort_behind_a_cookie_ends_it() {
     for kind in SCTP_KINDS {
+        let mut director = director(&wanted(kind, &[1], silent()));
+        let mut port = 1000;
         for (first, second, state) in [
             (COOKIE_ECHO, Some(ABORT), State::SCTP_CLOSED),
             (COOKIE_ACK, Some(ABORT), State::SCTP_CLOSED),
@@ -94,60 +101,50 @@ fn an_abort_behind_a_cookie_ends_it() {
         ] {
             // A cookie of every length, padded to four bytes.
             for length in [0, 1, 3, 4, 37, 1000] {
-                let mut director = director(&wanted(kind, &[1], silent()));
-                send(&mut director, &kind.open()).expect("forwarded");
-                let packet = kind.open().flags(first);
+                port += 1;
+                let open = kind.open().from_port(port);
+                send(&mut director, &open).expect("forwarded");
+                let packet = open.flags(first);
                 let packet = packet.with(|p| (p.payload, p.second_chunk) = (vec![ABORT; length], second));
                 assert_eq!(send(&mut director, &packet), Ok(1));
-                assert_eq!(now(&director).0, state, "{} {first} {second:?} {length}", kind.name);
+                let now = state_of(&director, port);
+                assert_eq!(now, Some(state), "{} {first} {second:?} {length}", kind.name);
             }
         }
         // Behind the end of the IP packet nothing counts, nor where the chunk says that it ends farther on.
-        let mut director = director(&wanted(kind, &[1], silent()));
-        send(&mut director, &kind.open()).expect("forwarded");
-        let packet = kind.open().flags(COOKIE_ACK).with(|p| p.payload.clear());
+        let open = kind.open().from_port(7);
+        send(&mut director, &open).expect("forwarded");
+        let packet = open.flags(COOKIE_ACK).with(|p| p.payload.clear());
         let trailer = [ABORT, 0, 0, 4, 0, 0];
         assert_eq!(send(&mut director, &packet.with(|p| p.trailer = trailer.to_vec())), Ok(1));
-        assert_eq!(now(&director).0, State::SCTP_INIT1);
+        assert_eq!(state_of(&director, 7), Some(State::SCTP_INIT1));
         let mut frame = packet.bytes();
         let length = frame.len();
         for claimed in [0, 3, 5, 0x1000, 0x7fff, 0xffff] {
             frame[length - 2..].copy_from_slice(&u16::to_be_bytes(claimed));
             director.run(&frame).expect("ran");
-            assert_eq!(now(&director).0, State::SCTP_INIT1, "{claimed}");
+            assert_eq!(state_of(&director, 7), Some(State::SCTP_INIT1), "{claimed}");
         }
     }
 }
 
 #[test]
 fn an_init_opens_and_nothing_else_does() {
+    let sloppy = ServiceOptions { sloppy_sctp: true, ..silent() };
     for kind in SCTP_KINDS {
-        for chunk in 0..=u8::MAX {
-            if chunk == INIT {
-                continue;
-            }
-            let mut options = silent();
-            let packet = kind.open().flags(chunk);
-            if chunk == DATA {
-                let mut director = director(&wanted(kind, &[1], options));
-                for chunk in (0..=u8::MAX).filter(|chunk| *chunk != INIT) {
-                    assert_eq!(send(&mut director, &kind.open().flags(chunk)), Err(DroppedNoFlow), "{chunk}");
-                }
-                assert!(director.flows().is_empty());
-            }
-            if chunk > SHUTDOWN_COMPLETE + 1 {
-                continue;
-            }
-            options.sloppy_sctp = true;
-            let mut director = director(&wanted(kind, &[1], options));
-            if chunk == ABORT {
-                assert_eq!(send(&mut director, &packet), Err(DroppedNoFlow), "an ABORT opens nothing");
-                assert!(director.flows().is_empty());
-            } else {
-                assert_eq!(send(&mut director, &packet), Ok(1));
-                let first = lb_common::sctp::next(State::NONE, lb_common::sctp::flags(chunk));
-                assert_eq!(now(&director).0, first, "{} {chunk}", kind.name);
-            }
+        let mut director = director(&wanted(kind, &[1], silent()));
+        for chunk in (0..=u8::MAX).filter(|chunk| *chunk != INIT) {
+            assert_eq!(send(&mut director, &kind.open().flags(chunk)), Err(DroppedNoFlow), "{chunk}");
+        }
+        assert!(director.flows().is_empty());
+        director.configure(&wanted(kind, &[1], sloppy)).expect("configured");
+        for chunk in 0..=SHUTDOWN_COMPLETE + 1 {
+            let port = 1000 + u16::from(chunk);
+            let packet = kind.open().from_port(port).flags(chunk);
+            let sent = send(&mut director, &packet);
+            let first = if chunk == ABORT { None } else { Some(next(State::NONE, flags(chunk))) };
+            assert_eq!(state_of(&director, port), first, "{} {chunk}", kind.name);
+            assert_eq!(sent, if chunk == ABORT { Err(DroppedNoFlow) } else { Ok(1) });
         }
     }
     // TCP's option is not SCTP's.
@@ -345,14 +342,11 @@ fn a_flood_of_inits_leaves_associations_in_the_making_where_they_are() {
         assert!(before < 100, "{before} have an entry");
         let last = 1199;
         let backend = backends[199];
-        let state = |director: &Director| {
-            director.flows().iter().find(|flow| flow.client_port == last).map(|flow| flow.value.state())
-        };
-        assert_eq!(state(&director), None, "placed by hash");
+        assert_eq!(state_of(&director, last), None, "placed by hash");
         assert_eq!(send(&mut director, &kind.later().from_port(last)), Ok(backend));
-        assert_eq!(state(&director), Some(State::SCTP_NONE), "half-open until a later packet");
+        assert_eq!(state_of(&director, last), Some(State::SCTP_NONE), "half-open until a later packet");
         assert_eq!(send(&mut director, &kind.open().from_port(last).flags(DATA)), Ok(backend));
-        assert_eq!(state(&director), Some(State::SCTP_ESTABLISHED));
+        assert_eq!(state_of(&director, last), Some(State::SCTP_ESTABLISHED));
     }
 }
 
