@@ -16,10 +16,9 @@ pub extern "C" fn packet_chunks(ctx: *mut xdp_md, l4: u32, end: u32) -> u32 {
     let at = (l4 & 0x3ff) as usize + HEADER_LEN;
     let Ok([mut first, _flags, high, low]) = read::<[u8; 4]>(&ctx, at) else { return 0 };
     let second = to_second(first, (high as u16) << 8 | low as u16);
-    if second != 0 && second < FAR && at as u32 + second + CHUNK_LEN as u32 <= end {
-        if let Ok([chunk::ABORT, ..]) = read::<[u8; 4]>(&ctx, at + second as usize) {
-            first = chunk::ABORT;
-        }
+    let is_there = second != 0 && second < FAR && at as u32 + second + CHUNK_LEN as u32 <= end;
+    if is_there && let Ok([chunk::ABORT, ..]) = read::<[u8; 4]>(&ctx, at + second as usize) {
+        first = chunk::ABORT;
     }
     flags(first) as u32
 }
