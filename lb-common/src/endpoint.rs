@@ -53,6 +53,8 @@ pub mod flag {
     /// Of a port-0 endpoint: its address has port ranges of this protocol.
     pub const RANGED: u16 = 32;
     pub const HAS_SCTP: u16 = 64;
+    /// Its service has rules about where clients come from ([`crate::source`]).
+    pub const RULED: u16 = 1 << 8;
 }
 
 /// Port ranges: `RANGES4` and `RANGES6` are tries of port prefixes, since the kernel has a bounded look-up
