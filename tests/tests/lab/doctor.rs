@@ -1,6 +1,9 @@
 //! `lb doctor`: nothing to say of a healthy director, and each thing that is wrong by its name.
 
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    io::ErrorKind,
+    net::{IpAddr, SocketAddr, TcpStream},
+};
 
 use crate::doctor_backend::rule;
 use crate::setup::{HelloLab, PORT, SERVICE, config, service};
@@ -9,9 +12,11 @@ use lb_tests::{
     agent::{Agent, realserver},
     config::{Config, Service},
     doctor::{Examined, Report, finds, report, says},
+    hello::Hello,
     lab::Lab,
     netns::Netns,
-    topo::{Segment, Topology, VIP4, VIP6, host_prefix},
+    topo::{Node, Segment, Topology, VIP4, VIP6, host_prefix},
+    wait::{PATIENCE, Seen, eventually},
 };
 
 fn healthy(agent: &Agent, backends: usize) -> Result<()> {
@@ -152,11 +157,23 @@ fn another_host_has_the_vip() {
     });
 }
 
+/// Ends a server, and waits until its port is closed: a child that another test has just forked holds its sockets too,
+/// until it becomes the program that it is to be.
+pub fn end(server: Hello, lab: &Lab, node: &Node) -> Result<()> {
+    drop(server);
+    let at = SocketAddr::new(node.ipv4(), PORT);
+    eventually(PATIENCE, &format!("{at} to be closed"), || {
+        let tried = lab.net.client().netns.enter(|| TcpStream::connect_timeout(&at, PATIENCE))?;
+        let refused = tried.as_ref().is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused);
+        Ok(if refused { Seen::Yes(()) } else { Seen::NotYet(format!("{tried:?}")) })
+    })
+}
+
 #[test]
 fn nothing_listens() {
     Lab::test(Topology::one_segment(2), |lab| {
         let mut hello = HelloLab::start(lab, 2)?;
-        drop(hello.servers.remove(0));
+        end(hello.servers.remove(0), lab, &lab.net.backends[0])?;
         let found = finds(&hello.agent, &["port-closed"])?;
         says(&found[0], &[SERVICE, &hello.address(1), "RST", &PORT.to_string()])
     });
@@ -166,8 +183,8 @@ fn nothing_listens() {
 fn a_server_listens_on_its_own_address_only() {
     Lab::test(Topology::one_segment(2), |lab| {
         let mut hello = HelloLab::start(lab, 2)?;
-        drop(hello.servers.remove(0));
         let backend = &lab.net.backends[0];
+        end(hello.servers.remove(0), lab, backend)?;
         let own = SocketAddr::new(backend.ipv4(), PORT);
         let _listener = backend.netns.enter(|| std::net::TcpListener::bind(own))??;
         let found = finds(&hello.agent, &["not-on-vip"])?;

@@ -21,6 +21,7 @@ use nix::{
 };
 
 use crate::{
+    doctor::end,
     doctor_backend::rule,
     setup::{HELLO, HelloLab, PORT, SERVICE, config, service, until_verdict},
 };
@@ -258,7 +259,7 @@ fn a_strict_reverse_path_filter_of_a_director_that_serves() {
         rule(director, "input", &format!("ip daddr {VIP4} tcp dport {PORT} drop"))?;
         let found = finds(&hello.agent, &["firewall-drops"])?;
         says(&found[0], &[&VIP4.to_string()])?;
-        drop(server);
+        end(server, lab, &lab.net.director)?;
         let found = finds(&hello.agent, &["port-closed", "firewall-drops"])?;
         says(&found[0], &["the backend is this director", "start the server"])
     });
