@@ -25,6 +25,7 @@ pub mod meta;
 pub mod probe;
 pub mod scheduler;
 pub mod service;
+pub mod source;
 pub mod tcp;
 pub mod template;
 pub mod tick;

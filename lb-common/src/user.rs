@@ -3,7 +3,9 @@
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use crate::{bucket::Word, counters, dest, endpoint, fragment, host, link, meta, probe, service, tick};
+use crate::{
+    bucket::Word, counters, dest, endpoint, fragment, host, link, meta, probe, service, source, tick,
+};
 
 macro_rules! pod {
     ($($record:ty),* $(,)?) => {
@@ -31,6 +33,8 @@ pod!(
     probe::Probes,
     service::Rotation,
     service::Service,
+    source::Data4,
+    source::Data6,
     tick::Reading,
 );
 

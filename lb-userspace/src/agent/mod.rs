@@ -15,6 +15,7 @@ mod host;
 mod interfaces;
 mod network;
 mod preflight;
+mod pressure;
 mod probing;
 mod rates;
 mod serve;
@@ -94,6 +95,7 @@ struct Agent {
     sweep: Sweep,
     rates: Estimator<Counted>,
     growth: Growth,
+    pressure: pressure::Tables,
     started: Duration,
     /// For `lb status`; those of the last attempt at something are replaced by its next.
     warnings: Vec<String>,
@@ -175,7 +177,8 @@ impl Agent {
         let sweep = self.pins.maps.sweep(self.clock.now(), &self.sweep);
         let settled = self.sweep.census.union(&sweep.census);
         self.sweep = sweep;
-        let reclaimed = self.pins.maps.snapshot().and_then(|now| {
+        self.look_at_fill();
+        let reclaimed = self.pins.maps.without_rules().and_then(|now| {
             rates::read(&mut self.rates, &self.pins.maps, &now, monotonic())?;
             let ops = reclaim(&now, &settled);
             self.pins.maps.apply(&ops)

@@ -136,6 +136,7 @@ async fn start(
         pins,
         clock,
         sweep: Sweep::default(),
+        pressure: Default::default(),
         rates: Estimator::default(),
         growth: Growth::default(),
         started: monotonic(),

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::model::{
     AttachMode, Backend, Endpoint, ExpireNodest, FlowSizes, Guard, InterfaceSpec, Limits, OffloadPolicy,
-    Persistence, Reject, Scope, Service, ServiceOptions, Timeouts,
+    Persistence, Reject, Scope, Service, ServiceOptions, SourceLimit, SourceRule, Sources, Timeouts,
     check::{
         Check, CheckKind, ExecCheck, HttpCheck, MysqlCheck, ProbePorts, ServiceHealth, Timing, TlsCheck,
     },
@@ -206,8 +206,28 @@ impl Out {
                 out.raw(&format!("{}: [{}]", FLAGS.name, flags.join(", ")));
             }
             out.options(&service.options);
+            out.sources(&service.sources);
             out.health(&service.health);
             out.list(&BACKENDS, &service.backends, Self::backend);
+        });
+    }
+
+    fn sources(&mut self, sources: &Sources) {
+        use schema::source::*;
+        let rules: Vec<_> = sources.iter().collect();
+        if rules.is_empty() {
+            return;
+        }
+        self.list(&schema::service::SOURCES, &rules, |out, (network, rule)| {
+            out.line(&PREFIX, network);
+            match rule {
+                SourceRule::Allow | SourceRule::Deny => out.line(&ACTION, rule),
+                SourceRule::Limit(SourceLimit { rate, burst, per }) => {
+                    out.line(&LIMIT, rate);
+                    out.line_if(&BURST, burst);
+                    out.line_if(&PER, per);
+                }
+            }
         });
     }
 

@@ -6,6 +6,7 @@ use crate::model::PerState;
 pub(super) mod backend;
 mod checks;
 pub(super) mod service_timeouts;
+pub(super) mod source;
 
 pub(super) use checks::{check, exec_check, http_check, https_check, lag_tier, mysql_check, tcp_check};
 
@@ -75,6 +76,7 @@ pub(super) static SECTIONS: &[&Section] = &[
     &control::SECTION,
     &service::SECTION,
     &endpoint::SECTION,
+    &source::SECTION,
     &service_timeouts::SECTION,
     &backend::SECTION,
     &check::SECTION,
@@ -304,6 +306,7 @@ pub(super) mod service {
             &EXPIRE_QUIESCENT,
             &REJECT,
             &GUARD,
+            &SOURCES,
             &SLOPPY_TCP,
             &OPS,
             &CHECKS,
@@ -432,6 +435,15 @@ pub(super) mod service {
          handshake; datagrams, as the rate allows. `auto` is the rate at which half-open connections would take half \
          of the table: its rated capacity (`flows`) by 120, 8738 for 1M.",
     );
+    pub static SOURCES: Key = key(
+        "sources",
+        "list of `services[].sources[]`",
+        Words("everybody may"),
+        "Who may open connections, and how many a second, by prefixes of clients' addresses: the longest that has the \
+         client's decides, and clients of none are allowed; with `0.0.0.0/0 deny` (`::/0`) it is a list of who is. \
+         Connections that there are go on. At most 65536 of all services together.",
+    )
+    .also(&["acl"]);
     pub static SLOPPY_TCP: Key = key(
         "sloppy_tcp",
         "`true` or `false`",

@@ -17,6 +17,7 @@ use lb_common::{
     meta::Meta,
     probe::Probes,
     service::{Rotation, Service},
+    source,
     tick::Reading,
 };
 
@@ -37,6 +38,8 @@ pub struct Maps {
     pub(super) ranges6: LpmTrie<MapData, Data6, u64>,
     /// How many there are, id 0 included; their maps have room for more than one entry of each.
     pub(super) endpoint_ids: u32,
+    pub(super) rules4: LpmTrie<MapData, source::Data4, u64>,
+    pub(super) rules6: LpmTrie<MapData, source::Data6, u64>,
     pub(super) services: Mapped<Service>,
     pub(super) arena: Mapped<u64>,
     pub(super) dests: Mapped<Dest>,
@@ -74,6 +77,8 @@ impl Maps {
             ranges4: typed(layout, "RANGES4")?,
             ranges6: typed(layout, "RANGES6")?,
             endpoint_ids: info(layout, "ENDPOINTS4")?.max_entries() / ENTRIES_PER_ENDPOINT,
+            rules4: typed(layout, "RULES4")?,
+            rules6: typed(layout, "RULES6")?,
             services: mapped(layout, "SERVICES")?,
             arena: mapped(layout, "ARENA")?,
             dests: mapped(layout, "DESTS")?,

@@ -19,7 +19,7 @@ mod templates;
 pub use attach::{AttachError, Attached, Loaded, Target};
 pub use clock::Clock;
 pub use deliver::{Delivery, End};
-pub use flows::{FlowEntry, Sweep};
+pub use flows::{FlowEntry, Pruning, Sweep};
 pub use growth::Moved;
 pub use layout::Layout;
 pub use maps::Maps;

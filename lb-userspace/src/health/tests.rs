@@ -29,6 +29,7 @@ pub(super) fn service(timing: Timing, backends: &[&str]) -> Service {
         scheduler: Scheduler::Rr,
         backends: backends.iter().map(backend).collect(),
         options: Default::default(),
+        sources: Default::default(),
         health: ServiceHealth {
             checks: vec![Check { timing, via: Some(Via::Rip), ..Check::new(CheckKind::Tcp) }],
             ..ServiceHealth::default()

@@ -11,7 +11,7 @@ use lb_common::guard::MAX_RATE;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    PartialTimeouts, Persistence, Scheduler, ServiceName, Timeouts,
+    PartialTimeouts, Persistence, Scheduler, ServiceName, Sources, Timeouts,
     check::{BackendHealth, ProbePorts, ServiceHealth},
 };
 
@@ -126,6 +126,9 @@ pub struct Service {
     pub backends: Vec<Backend>,
     #[serde(default)]
     pub options: ServiceOptions,
+    /// Who may open connections, and how fast; at most [`lb_common::source::MAX_RULES`] of all services together.
+    #[serde(default, skip_serializing_if = "Sources::is_empty")]
+    pub sources: Sources,
     #[serde(default)]
     pub health: ServiceHealth,
 }

@@ -110,7 +110,8 @@ fn key_of(at: &model::Endpoint, port: u16) -> EndpointKey {
 fn flags(service: &Service, at: &model::Endpoint) -> u16 {
     let wildcard = if at.is_wide() { flag::WILDCARD } else { 0 };
     let persistent = if service.options.persistence.is_some() { flag::PERSISTENT } else { 0 };
-    flag::OPEN | wildcard | persistent
+    let ruled = if service.sources.is_empty() { 0 } else { flag::RULED };
+    flag::OPEN | wildcard | persistent | ruled
 }
 
 /// What a fragment without ports is judged by: which protocols an address has endpoints of.

@@ -16,6 +16,7 @@ mod records;
 mod region;
 mod rotation;
 mod snapshot;
+mod sources;
 mod spread;
 mod steps;
 mod tables;
@@ -32,4 +33,5 @@ pub use records::{dest_address, host_address};
 pub use snapshot::{
     Census, EndpointKey, MapSizes, Snapshot, address_from, address_of_words, address_words, name_of,
 };
+pub use sources::RuleKey;
 pub use steps::{PlanError, plan};

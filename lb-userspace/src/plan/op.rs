@@ -4,10 +4,10 @@ use std::net::IpAddr;
 
 use lb_common::{
     dest::Dest, endpoint::Endpoint, generation::Published, host::Host, link::Link, probe::Probes,
-    service::Service,
+    service::Service, source::Rule,
 };
 
-use super::{EndpointKey, RangeKey};
+use super::{EndpointKey, RangeKey, RuleKey};
 
 /// One change of a configuration map.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -82,6 +82,13 @@ pub enum Op {
     },
     DeleteRange {
         key: RangeKey,
+    },
+    SetRule {
+        key: RuleKey,
+        rule: Rule,
+    },
+    DeleteRule {
+        key: RuleKey,
     },
     SetFilter {
         word: u32,

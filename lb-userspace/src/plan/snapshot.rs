@@ -5,9 +5,11 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
-use lb_common::{dest::Dest, endpoint::Endpoint, host::Host, link::Link, probe::Probes, service::Service};
+use lb_common::{
+    dest::Dest, endpoint::Endpoint, host::Host, link::Link, probe::Probes, service::Service, source::Rule,
+};
 
-use super::RangeKey;
+use super::{RangeKey, RuleKey};
 use crate::model::Protocol;
 
 /// A picture of the configuration maps. Ids that are not in a map are free.
@@ -15,6 +17,7 @@ use crate::model::Protocol;
 pub struct Snapshot {
     pub endpoints: BTreeMap<EndpointKey, Endpoint>,
     pub ranges: BTreeMap<RangeKey, Endpoint>,
+    pub rules: BTreeMap<RuleKey, Rule>,
     pub services: BTreeMap<u16, Service>,
     /// Words of each published generation.
     pub regions: BTreeMap<u16, Vec<u64>>,

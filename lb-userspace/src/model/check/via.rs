@@ -138,6 +138,7 @@ mod tests {
             scheduler: Scheduler::Rr,
             backends: vec![backend],
             options: Default::default(),
+            sources: Default::default(),
             health: super::super::ServiceHealth { checks, ..Default::default() },
         }
     }

@@ -99,6 +99,8 @@ impl Kernel {
             Op::DeleteEndpoint { key } => drop(state.endpoints.remove(&key).expect("an endpoint")),
             Op::SetRange { key, endpoint } => drop(state.ranges.insert(key, endpoint)),
             Op::DeleteRange { key } => drop(state.ranges.remove(&key).expect("a range")),
+            Op::SetRule { key, rule } => drop(state.rules.insert(key, rule)),
+            Op::DeleteRule { key } => drop(state.rules.remove(&key).expect("a rule")),
             Op::SetFilter { word, bits: 0 } => drop(state.filter.remove(&word)),
             Op::SetFilter { word, bits } => drop(state.filter.insert(word, bits)),
         }
