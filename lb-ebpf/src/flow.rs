@@ -49,7 +49,8 @@ pub struct Flow {
 #[inline(always)]
 pub fn find_or_open(packet: &Packet, endpoints: &Endpoints) -> Result<Flow, Verdict> {
     let segment = Segment::new(packet.protocol, packet.flags);
-    let (mut takes_new, mut opener) = (false, None);
+    // No endpoint is 0. (The unused half of an Option would be a register that the verifier cannot read.)
+    let (mut takes_new, mut opener) = (false, (Endpoint(0), Outcome(0)));
     if let Some(endpoint) = endpoints.exact {
         takes_new = endpoint.has(flag::OPEN);
         let outcome = if is_wide(packet, endpoint) {
@@ -58,7 +59,7 @@ pub fn find_or_open(packet: &Packet, endpoints: &Endpoints) -> Result<Flow, Verd
             narrow(packet, segment, endpoint)
         };
         if outcome.may_open() {
-            opener = Some((endpoint, outcome));
+            opener = (endpoint, outcome);
         } else if let Some(end) = outcome.end(endpoint) {
             assure(packet, endpoint, outcome);
             return end;
@@ -72,11 +73,12 @@ pub fn find_or_open(packet: &Packet, endpoints: &Endpoints) -> Result<Flow, Verd
                 assure(packet, endpoint, outcome);
                 return end;
             }
-        } else if opener.is_none() {
-            opener = Some((endpoint, outcome));
+        } else if opener.0.0 == 0 {
+            opener = (endpoint, outcome);
         }
     }
-    if let Some((endpoint, outcome)) = opener {
+    let (endpoint, outcome) = opener;
+    if endpoint.0 != 0 {
         let end = open_under(packet, segment, endpoint, outcome.is_again())?;
         if is_migrating() {
             forget_at(packet, endpoint, Side::OLD);
