@@ -99,9 +99,10 @@ impl Interfaces {
         here.any(|interface| interface.attached.as_ref().is_none_or(|attached| attached.generic))
     }
 
-    /// Interfaces where the program can give answers to the checks through the VIP.
-    pub fn answering(&self) -> impl Iterator<Item = &Attachment> {
-        self.attachments().filter(|at| !self.no_redirect.contains(&at.name))
+    /// Interfaces where the program can give answers to the checks through the VIP, by the name that was configured.
+    pub fn answering(&self) -> impl Iterator<Item = (&str, &Attachment)> {
+        let able = self.all.iter().filter(|one| !self.no_redirect.contains(&one.attachment.name));
+        able.map(|one| (one.spec.name.as_str(), &one.attachment))
     }
 
     /// Indices of the configured interfaces whose program is on device `name`.

@@ -15,7 +15,7 @@ use lb_common::{
 use super::interfaces::Interfaces;
 use crate::{
     clock::monotonic,
-    model::Model,
+    model::{Model, rules::same_family},
     neigh::{Neighbours, News},
     net::{
         Address, Attachment, Error, Event, Events, Link, Neighbour, NeighbourState, Netlink,
@@ -274,18 +274,25 @@ impl Network {
     /// Where checks through the VIP come from, by backend: an address of the director's that is no VIP, on an
     /// interface where the program sees the answer and can send it on. From another one a backend answers as it would a client's.
     pub fn sources(&self, interfaces: &Interfaces, model: &Model) -> BTreeMap<IpAddr, IpAddr> {
-        let vips: BTreeSet<IpAddr> = vips(model);
+        let vips = vips(model);
+        // On the very interface that was named: what comes for an address of its parent has another tag.
         let own = |name: &str, family: IpAddr| {
-            let spec = self.link_spec(name, interfaces, model)?;
-            if family.is_ipv4() { spec.ipv4.map(IpAddr::V4) } else { spec.ipv6.map(IpAddr::V6) }
+            let index = self.links.iter().find(|link| link.name == name)?.index;
+            let usable = |it: &&Address| {
+                let is_local = matches!(it.address, IpAddr::V6(v6) if v6.is_unicast_link_local());
+                it.ifindex == index && !it.tentative && !is_local && !vips.contains(&it.address)
+            };
+            let mut usable = self.addresses.iter().filter(usable).map(|it| it.address);
+            usable.find(|address| same_family(*address, family))
         };
         let source = |backend: IpAddr, at: &Attachment| {
-            let is_seen = |other: &Attachment| other.name == at.name && other.vlans == at.vlans;
-            if interfaces.answering().any(is_seen) {
+            let mut seen =
+                interfaces.answering().filter(|(_, it)| it.name == at.name && it.vlans == at.vlans);
+            if let Some((name, _)) = seen.next() {
                 let preferred = self.preferred.get(&backend).filter(|source| !vips.contains(source));
-                return preferred.copied().or_else(|| own(&at.name, backend));
+                return preferred.copied().or_else(|| own(name, backend));
             }
-            interfaces.answering().find_map(|other| own(&other.name, backend))
+            interfaces.answering().find_map(|(name, _)| own(name, backend))
         };
         let reached = self.reach.iter().filter_map(|(backend, reach)| match reach {
             Reach::OnLink(at) => Some((*backend, source(*backend, at)?)),

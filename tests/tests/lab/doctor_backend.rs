@@ -167,11 +167,12 @@ fn a_backend_with_jumbo_frames() {
     });
 }
 
-/// The check asks the backend's own address.
+/// The check asks the backend's own address alone.
 #[test]
 fn a_check_that_sees_less_than_a_client() {
     Lab::test(Topology::one_segment(2), |lab| {
-        let hello = HelloLab::start_with(lab, &checked(lab, "checks: [{tcp: , timeout: 5s}]", &[]))?;
+        let hello =
+            HelloLab::start_with(lab, &checked(lab, "checks: [{tcp: , timeout: 5s, via: rip}]", &[]))?;
         (1..=2).try_for_each(|n| backend_is(&hello.agent, SERVICE, &hello.key(n), BackendState::Up))?;
         finds(&hello.agent, &[])?;
         lab.net.backends[0].netns.ip(&format!("addr del {} dev lo", host_prefix(VIP4)))?;
