@@ -2,6 +2,7 @@
 //!
 //! Three rings, imports point inward only:
 //! * PURE: [`model`], [`config`], [`overlay`] (its journal apart), [`plan`], [`neigh`], [`health`], [`estimator`],
+//!   [`events`] (its file apart),
 //!   [`api::types`] - no tokio, no aya, no sockets, no clock;
 //! * IO: [`dataplane`], [`net`], [`checks`], [`realserver`], [`api`], [`clock`], [`durable`], [`log`] - BPF, netlink,
 //!   HTTP, the time;
@@ -16,6 +17,7 @@ pub mod config;
 pub mod dataplane;
 pub mod durable;
 pub mod estimator;
+pub mod events;
 pub mod health;
 pub mod log;
 pub mod model;

@@ -12,6 +12,7 @@ use crate::{
         types::{Done, ReloadOptions, Reloaded},
     },
     config,
+    events::{Draft, Kind},
     model::{Model, edit::EditError},
     overlay::{Change, Overlay, diff},
     plan::plan,
@@ -43,7 +44,9 @@ impl Agent {
         let mut overlay = self.overlay.clone();
         overlay.push(&self.config.model, change);
         let warnings = self.adopt(model, overlay, None).await?;
-        tracing::info!("{said}");
+        self.say(Draft::new(Kind::Change).because(said));
+        self.see_pools();
+        self.see_neighbours();
         Ok(Done { warnings })
     }
 
@@ -104,6 +107,24 @@ impl Agent {
 
     /// Reads the configuration file again: all of it, or on any error nothing.
     pub(super) async fn reload(&mut self, options: &ReloadOptions) -> Result<Reloaded, Failure> {
+        let reloaded = self.reread(options).await;
+        match &reloaded {
+            Ok(done) => {
+                let changes = done.changes.iter().map(|change| Draft::new(Kind::Reload).because(change));
+                let nothing =
+                    done.changes.is_empty().then(|| Draft::new(Kind::Reload).because("nothing changed"));
+                let discarded = (done.discarded.iter())
+                    .map(|entry| Draft::new(Kind::Reload).because(format!("the file overrules: {entry}")));
+                self.events.say(changes.chain(nothing).chain(discarded));
+            }
+            Err(failure) => self.say(Draft::new(Kind::ReloadRefused).because(failure.error.to_string())),
+        }
+        self.see_pools();
+        self.see_neighbours();
+        reloaded
+    }
+
+    async fn reread(&mut self, options: &ReloadOptions) -> Result<Reloaded, Failure> {
         let name = self.options.config.display().to_string();
         let text = std::fs::read_to_string(&self.options.config)
             .map_err(|error| Failure::bad_input(format!("reading {name}: {error}")))?;
@@ -120,9 +141,6 @@ impl Agent {
         self.growth.not_before = Duration::ZERO;
         self.resize().await;
         warnings.extend(self.growth.warning.clone());
-        for change in &changes {
-            tracing::info!("reload: {change}");
-        }
         Ok(Reloaded { changes, discarded, warnings })
     }
 

@@ -9,6 +9,7 @@
 
 mod change;
 mod drivers;
+mod events;
 mod growth;
 mod health;
 mod host;
@@ -39,6 +40,7 @@ use crate::{
     overlay::{Journal, Overlay},
     plan::{Desired, Snapshot, plan, reclaim},
 };
+use events::EventLog;
 use growth::Growth;
 use health::Monitor;
 use host::HostChanges;
@@ -91,6 +93,7 @@ struct Agent {
     sweep: Sweep,
     rates: Estimator<Counted>,
     growth: Growth,
+    events: EventLog,
     started: Duration,
     /// For `lb status`; those of the last attempt at something are replaced by its next.
     warnings: Vec<String>,
@@ -131,6 +134,7 @@ impl Agent {
             self.unfinished = true;
             return;
         }
+        self.see_neighbours();
         let moved = self.interfaces.follow(&self.network.links);
         if let Err(error) = self.follow_model().await {
             tracing::error!("following a change of the network failed: {error:#}; trying again");
@@ -170,6 +174,7 @@ impl Agent {
         self.sweep = sweep;
         let reclaimed = self.pins.maps.snapshot().and_then(|now| {
             rates::read(&mut self.rates, &self.pins.maps, &now, monotonic())?;
+            self.look_around(&now);
             let ops = reclaim(&now, &settled);
             self.pins.maps.apply(&ops)
         });

@@ -12,8 +12,8 @@ use rustix::fs::FlockOperation;
 use tokio::net::UnixListener;
 
 use super::{
-    Agent, Options, growth::Growth, health::Monitor, host::HostChanges, interfaces, interfaces::Interfaces,
-    network::Network, serve, signals::Signals, takedown::Before,
+    Agent, Options, events::EventLog, growth::Growth, health::Monitor, host::HostChanges, interfaces,
+    interfaces::Interfaces, network::Network, serve, signals::Signals, takedown::Before,
 };
 use crate::{
     api::server::{AgentHandle, bind},
@@ -21,6 +21,7 @@ use crate::{
     config::{self, Config},
     dataplane::{Adopted, Clock, Layout, Object, Pins, Sweep},
     estimator::Estimator,
+    events::{Draft, Kind},
     model::Model,
     net::Events,
     overlay::{Journal, JournalError, Overlay},
@@ -84,6 +85,8 @@ async fn start(
     events: &mut Events,
 ) -> Result<Agent> {
     let (journal, overlay, mut warnings) = open_journal(state)?;
+    let (event_log, warning) = EventLog::open(state);
+    warnings.extend(warning);
     let (overlay, dropped) = overlay.reload(&config.model, true);
     warnings.extend(
         dropped.into_iter().map(|entry| format!("a change made by command no longer applies: {entry}")),
@@ -137,12 +140,14 @@ async fn start(
         sweep: Sweep::default(),
         rates: Estimator::default(),
         growth: Growth::default(),
+        events: event_log,
         started: monotonic(),
         warnings,
         unfinished: false,
     };
     let model = agent.model.clone();
     agent.network.await_answers(&model, events, FIRST_ANSWERS).await?;
+    agent.events.begin(&model, &agent.monitor.health);
     agent.monitor.await_results(FIRST_ANSWERS).await;
     agent.reconcile(&model)?;
     agent.attach().await?;
@@ -152,9 +157,13 @@ async fn start(
     }
     // Last: with a VIP but without the program, the host itself would refuse its connections.
     agent.place_vips().await?;
-    if agent.pins.adopted == Adopted::Tables {
-        tracing::info!("adopted the tables of an earlier agent, with their connections and counters");
-    }
+    let how = match agent.pins.adopted {
+        Adopted::Tables => "with the tables of an earlier agent, their connections and counters",
+        _ => "with tables of its own",
+    };
+    agent.say(Draft::new(Kind::AgentStart).because(how));
+    agent.see_pools();
+    agent.see_neighbours();
     Ok(agent)
 }
 

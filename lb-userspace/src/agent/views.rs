@@ -71,6 +71,7 @@ pub fn status(agent: &Agent) -> Status {
             .chain(&agent.growth.warning)
             .cloned()
             .chain(agent.monitor.troubled(model))
+            .chain(agent.events.warning.clone())
             .collect(),
     }
 }

@@ -84,6 +84,8 @@ pub struct Transition {
     pub state: State,
     /// What it was, by its word.
     pub why: String,
+    /// How long the attempt took that decided.
+    pub took: Option<Duration>,
     /// Whether the backend as a whole is healthy now, if that has changed.
     pub healthy: Option<bool>,
 }
@@ -339,8 +341,9 @@ impl Health {
         let (was, is) = (others && served, others && entry.machine.serves());
         let healthy = (was != is).then_some(is);
         let Reweighting { service, backend, check, why } = entry.reweighting();
+        let took = entry.machine.last().map(|outcome| outcome.took);
         self.begin_or_end(now, &service, backend, healthy);
-        actions.push(Action::Changed(Transition { service, backend, check, state, why, healthy }));
+        actions.push(Action::Changed(Transition { service, backend, check, state, why, took, healthy }));
     }
 
     /// Of a slow start.

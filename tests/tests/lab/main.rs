@@ -10,6 +10,7 @@ mod detach;
 mod dns;
 mod drain;
 mod endpoints;
+mod events;
 mod flood;
 mod generic;
 mod groups;
