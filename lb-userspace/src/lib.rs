@@ -4,7 +4,7 @@
 //! * PURE: [`model`], [`config`], [`overlay`] (its journal apart), [`plan`], [`neigh`], [`health`], [`estimator`],
 //!   [`events`] (its file apart),
 //!   [`api::types`] - no tokio, no aya, no sockets, no clock;
-//! * IO: [`dataplane`], [`net`], [`checks`], [`realserver`], [`api`], [`clock`], [`durable`], [`log`] - BPF, netlink,
+//! * IO: [`dataplane`], [`net`], [`checks`], [`notify`], [`program`], [`realserver`], [`api`], [`clock`], [`durable`], [`log`] - BPF, netlink,
 //!   HTTP, the time;
 //! * ROOT: [`agent`] and [`cli`].
 
@@ -23,6 +23,8 @@ pub mod log;
 pub mod model;
 pub mod neigh;
 pub mod net;
+pub mod notify;
 pub mod overlay;
 pub mod plan;
+pub mod program;
 pub mod realserver;

@@ -14,6 +14,7 @@ use crate::{
     config,
     events::{Draft, Kind},
     model::{Model, edit::EditError},
+    notify::Settings,
     overlay::{Change, Overlay, diff},
     plan::plan,
 };
@@ -70,6 +71,7 @@ impl Agent {
         self.config = config.unwrap_or_else(|| self.config.clone());
         self.model = model;
         self.monitor.watch(&self.model);
+        self.events.follow(Settings::new(&self.config.instance, &self.config.notify, &self.model));
         let mut warnings = self.news();
         if let Err(error) = self.follow_model().await {
             tracing::error!("a change is not complete: {error:#}; trying again");
@@ -135,7 +137,10 @@ impl Agent {
         self.check_fixed(&new)?;
         let (overlay, discarded) = self.overlay.reload(&new.model, options.keep_runtime);
         let (model, _) = overlay.apply(&new.model);
-        let changes = diff(&self.model, &model);
+        let mut changes = diff(&self.model, &model);
+        if new.notify != self.config.notify {
+            changes.push("notify: who is told, or how, changed".to_owned());
+        }
         let mut warnings = self.adopt(model, overlay, Some(new)).await?;
         // A new file is a reason to try again at once.
         self.growth.not_before = Duration::ZERO;

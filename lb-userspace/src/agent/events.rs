@@ -13,6 +13,7 @@ use crate::{
     events::{Around, BackendPicture, Draft, Event, EventFile, Level, Picture, Ring, ServicePicture},
     health::{CheckView, Health},
     model::{Model, Service},
+    notify::{Notifier, Settings},
     plan::{ByHealth, Snapshot, name_of},
 };
 
@@ -20,6 +21,7 @@ use crate::{
 pub struct EventLog {
     feed: Feed,
     file: EventFile,
+    notifier: Notifier,
     pools: Picture,
     around: Around,
     /// Why events are not in the file.
@@ -28,11 +30,11 @@ pub struct EventLog {
 
 impl EventLog {
     /// Goes on where an earlier agent was. The second is a warning.
-    pub fn open(state: &Path) -> (Self, Option<String>) {
+    pub fn open(state: &Path, notifier: Notifier) -> (Self, Option<String>) {
         let (file, events, warning) = EventFile::open(state);
         let feed = Feed::new(Ring::resume(events));
         let (pools, around) = (Picture::default(), Around::default());
-        (Self { feed, file, pools, around, warning: None }, warning)
+        (Self { feed, file, notifier, pools, around, warning: None }, warning)
     }
 
     /// For who follows.
@@ -47,7 +49,10 @@ impl EventLog {
         if events.is_empty() {
             return;
         }
-        events.iter().for_each(|event| log(event));
+        for event in &events {
+            log(event);
+            self.notifier.tell(event);
+        }
         self.store(&events);
     }
 
@@ -61,6 +66,16 @@ impl EventLog {
             tracing::error!("{warning}; trying again with the next one");
         }
         self.warning = warning;
+    }
+
+    /// Other people are to be told, or in another way.
+    pub fn follow(&mut self, settings: Settings) {
+        self.notifier.follow(settings);
+    }
+
+    /// The agent's last words are said: gives them time to be heard.
+    pub fn finish(self) {
+        self.notifier.finish();
     }
 
     /// Takes the pools as they are, without a word: so they were found.

@@ -37,6 +37,7 @@ use crate::{
     dataplane::{Clock, Pins, Sweep},
     estimator::Estimator,
     model::{FlowSizes, Model},
+    notify::Failures,
     overlay::{Journal, Overlay},
     plan::{Desired, Snapshot, plan, reclaim},
 };
@@ -94,6 +95,8 @@ struct Agent {
     rates: Estimator<Counted>,
     growth: Growth,
     events: EventLog,
+    /// What could not be told.
+    untold: Failures,
     started: Duration,
     /// For `lb status`; those of the last attempt at something are replaced by its next.
     warnings: Vec<String>,

@@ -89,6 +89,7 @@ pub async fn run(
                 Asked::Reload => reload_by_signal(&mut agent).await,
                 Asked::Stop => break End::Stop,
             },
+            Some(untold) = agent.untold.recv() => agent.say(untold),
             results = agent.monitor.next() => agent.heard_health(results),
             () = wait_until(deadline) => {
                 if monotonic() >= next_sweep {
@@ -114,6 +115,7 @@ pub async fn run(
     let _ = stop.send(());
     // The answer to the last request is on its way.
     let _ = server.await;
+    agent.events.finish();
     finished
 }
 

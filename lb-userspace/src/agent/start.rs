@@ -24,6 +24,7 @@ use crate::{
     events::{Draft, Kind},
     model::Model,
     net::Events,
+    notify::{self, Settings},
     overlay::{Journal, JournalError, Overlay},
 };
 
@@ -85,7 +86,9 @@ async fn start(
     events: &mut Events,
 ) -> Result<Agent> {
     let (journal, overlay, mut warnings) = open_journal(state)?;
-    let (event_log, warning) = EventLog::open(state);
+    let settings = Settings::new(&config.instance, &config.notify, &config.model);
+    let (notifier, untold) = notify::start(settings).context("starting the thread that tells people")?;
+    let (event_log, warning) = EventLog::open(state, notifier);
     warnings.extend(warning);
     let (overlay, dropped) = overlay.reload(&config.model, true);
     warnings.extend(
@@ -141,6 +144,7 @@ async fn start(
         rates: Estimator::default(),
         growth: Growth::default(),
         events: event_log,
+        untold,
         started: monotonic(),
         warnings,
         unfinished: false,

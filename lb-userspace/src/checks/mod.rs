@@ -10,7 +10,7 @@ mod saved;
 mod tcp;
 #[cfg(test)]
 mod tests;
-mod tls;
+pub(crate) mod tls;
 
 use std::{io, sync::Arc, thread};
 

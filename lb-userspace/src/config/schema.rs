@@ -5,6 +5,7 @@ use crate::model::PerState;
 
 pub(super) mod backend;
 mod checks;
+pub(super) mod notify;
 pub(super) mod service_timeouts;
 
 pub(super) use checks::{check, exec_check, http_check, https_check, lag_tier, mysql_check, tcp_check};
@@ -72,6 +73,8 @@ pub(super) static SECTIONS: &[&Section] = &[
     &limits::SECTION,
     &timeouts::SECTION,
     &control::SECTION,
+    &notify::SECTION,
+    &notify::webhook::SECTION,
     &service::SECTION,
     &endpoint::SECTION,
     &service_timeouts::SECTION,
@@ -90,7 +93,7 @@ pub(super) mod file {
     pub static SECTION: Section = Section {
         path: "",
         doc: "The top level of the file.",
-        keys: &[&INSTANCE, &INTERFACES, &VIPS, &FLOWS, &LIMITS, &TIMEOUTS, &CONTROL, &SERVICES],
+        keys: &[&INSTANCE, &INTERFACES, &VIPS, &FLOWS, &LIMITS, &TIMEOUTS, &CONTROL, &NOTIFY, &SERVICES],
     };
     pub static INSTANCE: Key = key(
         "instance",
@@ -123,6 +126,9 @@ pub(super) mod file {
         Words("the defaults below"),
         "The socket that the command line talks to.",
     );
+    pub static NOTIFY: Key =
+        key("notify", "`notify`", Words("nobody is told"), "Who is told of what happens.")
+            .also(&["global_defs"]);
     pub static SERVICES: Key = key(
         "services",
         "list of `services[]`",
@@ -292,6 +298,10 @@ pub(super) mod service {
             &HYSTERESIS,
             &INHIBIT_ON_FAILURE,
             &SLOW_START,
+            &notify::hooks::NOTIFY_UP,
+            &notify::hooks::NOTIFY_DOWN,
+            &notify::hooks::QUORUM_UP,
+            &notify::hooks::QUORUM_DOWN,
             &BACKENDS,
         ],
     };

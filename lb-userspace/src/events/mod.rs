@@ -3,8 +3,10 @@
 //! A [`Draft`] says what happened; the agent alone gives it its number and time, and it is an [`Event`]. What can be
 //! seen in the state is found by comparing two [`Picture`]s of it, so that nobody can change the state silently.
 
+mod batch;
 mod file;
 mod kind;
+mod lanes;
 mod picture;
 mod ring;
 
@@ -13,8 +15,10 @@ use std::fmt;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+pub use batch::{Batch, Batcher};
 pub use file::EventFile;
 pub use kind::{Kind, Level};
+pub use lanes::Lanes;
 pub use picture::{Around, BackendPicture, Picture, ServicePicture};
 pub use ring::{Filter, Listed, Ring};
 

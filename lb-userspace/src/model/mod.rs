@@ -11,6 +11,7 @@ pub mod edit;
 pub mod endpoint;
 mod name;
 pub mod nearest;
+pub mod notify;
 pub mod persistence;
 pub mod rules;
 mod scheduler;
