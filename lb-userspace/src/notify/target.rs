@@ -1,7 +1,8 @@
 //! One mail server or URL: events in, batches out.
 
-use std::{fmt, future::pending, pin::Pin, sync::Arc, time::Duration};
+use std::{fmt, future::pending, sync::Arc, time::Duration};
 
+use futures::future::BoxFuture;
 use tokio::{
     sync::mpsc::{UnboundedReceiver, UnboundedSender},
     time::sleep,
@@ -47,7 +48,7 @@ pub async fn tell(
 ) {
     let notify = &settings.notify;
     let mut batcher = Batcher::new(notify.delay.duration(), notify.interval.duration());
-    let mut delivering: Option<Pin<Box<dyn Future<Output = Result<(), Failed>> + Send>>> = None;
+    let mut delivering: Option<BoxFuture<'static, Result<(), Failed>>> = None;
     let told = Arc::new(told);
     let mut is_open = true;
     loop {

@@ -25,6 +25,7 @@ mod leftovers;
 mod local;
 mod mysql;
 mod neighbour;
+mod notify;
 mod options;
 mod overlay;
 mod passive;

@@ -30,6 +30,7 @@ const TABLE: &[Package] = &[
     lab("dnsmasq-base", "dnsmasq", "a real DNS server for UDP services"),
     lab("nginx-light", "nginx", "a real web server, with TLS, for http and https checks"),
     lab("openssl", "openssl", "the certificate of that web server"),
+    lab("python3-aiosmtpd", "aiosmtpd", "a real mail server, with STARTTLS and login, that keeps the mails"),
     lab("jq", "jq", "the demo reads `--output json` with it"),
     vm(
         "qemu-system-x86",
