@@ -28,6 +28,8 @@ mod pins;
 pub mod proc;
 pub mod receiver;
 pub mod scope;
+pub mod sql_load;
+pub mod steps;
 pub mod supervise;
 pub mod topo;
 pub mod udp;

@@ -115,8 +115,8 @@ impl Agent {
                 let changes = done.changes.iter().map(|change| Draft::new(Kind::Reload).because(change));
                 let nothing =
                     done.changes.is_empty().then(|| Draft::new(Kind::Reload).because("nothing changed"));
-                let discarded = (done.discarded.iter())
-                    .map(|entry| Draft::new(Kind::Reload).because(format!("the file overrules: {entry}")));
+                let discarded =
+                    (done.discarded.iter()).map(|entry| Draft::new(Kind::Discarded).because(entry));
                 self.events.say(changes.chain(nothing).chain(discarded));
             }
             Err(failure) => self.say(Draft::new(Kind::ReloadRefused).because(failure.error.to_string())),

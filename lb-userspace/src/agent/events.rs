@@ -121,7 +121,6 @@ impl Agent {
             guarded.filter_map(|(_, record)| name_of(&record.name).parse().ok()).collect();
         let mut drafts = self.events.around.floods(monotonic(), &flooded);
         let resizing = self.pins.meta.is_migrating();
-        drafts.extend(self.events.around.resizing(resizing));
         // While it goes on, its warning counts.
         let growth = self.growth.warning.iter().filter(|_| !resizing);
         let problems = self
@@ -145,13 +144,15 @@ fn pictured(service: &Service, health: &Health) -> ServicePicture {
     let backends: BTreeMap<_, _> = (service.backends.iter())
         .map(|backend| {
             let weight = match pool.given.get(&backend.key) {
-                None => Some(backend.weight),
-                Some(ByHealth::Weight(weight)) => Some(*weight),
-                Some(ByHealth::Out) => None,
+                Some(ByHealth::Weight(weight)) => *weight,
+                Some(ByHealth::Out) if !backend.health.backup => 0,
+                None | Some(ByHealth::Out) => backend.weight,
             };
             // Only who has not all of its weight has something to say.
             let checks = pool.given.get(&backend.key).map(|_| health.checks(&service.name, backend.key));
-            let why: Vec<_> = checks.iter().flatten().filter_map(CheckView::trouble).collect();
+            let starting = health.is_starting(&service.name, backend.key).then(|| "slow start".to_owned());
+            let why: Vec<_> =
+                starting.into_iter().chain(checks.iter().flatten().filter_map(CheckView::trouble)).collect();
             let picture = BackendPicture {
                 drained: backend.drained,
                 healthy: health.healthy(&service.name, backend.key),

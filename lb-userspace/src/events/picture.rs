@@ -31,8 +31,8 @@ pub struct BackendPicture {
     pub drained: bool,
     pub healthy: bool,
     pub configured: u16,
-    /// What health makes of the configured weight; none: out.
-    pub weight: Option<u16>,
+    /// What health makes of the configured weight; 0 if it is out. A backup's own, whether it is needed or not.
+    pub weight: u16,
     /// What its checks have to say.
     pub why: String,
 }
@@ -66,7 +66,7 @@ impl BackendPicture {
             .then(|| Draft::new(if self.drained { Kind::Drained } else { Kind::Undrained }));
         // Going and coming are said by other events, and what an operator configures is no news to him.
         let weight = match (old.weight, self.weight) {
-            (Some(before), Some(after))
+            (before, after)
                 if before != after && self.configured == old.configured && old.healthy && self.healthy =>
             {
                 let draft = Draft::new(Kind::Weight).because(&self.why);
@@ -85,7 +85,6 @@ pub struct Around {
     /// Services under a flood, and when that was seen last.
     floods: BTreeMap<ServiceName, Duration>,
     neighbours: BTreeMap<IpAddr, Known>,
-    resizing: bool,
 }
 
 /// A flood that has not been seen for so long is over.
@@ -149,11 +148,6 @@ impl Around {
         self.neighbours = known;
         drafts
     }
-
-    pub fn resizing(&mut self, is: bool) -> Option<Draft> {
-        let was = std::mem::replace(&mut self.resizing, is);
-        (was != is).then(|| Draft::new(if is { Kind::ResizeBegin } else { Kind::ResizeEnd }))
-    }
 }
 
 fn shown(mac: [u8; 6]) -> String {
@@ -200,15 +194,15 @@ mod tests {
 
     #[test]
     fn a_weight_is_news_only_if_health_made_it() {
-        let full = BackendPicture { healthy: true, configured: 10, weight: Some(10), ..Default::default() };
-        let half = BackendPicture { weight: Some(5), why: "5 s behind".to_owned(), ..full.clone() };
+        let full = BackendPicture { healthy: true, configured: 10, weight: 10, ..Default::default() };
+        let half = BackendPicture { weight: 5, why: "5 s behind".to_owned(), ..full.clone() };
         let drafts = with(half.clone()).since(&with(full.clone()));
         assert_eq!(drafts.len(), 1);
         assert_eq!((drafts[0].weight, drafts[0].reason.as_str()), (Some((10, 5)), "5 s behind"));
         assert_eq!((drafts[0].service.clone(), drafts[0].backend), (Some(name()), Some(key())));
         let other = BackendPicture { configured: 5, ..half.clone() };
         assert!(with(other).since(&with(full.clone())).is_empty());
-        let down = BackendPicture { healthy: false, weight: None, ..full.clone() };
+        let down = BackendPicture { healthy: false, weight: 0, ..full.clone() };
         assert!(with(down.clone()).since(&with(full.clone())).is_empty(), "another event says so");
         assert!(with(full.clone()).since(&with(down)).is_empty());
         let drained = BackendPicture { drained: true, ..full.clone() };

@@ -371,6 +371,11 @@ impl Health {
         self.machines(service, backend).all(|entry| entry.machine.serves())
     }
 
+    /// Whether a backend has come back lately and has not all of its weight yet.
+    pub fn is_starting(&self, service: &ServiceName, backend: BackendKey) -> bool {
+        self.starting.contains_key(&(service.clone(), backend))
+    }
+
     /// Whether somebody's first result may still be on its way.
     pub fn is_pending(&self) -> bool {
         self.entries.values().any(|entry| entry.machine.state() == State::Unproven)
