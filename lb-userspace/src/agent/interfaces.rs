@@ -157,6 +157,9 @@ impl Agent {
             }
             let attached = put(&self.pins, loaded, &self.network.links)?;
             report(&attached, &mut self.warnings);
+            if attached.adopted {
+                self.say(Draft::new(Kind::Program).because(&attached.interface));
+            }
             self.interfaces.shared(&attached);
         }
         self.attach_redirect_targets();

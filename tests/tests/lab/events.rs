@@ -77,6 +77,8 @@ fn a_follower_sees_a_backend_go_and_come_over_restarts_of_the_agent() {
         hello.agent.kill9()?;
         hello.agent.start()?;
         let start = follower.sees(quorum.seq, Kind::AgentStart, None)?;
+        let swapped = follower.sees(quorum.seq, Kind::Program, None)?;
+        ensure!(swapped.what.reason == "eth0", "{swapped:?}");
         ensure!(start.what.reason.contains("with the tables of an earlier agent"), "{start:?}");
         hello.servers.push(Hello::start(&lab.net.backends[0], PORT)?);
         let up = follower.sees(start.seq, Kind::BackendUp, Some(&hello.key(1)))?;

@@ -312,6 +312,18 @@ fn mails_go_through_starttls_and_login_in_batches() {
             "{failed:?}"
         );
         ensure!(!failed.what.reason.contains("wrong"), "{failed:?}");
+
+        // No mail, and no password, to a server whose certificate nobody vouches for.
+        fs::write(&password, mail::PASSWORD)?;
+        let text = fs::read_to_string(hello.agent.config_path())?;
+        hello.agent.write_config(&text.replace(&format!("smtp_ca: {},", server.ca.display()), ""))?;
+        hello.agent.lb(&["reload"])?.ok()?;
+        let before = server.mails()?.len();
+        hello.servers.clear();
+        wait_for("the refused certificate", || {
+            Ok(hello.agent.log().contains("invalid peer certificate").then_some(()))
+        })?;
+        ensure!(server.mails()?.len() == before, "{:#?}", server.mails()?);
         Ok(())
     });
 }
