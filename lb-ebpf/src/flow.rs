@@ -1,6 +1,12 @@
 //! Step 3: the flow a packet belongs to, found or opened. Either way it names a destination.
 
 mod follow;
+#[cfg(feature = "lru")]
+#[path = "flow/lru.rs"]
+mod instead;
+#[cfg(feature = "stub")]
+#[path = "flow/stub.rs"]
+mod instead;
 pub mod open;
 pub mod peek;
 
@@ -50,8 +56,8 @@ pub fn find_or_open(packet: &Packet, endpoints: &Endpoints) -> Result<Flow, Verd
         } else {
             narrow(packet, segment, endpoint)
         };
-        if outcome == Outcome::TO_OPEN {
-            opener = Some(endpoint);
+        if outcome.may_open() {
+            opener = Some((endpoint, outcome));
         } else if let Some(end) = outcome.end(endpoint) {
             assure(packet, endpoint, outcome);
             return end;
@@ -59,18 +65,18 @@ pub fn find_or_open(packet: &Packet, endpoints: &Endpoints) -> Result<Flow, Verd
     }
     if let Some(endpoint) = endpoints.wildcard {
         takes_new = takes_new || endpoint.has(flag::OPEN);
-        let outcome = wide(packet, segment, endpoint);
-        if outcome != Outcome::TO_OPEN {
+        let outcome = any_port(packet, segment, endpoint);
+        if !outcome.may_open() {
             if let Some(end) = outcome.end(endpoint) {
                 assure(packet, endpoint, outcome);
                 return end;
             }
         } else if opener.is_none() {
-            opener = Some(endpoint);
+            opener = Some((endpoint, outcome));
         }
     }
-    if let Some(endpoint) = opener {
-        let end = open_under(packet, segment, endpoint)?;
+    if let Some((endpoint, outcome)) = opener {
+        let end = open_under(packet, segment, endpoint, outcome.is_again())?;
         if is_migrating() {
             forget_at(packet, endpoint, Side::OLD);
         }
@@ -180,11 +186,23 @@ impl Outcome {
     const LOST: Self = Self(1 << 37);
     /// A controlled connection has just been established.
     const ASSURES: u64 = 1 << 36;
+    /// With [`Outcome::TO_OPEN`]: there is an entry of the flow that is over.
+    const AGAIN: u64 = 1 << 38;
 
     /// Whether it says where the packet goes.
     #[inline(always)]
     fn is_found(outcome: u64) -> bool {
-        outcome != Self::MISS.0 && outcome != Self::TO_OPEN.0
+        outcome != Self::MISS.0 && outcome & Self::TO_OPEN.0 == 0
+    }
+
+    #[inline(always)]
+    fn may_open(self) -> bool {
+        self.0 & Self::TO_OPEN.0 != 0
+    }
+
+    #[inline(always)]
+    fn is_again(self) -> bool {
+        self.0 & Self::AGAIN != 0
     }
 
     #[inline(always)]
@@ -215,8 +233,14 @@ impl Outcome {
 
 /// IPv4 and an exact port: the hot path. Most packets change nothing of their flow.
 #[inline(always)]
+#[cfg_attr(
+    any(feature = "lru", feature = "stub"),
+    expect(unreachable_code, reason = "what a bench compares with")
+)]
 fn narrow(packet: &Packet, segment: Segment, endpoint: Endpoint) -> Outcome {
     let key = narrow_key(packet, endpoint);
+    #[cfg(any(feature = "lru", feature = "stub"))]
+    return instead::find(key, segment, endpoint);
     match steady::<NarrowBucket<KernelWord>>(&key, segment, endpoint) {
         Outcome::MISS => Outcome(on_both_sides(
             |side| flow_in_narrow(key.0, segment.0, endpoint.0, side.0),
@@ -226,11 +250,25 @@ fn narrow(packet: &Packet, segment: Segment, endpoint: Endpoint) -> Outcome {
     }
 }
 
-/// IPv6, and any port of an address.
+/// IPv6, whose packets mostly change nothing either.
 #[inline(always)]
 fn wide(packet: &Packet, segment: Segment, endpoint: Endpoint) -> Outcome {
     let key = wide_key(packet, endpoint);
-    Outcome(on_both_sides(|side| flow_in_wide(&key, segment.0, endpoint.0, side.0), Outcome::is_found))
+    match steady::<WideBucket<KernelWord>>(&key, segment, endpoint) {
+        Outcome::MISS => in_wide(&key, segment, endpoint),
+        known => known,
+    }
+}
+
+/// Any port of an address.
+#[inline(always)]
+fn any_port(packet: &Packet, segment: Segment, endpoint: Endpoint) -> Outcome {
+    in_wide(&wide_key(packet, endpoint), segment, endpoint)
+}
+
+#[inline(always)]
+fn in_wide(key: &WideKey, segment: Segment, endpoint: Endpoint) -> Outcome {
+    Outcome(on_both_sides(|side| flow_in_wide(key, segment.0, endpoint.0, side.0), Outcome::is_found))
 }
 
 /// Which table has the endpoint's flows. A packet to port 0 has the wildcard for its exact endpoint.

@@ -51,10 +51,18 @@ impl Director {
 
     /// [`Director::new`] for so many services and backends.
     pub fn with_limits(sizes: FlowSizes, limits: Limits, want: &Desired) -> Result<Self> {
+        Self::build(None, sizes, limits, want)
+    }
+
+    /// [`Director::with_limits`] with another build of the program, to compare them.
+    pub fn build(build: Option<&[u8]>, sizes: FlowSizes, limits: Limits, want: &Desired) -> Result<Self> {
         let scope = Scope::unique()?;
         let layout = Layout::new(scope.bpffs(), "test");
         let pins = Pins::open(layout, kernel_hz(), sizes, limits)?;
-        let mut object = Object::open(&pins.layout, &pins.meta, 1)?;
+        let mut object = match build {
+            Some(build) => Object::open_build(build, &pins.layout, &pins.meta, 1)?,
+            None => Object::open(&pins.layout, &pins.meta, 1)?,
+        };
         let clock = Clock::calibrate(&mut object, &pins.maps, pins.meta.hz)?;
         object.director()?;
         let mut director = Self { object, clock, pins, last_sweep: Sweep::default(), scope };

@@ -31,10 +31,15 @@ use crate::{
 /// State of a flow that was placed by hash; its timeout is also how long hash placement goes on.
 const HASHED_STATE: State = State::SYN_RECV;
 
-/// Schedules a new connection and stores its flow. Three calls one after the other, not one within the other:
-/// the stack is short.
+/// Schedules a new connection and stores its flow. `again`: there is an entry of it that is over. Three calls one
+/// after the other, not one within the other: the stack is short.
 #[inline(always)]
-pub fn open_under(packet: &Packet, segment: Segment, endpoint: Endpoint) -> Result<Flow, Verdict> {
+pub fn open_under(
+    packet: &Packet,
+    segment: Segment,
+    endpoint: Endpoint,
+    again: bool,
+) -> Result<Flow, Verdict> {
     let service = endpoint.service() as u32;
     let (client, vip) = (fold(packet.source), fold(packet.dest));
     let port = u16::from_be(packet.source_port) as u32;
@@ -55,8 +60,11 @@ pub fn open_under(packet: &Packet, segment: Segment, endpoint: Endpoint) -> Resu
         // Taken up in its middle.
         assure_template(&source, endpoint, Placed(placed).dest());
     }
-    placed |= held;
-    let mut outcome = if is_wide(packet, endpoint) {
+    placed |= held | if again { Placed::AGAIN } else { 0 };
+    let mut outcome = if held != 0 && !again {
+        // Nothing to look for, nothing to store.
+        Outcome::NO_ROOM.0
+    } else if is_wide(packet, endpoint) {
         flow_open_wide(&wide_key(packet, endpoint), segment.0, service, placed)
     } else {
         flow_open_narrow(narrow_key(packet, endpoint).0, segment.0, service, placed)
@@ -84,6 +92,8 @@ impl Placed {
     pub const CONTROLLED: u64 = 1 << 33;
     /// Flows come too fast: no entry is made for it.
     const HELD: u64 = 1 << 34;
+    /// There is an entry of it that is over.
+    const AGAIN: u64 = 1 << 35;
 
     #[inline(always)]
     pub fn dest(self) -> u32 {
@@ -98,6 +108,11 @@ impl Placed {
     #[inline(always)]
     fn is_held(self) -> bool {
         self.0 & Self::HELD != 0
+    }
+
+    #[inline(always)]
+    fn is_again(self) -> bool {
+        self.0 & Self::AGAIN != 0
     }
 
     #[inline(always)]
@@ -121,10 +136,13 @@ fn open<B: Table>(key: &B::Key, segment: Segment, service: u32, placed: Placed) 
     let now = clock::now();
     let value = first_value(placed, segment, record, now);
     B::sweep(now);
-    // The flow's old entry, expired or closed, takes the new connection.
-    let mut before = retake(first, key, value, segment, record, now);
-    if before.is_free() {
-        before = retake(second, key, value, segment, record, now);
+    let mut before = Value::FREE;
+    if placed.is_again() {
+        // The flow's old entry, expired or closed, takes the new connection.
+        before = retake(first, key, value, segment, record, now);
+        if before.is_free() {
+            before = retake(second, key, value, segment, record, now);
+        }
     }
     if before.is_free() {
         if placed.is_held() {
@@ -174,7 +192,7 @@ fn retake<B: Bucket>(
 
 /// The value that a new flow begins with.
 #[inline(always)]
-fn first_value(placed: Placed, segment: Segment, service: &Service, now: Tick) -> Value {
+pub fn first_value(placed: Placed, segment: Segment, service: &Service, now: Tick) -> Value {
     // One that went on by hash counts as half-open until a later packet.
     let state =
         if placed.is_by_hash() && !segment.begins() { HASHED_STATE } else { segment.next(State::NONE) };
@@ -289,7 +307,10 @@ extern "C" fn flow_schedule(service: u32, segment: u64, client: u32, port: u32, 
 
 #[unsafe(no_mangle)]
 #[inline(never)]
+#[cfg_attr(feature = "lru", expect(unreachable_code, reason = "what a bench compares with"))]
 extern "C" fn flow_open_narrow(key: u64, segment: u32, service: u32, placed: u64) -> u64 {
+    #[cfg(feature = "lru")]
+    return super::instead::open(NarrowKey(key), Segment(segment), service, Placed(placed)).0;
     open::<NarrowBucket<KernelWord>>(&NarrowKey(key), Segment(segment), service, Placed(placed)).0
 }
 

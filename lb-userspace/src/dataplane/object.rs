@@ -144,6 +144,11 @@ pub struct Object {
 impl Object {
     /// Opens the object for interface `link` (0: only to make or open the maps).
     pub fn open(layout: &Layout, meta: &Meta, link: u16) -> Result<Self, LoadError> {
+        Self::open_build(DIRECTOR, layout, meta, link)
+    }
+
+    /// The same of another build of the program: benchmarks compare some.
+    pub fn open_build(build: &[u8], layout: &Layout, meta: &Meta, link: u16) -> Result<Self, LoadError> {
         let (ingress, shift) = (u32::from(link), tick::shift(meta.hz));
         let (narrow, wide) = (meta.narrow_buckets - 1, meta.wide_buckets - 1);
         let old_narrow = meta.old_narrow_buckets.saturating_sub(1);
@@ -172,7 +177,7 @@ impl Object {
         for FlowTable { name, pin, buckets } in flow_tables(layout, meta) {
             loader.map_pin_path(name, pin).map_max_entries(name, buckets);
         }
-        Ok(Self { ebpf: loader.load(DIRECTOR)? })
+        Ok(Self { ebpf: loader.load(build)? })
     }
 
     /// The director's program, loaded.
