@@ -52,6 +52,8 @@ pub mod flag {
     pub const PERSISTENT: u16 = 16;
     /// Of a port-0 endpoint: its address has port ranges of this protocol.
     pub const RANGED: u16 = 32;
+    /// Its service has rules about where clients come from ([`crate::source`]).
+    pub const RULED: u16 = 1 << 8;
 }
 
 /// Port ranges: `RANGES4` and `RANGES6` are tries of port prefixes, since the kernel has a bounded look-up

@@ -29,6 +29,8 @@ verdicts! {
         "sent to a backend, out of the interface it came in by",
     ForwardedRedirect "forwarded-redirect"
         "sent to a backend behind another interface",
+    ForwardedProbe "forwarded-probe"
+        "the answer to a health check through the VIP: sent to the check",
     PassedLocalBackend "passed-local-backend"
         "given to the director's own stack, which is the backend",
     PassedNotForUs "passed-not-for-us"
@@ -59,6 +61,10 @@ verdicts! {
         "a new connection, but no backend is up: the client was told",
     DroppedNoBackend "dropped-no-backend"
         "a new connection, but no backend is up",
+    DroppedDenied "dropped-denied"
+        "a new connection from a source that the service's `sources` deny",
+    DroppedLimited "dropped-limited"
+        "a new connection from a source that has opened more than the service's `sources` allow",
     AnsweredBackendRemoved "answered-backend-removed"
         "a connection whose backend was removed: a reset was sent to the client",
     DroppedBackendRemoved "dropped-backend-removed"
@@ -92,6 +98,8 @@ pub enum Event {
     NoTemplate,
     /// New flows came faster than the service's guard allows: this one was placed by hash, without an entry.
     Guarded,
+    /// No place for another limited source: one was forgotten whose connections still counted.
+    SourceForgotten,
 }
 
 impl Event {
@@ -102,6 +110,7 @@ impl Event {
         Event::TemplateHit,
         Event::NoTemplate,
         Event::Guarded,
+        Event::SourceForgotten,
     ];
 
     pub const fn name(self) -> &'static str {
@@ -112,6 +121,7 @@ impl Event {
             Self::TemplateHit => "event-template-hit",
             Self::NoTemplate => "event-no-template",
             Self::Guarded => "event-guarded",
+            Self::SourceForgotten => "event-source-forgotten",
         }
     }
 
@@ -123,6 +133,9 @@ impl Event {
             Self::TemplateHit => "new connections that went where a persistence template says",
             Self::NoTemplate => "new connections whose persistence template found no room",
             Self::Guarded => "new connections placed by hash because they came faster than `guard` allows",
+            Self::SourceForgotten => {
+                "limited sources forgotten for others, before their connections had stopped counting"
+            }
         }
     }
 

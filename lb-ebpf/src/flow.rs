@@ -9,6 +9,7 @@ mod instead;
 mod instead;
 pub mod open;
 pub mod peek;
+mod source;
 
 use lb_common::{
     bucket::{Word, find},

@@ -2,9 +2,9 @@
 //!
 //! Three rings, imports point inward only:
 //! * PURE: [`model`], [`config`], [`overlay`] (its journal apart), [`plan`], [`neigh`], [`health`], [`estimator`],
-//!   [`events`] (its file apart),
-//!   [`api::types`] - no tokio, no aya, no sockets, no clock;
-//! * IO: [`dataplane`], [`net`], [`checks`], [`notify`], [`program`], [`realserver`], [`api`], [`clock`], [`durable`], [`log`] - BPF, netlink,
+//!   [`events`] (its file apart), [`pressure`], [`api::types`] - no tokio, no aya, no sockets, no clock;
+//! * IO: [`dataplane`], [`net`], [`checks`], [`notify`], [`program`], [`realserver`], [`doctor`], [`api`], [`clock`],
+//!   [`durable`], [`log`] - BPF, netlink,
 //!   HTTP, the time;
 //! * ROOT: [`agent`] and [`cli`].
 
@@ -15,6 +15,7 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod dataplane;
+pub mod doctor;
 pub mod durable;
 pub mod estimator;
 pub mod events;
@@ -26,5 +27,6 @@ pub mod net;
 pub mod notify;
 pub mod overlay;
 pub mod plan;
+pub mod pressure;
 pub mod program;
 pub mod realserver;

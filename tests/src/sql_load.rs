@@ -24,7 +24,7 @@ const PAUSE: Duration = Duration::from_millis(5);
 /// Attempts at a connection, with [`PAUSE`] between them, before a query counts as failed.
 const ATTEMPTS: u32 = 20;
 /// For a connection, and for an answer.
-const PATIENCE: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(3);
 
 /// What the clients have met.
 #[derive(Clone, Debug, Default)]

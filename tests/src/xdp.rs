@@ -192,6 +192,17 @@ impl Director {
         Ok(self.last_sweep.expired)
     }
 
+    /// From the next round on, what is unfinished and idle for so many seconds gives way.
+    pub fn press(&mut self, idle: Option<u32>) {
+        let idle = idle.map(|seconds| tick::ticks(seconds, self.clock.hz()));
+        (self.last_sweep.narrow.idle, self.last_sweep.wide.idle) = (idle, idle);
+    }
+
+    /// How many gave way in the last round.
+    pub fn pruned(&self) -> u64 {
+        self.last_sweep.narrow.pruned + self.last_sweep.wide.pruned
+    }
+
     /// The flow table's clock in `seconds` from now.
     pub fn tick_in(&self, seconds: u32) -> Tick {
         self.clock.now().after(tick::ticks(seconds, self.clock.hz()))

@@ -16,7 +16,7 @@ use lb_common::{
 use super::{
     Flow, Outcome, Segment,
     follow::{by_hash, is_over, timeout},
-    is_wide, narrow_key, wide_key,
+    is_wide, narrow_key, source, wide_key,
 };
 use crate::{
     clock, count,
@@ -41,6 +41,9 @@ pub fn open_under(
     again: bool,
 ) -> Result<Flow, Verdict> {
     let service = endpoint.service() as u32;
+    if endpoint.has(flag::RULED) {
+        source::admit(packet, segment, service)?;
+    }
     let (client, vip) = (fold(packet.source), fold(packet.dest));
     let port = u16::from_be(packet.source_port) as u32;
     let source = Source(packet.source);
@@ -161,7 +164,7 @@ fn open<B: Table>(key: &B::Key, segment: Segment, service: u32, placed: Placed) 
     }
     count::opened(value);
     // A connection that was placed by hash counted with its SYN.
-    if placed.is_by_hash() && !segment.begins() {
+    if goes_on(placed, segment, record) {
         Outcome::known(placed.dest())
     } else {
         Outcome::opened(placed.dest())
@@ -194,12 +197,19 @@ fn retake<B: Bucket>(
 #[inline(always)]
 pub fn first_value(placed: Placed, segment: Segment, service: &Service, now: Tick) -> Value {
     // One that went on by hash counts as half-open until a later packet.
-    let state =
-        if placed.is_by_hash() && !segment.begins() { HASHED_STATE } else { segment.next(State::NONE) };
-    let hashed = if placed.is_by_hash() { value::flag::HASHED } else { 0 };
+    let goes_on = goes_on(placed, segment, service);
+    let state = if goes_on { HASHED_STATE } else { segment.next(State::NONE) };
+    let hashed = if goes_on || placed.is_by_hash() { value::flag::HASHED } else { 0 };
     let controlled = if placed.is_controlled() { value::flag::CONTROLLED } else { 0 };
     let flags = hashed | controlled;
     Value::new(placed.dest(), state, flags, now.after(timeout(service, state)))
+}
+
+/// Whether the packet is one in the middle of a connection without an entry. One of a persistent client went where its
+/// template says, and goes on like those that were placed by hash.
+#[inline(always)]
+fn goes_on(placed: Placed, segment: Segment, service: &Service) -> bool {
+    !segment.begins() && (placed.is_by_hash() || !segment.is_taken_up(service))
 }
 
 /// Takes the slot of the two buckets that yields most readily; the value it held, or

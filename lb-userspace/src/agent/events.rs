@@ -128,7 +128,8 @@ impl Agent {
             .iter()
             .cloned()
             .chain(self.interfaces.warnings().iter().cloned())
-            .chain(growth.cloned());
+            .chain(growth.cloned())
+            .chain(self.probe_warnings());
         drafts.extend(self.events.around.problems(problems.collect()));
         self.events.say(drafts);
     }

@@ -16,6 +16,8 @@ mod host;
 mod interfaces;
 mod network;
 mod preflight;
+mod pressure;
+mod probing;
 mod rates;
 mod serve;
 mod signals;
@@ -47,6 +49,7 @@ use health::Monitor;
 use host::HostChanges;
 use interfaces::Interfaces;
 use network::Network;
+use probing::Probing;
 use rates::Counted;
 
 /// What the command line says about where things are.
@@ -88,6 +91,7 @@ struct Agent {
     network: Network,
     interfaces: Interfaces,
     monitor: Monitor,
+    probing: Probing,
     host: HostChanges,
     pins: Pins,
     clock: Clock,
@@ -97,6 +101,7 @@ struct Agent {
     events: EventLog,
     /// What could not be told.
     untold: Failures,
+    pressure: pressure::Tables,
     started: Duration,
     /// For `lb status`; those of the last attempt at something are replaced by its next.
     warnings: Vec<String>,
@@ -112,7 +117,9 @@ impl Agent {
         if !ops.is_empty() {
             tracing::debug!(operations = ops.len(), "applying a plan");
         }
-        self.pins.maps.apply(&ops)
+        self.pins.maps.apply(&ops)?;
+        self.follow_probes(model, &snapshot, &ops);
+        Ok(())
     }
 
     fn desired(&self, model: &Model, now: &Snapshot) -> Desired {
@@ -122,9 +129,10 @@ impl Agent {
             hz: self.pins.meta.hz,
             // A bucket for each rated flow.
             flows: FlowSizes { ipv4: self.pins.meta.narrow_buckets, wide: self.pins.meta.wide_buckets },
-            links: self.network.link_specs(&self.interfaces, model, now),
+            links: self.network.link_specs(&self.interfaces, model, now, self.probe_device()),
             hosts: self.network.hosts(model),
             weights: self.monitor.health.weights(model),
+            probes: self.probe_spec(model),
         }
     }
 
@@ -151,6 +159,7 @@ impl Agent {
     async fn follow_model(&mut self) -> Result<()> {
         let model = self.model.clone();
         self.unfinished = true;
+        self.prepare_probes().await;
         self.reconcile(&model)?;
         self.place_vips().await?;
         self.attach_redirect_targets();
@@ -175,7 +184,8 @@ impl Agent {
         let sweep = self.pins.maps.sweep(self.clock.now(), &self.sweep);
         let settled = self.sweep.census.union(&sweep.census);
         self.sweep = sweep;
-        let reclaimed = self.pins.maps.snapshot().and_then(|now| {
+        self.look_at_fill();
+        let reclaimed = self.pins.maps.without_rules().and_then(|now| {
             rates::read(&mut self.rates, &self.pins.maps, &now, monotonic())?;
             self.look_around(&now);
             let ops = reclaim(&now, &settled);

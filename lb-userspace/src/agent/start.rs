@@ -13,7 +13,7 @@ use tokio::net::UnixListener;
 
 use super::{
     Agent, Options, events::EventLog, growth::Growth, health::Monitor, host::HostChanges, interfaces,
-    interfaces::Interfaces, network::Network, serve, signals::Signals, takedown::Before,
+    interfaces::Interfaces, network::Network, probing::Probing, serve, signals::Signals, takedown::Before,
 };
 use crate::{
     api::server::{AgentHandle, bind},
@@ -137,10 +137,12 @@ async fn start(
         network,
         interfaces,
         monitor,
+        probing: Probing::default(),
         host,
         pins,
         clock,
         sweep: Sweep::default(),
+        pressure: Default::default(),
         rates: Estimator::default(),
         growth: Growth::default(),
         events: event_log,
@@ -152,9 +154,12 @@ async fn start(
     let model = agent.model.clone();
     agent.network.await_answers(&model, events, FIRST_ANSWERS).await?;
     agent.events.begin(&model, &agent.monitor.health);
-    agent.monitor.await_results(FIRST_ANSWERS).await;
+    agent.prepare_probes().await;
     agent.reconcile(&model)?;
     agent.attach().await?;
+    // Checks through the VIP need the maps and the program.
+    agent.monitor.await_results(FIRST_ANSWERS).await;
+    agent.reconcile(&model)?;
     if agent.pins.meta.is_migrating() {
         tracing::info!("an earlier agent was moving flows to tables of another size: going on with that");
         agent.is_everywhere()?;

@@ -60,6 +60,8 @@ fn probe(kind: CheckKind, port: u16) -> Probe {
         kind,
         target,
         source: None,
+        via_vip: false,
+        way: None,
         connect_timeout: Duration::from_secs(20),
         timeout: Duration::from_secs(20),
     }

@@ -2,6 +2,7 @@
 
 use clap::{ArgGroup, Args, Subcommand, builder::PossibleValuesParser, builder::TypedValueParser};
 use comfy_table::{Cell, Table};
+use ipnet::IpNet;
 
 use super::{
     CliError, Exit, Output, backend, number,
@@ -12,12 +13,17 @@ use super::{
 use crate::{
     api::{
         client::Client,
-        types::{BackendState, EndpointsEdit, OptionsEdit, ServiceAdd, ServiceEdit, ServiceView},
+        types::{
+            BackendState, EndpointsEdit, OptionsEdit, ServiceAdd, ServiceEdit, ServiceView, SourcesEdit,
+        },
     },
     config,
     model::{
         Endpoint, ExpireNodest, Guard, Persistence, Protocol, Reject, Scheduler, Scope, ServiceName,
-        ServiceOptions, edit::edited_options, persistence::granularity,
+        ServiceOptions, SourceRule,
+        edit::edited_options,
+        persistence::granularity,
+        sources::{network, rule},
     },
 };
 
@@ -58,6 +64,10 @@ pub(super) struct AddArgs {
     /// Flags of sh and mh: sh-fallback, sh-port, mh-fallback, mh-port
     #[arg(short = 'b', long = "flags", alias = "sched-flags", value_name = "FLAG", value_delimiter = ',')]
     pub(super) flags: Vec<String>,
+    /// Who may open connections, as often as needed: 'PREFIX allow', 'PREFIX deny' or
+    /// 'PREFIX limit RATE [burst N] [per LENGTH]'; the longest prefix decides
+    #[arg(long, value_name = "RULE", value_parser = rule)]
+    pub(super) source: Vec<(IpNet, SourceRule)>,
     #[command(flatten)]
     pub(super) options: OptionArgs,
 }
@@ -129,7 +139,7 @@ pub(super) struct EndpointArgs {
 #[derive(Debug, Args)]
 #[command(group = ArgGroup::new("what").required(true).multiple(true)
     .args(["scheduler", "timeout", "persistence", "expire_nodest", "expire_quiescent_template", "reject", "guard",
-           "sloppy_tcp", "ops", "add_endpoint", "del_endpoint"]))]
+           "sloppy_tcp", "ops", "add_endpoint", "del_endpoint", "source", "del_source"]))]
 pub(super) struct EditArgs {
     /// The service: its name, or its endpoint VIP:PORT or PROTOCOL/VIP:PORT
     #[arg(value_parser = parse::service)]
@@ -154,6 +164,13 @@ pub(super) struct Change {
     /// Take an endpoint away; its connections go on until they end
     #[arg(long, value_name = "PROTOCOL/VIP:PORT", value_parser = parse::endpoint)]
     pub(super) del_endpoint: Vec<Endpoint>,
+    /// Who may open connections, as often as needed, in the place of what the prefix had: 'PREFIX allow',
+    /// 'PREFIX deny' or 'PREFIX limit RATE [burst N] [per LENGTH]'; the longest prefix decides
+    #[arg(long, value_name = "RULE", value_parser = rule)]
+    pub(super) source: Vec<(IpNet, SourceRule)>,
+    /// Take a prefix's rule away
+    #[arg(long, value_name = "PREFIX", value_parser = network)]
+    pub(super) del_source: Vec<IpNet>,
     #[command(flatten)]
     pub(super) options: OptionArgs,
 }
@@ -271,6 +288,9 @@ pub(super) fn show(view: &ServiceView, output: &mut Output<'_>) -> Result<(), Cl
     for endpoint in &view.group {
         output.line(format!("endpoint: {endpoint}"))?;
     }
+    for (network, rule) in &view.sources {
+        output.line(format!("source: {network} {rule}"))?;
+    }
     for line in option_lines(&view.options) {
         output.line(line)?;
     }
@@ -318,7 +338,7 @@ fn option_lines(options: &ServiceOptions) -> Vec<String> {
 
 /// What an edit set.
 fn edited(edit: &ServiceEdit) -> String {
-    let ServiceEdit { scheduler, options, endpoints: EndpointsEdit { add, del } } = edit;
+    let ServiceEdit { scheduler, options, endpoints: EndpointsEdit { add, del }, sources } = edit;
     let OptionsEdit {
         timeouts,
         persistence,
@@ -342,7 +362,10 @@ fn edited(edit: &ServiceEdit) -> String {
     ];
     let removed = del.iter().map(|endpoint| format!("endpoint {endpoint} removed"));
     let added = add.iter().map(|endpoint| format!("endpoint {endpoint}"));
-    removed.chain(added).chain(set.into_iter().flatten()).collect::<Vec<_>>().join(", ")
+    let unruled = sources.del.iter().map(|network| format!("source {network} removed"));
+    let ruled = sources.set.iter().map(|(network, rule)| format!("source {network} {rule}"));
+    let all = removed.chain(added).chain(set.into_iter().flatten()).chain(unruled).chain(ruled);
+    all.collect::<Vec<_>>().join(", ")
 }
 
 /// The first endpoint, and how many more there are.
@@ -366,24 +389,27 @@ fn up_of_all(service: &ServiceView) -> Cell {
 
 impl AddArgs {
     fn into_body(self) -> Result<ServiceAdd, CliError> {
-        let Self { name, name_option, endpoint, scheduler, flags, options } = self;
+        let Self { name, name_option, endpoint, scheduler, flags, source, options } = self;
         let scheduler = with_flags(scheduler, &flags)?;
         let options = edited_options(&ServiceOptions::default(), &options.into_edit());
         let (endpoint, group) = endpoint.split();
         let group = group.into_iter().filter(|it| *it != endpoint).collect();
-        Ok(ServiceAdd { name: name.or(name_option), endpoint, group, scheduler, options })
+        let sources = source.into_iter().collect();
+        Ok(ServiceAdd { name: name.or(name_option), endpoint, group, scheduler, options, sources })
     }
 }
 
 impl Change {
     fn into_body(self) -> Result<ServiceEdit, CliError> {
-        let Self { scheduler, flags, add_endpoint, del_endpoint, options } = self;
+        let Self { scheduler, flags, add_endpoint, del_endpoint, source, del_source, options } = self;
         let scheduler = scheduler.map(|scheduler| with_flags(scheduler, &flags)).transpose()?;
         let endpoints = EndpointsEdit {
             add: add_endpoint.into_iter().collect(),
             del: del_endpoint.into_iter().collect(),
         };
-        Ok(ServiceEdit { scheduler, options: options.into_edit(), endpoints })
+        let sources =
+            SourcesEdit { set: source.into_iter().collect(), del: del_source.into_iter().collect() };
+        Ok(ServiceEdit { scheduler, options: options.into_edit(), endpoints, sources })
     }
 }
 

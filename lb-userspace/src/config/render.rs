@@ -7,7 +7,7 @@ use std::fmt::{Display, Write};
 use super::{
     Config,
     check::{
-        INITIALS,
+        INITIALS, VIAS,
         kinds::{DEFAULT_USER, MYSQL_TLS, ROLES},
     },
     director::{MODES, OFFLOAD_POLICIES},
@@ -16,8 +16,10 @@ use super::{
 };
 use crate::model::{
     AttachMode, Backend, Endpoint, ExpireNodest, FlowSizes, Guard, InterfaceSpec, Limits, OffloadPolicy,
-    Persistence, Reject, Scope, Service, ServiceOptions, Timeouts,
-    check::{Check, CheckKind, ExecCheck, HttpCheck, MysqlCheck, ServiceHealth, Timing, TlsCheck},
+    Persistence, Reject, Scope, Service, ServiceOptions, SourceLimit, SourceRule, Sources, Timeouts,
+    check::{
+        Check, CheckKind, ExecCheck, HttpCheck, MysqlCheck, ProbePorts, ServiceHealth, Timing, TlsCheck,
+    },
 };
 
 /// Writes a file that [`super::parse`] reads back to exactly `config`.
@@ -36,6 +38,9 @@ pub fn render(config: &Config) -> String {
     out.section(&FLOWS, |out| out.flows(&model.flows));
     out.section(&LIMITS, |out| out.limits(&model.limits));
     out.section(&TIMEOUTS, |out| out.timeouts(&model.timeouts));
+    out.section(&PROBES, |out| {
+        out.line_unless(&schema::probes::PORTS, &model.probes, &ProbePorts::default());
+    });
     out.section(&CONTROL, |out| {
         if let Some(socket) = &config.control.socket {
             out.line(&schema::control::SOCKET, socket.display());
@@ -204,8 +209,28 @@ impl Out {
                 out.raw(&format!("{}: [{}]", FLAGS.name, flags.join(", ")));
             }
             out.options(&service.options);
+            out.sources(&service.sources);
             out.health(&service.health);
             out.list(&BACKENDS, &service.backends, Self::backend);
+        });
+    }
+
+    fn sources(&mut self, sources: &Sources) {
+        use schema::source::*;
+        let rules: Vec<_> = sources.iter().collect();
+        if rules.is_empty() {
+            return;
+        }
+        self.list(&schema::service::SOURCES, &rules, |out, (network, rule)| {
+            out.line(&PREFIX, network);
+            match rule {
+                SourceRule::Allow | SourceRule::Deny => out.line(&ACTION, rule),
+                SourceRule::Limit(SourceLimit { rate, burst, per }) => {
+                    out.line(&LIMIT, rate);
+                    out.line_if(&BURST, burst);
+                    out.line_if(&PER, per);
+                }
+            }
         });
     }
 
@@ -259,11 +284,12 @@ impl Out {
     fn checks(&mut self, key: &Key, checks: &[Check]) {
         use schema::check::*;
         self.list(key, checks, |out, check| {
-            let Check { kind, address, port, source, timing } = check;
+            let Check { kind, address, port, source, via, timing } = check;
             out.kind(kind);
             out.line_if(&ADDRESS, address);
             out.line_if(&PORT, port);
             out.line_if(&SOURCE, source);
+            out.line_if(&VIA, &via.map(|via| name_of(via, &VIAS)));
             let default = Timing::default();
             out.line_unless(&INTERVAL, &timing.interval, &default.interval);
             out.line_if(&FAST_INTERVAL, &timing.fast_interval);

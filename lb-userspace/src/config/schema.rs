@@ -7,6 +7,7 @@ pub(super) mod backend;
 mod checks;
 pub(super) mod notify;
 pub(super) mod service_timeouts;
+pub(super) mod source;
 
 pub(super) use checks::{check, exec_check, http_check, https_check, lag_tier, mysql_check, tcp_check};
 
@@ -72,11 +73,13 @@ pub(super) static SECTIONS: &[&Section] = &[
     &flows::SECTION,
     &limits::SECTION,
     &timeouts::SECTION,
+    &probes::SECTION,
     &control::SECTION,
     &notify::SECTION,
     &notify::webhook::SECTION,
     &service::SECTION,
     &endpoint::SECTION,
+    &source::SECTION,
     &service_timeouts::SECTION,
     &backend::SECTION,
     &check::SECTION,
@@ -93,7 +96,18 @@ pub(super) mod file {
     pub static SECTION: Section = Section {
         path: "",
         doc: "The top level of the file.",
-        keys: &[&INSTANCE, &INTERFACES, &VIPS, &FLOWS, &LIMITS, &TIMEOUTS, &CONTROL, &NOTIFY, &SERVICES],
+        keys: &[
+            &INSTANCE,
+            &INTERFACES,
+            &VIPS,
+            &FLOWS,
+            &LIMITS,
+            &TIMEOUTS,
+            &PROBES,
+            &CONTROL,
+            &NOTIFY,
+            &SERVICES,
+        ],
     };
     pub static INSTANCE: Key = key(
         "instance",
@@ -120,6 +134,8 @@ pub(super) mod file {
     );
     pub static TIMEOUTS: Key =
         key("timeouts", "`timeouts`", Words("the defaults below"), "Idle timeouts of connections.");
+    pub static PROBES: Key =
+        key("probes", "`probes`", Words("the defaults below"), "Health checks through the VIP.");
     pub static CONTROL: Key = key(
         "control",
         "`control`",
@@ -192,6 +208,23 @@ pub(super) mod flows {
     pub static IPV4: Key = key("ipv4", "count", Is("1M"), "IPv4 flows of services with a port.");
     pub static WIDE: Key =
         key("wide", "count", Is("256k"), "IPv6 flows, and flows of services with port 0.").also(&["ipv6"]);
+}
+
+pub(super) mod probes {
+    use super::*;
+    pub static SECTION: Section = Section {
+        path: "probes",
+        doc: "Health checks through the VIP (`via` of `services[].checks[]`), all services together.",
+        keys: &[&PORTS],
+    };
+    pub static PORTS: Key = key(
+        "ports",
+        "range of ports",
+        Is("61000-64999"),
+        "The director's ports that such checks come from. Nobody else on the director may have them: the agent adds \
+         them to `net.ipv4.ip_local_reserved_ports`, and `lb detach` takes them out again. At least as many as a \
+         service has backends.",
+    );
 }
 
 pub(super) mod limits {
@@ -290,6 +323,7 @@ pub(super) mod service {
             &EXPIRE_QUIESCENT,
             &REJECT,
             &GUARD,
+            &SOURCES,
             &SLOPPY_TCP,
             &OPS,
             &CHECKS,
@@ -422,6 +456,15 @@ pub(super) mod service {
          handshake; datagrams, as the rate allows. `auto` is the rate at which half-open connections would take half \
          of the table: its rated capacity (`flows`) by 120, 8738 for 1M.",
     );
+    pub static SOURCES: Key = key(
+        "sources",
+        "list of `services[].sources[]`",
+        Words("everybody may"),
+        "Who may open connections, and how many a second, by prefixes of clients' addresses: the longest that has the \
+         client's decides, and clients of none are allowed; with `0.0.0.0/0 deny` (`::/0`) it is a list of who is. \
+         Connections that there are go on. At most 65536 of all services together.",
+    )
+    .also(&["acl"]);
     pub static SLOPPY_TCP: Key = key(
         "sloppy_tcp",
         "`true` or `false`",

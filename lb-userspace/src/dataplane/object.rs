@@ -22,13 +22,15 @@ pub(super) const ENTRIES_PER_ENDPOINT: u32 = 2;
 const RANGE_PREFIXES: u32 = 30;
 
 /// Every map that is pinned, and how many entries it gets; but for the flow tables.
-fn map_sizes(meta: &Meta) -> [(&'static str, Option<u32>); 20] {
+fn map_sizes(meta: &Meta) -> [(&'static str, Option<u32>); 24] {
     [
         ("FILTER", None),
         ("ENDPOINTS4", Some(ENTRIES_PER_ENDPOINT * meta.endpoints)),
         ("ENDPOINTS6", Some(ENTRIES_PER_ENDPOINT * meta.endpoints)),
         ("RANGES4", Some(RANGE_PREFIXES * meta.endpoints)),
         ("RANGES6", Some(RANGE_PREFIXES * meta.endpoints)),
+        ("RULES4", None),
+        ("RULES6", None),
         ("SERVICES", Some(meta.services)),
         ("ARENA", Some(meta.arena)),
         ("DESTS", Some(meta.dests)),
@@ -36,8 +38,10 @@ fn map_sizes(meta: &Meta) -> [(&'static str, Option<u32>); 20] {
         ("LINKS", None),
         ("TAGS", None),
         ("MACS", None),
+        ("PROBES", None),
         ("DEVICES", None),
         ("FRAGMENTS", None),
+        ("SOURCES", None),
         ("ROTATIONS", Some(meta.services)),
         ("CONNS", Some(meta.dests)),
         ("SERVICE_COUNTERS", Some(meta.services)),

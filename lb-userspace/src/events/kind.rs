@@ -64,6 +64,8 @@ kinds! {
     NeighbourChanged "neighbour-changed" Info true "backend has another MAC",
     FloodBegin "flood-begin" Warning true "new connections come faster than the guard allows",
     FloodEnd "flood-end" Info true "the flood is over",
+    TableFull "table-full" Warning true "the flow table is nearly full",
+    TableRoom "table-room" Info true "the flow table has room again",
     ResizeBegin "resize-begin" Info false "the flow tables are changing their sizes",
     ResizeEnd "resize-end" Info false "the flow tables have their new sizes",
     Program "program" Info false "XDP program swapped in place",

@@ -11,8 +11,8 @@ use lb_common::guard::MAX_RATE;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    PartialTimeouts, Persistence, Scheduler, ServiceName, Timeouts,
-    check::{BackendHealth, ServiceHealth},
+    PartialTimeouts, Persistence, Scheduler, ServiceName, Sources, Timeouts,
+    check::{BackendHealth, ProbePorts, ServiceHealth},
 };
 
 /// Everything the agent keeps the kernel equal to.
@@ -23,6 +23,8 @@ pub struct Model {
     pub flows: FlowSizes,
     pub limits: Limits,
     pub timeouts: Timeouts,
+    #[serde(default)]
+    pub probes: ProbePorts,
     /// In file order, then in the order of their adding. Names and endpoints are unique.
     pub services: Vec<Service>,
 }
@@ -124,6 +126,9 @@ pub struct Service {
     pub backends: Vec<Backend>,
     #[serde(default)]
     pub options: ServiceOptions,
+    /// Who may open connections, and how fast; at most [`lb_common::source::MAX_RULES`] of all services together.
+    #[serde(default, skip_serializing_if = "Sources::is_empty")]
+    pub sources: Sources,
     #[serde(default)]
     pub health: ServiceHealth,
 }

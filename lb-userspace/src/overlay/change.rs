@@ -131,7 +131,7 @@ impl fmt::Display for Change {
 }
 
 fn service_fields(edit: &ServiceEdit) -> String {
-    let ServiceEdit { scheduler, options, endpoints: EndpointsEdit { add, del } } = edit;
+    let ServiceEdit { scheduler, options, endpoints: EndpointsEdit { add, del }, sources } = edit;
     let OptionsEdit {
         timeouts,
         persistence,
@@ -158,7 +158,10 @@ fn service_fields(edit: &ServiceEdit) -> String {
     ];
     let removed = del.iter().map(|endpoint| format!("endpoint {endpoint} removed"));
     let added = add.iter().map(|endpoint| format!("endpoint {endpoint} added"));
-    sentence(removed.chain(added).chain(others.into_iter().flatten()).chain(timeouts))
+    let unruled = sources.del.iter().map(|network| format!("source {network} removed"));
+    let ruled = sources.set.iter().map(|(network, rule)| format!("source {network} set to {rule}"));
+    let all = removed.chain(added).chain(others.into_iter().flatten()).chain(timeouts);
+    sentence(all.chain(unruled).chain(ruled))
 }
 
 fn fields(edit: &BackendEdit) -> String {

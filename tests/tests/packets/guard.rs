@@ -172,11 +172,7 @@ fn withstands(kind: Kind, packet: Packet) {
         alive(&mut director, &format!("after {part} million"));
     }
     let flows = director.flows();
-    let mut client = [0; 16];
-    match kind.client() {
-        IpAddr::V4(v4) => client[..4].copy_from_slice(&v4.octets()),
-        IpAddr::V6(v6) => client = v6.octets(),
-    }
+    let client = client_bytes(kind);
     let kept = flows.iter().filter(|flow| flow.client == client && backends.contains_key(&flow.client_port));
     assert_eq!(kept.count(), usize::from(ESTABLISHED), "{}", kind.name);
     println!("{}: {} of {} slots in use after the flood", kind.name, flows.len(), 4 << 14);
@@ -200,4 +196,104 @@ fn ten_million_datagrams_move_nobody() {
 #[test]
 fn ten_million_syns_over_ipv6_move_nobody() {
     withstands(TCP6, TCP6.open());
+}
+
+/// After a flood of SYNs the hash places what belongs to no connection that is known, for a minute: ACKs of it get an
+/// entry in the half-open share at most, and clients that are established, with an entry or by hash, stay where they
+/// are.
+#[test]
+fn an_ack_flood_after_a_syn_flood_moves_nobody() {
+    for kind in [TCP4, TCP6] {
+        let mut service = kind.service(PORT, &[1, 2, 3]);
+        service.options.guard = Guard::Auto;
+        let sizes = FlowSizes { ipv4: 1 << 14, wide: 1 << 14 };
+        let mut director = Director::new(sizes, &Desired { services: vec![service], flows: sizes, ..lab() })
+            .expect("a director");
+        let stored = flood(&mut director, kind, 1000..1000 + ESTABLISHED);
+        for (port, backend) in &stored {
+            assert_eq!(send(&mut director, &kind.later().from_port(*port)), Ok(*backend), "{}", kind.name);
+        }
+        let mut feeder = Feeder::new().expect("a feeder");
+        feeder.aim(Target::Director, &mut director).expect("aimed");
+        let (syn, ack) = (kind.open(), kind.later());
+        let mut feed = Feed::new_flows(&syn);
+        feed.counter = 16 << 32;
+        feeder.run(&syn.bytes(), &mut feed, 200_000).expect("ran");
+        assert!(event(&director, "event-guarded") > 100_000, "{}", kind.name);
+        // Handshakes under the flood: clients without an entry, by their ACK.
+        let held = flood(&mut director, kind, 3000..3100);
+        for (port, backend) in &held {
+            let seen = send(&mut director, &kind.later().from_port(*port));
+            assert_eq!(seen, Ok(*backend), "{} port {port}", kind.name);
+        }
+        let alive = |director: &mut Director, when: &str| {
+            for (port, backend) in stored.iter().chain(&held) {
+                let seen = send(director, &kind.later().from_port(*port));
+                assert_eq!(seen, Ok(*backend), "{} port {port} {when}", kind.name);
+            }
+        };
+        alive(&mut director, "before the ACKs");
+        feed = Feed::new_flows(&ack);
+        feed.counter = 32 << 32;
+        for part in 0..10 {
+            feeder.run(&ack.bytes(), &mut feed, 200_000).expect("ran");
+            alive(&mut director, &format!("after part {part} of the ACKs"));
+        }
+        // What the ACKs made is half-open, and no more than the rate of completed handshakes allows.
+        let is_clients = |port: u16| stored.contains_key(&port) || held.contains_key(&port);
+        let flows = director.flows();
+        let of_flood = |flow: &&lb::dataplane::FlowEntry| flow.client != client_bytes(kind);
+        let (mut half_open, mut others) = (0, 0);
+        for flow in flows.iter().filter(of_flood) {
+            if flow.value.state() == State::SYN_RECV { half_open += 1 } else { others += 1 }
+        }
+        assert_eq!(others, 0, "{}: {half_open} half-open", kind.name);
+        // SYNs have a rate, and so have ACKs: a minute of each, and a burst.
+        let most = 2 * Guard::auto(sizes.ipv4) as usize * (60 + 8);
+        assert!(half_open > 0 && half_open <= most, "{}: {half_open} half-open, {most} at most", kind.name);
+        let established = flows.iter().filter(|flow| !of_flood(flow) && is_clients(flow.client_port));
+        let established = established.filter(|flow| flow.value.state() == State::ESTABLISHED).count();
+        assert!(established >= stored.len(), "{}: {established}", kind.name);
+        println!(
+            "{}: {half_open} half-open of {} entries, {established} established",
+            kind.name,
+            flows.len()
+        );
+    }
+}
+
+fn client_bytes(kind: Kind) -> [u8; 16] {
+    match kind.client() {
+        IpAddr::V4(v4) => {
+            let mut bytes = [0; 16];
+            bytes[..4].copy_from_slice(&v4.octets());
+            bytes
+        }
+        IpAddr::V6(v6) => v6.octets(),
+    }
+}
+
+/// A persistent client's connection without an entry goes where its template says, not by hash: its ACK makes a
+/// half-open entry all the same, so that a flood of ACKs makes no established ones.
+#[test]
+fn an_ack_of_a_persistent_client_makes_a_half_open_entry() {
+    for kind in [TCP4, TCP6] {
+        let mut want = guarded(kind, &[1, 2, 3]);
+        want.services[0].options.persistence =
+            Some(Persistence { timeout: 300, granularity: None, scope: Scope::default() });
+        let mut director = director(&want);
+        let backends = flood(&mut director, kind, 1000..2000);
+        let stored: Vec<u16> = director.flows().iter().map(|flow| flow.client_port).collect();
+        let (port, backend) =
+            backends.iter().find(|(port, _)| !stored.contains(port)).expect("one without an entry");
+        let state_of = |director: &Director, port: u16| {
+            let flow = director.flows().into_iter().find(|flow| flow.client_port == port);
+            flow.map(|flow| flow.value.state())
+        };
+        for (port, state) in [(*port, State::SYN_RECV), (*port, State::ESTABLISHED), (7, State::SYN_RECV)] {
+            let ack = kind.later().from_port(port);
+            assert_eq!(send(&mut director, &ack), Ok(*backend), "{} port {port}", kind.name);
+            assert_eq!(state_of(&director, port), Some(state), "{} port {port}", kind.name);
+        }
+    }
 }

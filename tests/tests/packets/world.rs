@@ -117,7 +117,8 @@ impl Kind {
         let backends = weights.iter().map(backend).collect();
         let (options, group) = (silent(), BTreeSet::new());
         let (name, health) = (endpoint.default_name(), Default::default());
-        Service { name, endpoint, group, scheduler, backends, options, health }
+        let sources = Default::default();
+        Service { name, endpoint, group, scheduler, backends, options, sources, health }
     }
 }
 

@@ -17,6 +17,7 @@ pub mod check {
             &ADDRESS,
             &PORT,
             &SOURCE,
+            &VIA,
             &INTERVAL,
             &FAST_INTERVAL,
             &TIMEOUT,
@@ -69,6 +70,16 @@ pub mod check {
         "The director's address that the check comes from.",
     )
     .also(&["bindto"]);
+    pub static VIA: Key = key(
+        "via",
+        "`rip`, `vip` or `both`",
+        Words("`both` where clients are served, else `rip`"),
+        "`rip`: the check goes to the backend's own address. `vip`: it goes the way of a client's packets, to the \
+         VIP, delivered to the backend's MAC by the data path's records, and the VIP must answer: so the backend has \
+         the VIP on lo, takes such packets in (rp_filter), and its server listens there. `both`: it is made both \
+         ways, as two checks that must pass. It is the default unless the check has an `address`, or goes to a port \
+         that the service does not have. An `exec` check has no way through the VIP.",
+    );
     pub static INTERVAL: Key =
         key("interval", "short duration", Is("2s"), "From the begin of one check to that of the next.")
             .also(&["inter", "delay_loop"]);

@@ -1,6 +1,7 @@
 //! Health checks, as they are configured.
 
 mod kinds;
+mod via;
 
 use std::{
     fmt,
@@ -13,6 +14,7 @@ use serde::{Deserialize, Serialize};
 pub use kinds::{
     ExecCheck, HttpCheck, LagTier, MysqlCheck, MysqlRole, MysqlTls, Secret, StatusRange, TlsCheck,
 };
+pub use via::{ProbePorts, Via};
 
 use super::{Backend, Service, notify::Hooks};
 
@@ -77,6 +79,9 @@ pub struct Check {
     /// The director's address that it comes from; none: the kernel chooses.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source: Option<IpAddr>,
+    /// None: also through the VIP, if clients are served where the check goes to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub via: Option<Via>,
     #[serde(default)]
     pub timing: Timing,
 }
@@ -191,12 +196,12 @@ impl Service {
 impl Check {
     /// A check by default timing, of the backend's own address and port.
     pub fn new(kind: CheckKind) -> Self {
-        Self { kind, address: None, port: None, source: None, timing: Timing::default() }
+        Self { kind, address: None, port: None, source: None, via: None, timing: Timing::default() }
     }
 
     /// What it does, for people: `tcp`, `tcp to port 8080`. A check is known again by it after a reload.
     pub fn label(&self) -> String {
-        let Self { kind, address, port, source, timing: _ } = self;
+        let Self { kind, address, port, source, via: _, timing: _ } = self;
         let to = match (address, port) {
             (Some(address), Some(port)) => format!(" to {}", SocketAddr::new(*address, *port)),
             (Some(address), None) => format!(" to {address}"),

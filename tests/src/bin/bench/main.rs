@@ -3,6 +3,7 @@
 //!
 //! Compare figures of one run only.
 
+mod checks;
 mod cold_start;
 mod evictions;
 mod pace;
@@ -44,6 +45,8 @@ enum Table {
     Evictions,
     /// From nothing to 4,096 services of 16 backends
     ColdStart,
+    /// 10,000 health checks a second (builds a lab; needs `lb` beside this program)
+    Checks,
 }
 
 fn main() -> Result<()> {
@@ -65,6 +68,7 @@ fn main() -> Result<()> {
             Table::Sweeper => sweeper::sweeper()?,
             Table::Evictions => evictions::evictions()?,
             Table::ColdStart => cold_start::cold_start()?,
+            Table::Checks => checks::checks()?,
         }
         println!();
     }

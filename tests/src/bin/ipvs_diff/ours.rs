@@ -231,6 +231,7 @@ fn service(config: &Config, configured: &Configured) -> Service {
         name: configured.endpoint.default_name(),
         endpoint: configured.endpoint,
         group: Default::default(),
+        sources: Default::default(),
         scheduler: configured.kind.model,
         backends: configured.backends.iter().map(backend).collect(),
         options: ServiceOptions {
