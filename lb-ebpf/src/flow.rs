@@ -49,7 +49,8 @@ pub struct Flow {
 #[inline(always)]
 pub fn find_or_open(packet: &Packet, endpoints: &Endpoints) -> Result<Flow, Verdict> {
     let segment = Segment::new(packet.protocol, packet.flags);
-    let (mut takes_new, mut opener) = (false, None);
+    // Numbers, not an Option: its payload would be undefined where there is none, and the verifier sees it copied.
+    let (mut takes_new, mut opener, mut again) = (false, Endpoint(0), false);
     if let Some(endpoint) = endpoints.exact {
         takes_new = endpoint.has(flag::OPEN);
         let outcome = if is_wide(packet, endpoint) {
@@ -58,7 +59,7 @@ pub fn find_or_open(packet: &Packet, endpoints: &Endpoints) -> Result<Flow, Verd
             narrow(packet, segment, endpoint)
         };
         if outcome.may_open() {
-            opener = Some((endpoint, outcome));
+            (opener, again) = (endpoint, outcome.is_again());
         } else if let Some(end) = outcome.end(endpoint) {
             assure(packet, endpoint, outcome);
             return end;
@@ -72,14 +73,14 @@ pub fn find_or_open(packet: &Packet, endpoints: &Endpoints) -> Result<Flow, Verd
                 assure(packet, endpoint, outcome);
                 return end;
             }
-        } else if opener.is_none() {
-            opener = Some((endpoint, outcome));
+        } else if opener.0 == 0 {
+            (opener, again) = (endpoint, outcome.is_again());
         }
     }
-    if let Some((endpoint, outcome)) = opener {
-        let end = open_under(packet, segment, endpoint, outcome.is_again())?;
+    if opener.0 != 0 {
+        let end = open_under(packet, segment, opener, again)?;
         if is_migrating() {
-            forget_at(packet, endpoint, Side::OLD);
+            forget_at(packet, opener, Side::OLD);
         }
         forget_finished(packet, endpoints);
         return Ok(end);
