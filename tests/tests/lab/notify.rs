@@ -289,8 +289,10 @@ fn mails_go_through_starttls_and_login_in_batches() {
         let head = "X-Sink: from=lb@example.net to=ops@example.net,boss@example.net tls=True login=lb helo=edge-1.lab";
         ensure!(mails.iter().all(|mail| mail.lines().next() == Some(head)), "{mails:#?}");
         // A mail of its own for each is what nobody wants; how many it takes is for the property test.
-        let lines = |kind: &str| mails.iter().map(|mail| mail.matches(kind).count()).sum::<usize>();
-        ensure!(lines(": backend is down: tcp: ") == 6 && lines(": backend is up: tcp: ") == 6, "{mails:#?}");
+        // Long lines are broken up on their way (quoted-printable).
+        let whole: Vec<_> = mails.iter().map(|mail| mail.replace("=\r\n", "")).collect();
+        let lines = |kind: &str| whole.iter().map(|mail| mail.matches(kind).count()).sum::<usize>();
+        ensure!(lines(": backend is down: tcp") == 6 && lines(": backend is up: tcp") == 6, "{mails:#?}");
         ensure!(mails.len() < 12, "{} mails: {mails:#?}", mails.len());
         let subject =
             |mail: &String| mail.lines().find_map(|line| line.strip_prefix("Subject: ").map(str::to_owned));
