@@ -24,6 +24,7 @@ pub mod link;
 pub mod meta;
 pub mod probe;
 pub mod scheduler;
+pub mod sctp;
 pub mod service;
 pub mod source;
 pub mod tcp;
@@ -42,4 +43,5 @@ pub const SCHEMA_VERSION: u32 = 4;
 pub mod protocol {
     pub const TCP: u8 = 6;
     pub const UDP: u8 = 17;
+    pub const SCTP: u8 = 132;
 }

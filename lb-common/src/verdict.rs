@@ -36,7 +36,7 @@ verdicts! {
     PassedNotForUs "passed-not-for-us"
         "the frame is addressed to another host's MAC, or has a VLAN tag that no interface of ours has",
     PassedNotIp "passed-not-ip"
-        "neither IPv4 nor IPv6 with TCP, UDP or an ICMP error",
+        "neither IPv4 nor IPv6 with TCP, UDP, SCTP or an ICMP error",
     PassedMalformed "passed-malformed"
         "a header is cut off or its lengths contradict each other",
     PassedNoService "passed-no-service"
@@ -54,7 +54,7 @@ verdicts! {
     DroppedTooBig "dropped-too-big"
         "longer than the MTU of the way to the backend, and without DF, or no answer was sent",
     AnsweredNoFlow "answered-no-flow"
-        "belongs to no known connection and does not open one: a reset was sent to the client",
+        "belongs to no known connection and does not open one: a reset was sent to the client, of SCTP protocol unreachable",
     DroppedNoFlow "dropped-no-flow"
         "belongs to no known connection and does not open one",
     AnsweredNoBackend "answered-no-backend"

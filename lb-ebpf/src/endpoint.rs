@@ -101,8 +101,9 @@ pub fn may_be_ours(dest: [u64; 2], is_ipv6: bool, protocol: u8) -> bool {
     let has = match protocol {
         protocol::TCP => flag::HAS_TCP,
         protocol::UDP => flag::HAS_UDP,
+        protocol::SCTP => flag::HAS_SCTP,
         // An extension header of the first fragment's.
-        _ => flag::HAS_TCP | flag::HAS_UDP,
+        _ => flag::HAS_TCP | flag::HAS_UDP | flag::HAS_SCTP,
     };
     lookup(dest, is_ipv6, 0, 0).is_some_and(|address| address.has(has))
 }

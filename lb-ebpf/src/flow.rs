@@ -15,7 +15,7 @@ use lb_common::{
     bucket::{Word, find},
     endpoint::{Endpoint, flag},
     flow::{NarrowBucket, NarrowKey, WideBucket, WideKey},
-    protocol,
+    protocol, sctp,
     service::{self, Service},
     tcp::{self, State},
     value::Value,
@@ -117,7 +117,7 @@ fn forget_at(packet: &Packet, endpoint: Endpoint, side: Side) {
     }
 }
 
-/// What the state machine needs of a packet: protocol, and TCP flags.
+/// What the state machine needs of a packet: protocol, and flags ([`sctp`] has its events in those of TCP).
 #[derive(Clone, Copy)]
 #[repr(transparent)]
 pub struct Segment(pub u32);
@@ -131,6 +131,11 @@ impl Segment {
     #[inline(always)]
     fn is_udp(self) -> bool {
         self.0 >> 8 == protocol::UDP as u32
+    }
+
+    #[inline(always)]
+    fn is_sctp(self) -> bool {
+        self.0 >> 8 == protocol::SCTP as u32
     }
 
     #[inline(always)]
@@ -160,12 +165,26 @@ impl Segment {
     /// Whether the service takes up a connection in its middle with it.
     #[inline(always)]
     fn is_taken_up(self, service: &Service) -> bool {
-        service.flags & service::flag::SLOPPY_TCP != 0 && self.flags() & tcp::flag::RST == 0
+        let flag = if self.is_sctp() { service::flag::SLOPPY_SCTP } else { service::flag::SLOPPY_TCP };
+        service.flags & flag != 0 && self.flags() & tcp::flag::RST == 0
     }
 
     #[inline(always)]
     fn next(self, state: State) -> State {
-        if self.is_udp() { State::UDP } else { tcp::next(state, self.flags()) }
+        if self.0 >> 8 == protocol::TCP as u32 {
+            tcp::next(state, self.flags())
+        } else if self.is_udp() {
+            State::UDP
+        } else {
+            sctp::next(state, self.flags())
+        }
+    }
+
+    /// The state of a flow that was placed by hash and is stored in its middle: half-open until a later packet. Its
+    /// timeout is also how long hash placement goes on.
+    #[inline(always)]
+    fn hashed_state(self) -> State {
+        if self.is_sctp() { State::SCTP_NONE } else { State::SYN_RECV }
     }
 }
 

@@ -110,7 +110,7 @@ fn quoted4(ctx: &XdpContext, l3: usize) -> Result<Quoted, Verdict> {
     turn_round([header[3] as u64, 0], [header[4] as u64, 0], ports, (header[2] >> 8) as u8)
 }
 
-/// Without extension headers: a backend's answers to TCP and UDP clients have none.
+/// Without extension headers: a backend's answers to its clients have none.
 #[inline(always)]
 fn quoted6(ctx: &XdpContext, l3: usize) -> Result<Quoted, Verdict> {
     let header: [u32; 10] = read(ctx, l3)?;
@@ -124,7 +124,7 @@ fn quoted6(ctx: &XdpContext, l3: usize) -> Result<Quoted, Verdict> {
 
 #[inline(always)]
 fn turn_round(vip: [u64; 2], client: [u64; 2], ports: [u16; 2], protocol: u8) -> Result<Quoted, Verdict> {
-    if protocol != protocol::TCP && protocol != protocol::UDP {
+    if !matches!(protocol, protocol::TCP | protocol::UDP | protocol::SCTP) {
         return Err(Verdict::PassedNotIp);
     }
     Ok(Quoted { client, vip, client_port: ports[1], port: ports[0], protocol })

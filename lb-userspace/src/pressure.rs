@@ -123,7 +123,7 @@ mod tests {
             assert_eq!(gives_way(value(State::SYN_RECV, 0, left), 480, 80, now), gives, "{left}");
             assert_eq!(gives_way(value(State::FIN_WAIT, 0, left), 480, 80, now), gives, "{left}");
         }
-        for state in [State::ESTABLISHED, State::UDP, State::LISTEN] {
+        for state in [State::ESTABLISHED, State::UDP, State::SCTP_ESTABLISHED] {
             assert!(!gives_way(value(state, 0, 0), 480, 80, now), "{}", state.name());
         }
         assert!(!gives_way(value(State::SYN_RECV, flag::HASHED, 0), 480, 80, now));

@@ -125,7 +125,7 @@ pub fn follow<B: Table>(place: u32, value: Value, segment: Segment, service: u32
     }
     count::moved(dest, state, next);
     let controlled = value.flags() & value::flag::CONTROLLED != 0;
-    if controlled && next == State::ESTABLISHED && state != next {
+    if controlled && next.is_established() && state != next {
         Outcome(dest as u64 | Outcome::ASSURES)
     } else {
         Outcome::known(dest)
@@ -156,7 +156,7 @@ pub fn is_over(value: Value, segment: Segment, service: &Service, now: Tick) -> 
 }
 
 /// Whether what begins on a flow goes to another destination: to a removed one nothing goes, to one of weight 0
-/// no SYN (`ip_vs_in_hook` under `expire_nodest_conn`).
+/// no SYN and no INIT (`ip_vs_in_hook` under `expire_nodest_conn`).
 #[inline(always)]
 fn takes_nothing_new(dest: u32, segment: Segment) -> bool {
     DESTS.get(dest).is_some_and(|record| {

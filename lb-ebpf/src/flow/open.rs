@@ -28,9 +28,6 @@ use crate::{
     word::{KernelWord, compare_and_swap},
 };
 
-/// State of a flow that was placed by hash; its timeout is also how long hash placement goes on.
-const HASHED_STATE: State = State::SYN_RECV;
-
 /// Schedules a new connection and stores its flow. `again`: there is an entry of it that is over. Three calls one
 /// after the other, not one within the other: the stack is short.
 #[inline(always)]
@@ -59,7 +56,7 @@ pub fn open_under(
             placed = template_store(&source, endpoint.0, placed);
         }
     }
-    if persistent && !Placed(placed).is_by_hash() && segment.next(State::NONE) == State::ESTABLISHED {
+    if persistent && !Placed(placed).is_by_hash() && segment.next(State::NONE).is_established() {
         // Taken up in its middle.
         assure_template(&source, endpoint, Placed(placed).dest());
     }
@@ -198,7 +195,7 @@ fn retake<B: Bucket>(
 pub fn first_value(placed: Placed, segment: Segment, service: &Service, now: Tick) -> Value {
     // One that went on by hash counts as half-open until a later packet.
     let goes_on = goes_on(placed, segment, service);
-    let state = if goes_on { HASHED_STATE } else { segment.next(State::NONE) };
+    let state = if goes_on { segment.hashed_state() } else { segment.next(State::NONE) };
     let hashed = if goes_on || placed.is_by_hash() { value::flag::HASHED } else { 0 };
     let controlled = if placed.is_controlled() { value::flag::CONTROLLED } else { 0 };
     let flags = hashed | controlled;
@@ -246,7 +243,7 @@ extern "C" fn flow_without_entry(service: u32, segment: u32, placed: u64) -> u64
 fn without_entry(service: u32, placed: Placed, segment: Segment, record: &Service, now: Tick) -> Outcome {
     let dest = placed.dest();
     // As long as packets come that find no room: theirs are connections that go on.
-    let state = if segment.begins() { segment.next(State::NONE) } else { HASHED_STATE };
+    let state = if segment.is_udp() { State::UDP } else { segment.hashed_state() };
     let until = now.after(timeout(record, state));
     if let Some(rotation) = ROTATIONS.get_ptr_mut(service) {
         // SAFETY: an aligned word of the map's value, read and stored whole; the latest writer wins.

@@ -127,6 +127,10 @@ pub struct OptionsEdit {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sloppy_tcp: Option<bool>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    pub sloppy_sctp: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub classic_load: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub ops: Option<bool>,
     /// With a timeout of 0: none any more.
     #[serde(skip_serializing_if = "Option::is_none")]

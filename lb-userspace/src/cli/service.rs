@@ -76,7 +76,8 @@ pub(super) struct AddArgs {
 #[derive(Debug, Args)]
 pub(super) struct OptionArgs {
     /// Idle timeouts of its own, for example tcp=30m,tcp_fin=20s; NAME=default: the global one again.
-    /// Names: tcp, tcp_fin, tcp_syn, tcp_time_wait, tcp_close, udp
+    /// Names: tcp, tcp_fin, tcp_syn, tcp_time_wait, tcp_close, udp, sctp, sctp_init1, sctp_init, sctp_echoed,
+    /// sctp_shutdown, sctp_closed
     #[arg(long, value_name = "NAME=DURATION", value_delimiter = ',', value_parser = parse::own_timeout)]
     pub(super) timeout: Vec<OwnTimeout>,
     /// What happens to connections of a removed backend: drop their packets, reschedule a SYN or a datagram, or
@@ -98,6 +99,15 @@ pub(super) struct OptionArgs {
     #[arg(long, value_name = "true|false", num_args = 0..=1, require_equals = true)]
     #[arg(default_missing_value = "true")]
     pub(super) sloppy_tcp: Option<bool>,
+    /// Take SCTP associations up in their middle: any packet but an ABORT opens one
+    #[arg(long, value_name = "true|false", num_args = 0..=1, require_equals = true)]
+    #[arg(default_missing_value = "true")]
+    pub(super) sloppy_sctp: Option<bool>,
+    /// Of lc, wlc, lblc, lblcr and twos: a backend's load is 256 x active + inactive connections, as with kernels
+    /// before 2026, instead of 256 x active + all
+    #[arg(long, value_name = "true|false", num_args = 0..=1, require_equals = true)]
+    #[arg(default_missing_value = "true")]
+    pub(super) classic_load: Option<bool>,
     /// One-packet scheduling of UDP: each datagram goes to the next backend, none is remembered
     #[arg(long, alias = "one-packet", value_name = "true|false", num_args = 0..=1, require_equals = true)]
     #[arg(default_missing_value = "true")]
@@ -123,15 +133,19 @@ pub(super) struct OptionArgs {
 #[group(id = "where", required = true, multiple = true)]
 pub(super) struct EndpointArgs {
     /// A TCP service; IPv6 as [VIP]:PORT, port 0 is every port of the address, FIRST-LAST a range of ports
-    #[arg(short = 't', long, alias = "tcp-service", value_name = "VIP:PORT", conflicts_with = "udp")]
+    #[arg(short = 't', long, alias = "tcp-service", value_name = "VIP:PORT", conflicts_with_all = ["udp", "sctp"])]
     #[arg(value_parser = parse::vip_and_port)]
     pub(super) tcp: Option<Place>,
     /// A UDP service
-    #[arg(short = 'u', long, alias = "udp-service", value_name = "VIP:PORT")]
+    #[arg(short = 'u', long, alias = "udp-service", value_name = "VIP:PORT", conflicts_with = "sctp")]
     #[arg(value_parser = parse::vip_and_port)]
     pub(super) udp: Option<Place>,
-    /// A further endpoint of the same service, as often as needed: tcp/VIP:PORT, udp/VIP:FIRST-LAST. Without
-    /// -t and -u the first one gives the backends their port
+    /// An SCTP service
+    #[arg(long, alias = "sctp-service", value_name = "VIP:PORT")]
+    #[arg(value_parser = parse::vip_and_port)]
+    pub(super) sctp: Option<Place>,
+    /// A further endpoint of the same service, as often as needed: tcp/VIP:PORT, udp/VIP:FIRST-LAST, sctp/VIP:PORT.
+    /// Without -t, -u and --sctp the first one gives the backends their port
     #[arg(short, long, value_name = "PROTOCOL/VIP:PORT", value_parser = parse::endpoint)]
     pub(super) endpoint: Vec<Endpoint>,
 }
@@ -139,7 +153,8 @@ pub(super) struct EndpointArgs {
 #[derive(Debug, Args)]
 #[command(group = ArgGroup::new("what").required(true).multiple(true)
     .args(["scheduler", "timeout", "persistence", "expire_nodest", "expire_quiescent_template", "reject", "guard",
-           "sloppy_tcp", "ops", "add_endpoint", "del_endpoint", "source", "del_source"]))]
+           "sloppy_tcp", "sloppy_sctp", "classic_load", "ops", "add_endpoint", "del_endpoint", "source",
+           "del_source"]))]
 pub(super) struct EditArgs {
     /// The service: its name, or its endpoint VIP:PORT or PROTOCOL/VIP:PORT
     #[arg(value_parser = parse::service)]
@@ -228,8 +243,10 @@ pub(super) async fn find(client: &Client, arg: &ServiceArg) -> Result<ServiceVie
     let found = match (named, meant.next(), meant.next()) {
         (Some(index), ..) | (None, Some(index), None) => index,
         (None, Some(_), Some(_)) => {
-            let message =
-                format!("{0} is a TCP and a UDP service; write tcp/{0} or udp/{0}, or its name", arg.name);
+            let message = format!(
+                "{0} is an endpoint of several protocols; write tcp/{0}, udp/{0} or sctp/{0}, or its name",
+                arg.name
+            );
             return Err(CliError::Local { exit: Exit::Refused, message });
         }
         // For the agent's own refusal, which knows the nearest name.
@@ -318,6 +335,8 @@ fn option_lines(options: &ServiceOptions) -> Vec<String> {
         reject,
         guard,
         sloppy_tcp,
+        sloppy_sctp,
+        classic_load,
         ops,
     } = *options;
     let lines = [
@@ -331,6 +350,8 @@ fn option_lines(options: &ServiceOptions) -> Vec<String> {
         (reject != Reject::default()).then(|| format!("clients that cannot be served (reject): {reject}")),
         (guard != Guard::default()).then(|| format!("guard against floods: {guard}")),
         sloppy_tcp.then(|| "takes TCP connections up in their middle (sloppy_tcp)".to_owned()),
+        sloppy_sctp.then(|| "takes SCTP associations up in their middle (sloppy_sctp)".to_owned()),
+        classic_load.then(|| "counts load as 256 x active + inactive connections (classic_load)".to_owned()),
         ops.then(|| "schedules each datagram by itself (ops)".to_owned()),
     ];
     lines.into_iter().flatten().collect()
@@ -347,6 +368,8 @@ fn edited(edit: &ServiceEdit) -> String {
         reject,
         guard,
         sloppy_tcp,
+        sloppy_sctp,
+        classic_load,
         ops,
     } = options;
     let set = [
@@ -358,6 +381,8 @@ fn edited(edit: &ServiceEdit) -> String {
         reject.map(|what| format!("reject {what}")),
         guard.map(|rate| format!("guard {rate}")),
         sloppy_tcp.map(|is| format!("sloppy_tcp {is}")),
+        sloppy_sctp.map(|is| format!("sloppy_sctp {is}")),
+        classic_load.map(|is| format!("classic_load {is}")),
         ops.map(|is| format!("ops {is}")),
     ];
     let removed = del.iter().map(|endpoint| format!("endpoint {endpoint} removed"));
@@ -425,6 +450,8 @@ impl OptionArgs {
             reject,
             guard,
             sloppy_tcp,
+            sloppy_sctp,
+            classic_load,
             ops,
         } = self;
         let scope = persistence_scope.unwrap_or_default();
@@ -437,6 +464,8 @@ impl OptionArgs {
             reject,
             guard,
             sloppy_tcp,
+            sloppy_sctp,
+            classic_load,
             ops,
         }
     }
@@ -452,12 +481,13 @@ fn with_flags(scheduler: Scheduler, flags: &[String]) -> Result<Scheduler, CliEr
 impl EndpointArgs {
     /// The first one, and the others.
     pub(super) fn split(self) -> (Endpoint, Vec<Endpoint>) {
-        let Self { tcp, udp, mut endpoint } = self;
-        match (tcp, udp) {
-            (Some(place), _) => (place.of(Protocol::Tcp), endpoint),
-            (None, Some(place)) => (place.of(Protocol::Udp), endpoint),
+        let Self { tcp, udp, sctp, mut endpoint } = self;
+        let tcp = tcp.map(|place| place.of(Protocol::Tcp));
+        let udp = udp.map(|place| place.of(Protocol::Udp));
+        match tcp.or(udp).or(sctp.map(|place| place.of(Protocol::Sctp))) {
+            Some(first) => (first, endpoint),
             // clap requires one of the group.
-            (None, None) => {
+            None => {
                 let first = endpoint.remove(0);
                 (first, endpoint)
             }

@@ -170,6 +170,8 @@ impl Out {
             reject,
             guard,
             sloppy_tcp,
+            sloppy_sctp,
+            classic_load,
             ops,
         } = options;
         if let Some(Persistence { timeout, granularity, scope }) = persistence {
@@ -184,6 +186,8 @@ impl Out {
         self.line_unless(&REJECT, reject, &Reject::default());
         self.line_unless(&GUARD, guard, &Guard::default());
         self.line_unless(&SLOPPY_TCP, sloppy_tcp, &false);
+        self.line_unless(&SLOPPY_SCTP, sloppy_sctp, &false);
+        self.line_unless(&CLASSIC_LOAD, classic_load, &false);
         self.line_unless(&OPS, ops, &false);
         self.section(&TIMEOUTS, |out| {
             for (key, own) in schema::service_timeouts::KEYS.zip(*timeouts).all() {

@@ -208,36 +208,7 @@ pub(super) mod limits {
     );
 }
 
-pub(super) mod timeouts {
-    use super::*;
-    pub static SECTION: Section = Section {
-        path: "timeouts",
-        doc: "How long an idle connection is remembered in each state, 1 s to 31 d. The defaults are IPVS's; \
-              `tcp`, `tcp_fin` and `udp` are the three figures of `ipvsadm --set`. `lb timeout set` changes \
-              them while the agent runs. Connections get a new timeout with their next packet.",
-        keys: &[&TCP, &TCP_FIN, &TCP_SYN, &TCP_TIME_WAIT, &TCP_CLOSE, &UDP],
-    };
-    pub static KEYS: PerState<&Key> = PerState {
-        tcp: &TCP,
-        tcp_fin: &TCP_FIN,
-        tcp_syn: &TCP_SYN,
-        tcp_time_wait: &TCP_TIME_WAIT,
-        tcp_close: &TCP_CLOSE,
-        udp: &UDP,
-    };
-    pub static TCP: Key = key("tcp", "duration", Is("900"), "ESTABLISHED.");
-    pub static TCP_FIN: Key = key("tcp_fin", "duration", Is("120"), "FIN_WAIT.").also(&["tcpfin"]);
-    pub static TCP_SYN: Key = key("tcp_syn", "duration", Is("60"), "SYN_RECV.").also(&["tcpsyn"]);
-    pub static TCP_TIME_WAIT: Key = key(
-        "tcp_time_wait",
-        "duration",
-        Is("120"),
-        "TIME_WAIT: a FIN came before the handshake was complete.",
-    )
-    .also(&["tcptimewait"]);
-    pub static TCP_CLOSE: Key = key("tcp_close", "duration", Is("10"), "CLOSE.").also(&["tcpclose"]);
-    pub static UDP: Key = key("udp", "duration", Is("300"), "UDP.");
-}
+pub(super) mod timeouts;
 
 pub(super) mod control {
     use super::*;
@@ -287,6 +258,8 @@ pub(super) mod service {
             &GUARD,
             &SOURCES,
             &SLOPPY_TCP,
+            &SLOPPY_SCTP,
+            &CLASSIC_LOAD,
             &OPS,
             &CHECKS,
             &MINIMUM_HEALTHY,
@@ -321,7 +294,8 @@ pub(super) mod service {
         "The port that clients connect to; 0 is every port of the address.",
     )
     .also(&["ports"]);
-    pub static PROTOCOL: Key = key("protocol", "`tcp` or `udp`", Is("tcp"), "The transport protocol.");
+    pub static PROTOCOL: Key =
+        key("protocol", "`tcp`, `udp` or `sctp`", Is("tcp"), "The transport protocol.");
     pub static ENDPOINTS: Key = key(
         "endpoints",
         "list of `services[].endpoints[]`",
@@ -389,7 +363,7 @@ pub(super) mod service {
          datagram goes to another backend at once; TCP in the middle of a connection is dropped, until within a \
          second the entries end; a SYN on a connection of a backend of weight 0 goes to another one, too. `reset`: the \
          same, but that TCP is answered with a reset, as with `expire_nodest_conn` 1, and entries stay until their \
-         timeout. `auto` is `drop` for TCP and `reschedule` for UDP.",
+         timeout. `auto` is `drop` for TCP and SCTP, and `reschedule` for UDP. There is no reset for SCTP: its packets are dropped.",
     );
     pub static EXPIRE_QUIESCENT: Key = key(
         "expire_quiescent_template",
@@ -403,9 +377,9 @@ pub(super) mod service {
         "reject",
         "`icmp`, `reset`, `drop` or `pass`",
         Is("icmp"),
-        "What a client is told whose new connection no backend takes, or whose TCP segment belongs to no \
+        "What a client is told whose new connection no backend takes, or whose TCP segment or SCTP packet belongs to no \
          connection that is known. `icmp`: as with IPVS, ICMP port unreachable in the first case and a reset in \
-         the second; `reset`: a reset in both, and port unreachable for UDP; `drop`: nothing; `pass`: the packet \
+         the second, for SCTP protocol unreachable; `reset`: a reset in both, and for UDP and SCTP as `icmp`; `drop`: nothing; `pass`: the packet \
          goes to the director's own stack, where a server of last resort may listen. Answers are limited to 128 \
          a CPU in an eighth of a second; what goes over that is dropped.",
     );
@@ -433,6 +407,20 @@ pub(super) mod service {
         Is("false"),
         "TCP only. A connection that is not known is taken up in its middle: any segment but a reset opens one, \
          as with IPVS's sysctl of this name.",
+    );
+    pub static SLOPPY_SCTP: Key = key(
+        "sloppy_sctp",
+        "`true` or `false`",
+        Is("false"),
+        "SCTP only. An association that is not known is taken up in its middle: any packet but an ABORT opens one, as \
+         with IPVS's sysctl of this name.",
+    );
+    pub static CLASSIC_LOAD: Key = key(
+        "classic_load",
+        "`true` or `false`",
+        Is("false"),
+        "How `lc`, `wlc`, `lblc`, `lblcr` and `twos` count a backend's load. `false`: 256 × active + all connections, as \
+         IPVS does since 2026; `true`: 256 × active + inactive ones, as it did before.",
     );
     pub static OPS: Key = key(
         "ops",

@@ -26,7 +26,8 @@ use crate::model::{
 };
 
 pub(super) const DEFAULT_WEIGHT: u16 = 1;
-pub(super) const PROTOCOLS: [(&str, Protocol); 2] = [("tcp", Protocol::Tcp), ("udp", Protocol::Udp)];
+pub(super) const PROTOCOLS: [(&str, Protocol); 3] =
+    [("tcp", Protocol::Tcp), ("udp", Protocol::Udp), ("sctp", Protocol::Sctp)];
 /// Reads all services and checks them against each other.
 pub(super) fn services(items: &[Node], limits: &Limits, problems: &mut Problems) -> Vec<Service> {
     let mut services = Vec::new();
@@ -277,6 +278,8 @@ fn options(
         reject: fields.value(&REJECT, problems, reject).unwrap_or_default(),
         guard: fields.value(&GUARD, problems, guard).unwrap_or_default(),
         sloppy_tcp: fields.value(&SLOPPY_TCP, problems, boolean).unwrap_or_default(),
+        sloppy_sctp: fields.value(&SLOPPY_SCTP, problems, boolean).unwrap_or_default(),
+        classic_load: fields.value(&CLASSIC_LOAD, problems, boolean).unwrap_or_default(),
         ops: fields.value(&OPS, problems, boolean).unwrap_or_default(),
     };
     if let Some((name, its)) = option_fault(has, &options) {

@@ -425,6 +425,10 @@ fn bad_files_are_refused_where_they_are_bad() {
             "3:63: `sloppy_tcp` is for tcp services, and this one is none; leave the key out",
         ),
         (
+            bad_service("address: 192.0.2.1, port: 80, protocol: tcp, sloppy_sctp: true"),
+            "3:64: `sloppy_sctp` is for sctp services, and this one is none; leave the key out",
+        ),
+        (
             bad_service("address: 192.0.2.1, port: 80, timeouts: 5"),
             "3:46: services[].timeouts must be a mapping, not a single value; ",
         ),
@@ -513,8 +517,8 @@ fn bad_files_are_refused_where_they_are_bad() {
             "3:15: `address`: ff02::1 cannot be a VIP: it is a multicast",
         ),
         (
-            bad_service("address: 192.0.2.1, port: 80, protocol: sctp"),
-            "3:46: `protocol`: unknown protocol `sctp`; valid are tcp, udp",
+            bad_service("address: 192.0.2.1, port: 80, protocol: dccp"),
+            "3:46: `protocol`: unknown protocol `dccp`; valid are tcp, udp, sctp",
         ),
         (
             bad_service("address: 192.0.2.1, port: 80, scheduler: rrr"),

@@ -152,6 +152,7 @@ fn protocol_of(number: u8) -> Option<Protocol> {
     match number {
         protocol::TCP => Some(Protocol::Tcp),
         protocol::UDP => Some(Protocol::Udp),
+        protocol::SCTP => Some(Protocol::Sctp),
         _ => None,
     }
 }
@@ -161,6 +162,7 @@ pub(super) fn protocol_number(protocol: Option<Protocol>) -> u8 {
     match protocol {
         Some(Protocol::Tcp) => protocol::TCP,
         Some(Protocol::Udp) => protocol::UDP,
+        Some(Protocol::Sctp) => protocol::SCTP,
         None => 0,
     }
 }

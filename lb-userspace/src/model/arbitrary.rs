@@ -139,14 +139,14 @@ pub(crate) fn options() -> impl Strategy<Value = ServiceOptions> {
     let nodest = select(ExpireNodest::ALL.to_vec());
     let reject = select(Reject::ALL.to_vec());
     let guard = prop_oneof![Just(Guard::Auto), Just(Guard::Off), (1..3_000_000u32).prop_map(Guard::Rate)];
-    (timeouts(), option::of(persistence), nodest, reject, guard, any::<[bool; 3]>()).prop_map(
+    (timeouts(), option::of(persistence), nodest, reject, guard, any::<[bool; 5]>()).prop_map(
         |(
             timeouts,
             persistence,
             expire_nodest,
             reject,
             guard,
-            [expire_quiescent_template, sloppy_tcp, ops],
+            [expire_quiescent_template, sloppy_tcp, sloppy_sctp, classic_load, ops],
         )| ServiceOptions {
             timeouts,
             persistence,
@@ -155,6 +155,8 @@ pub(crate) fn options() -> impl Strategy<Value = ServiceOptions> {
             reject,
             guard,
             sloppy_tcp,
+            sloppy_sctp,
+            classic_load,
             ops,
         },
     )
@@ -163,6 +165,7 @@ pub(crate) fn options() -> impl Strategy<Value = ServiceOptions> {
 /// Without what a service of its protocols cannot have.
 fn for_protocol(mut service: Service) -> Service {
     service.options.sloppy_tcp &= service.has(Protocol::Tcp);
+    service.options.sloppy_sctp &= service.has(Protocol::Sctp);
     service.options.ops &= service.has(Protocol::Udp);
     let is_ipv4 = service.endpoint.address.is_ipv4();
     service.sources.retain(|network, _| network.addr().is_ipv4() == is_ipv4);
@@ -203,7 +206,7 @@ pub(crate) fn endpoints() -> impl Strategy<Value = Endpoint> {
         1 => select(vec![(53, 60), (3000, 3306), (3306, 65535), (1, 2)])
             .prop_map(|(port, last)| (port, Some(last))),
     ];
-    (select(addresses), ports, select(vec![Protocol::Tcp, Protocol::Udp]))
+    (select(addresses), ports, select(vec![Protocol::Tcp, Protocol::Udp, Protocol::Sctp]))
         .prop_map(|(address, (port, last_port), protocol)| Endpoint { address, port, protocol, last_port })
 }
 

@@ -306,6 +306,8 @@ pub fn edited_options(before: &ServiceOptions, given: &OptionsEdit) -> ServiceOp
         reject,
         guard,
         sloppy_tcp,
+        sloppy_sctp,
+        classic_load,
         ops,
     } = *given;
     let own = before.timeouts.zip(timeouts);
@@ -317,6 +319,8 @@ pub fn edited_options(before: &ServiceOptions, given: &OptionsEdit) -> ServiceOp
         reject: reject.unwrap_or(before.reject),
         guard: guard.unwrap_or(before.guard),
         sloppy_tcp: sloppy_tcp.unwrap_or(before.sloppy_tcp),
+        sloppy_sctp: sloppy_sctp.unwrap_or(before.sloppy_sctp),
+        classic_load: classic_load.unwrap_or(before.classic_load),
         ops: ops.unwrap_or(before.ops),
     }
 }
@@ -331,6 +335,8 @@ pub fn to_options(options: &ServiceOptions) -> OptionsEdit {
         reject,
         guard,
         sloppy_tcp,
+        sloppy_sctp,
+        classic_load,
         ops,
     } = *options;
     OptionsEdit {
@@ -341,6 +347,8 @@ pub fn to_options(options: &ServiceOptions) -> OptionsEdit {
         reject: Some(reject),
         guard: Some(guard),
         sloppy_tcp: Some(sloppy_tcp),
+        sloppy_sctp: Some(sloppy_sctp),
+        classic_load: Some(classic_load),
         ops: Some(ops),
     }
 }

@@ -151,6 +151,10 @@ pub struct ServiceOptions {
     /// TCP only. A connection is taken up in its middle: any segment but a reset opens a flow, as with
     /// IPVS's sysctl `sloppy_tcp`.
     pub sloppy_tcp: bool,
+    /// IPVS's sysctl `sloppy_sctp`.
+    pub sloppy_sctp: bool,
+    /// Load is 256 × active + inactive, as IPVS counted it until 2026, instead of 256 × active + total.
+    pub classic_load: bool,
     /// UDP only. One-packet scheduling: each datagram is scheduled by itself (`ipvsadm --ops`).
     pub ops: bool,
 }
@@ -300,6 +304,7 @@ pub enum Protocol {
     #[default]
     Tcp,
     Udp,
+    Sctp,
 }
 
 /// A backend's identity within its service.
@@ -398,6 +403,7 @@ impl fmt::Display for Protocol {
         f.pad(match self {
             Self::Tcp => "tcp",
             Self::Udp => "udp",
+            Self::Sctp => "sctp",
         })
     }
 }

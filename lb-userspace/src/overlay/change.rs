@@ -140,6 +140,8 @@ fn service_fields(edit: &ServiceEdit) -> String {
         reject,
         guard,
         sloppy_tcp,
+        sloppy_sctp,
+        classic_load,
         ops,
     } = options;
     let timeouts = timeouts.given().map(|(name, seconds)| match seconds {
@@ -154,6 +156,8 @@ fn service_fields(edit: &ServiceEdit) -> String {
         reject.map(|what| format!("reject set to {what}")),
         guard.map(|rate| format!("guard set to {rate}")),
         sloppy_tcp.map(|is| format!("sloppy_tcp set to {is}")),
+        sloppy_sctp.map(|is| format!("sloppy_sctp set to {is}")),
+        classic_load.map(|is| format!("classic_load set to {is}")),
         ops.map(|is| format!("ops set to {is}")),
     ];
     let removed = del.iter().map(|endpoint| format!("endpoint {endpoint} removed"));

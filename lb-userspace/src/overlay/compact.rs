@@ -248,6 +248,8 @@ fn pick_options(new: &OptionsEdit, before: &OptionsEdit, of_file: &OptionsEdit) 
         reject: pick(new.reject, before.reject, of_file.reject),
         guard: pick(new.guard, before.guard, of_file.guard),
         sloppy_tcp: pick(new.sloppy_tcp, before.sloppy_tcp, of_file.sloppy_tcp),
+        sloppy_sctp: pick(new.sloppy_sctp, before.sloppy_sctp, of_file.sloppy_sctp),
+        classic_load: pick(new.classic_load, before.classic_load, of_file.classic_load),
         ops: pick(new.ops, before.ops, of_file.ops),
     }
 }

@@ -130,6 +130,8 @@ fn options(service: &ServiceName, old: &ServiceOptions, new: &ServiceOptions, ch
         reject,
         guard,
         sloppy_tcp,
+        sloppy_sctp,
+        classic_load,
         ops,
     } = old;
     let shown = |own: Option<u32>| own.map_or_else(|| "the global one".to_owned(), |own| own.to_string());
@@ -152,6 +154,8 @@ fn options(service: &ServiceName, old: &ServiceOptions, new: &ServiceOptions, ch
     word("reject", reject, &new.reject);
     word("guard", guard, &new.guard);
     word("sloppy_tcp", sloppy_tcp, &new.sloppy_tcp);
+    word("sloppy_sctp", sloppy_sctp, &new.sloppy_sctp);
+    word("classic_load", classic_load, &new.classic_load);
     word("ops", ops, &new.ops);
 }
 

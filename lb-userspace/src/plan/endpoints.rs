@@ -121,6 +121,7 @@ fn address_entries<'a>(keys: impl Iterator<Item = &'a EndpointKey>) -> BTreeMap<
         let flag = match key.protocol {
             Some(Protocol::Tcp) => flag::HAS_TCP,
             Some(Protocol::Udp) => flag::HAS_UDP,
+            Some(Protocol::Sctp) => flag::HAS_SCTP,
             None => continue,
         };
         let entry = EndpointKey { address: key.address, port: 0, protocol: None };

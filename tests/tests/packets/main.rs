@@ -30,6 +30,7 @@ mod redirect;
 mod reject;
 mod schedule;
 mod schedulers;
+mod sctp;
 mod sources;
 mod state;
 mod threshold;
