@@ -8,6 +8,7 @@ use lb_common::meta::Meta;
 use super::{Agent, drivers, host::HostChanges};
 use crate::{
     dataplane::{Attached, Loaded, Pins, Target},
+    events::{Draft, Kind},
     model::{InterfaceSpec, Model, OffloadPolicy},
     net::{
         Attachment, Link, ethtool, offload, resolve_attach,
@@ -165,6 +166,9 @@ impl Agent {
             }
             let attached = put(&self.pins, loaded, &self.network.links)?;
             report(&attached, &mut self.warnings);
+            if attached.adopted {
+                self.say(Draft::new(Kind::Program).because(&attached.interface));
+            }
             self.interfaces.shared(&attached);
         }
         self.attach_redirect_targets();
@@ -188,6 +192,7 @@ impl Agent {
                 in_place = attached.adopted,
                 "swapped the XDP program"
             );
+            self.say(Draft::new(Kind::Program).because(&attached.interface));
             for one in self.interfaces.all.iter_mut().filter(|one| one.attachment.ifindex == ifindex) {
                 one.attached = Some(attached.clone());
             }

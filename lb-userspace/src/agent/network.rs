@@ -16,7 +16,7 @@ use super::interfaces::Interfaces;
 use crate::{
     clock::monotonic,
     model::{Model, rules::same_family},
-    neigh::{Neighbours, News},
+    neigh::{Known, Neighbours, News},
     net::{
         Address, Attachment, Error, Event, Events, Link, Neighbour, NeighbourState, Netlink,
         Route as KernelRoute, resolve_attach,
@@ -120,7 +120,7 @@ impl Network {
         };
         let changed = self.neighbours.heard(monotonic(), neighbour.address, neighbour.ifindex, news);
         if changed {
-            tracing::info!(backend = %neighbour.address, ?news, "backend's MAC");
+            tracing::debug!(backend = %neighbour.address, ?news, "backend's MAC");
         }
         changed
     }
@@ -206,6 +206,12 @@ impl Network {
             },
             _ => HostRoute::Unresolved,
         }
+    }
+
+    /// The MACs that are known, by backend address.
+    pub fn known(&self, model: &Model) -> BTreeMap<IpAddr, Known> {
+        let known = backends(model).into_iter().map(|address| (address, self.neighbours.known(address)));
+        known.filter_map(|(address, known)| Some((address, known?))).collect()
     }
 
     /// Why a backend is not reachable, for people; none if it is.
