@@ -2,6 +2,7 @@
 //!
 //! * [`topo`] builds a lab: switch, clients, director, backends; [`scope`] owns its names and takes it down;
 //! * [`agent`] runs `lb run` on the director and talks to it through the `lb` command line;
+//! * [`doctor`] asks `lb doctor`;
 //! * [`mariadb`], [`hello`], [`udp`], [`dns`], [`errqueue`] are what runs on the backends, and how a client asks them;
 //! * [`nginx`], [`mail`], [`receiver`] are real servers of other kinds, that are checked or told of events;
 //! * [`lab::Lab::test`] runs a test and prints packets, maps and logs if it fails;
@@ -13,6 +14,7 @@ mod capture;
 pub mod clock;
 pub mod config;
 pub mod dns;
+pub mod doctor;
 pub mod errqueue;
 pub mod feeder;
 pub mod hello;
