@@ -168,7 +168,7 @@ fn a_backend_with_jumbo_frames() {
     });
 }
 
-/// The check asks the backend's own address.
+/// The check asks the backend's own address alone.
 #[test]
 fn a_check_that_sees_less_than_a_client() {
     Lab::test(Topology::one_segment(2), |lab| {
