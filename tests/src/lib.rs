@@ -25,6 +25,7 @@ pub mod packet;
 mod pins;
 pub mod proc;
 pub mod scope;
+pub mod stores;
 pub mod supervise;
 pub mod topo;
 pub mod udp;

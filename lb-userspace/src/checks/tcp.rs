@@ -1,14 +1,15 @@
 //! TCP connections of checks.
 
-use std::{io, net::SocketAddr};
+use std::io;
 
 use nix::sys::socket::{setsockopt, sockopt::Linger};
+use socket2::SockRef;
 use tokio::{
     net::{TcpSocket, TcpStream},
     time::timeout,
 };
 
-use super::failure;
+use super::{failure, socket::bind};
 use crate::health::{Failure, Pass, Probe};
 
 /// A connection can be opened.
@@ -30,8 +31,6 @@ pub async fn connect(probe: &Probe) -> Result<TcpStream, Failure> {
 fn socket(probe: &Probe) -> io::Result<TcpSocket> {
     let socket = if probe.target.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
     setsockopt(&socket, Linger, &libc::linger { l_onoff: 1, l_linger: 0 })?;
-    if let Some(source) = probe.source {
-        socket.bind(SocketAddr::new(source, 0))?;
-    }
+    bind(SockRef::from(&socket), probe)?;
     Ok(socket)
 }

@@ -1,6 +1,7 @@
 //! Health checks.
 
 pub(super) mod kinds;
+pub(super) mod protocols;
 
 use std::net::IpAddr;
 
@@ -54,6 +55,7 @@ fn check(node: &Node, of: Of, problems: &mut Problems) -> Option<Check> {
             _ => Ok(source),
         }
     });
+    let interface = fields.value(&INTERFACE, problems, super::values::interface);
     let port = fields.value(&PORT, problems, |text| number(text, 1..=u16::MAX));
     let timing = timing(&fields, problems);
     let kind = kind?;
@@ -61,13 +63,14 @@ fn check(node: &Node, of: Of, problems: &mut Problems) -> Option<Check> {
         let wrong = format!("the service has every port, so a {} check needs its own", kind.name());
         problems.add(fields.pos, wrong, "add `port: ...`");
     }
-    if let CheckKind::Mysql(mysql) = &kind
-        && let Some(node) = fields.node(&SOURCE).filter(|_| mysql.logs_in())
-    {
-        let wrong = "`source` does not hold for a mysql check that logs in";
-        problems.add(node.pos, wrong, "leave the key out");
+    for key in [&SOURCE, &INTERFACE] {
+        if let Some(node) = fields.node(key).filter(|_| !kind.can_bind()) {
+            let what = if matches!(kind, CheckKind::Mysql(_)) { " that logs in" } else { "" };
+            let wrong = format!("`{}` does not hold for a {} check{what}", key.name, kind.name());
+            problems.add(node.pos, wrong, "leave the key out");
+        }
     }
-    Some(Check { kind, address: own_address, port, source, timing })
+    Some(Check { kind, address: own_address, port, source, interface, timing })
 }
 
 /// The one key that says what kind of check it is.

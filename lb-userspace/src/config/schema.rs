@@ -7,7 +7,10 @@ pub(super) mod backend;
 mod checks;
 pub(super) mod service_timeouts;
 
-pub(super) use checks::{check, exec_check, http_check, https_check, lag_tier, mysql_check, tcp_check};
+pub(super) use checks::{
+    check, dns_check, exec_check, file_check, http_check, https_check, lag_tier, mysql_check, ping_check,
+    postgres_check, redis_check, smtp_check, tcp_check, udp_check,
+};
 
 /// One key.
 #[derive(Debug, PartialEq, Eq)]
@@ -82,6 +85,13 @@ pub(super) static SECTIONS: &[&Section] = &[
     &https_check::SECTION,
     &mysql_check::SECTION,
     &lag_tier::SECTION,
+    &redis_check::SECTION,
+    &postgres_check::SECTION,
+    &udp_check::SECTION,
+    &dns_check::SECTION,
+    &smtp_check::SECTION,
+    &ping_check::SECTION,
+    &file_check::SECTION,
     &exec_check::SECTION,
 ];
 

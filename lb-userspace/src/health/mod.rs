@@ -38,6 +38,7 @@ pub struct Probe {
     pub kind: CheckKind,
     pub target: SocketAddr,
     pub source: Option<IpAddr>,
+    pub interface: Option<String>,
     pub connect_timeout: Duration,
     /// For the whole attempt.
     pub timeout: Duration,
@@ -443,6 +444,7 @@ fn probe(service: &ServiceName, backend: &Backend, check: &Check) -> Probe {
         kind: check.kind.clone(),
         target: check.target(backend),
         source: check.source,
+        interface: check.interface.clone(),
         connect_timeout: check.timing.connect_timeout().duration(),
         timeout: check.timing.timeout().duration(),
     }

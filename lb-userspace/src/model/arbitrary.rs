@@ -213,8 +213,9 @@ pub(crate) fn checks() -> impl Strategy<Value = Check> {
     ];
     (kinds(), addresses, option::of(1..=u16::MAX), timings()).prop_map(
         |(kind, (address, source), port, timing)| {
-            let logs_in = matches!(&kind, CheckKind::Mysql(mysql) if mysql.logs_in());
-            Check { kind, address, port, source: source.filter(|_| !logs_in), timing }
+            let source = source.filter(|_| kind.can_bind());
+            let interface = source.map(|_| "eth0.100".to_owned());
+            Check { kind, address, port, source, interface, timing }
         },
     )
 }
@@ -224,8 +225,44 @@ fn kinds() -> impl Strategy<Value = CheckKind> {
         Just(CheckKind::Tcp),
         http().prop_map(CheckKind::Http),
         mysql().prop_map(CheckKind::Mysql),
+        Just(CheckKind::Ping),
+        others(),
         exec().prop_map(CheckKind::Exec),
     ]
+}
+
+fn others() -> impl Strategy<Value = CheckKind> {
+    let words = |words: Vec<&'static str>| option::of(select(words).prop_map(str::to_owned));
+    let roles = || select(vec![Role::Any, Role::Primary, Role::Replica]);
+    let secrets = || {
+        (words(vec!["", "secret", "~", "a: #\"'"]), any::<bool>()).prop_map(|(password, in_file)| {
+            let file = password.as_ref().filter(|_| in_file).map(|_| "/etc/lb/password".into());
+            (password.filter(|_| !in_file).map(Secret), file)
+        })
+    };
+    let redis =
+        (words(vec!["check", "null"]), secrets(), roles()).prop_map(|(user, (password, file), role)| {
+            let user = user.filter(|_| password.is_some() || file.is_some());
+            CheckKind::Redis(RedisCheck { user, password, password_file: file, role })
+        });
+    let postgres = (words(vec!["app", "~"]), secrets(), any::<bool>(), words(vec!["SELECT 1"]), roles());
+    let postgres = postgres.prop_map(|(database, (password, password_file), tls, query, role)| {
+        let user = "check".to_owned();
+        CheckKind::Postgres(PostgresCheck { user, database, password, password_file, tls, query, role })
+    });
+    let udp = (vec(any::<u8>(), 0..9), words(vec!["^ok", "(?s-u)\\xff"]), any::<bool>());
+    let udp = udp
+        .prop_map(|(send, expect, require_reply)| CheckKind::Udp(UdpCheck { send, expect, require_reply }));
+    let dns = (select(vec![".", "www.example.com"]), select(vec!["A", "SOA", "TXT"]), vec(0..16u8, 0..3));
+    let dns = (dns, words(vec!["^192\\.0\\.2\\.1$", "#"])).prop_map(|((name, kind, rcode), answer)| {
+        CheckKind::Dns(DnsCheck { name: name.to_owned(), kind: kind.to_owned(), rcode, answer })
+    });
+    let starttls = option::of(any::<bool>().prop_map(|verify| TlsCheck { verify, ..TlsCheck::default() }));
+    let smtp = (select(vec!["localhost", "lb.example"]), starttls)
+        .prop_map(|(helo, starttls)| CheckKind::Smtp(SmtpCheck { helo: helo.to_owned(), starttls }));
+    let file = select(vec!["/run/weight", "/a b: #"])
+        .prop_map(|path| CheckKind::File(FileCheck { path: path.into() }));
+    prop_oneof![redis, postgres, udp, dns, smtp, file]
 }
 
 fn timings() -> impl Strategy<Value = Timing> {
@@ -272,14 +309,20 @@ fn http() -> impl Strategy<Value = HttpCheck> {
     let file = option::of(select(vec!["/etc/ca.pem", "/a b: #"]).prop_map(Into::into));
     let tls =
         option::of((words(), any::<bool>(), file).prop_map(|(sni, verify, ca)| TlsCheck { sni, verify, ca }));
-    (select(vec!["GET", "HEAD"]), path, words(), headers, status, body, tls).prop_map(
-        |(method, path, host, headers, status, body, tls)| HttpCheck {
+    let digest = option::of(select(vec!["0f", "A7"]).prop_map(|byte| byte.repeat(16).parse().expect("MD5")));
+    let expected = vec(select(vec!["X-Up: ^yes$", "Via:"]).prop_map(str::to_owned), 0..3);
+    let more = (digest, expected, any::<bool>());
+    (select(vec!["GET", "HEAD"]), path, words(), headers, status, body, tls, more).prop_map(
+        |(method, path, host, headers, status, body, tls, (digest, expect_headers, http2))| HttpCheck {
             method: method.to_owned(),
             path,
             host,
             headers,
             status,
             body,
+            digest,
+            expect_headers,
+            http2,
             tls,
         },
     )
@@ -295,15 +338,16 @@ fn mysql() -> impl Strategy<Value = MysqlCheck> {
         });
         rising.collect::<Vec<_>>()
     });
-    let role = select(vec![MysqlRole::Any, MysqlRole::Primary, MysqlRole::Replica]);
+    let role = select(vec![Role::Any, Role::Primary, Role::Replica]);
     let password = words(vec!["", "secret", "~", "a: #\"'"]);
     let query = words(vec!["SELECT 1", "select 'a: b' # c"]);
     let tls = select(vec![MysqlTls::Off, MysqlTls::On]);
-    (words(vec!["check", "null"]), password, any::<bool>(), tls, query, role, lag).prop_map(
-        |(user, password, in_file, tls, query, role, lag)| {
+    let galera = select(vec![Galera::Off, Galera::Synced, Galera::Donor]);
+    (words(vec!["check", "null"]), password, any::<bool>(), tls, query, role, galera, lag).prop_map(
+        |(user, password, in_file, tls, query, role, galera, lag)| {
             let password_file = password.as_ref().filter(|_| in_file).map(|_| "/etc/lb/password".into());
             let password = password.filter(|_| !in_file).map(Secret);
-            let check = MysqlCheck { user, password, password_file, tls, query, role, lag };
+            let check = MysqlCheck { user, password, password_file, tls, query, role, galera, lag };
             let user = check.user.clone().or(check.logs_in().then(|| "check".to_owned()));
             MysqlCheck { user, ..check }
         },

@@ -30,6 +30,9 @@ const TABLE: &[Package] = &[
     lab("dnsmasq-base", "dnsmasq", "a real DNS server for UDP services"),
     lab("nginx-light", "nginx", "a real web server, with TLS, for http and https checks"),
     lab("openssl", "openssl", "the certificate of that web server"),
+    lab("postgresql", "postgres", "a real PostgreSQL server for postgres checks"),
+    lab("redis-server", "redis-server", "a real Redis server for redis checks"),
+    lab("python3-aiosmtpd", "aiosmtpd", "a real mail server, with STARTTLS, for smtp checks"),
     lab("jq", "jq", "the demo reads `--output json` with it"),
     vm(
         "qemu-system-x86",

@@ -1,6 +1,7 @@
 //! Health checks, as they are configured.
 
 mod kinds;
+mod protocols;
 
 use std::{
     fmt,
@@ -11,8 +12,9 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 pub use kinds::{
-    ExecCheck, HttpCheck, LagTier, MysqlCheck, MysqlRole, MysqlTls, Secret, StatusRange, TlsCheck,
+    Digest, ExecCheck, Galera, HttpCheck, LagTier, MysqlCheck, MysqlTls, Role, Secret, StatusRange, TlsCheck,
 };
+pub use protocols::{DnsCheck, FileCheck, PostgresCheck, RedisCheck, SmtpCheck, UdpCheck};
 
 use super::{Backend, Service};
 
@@ -73,6 +75,9 @@ pub struct Check {
     /// The director's address that it comes from; none: the kernel chooses.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source: Option<IpAddr>,
+    /// The director's interface that it leaves by; none: the kernel's routes say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub interface: Option<String>,
     #[serde(default)]
     pub timing: Timing,
 }
@@ -87,6 +92,20 @@ pub enum CheckKind {
     Http(HttpCheck),
     /// The server greets, or lets a user in, and is what it should be.
     Mysql(MysqlCheck),
+    /// The server lives, lets us in, and is what it should be.
+    Redis(RedisCheck),
+    /// The server answers, or lets a user in, and is what it should be.
+    Postgres(PostgresCheck),
+    /// A datagram is answered, or at least not refused.
+    Udp(UdpCheck),
+    /// A question is answered as it should be.
+    Dns(DnsCheck),
+    /// The server greets and hears us.
+    Smtp(SmtpCheck),
+    /// An ICMP echo request is answered.
+    Ping,
+    /// A file says the weight.
+    File(FileCheck),
     /// A program ends as it should.
     Exec(ExecCheck),
 }
@@ -187,12 +206,12 @@ impl Service {
 impl Check {
     /// A check by default timing, of the backend's own address and port.
     pub fn new(kind: CheckKind) -> Self {
-        Self { kind, address: None, port: None, source: None, timing: Timing::default() }
+        Self { kind, address: None, port: None, source: None, interface: None, timing: Timing::default() }
     }
 
     /// What it does, for people: `tcp`, `tcp to port 8080`. A check is known again by it after a reload.
     pub fn label(&self) -> String {
-        let Self { kind, address, port, source, timing: _ } = self;
+        let Self { kind, address, port, source, interface, timing: _ } = self;
         let to = match (address, port) {
             (Some(address), Some(port)) => format!(" to {}", SocketAddr::new(*address, *port)),
             (Some(address), None) => format!(" to {address}"),
@@ -200,7 +219,8 @@ impl Check {
             (None, None) => String::new(),
         };
         let from = source.map(|source| format!(" from {source}")).unwrap_or_default();
-        format!("{}{to}{from}", kind.label())
+        let by = interface.as_ref().map(|interface| format!(" by {interface}")).unwrap_or_default();
+        format!("{}{to}{from}{by}", kind.label())
     }
 
     /// Where it goes to for a backend.
@@ -218,13 +238,30 @@ impl CheckKind {
             Self::Http(HttpCheck { tls: None, .. }) => "http",
             Self::Http(_) => "https",
             Self::Mysql(_) => "mysql",
+            Self::Redis(_) => "redis",
+            Self::Postgres(_) => "postgres",
+            Self::Udp(_) => "udp",
+            Self::Dns(_) => "dns",
+            Self::Smtp(_) => "smtp",
+            Self::Ping => "ping",
+            Self::File(_) => "file",
             Self::Exec(_) => "exec",
         }
     }
 
     /// Whether it goes to a port.
     pub fn has_port(&self) -> bool {
-        !matches!(self, Self::Exec(_))
+        !matches!(self, Self::Exec(_) | Self::File(_) | Self::Ping)
+    }
+
+    /// Whether it can be told where to leave from. A program finds its own way; mysql_async takes no socket
+    /// of ours.
+    pub fn can_bind(&self) -> bool {
+        match self {
+            Self::Mysql(mysql) => !mysql.logs_in(),
+            Self::Exec(_) | Self::File(_) => false,
+            _ => true,
+        }
     }
 
     /// What it does, for people.
@@ -233,7 +270,10 @@ impl CheckKind {
             Self::Http(http) => format!("{} {} {}", self.name(), http.method, http.path),
             Self::Exec(exec) => format!("exec {}", exec.command.join(" ")),
             Self::Mysql(mysql) if mysql.logs_in() => "mysql login".to_owned(),
-            Self::Tcp | Self::Mysql(_) => self.name().to_owned(),
+            Self::Postgres(postgres) if postgres.logs_in() => "postgres login".to_owned(),
+            Self::Dns(dns) => format!("dns {} {}", dns.name, dns.kind),
+            Self::File(file) => format!("file {}", file.path.display()),
+            _ => self.name().to_owned(),
         }
     }
 }
