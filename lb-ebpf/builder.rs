@@ -8,6 +8,11 @@ use std::{env, path::PathBuf, process::Command};
 
 /// Builds `programs` (with `features`) and leaves each as `PROGRAM.o` in the calling script's OUT_DIR.
 pub fn build(programs: &[&str], features: &str) {
+    build_as(programs, features, "");
+}
+
+/// The same, but leaves it as `PROGRAM<suffix>.o`: another build of a program, in a target directory of its own.
+pub fn build_as(programs: &[&str], features: &str, suffix: &str) {
     let manifest = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").expect("cargo sets it"));
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets it"));
     let workspace = manifest.parent().expect("the crate lies in the workspace").to_path_buf();
@@ -16,7 +21,11 @@ pub fn build(programs: &[&str], features: &str) {
         println!("cargo:rerun-if-changed={}", workspace.join(watched).display());
     }
     // One directory for all profiles and features of the embedding crates: the objects are the same.
-    let target = out.ancestors().nth(4).expect("OUT_DIR is target/PROFILE/build/PKG/out").join("ebpf");
+    let target = out
+        .ancestors()
+        .nth(4)
+        .expect("OUT_DIR is target/PROFILE/build/PKG/out")
+        .join(format!("ebpf{suffix}"));
     let flags = ["--cfg=bpf_target_arch=\"x86_64\"", "-Cdebuginfo=2", "-Clink-arg=--btf", "-Ctarget-cpu=v3"];
     println!("cargo:rerun-if-env-changed=LB_NIGHTLY");
     let nightly = env::var("LB_NIGHTLY").unwrap_or_else(|_| "nightly".to_owned());
@@ -43,7 +52,7 @@ pub fn build(programs: &[&str], features: &str) {
     }
     for program in programs {
         let built = target.join("bpfel-unknown-none/release").join(program);
-        if let Err(error) = std::fs::copy(&built, out.join(program).with_extension("o")) {
+        if let Err(error) = std::fs::copy(&built, out.join(format!("{program}{suffix}.o"))) {
             panic!("copying {}: {error}", built.display());
         }
     }

@@ -4,5 +4,5 @@
 mod builder;
 
 fn main() {
-    builder::build(&["lb", "pass"], "");
+    builder::build(&["lb", "pass", "deliver"], "");
 }

@@ -45,13 +45,16 @@ pub mod flag {
     /// A port-0 endpoint, which serves every port of its address, or a range of ports of it: its flows
     /// are told apart by the port too.
     pub const WILDCARD: u16 = 2;
-    /// Of an address entry: it has a TCP / UDP endpoint.
+    /// Of an address entry: it has a TCP, UDP, SCTP endpoint.
     pub const HAS_TCP: u16 = 4;
     pub const HAS_UDP: u16 = 8;
+    pub const HAS_SCTP: u16 = 64;
     /// Its service has persistence.
     pub const PERSISTENT: u16 = 16;
     /// Of a port-0 endpoint: its address has port ranges of this protocol.
     pub const RANGED: u16 = 32;
+    /// Its service has rules about where clients come from ([`crate::source`]).
+    pub const RULED: u16 = 1 << 8;
 }
 
 /// Port ranges: `RANGES4` and `RANGES6` are tries of port prefixes, since the kernel has a bounded look-up

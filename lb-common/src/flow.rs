@@ -75,7 +75,10 @@ impl Secret {
 
     #[inline(always)]
     pub(crate) const fn wide(self, words: &[u64; 3]) -> u64 {
-        self.mix(self.mix(self.mix(words[0]) ^ words[1]) ^ words[2]) | 1
+        // The address's halves side by side, not one after the other: their multiplications overlap. Mixed by the
+        // same numbers in another order, so that what tells of one says nothing of the other.
+        let other = Self { a: self.b, b: self.a };
+        self.mix(self.mix(words[0]) ^ other.mix(words[1]) ^ words[2]) | 1
     }
 }
 

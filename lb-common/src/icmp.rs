@@ -20,6 +20,8 @@ pub const TIME_EXCEEDED: Error = Error { v4: 11, v6: 3 };
 pub const TOO_BIG: Error = Error { v4: 3 | 4 << 8, v6: 2 };
 /// Port unreachable.
 pub const PORT_UNREACHABLE: Error = Error { v4: 3 | 3 << 8, v6: 1 | 4 << 8 };
+/// Protocol unreachable; of IPv6 a parameter problem, an unrecognized next header.
+pub const PROTOCOL_UNREACHABLE: Error = Error { v4: 3 | 2 << 8, v6: 4 | 1 << 8 };
 
 impl Error {
     #[inline(always)]
@@ -40,6 +42,13 @@ pub const fn is_error(is_ipv6: bool, kind: u8) -> bool {
 #[inline(always)]
 pub const fn next_mtu(is_ipv6: bool, mtu: u16) -> u32 {
     if is_ipv6 { (mtu as u32).to_be() } else { (mtu.to_be() as u32) << 16 }
+}
+
+/// The second half of [`PROTOCOL_UNREACHABLE`], as loaded: where the IPv6 header names what follows it (RFC 4443
+/// section 3.4).
+#[inline(always)]
+pub const fn next_header(is_ipv6: bool) -> u32 {
+    if is_ipv6 { 6u32.to_be() } else { 0 }
 }
 
 #[cfg(test)]

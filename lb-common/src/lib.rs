@@ -22,8 +22,11 @@ pub mod host;
 pub mod icmp;
 pub mod link;
 pub mod meta;
+pub mod probe;
 pub mod scheduler;
+pub mod sctp;
 pub mod service;
+pub mod source;
 pub mod tcp;
 pub mod template;
 pub mod tick;
@@ -34,10 +37,11 @@ pub mod verdict;
 pub mod vlan;
 
 /// Version of all layouts in this crate: pins live in `<bpffs>/lb/<instance>/v<SCHEMA_VERSION>/`.
-pub const SCHEMA_VERSION: u32 = 3;
+pub const SCHEMA_VERSION: u32 = 4;
 
 /// IP protocol numbers (IANA) that services may have.
 pub mod protocol {
     pub const TCP: u8 = 6;
     pub const UDP: u8 = 17;
+    pub const SCTP: u8 = 132;
 }

@@ -63,8 +63,8 @@ pub trait Look {
 ///
 /// | scheduler | cost | weight counts as | passes by | source |
 /// |---|---|---|---|---|
-/// | lc | 256 × active + total | 1 | | `ip_vs_lc.c` |
-/// | wlc | 256 × active + total | itself | | `ip_vs_wlc.c` |
+/// | lc | its [`Load`] | 1 | | `ip_vs_lc.c` |
+/// | wlc | its [`Load`] | itself | | `ip_vs_wlc.c` |
 /// | sed | active + 1 | itself | | `ip_vs_sed.c` |
 /// | nq | active + 1; an idle one wins at once | itself | | `ip_vs_nq.c` |
 /// | fo | 1: the heaviest wins | itself | | `ip_vs_fo.c` |
@@ -78,13 +78,14 @@ pub struct Least {
     pub found: u32,
     weight: u16,
     scheduler: u8,
+    load: Load,
 }
 
 impl Least {
     /// `scheduler` is one that looks at load.
     #[inline(always)]
-    pub const fn of(scheduler: u8) -> Self {
-        Self { cost: 0, found: 0, weight: 0, scheduler }
+    pub const fn of(scheduler: u8, load: Load) -> Self {
+        Self { cost: 0, found: 0, weight: 0, scheduler, load }
     }
 }
 
@@ -97,14 +98,14 @@ impl Look for Least {
             return false;
         }
         let (cost, weight) = match self.scheduler {
-            LC => (overhead(counts), 1),
+            LC => (self.load.of(counts), 1),
             SED | NQ => (active + 1, weight),
             FO | OVF => (1, weight),
-            _ => (overhead(counts), weight),
+            _ => (self.load.of(counts), weight),
         };
         let idle = self.scheduler == NQ && active == 0;
         if self.found == 0 || idle || self.cost * weight as u64 > cost * self.weight as u64 {
-            *self = Self { cost, found: member.dest(), weight, scheduler: self.scheduler };
+            *self = Self { cost, found: member.dest(), weight, ..*self };
         }
         idle
     }
@@ -223,6 +224,14 @@ pub struct Set {
     pub found: u32,
     weight: u16,
     pub size: u16,
+    load: Load,
+}
+
+impl Set {
+    #[inline(always)]
+    pub fn of(load: Load) -> Self {
+        Self { load, ..Self::default() }
+    }
 }
 
 impl Look for Set {
@@ -237,10 +246,10 @@ impl Look for Set {
         if weight == 0 {
             return false;
         }
-        let (mine, best) = (overhead(counts) * self.weight as u64, self.cost * weight as u64);
+        let (mine, best) = (self.load.of(counts) * self.weight as u64, self.cost * weight as u64);
         if self.found == 0 || mine < best || (mine == best && joined > self.joined) {
             let found = member.dest();
-            *self = Self { cost: overhead(counts), joined, found, weight, size: self.size };
+            *self = Self { cost: self.load.of(counts), joined, found, weight, ..*self };
         }
         false
     }
@@ -253,6 +262,14 @@ pub struct Most {
     joined: u32,
     pub found: u32,
     weight: u16,
+    load: Load,
+}
+
+impl Most {
+    #[inline(always)]
+    pub fn of(load: Load) -> Self {
+        Self { load, ..Self::default() }
+    }
 }
 
 impl Look for Most {
@@ -262,20 +279,36 @@ impl Look for Most {
         if joined == 0 || weight == 0 {
             return false;
         }
-        let (mine, best) = (overhead(counts) * self.weight as u64, self.cost * weight as u64);
+        let (mine, best) = (self.load.of(counts) * self.weight as u64, self.cost * weight as u64);
         if self.found == 0 || mine > best || (mine == best && joined > self.joined) {
-            *self = Self { cost: overhead(counts), joined, found: member.dest(), weight };
+            *self = Self { cost: self.load.of(counts), joined, found: member.dest(), weight, ..*self };
         }
         false
     }
 }
 
-/// The load of a destination: 256 × active + total, as kernels since 2026 (and Debian's 6.1) count it
-/// (`ip_vs_dest_conn_overhead` in `include/net/ip_vs.h`).
-#[inline(always)]
-pub fn overhead(counts: &ConnCounts) -> u64 {
-    let active = count(counts.active);
-    (active << 8) + active + count(counts.inactive)
+/// How the load of a destination is counted: what each active connection weighs beside each that there is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(transparent)]
+pub struct Load(pub u32);
+
+impl Load {
+    /// 256 × active + total, as kernels since 2026 and Debian's 6.1 do (`ip_vs_dest_conn_overhead` in
+    /// `include/net/ip_vs.h`).
+    pub const TOTAL: Self = Self(257);
+    /// 256 × active + inactive, as the same function had it before.
+    pub const CLASSIC: Self = Self(256);
+
+    /// What a service's flags say.
+    #[inline(always)]
+    pub const fn of_service(flags: u32) -> Self {
+        if flags & crate::service::flag::CLASSIC_LOAD != 0 { Self::CLASSIC } else { Self::TOTAL }
+    }
+
+    #[inline(always)]
+    fn of(self, counts: &ConnCounts) -> u64 {
+        count(counts.active) * self.0 as u64 + count(counts.inactive)
+    }
 }
 
 /// A count that another CPU is about to correct may be below 0 for a moment.
@@ -293,7 +326,11 @@ mod tests {
     }
 
     fn pick(scheduler: u8, members: &[(u32, u16, ConnCounts)]) -> u32 {
-        let mut least = Least::of(scheduler);
+        pick_by(Load::TOTAL, scheduler, members)
+    }
+
+    fn pick_by(load: Load, scheduler: u8, members: &[(u32, u16, ConnCounts)]) -> u32 {
+        let mut least = Least::of(scheduler, load);
         for (dest, weight, counts) in members {
             if least.look(Member::new(*dest, *weight), counts) {
                 break;
@@ -308,6 +345,30 @@ mod tests {
         assert_eq!(pick(LC, &[(1, 1, counts(1, 0)), (2, 1, counts(0, 256))]), 2, "257 against 256");
         assert_eq!(pick(LC, &[(1, 1, counts(1, 0)), (2, 1, counts(0, 257))]), 1, "a tie");
         assert_eq!(pick(LC, &[(1, 0, counts(0, 0)), (2, 1, counts(9, 0))]), 2);
+    }
+
+    #[test]
+    fn classic_load_leaves_active_ones_out_of_the_second_term() {
+        for scheduler in [LC, WLC] {
+            let members = [(1, 1, counts(1, 0)), (2, 1, counts(0, 256))];
+            assert_eq!(pick_by(Load::TOTAL, scheduler, &members), 2, "257 against 256");
+            assert_eq!(pick_by(Load::CLASSIC, scheduler, &members), 1, "a tie");
+        }
+        // Twice 4 × 256 against 7 × 256 + 257, twice 4 × 257 against 7 × 257 + 257.
+        let members = [(1, 1, counts(4, 0)), (2, 2, counts(7, 257))];
+        assert_eq!(pick_by(Load::CLASSIC, WLC, &members), 1, "2048 against 2049");
+        assert_eq!(pick_by(Load::TOTAL, WLC, &members), 1, "a tie");
+        let members = [(1, 1, counts(4, 0)), (2, 2, counts(7, 256))];
+        assert_eq!(pick_by(Load::CLASSIC, WLC, &members), 1, "a tie");
+        assert_eq!(pick_by(Load::TOTAL, WLC, &members), 2, "2056 against 2055");
+        let most = |load| {
+            let (mut most, member) =
+                (Most::of(load), |joined, active, idle| ConnCounts { joined, ..counts(active, idle) });
+            most.look(Member::new(1, 1), &member(2, 0, 256));
+            most.look(Member::new(2, 1), &member(1, 1, 0));
+            most.found
+        };
+        assert_eq!((most(Load::TOTAL), most(Load::CLASSIC)), (2, 1), "of equal ones the last to come");
     }
 
     #[test]
@@ -375,7 +436,7 @@ mod tests {
     fn a_set_has_a_least_and_a_most_loaded() {
         let member = |joined, active| ConnCounts { joined, ..counts(active, 0) };
         let looked = |members: &[(u32, u16, ConnCounts)]| {
-            let (mut set, mut most) = (Set::default(), Most::default());
+            let (mut set, mut most) = (Set::of(Load::TOTAL), Most::of(Load::TOTAL));
             for (dest, weight, counts) in members {
                 set.look(Member::new(*dest, *weight), counts);
                 most.look(Member::new(*dest, *weight), counts);

@@ -46,6 +46,11 @@ pub mod flag {
     pub const RESCHEDULE_UDP: u32 = 1 << 6;
     /// Persistence does not span the service's endpoints: each has templates of its own.
     pub const APART: u32 = 1 << 7;
+    // Bits 8 and 9: see [`super::Reject`].
+    /// Any SCTP packet but an ABORT opens a flow (IPVS's `sloppy_sctp`).
+    pub const SLOPPY_SCTP: u32 = 1 << 10;
+    /// See [`crate::scheduler::Load`].
+    pub const CLASSIC_LOAD: u32 = 1 << 11;
 }
 
 /// What a client is told that cannot be served: two bits of a service's flags.

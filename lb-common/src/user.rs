@@ -3,7 +3,9 @@
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use crate::{bucket::Word, counters, dest, endpoint, fragment, host, link, meta, service, tick};
+use crate::{
+    bucket::Word, counters, dest, endpoint, fragment, host, link, meta, probe, service, source, tick,
+};
 
 macro_rules! pod {
     ($($record:ty),* $(,)?) => {
@@ -28,8 +30,11 @@ pod!(
     host::Host,
     link::Link,
     meta::Meta,
+    probe::Probes,
     service::Rotation,
     service::Service,
+    source::Data4,
+    source::Data6,
     tick::Reading,
 );
 

@@ -110,7 +110,7 @@ impl Value {
     /// hash nobody knows: it may be stored in the middle, and rest in the same state.
     #[inline(always)]
     pub const fn is_incomplete(self) -> bool {
-        self.state().0 == State::SYN_RECV.0 && self.flags() & (flag::HASHED | flag::TEMPLATE) == 0
+        self.state().is_begun() && self.flags() & (flag::HASHED | flag::TEMPLATE) == 0
     }
 
     /// The same flow in `state` until `expiry`.

@@ -29,12 +29,14 @@ verdicts! {
         "sent to a backend, out of the interface it came in by",
     ForwardedRedirect "forwarded-redirect"
         "sent to a backend behind another interface",
+    ForwardedProbe "forwarded-probe"
+        "the answer to a health check through the VIP: sent to the check",
     PassedLocalBackend "passed-local-backend"
         "given to the director's own stack, which is the backend",
     PassedNotForUs "passed-not-for-us"
         "the frame is addressed to another host's MAC, or has a VLAN tag that no interface of ours has",
     PassedNotIp "passed-not-ip"
-        "neither IPv4 nor IPv6 with TCP, UDP or an ICMP error",
+        "neither IPv4 nor IPv6 with TCP, UDP, SCTP or an ICMP error",
     PassedMalformed "passed-malformed"
         "a header is cut off or its lengths contradict each other",
     PassedNoService "passed-no-service"
@@ -52,13 +54,17 @@ verdicts! {
     DroppedTooBig "dropped-too-big"
         "longer than the MTU of the way to the backend, and without DF, or no answer was sent",
     AnsweredNoFlow "answered-no-flow"
-        "belongs to no known connection and does not open one: a reset was sent to the client",
+        "belongs to no known connection and does not open one: a reset was sent to the client, of SCTP protocol unreachable",
     DroppedNoFlow "dropped-no-flow"
         "belongs to no known connection and does not open one",
     AnsweredNoBackend "answered-no-backend"
         "a new connection, but no backend is up: the client was told",
     DroppedNoBackend "dropped-no-backend"
         "a new connection, but no backend is up",
+    DroppedDenied "dropped-denied"
+        "a new connection from a source that the service's `sources` deny",
+    DroppedLimited "dropped-limited"
+        "a new connection from a source that has opened more than the service's `sources` allow",
     AnsweredBackendRemoved "answered-backend-removed"
         "a connection whose backend was removed: a reset was sent to the client",
     DroppedBackendRemoved "dropped-backend-removed"
@@ -92,6 +98,8 @@ pub enum Event {
     NoTemplate,
     /// New flows came faster than the service's guard allows: this one was placed by hash, without an entry.
     Guarded,
+    /// No place for another limited source: one was forgotten whose connections still counted.
+    SourceForgotten,
 }
 
 impl Event {
@@ -102,6 +110,7 @@ impl Event {
         Event::TemplateHit,
         Event::NoTemplate,
         Event::Guarded,
+        Event::SourceForgotten,
     ];
 
     pub const fn name(self) -> &'static str {
@@ -112,6 +121,7 @@ impl Event {
             Self::TemplateHit => "event-template-hit",
             Self::NoTemplate => "event-no-template",
             Self::Guarded => "event-guarded",
+            Self::SourceForgotten => "event-source-forgotten",
         }
     }
 
@@ -123,6 +133,9 @@ impl Event {
             Self::TemplateHit => "new connections that went where a persistence template says",
             Self::NoTemplate => "new connections whose persistence template found no room",
             Self::Guarded => "new connections placed by hash because they came faster than `guard` allows",
+            Self::SourceForgotten => {
+                "limited sources forgotten for others, before their connections had stopped counting"
+            }
         }
     }
 

@@ -11,7 +11,7 @@ use aya_ebpf::{
 };
 use lb_common::{
     endpoint::flag,
-    icmp::{Error, PORT_UNREACHABLE, TIME_EXCEEDED, TOO_BIG, next_mtu},
+    icmp::{Error, PORT_UNREACHABLE, PROTOCOL_UNREACHABLE, TIME_EXCEEDED, TOO_BIG, next_header, next_mtu},
     link::{Link, MAC_MASK},
     service::{Reject, flag::RESET_NODEST},
     tcp,
@@ -111,6 +111,11 @@ extern "C" fn answer_refused(ctx: *mut xdp_md, word: u64, service: u32, is_new: 
         Reject::DROP => SILENT,
         Reject::PASS => PASS,
         reject if outline.is_tcp() && (is_new == 0 || reject == Reject::RESET) => answer_reset(ctx, word),
+        // An SCTP packet of no association: IPVS gives it to the director's stack, which has no SCTP.
+        _ if outline.is_sctp() && is_new == 0 => {
+            let is_ipv6 = outline.is_ipv6();
+            answer_icmp(ctx, word, PROTOCOL_UNREACHABLE.of(is_ipv6) as u32, next_header(is_ipv6))
+        }
         _ => answer_icmp(ctx, word, PORT_UNREACHABLE.of(outline.is_ipv6()) as u32, 0),
     }
 }

@@ -1,7 +1,7 @@
 //! The flow table's clock.
 
 use aya_ebpf::helpers::{bpf_jiffies64, bpf_ktime_get_ns};
-use lb_common::tick::Tick;
+use lb_common::{source::Moment, tick::Tick};
 
 use crate::maps::{CLOCK, TICK_SHIFT};
 
@@ -12,6 +12,13 @@ pub use lb_common::tick::Reading;
 pub fn now() -> Tick {
     // SAFETY: a helper without arguments; the JIT turns it into one load.
     Tick::from_jiffies(unsafe { bpf_jiffies64() }, TICK_SHIFT.load())
+}
+
+/// For what ticks are too coarse for.
+#[inline(always)]
+pub fn moment() -> Moment {
+    // SAFETY: as above.
+    Moment::from_jiffies(unsafe { bpf_jiffies64() })
 }
 
 pub fn publish() {

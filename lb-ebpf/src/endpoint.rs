@@ -1,6 +1,6 @@
 //! Step 2: which service's endpoint a packet is for.
 
-use aya_ebpf::btf_maps::lpm_trie::Key;
+use aya_ebpf::{btf_maps::lpm_trie::Key, programs::XdpContext};
 use lb_common::{
     endpoint::{Endpoint, Key6, filter, flag, key4, range},
     protocol,
@@ -10,6 +10,7 @@ use lb_common::{
 use crate::{
     maps::{ENDPOINTS4, ENDPOINTS6, FILTER, RANGES4, RANGES6},
     packet::Packet,
+    probe,
 };
 
 /// The endpoints that may serve a packet, the exact one first.
@@ -19,9 +20,9 @@ pub struct Endpoints {
     pub wildcard: Option<Endpoint>,
 }
 
-/// Finds them, or says why the packet is none of ours.
+/// Finds them, or says what else became of the packet. The filter has the addresses of checks too.
 #[inline(always)]
-pub fn find(packet: &Packet) -> Result<Endpoints, Verdict> {
+pub fn find(ctx: &XdpContext, packet: &Packet) -> Result<Endpoints, Verdict> {
     let (word, shift) = filter::position(packet.dest);
     let bits = FILTER.get(word).copied().unwrap_or(0) >> shift;
     if bits & (filter::ANY | filter::WILDCARD) == 0 {
@@ -34,7 +35,7 @@ pub fn find(packet: &Packet) -> Result<Endpoints, Verdict> {
         None
     };
     if exact.is_none() && wildcard.is_none() {
-        return Err(Verdict::PassedNoService);
+        return Err(probe::answered(ctx, packet));
     }
     Ok(Endpoints { exact, wildcard })
 }
@@ -64,8 +65,9 @@ fn wide(dest: [u64; 2], is_ipv6: bool, port: u16, protocol: u8) -> Option<Endpoi
     Some(wildcard)
 }
 
-/// A packet's destination as loaded.
+/// An address of a packet as loaded.
 #[repr(C)]
+#[derive(Clone, Copy)]
 pub struct Address(pub [u64; 2]);
 
 /// The range's endpoint, or 0. By itself, for its key is long and the stack short.
@@ -99,8 +101,9 @@ pub fn may_be_ours(dest: [u64; 2], is_ipv6: bool, protocol: u8) -> bool {
     let has = match protocol {
         protocol::TCP => flag::HAS_TCP,
         protocol::UDP => flag::HAS_UDP,
+        protocol::SCTP => flag::HAS_SCTP,
         // An extension header of the first fragment's.
-        _ => flag::HAS_TCP | flag::HAS_UDP,
+        _ => flag::HAS_TCP | flag::HAS_UDP | flag::HAS_SCTP,
     };
     lookup(dest, is_ipv6, 0, 0).is_some_and(|address| address.has(has))
 }

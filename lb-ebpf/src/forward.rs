@@ -111,7 +111,7 @@ fn mac_words(dest: u64, source: u64) -> [u16; 6] {
 /// `old`: offset of the IP header 32 | is IPv6 16 | priority bits 16. Verified once (see `flow`).
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn forward_retag(ctx: *mut xdp_md, old: u64, dest: u64, source: u64, tags: u32) -> u32 {
+pub extern "C" fn forward_retag(ctx: *mut xdp_md, old: u64, dest: u64, source: u64, tags: u32) -> u32 {
     let (ctx, tags) = (XdpContext::new(ctx), Tags(tags));
     let needed = ETH_LEN + tags.count() as usize * TAG_LEN;
     let delta = (old >> 32) as i32 - needed as i32;

@@ -15,6 +15,7 @@ mod forward;
 mod fragment;
 mod maps;
 mod packet;
+mod probe;
 mod quoted;
 mod schedule;
 mod table;
@@ -57,7 +58,7 @@ fn balance(ctx: &XdpContext) -> Result<Verdict, Verdict> {
     } else if packet.part.is(Part::Icmp) {
         quoted::find(ctx, &packet)?
     } else {
-        let endpoints = endpoint::find(&packet).inspect_err(|_| fragment::passed(ctx, &packet))?;
+        let endpoints = endpoint::find(ctx, &packet).inspect_err(|_| fragment::passed(ctx, &packet))?;
         let flow = flow::find_or_open(&packet, &endpoints)
             .map_err(|refused| answer::refuse(ctx, &packet, &endpoints, refused))
             .inspect_err(|end| {
@@ -81,7 +82,7 @@ fn action(verdict: Verdict) -> u32 {
         | Verdict::AnsweredNoFlow
         | Verdict::AnsweredNoBackend
         | Verdict::AnsweredBackendRemoved => XDP_TX,
-        Verdict::ForwardedRedirect => XDP_REDIRECT,
+        Verdict::ForwardedRedirect | Verdict::ForwardedProbe => XDP_REDIRECT,
         Verdict::PassedLocalBackend
         | Verdict::PassedNotForUs
         | Verdict::PassedNotIp

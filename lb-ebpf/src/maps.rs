@@ -13,8 +13,9 @@ use lb_common::{
     fragment,
     host::Host,
     link::{self, Link},
+    probe::Probes,
     service::{Rotation, Service},
-    verdict,
+    source, verdict,
 };
 
 use crate::{answer::Allowance, clock::Reading, schedule::repeat::MAX_STATE, word::KernelWord};
@@ -68,6 +69,11 @@ pub static ENDPOINTS6: HashMap<Key6, u64, 8192, NO_PREALLOC> = HashMap::new();
 pub static RANGES4: LpmTrie<range::Data4, u64, 8192> = LpmTrie::new();
 #[btf_map]
 pub static RANGES6: LpmTrie<range::Data6, u64, 8192> = LpmTrie::new();
+/// What services say of where clients come from. Tries allocate what they hold.
+#[btf_map]
+pub static RULES4: LpmTrie<source::Data4, u64, { source::MAX_RULES as usize }> = LpmTrie::new();
+#[btf_map]
+pub static RULES6: LpmTrie<source::Data6, u64, { source::MAX_RULES as usize }> = LpmTrie::new();
 #[btf_map]
 pub static SERVICES: Array<Service, 4096, MMAPABLE> = Array::new();
 #[btf_map]
@@ -82,6 +88,8 @@ pub static LINKS: Array<Link, { link::MAX_LINKS as usize }, MMAPABLE> = Array::n
 pub static TAGS: HashMap<u64, u8, 4096, NO_PREALLOC> = HashMap::new();
 #[btf_map]
 pub static MACS: HashMap<u64, u8, 256, NO_PREALLOC> = HashMap::new();
+#[btf_map]
+pub static PROBES: HashMap<[u64; 2], Probes, 256, NO_PREALLOC> = HashMap::new();
 #[btf_map]
 pub static DEVICES: DevMap<{ link::MAX_LINKS as usize }> = DevMap::new();
 
@@ -100,6 +108,9 @@ pub static FLOWSW_OLD: Array<WideBucket<KernelWord>, 1, MMAPABLE> = Array::new()
 #[btf_map]
 pub static FRAGMENTS: LruHashMap<fragment::Key, fragment::Place, { fragment::PLACES as usize }> =
     LruHashMap::new();
+/// Sources that a rule limits. See [`source::Set`].
+#[btf_map]
+pub static SOURCES: Array<source::Set<KernelWord>, { source::SETS as usize }, MMAPABLE> = Array::new();
 #[btf_map]
 pub static ROTATIONS: Array<Rotation, 4096, MMAPABLE> = Array::new();
 #[btf_map]

@@ -2,15 +2,18 @@
 //!
 //! Every read is bounded by `data_end`; nothing here trusts a length in the packet.
 
+mod chunks;
 mod outline;
 
 pub use outline::Outline;
+
+use chunks::packet_chunks;
 
 use aya_ebpf::{helpers::bpf_xdp_get_buff_len, programs::XdpContext};
 use lb_common::{
     icmp::{ICMPV4, ICMPV6},
     link::{self, MAC_MASK},
-    protocol,
+    protocol, sctp,
     verdict::Verdict,
     vlan::{Tags, VID_MASK, tag},
 };
@@ -28,7 +31,7 @@ pub struct Packet {
     pub part: Part,
     pub protocol: u8,
     pub ttl: u8,
-    /// TCP flags; 0 for UDP and ICMP errors.
+    /// TCP flags, or [`sctp::flags`]; 0 for UDP and ICMP errors.
     pub flags: u8,
     /// Addresses as loaded; an IPv4 address is `[address, 0]`.
     pub source: [u64; 2],
@@ -272,7 +275,8 @@ fn place(offset: u16, more: u16) -> Part {
 fn transport(ctx: &XdpContext, packet: &mut Packet, l4: usize, before: u32) -> Result<(), Verdict> {
     // What follows the fragment header of a later fragment may be another extension header: the first one's.
     let is_later = packet.part.is(Part::Later);
-    if packet.protocol != protocol::TCP && packet.protocol != protocol::UDP && !(is_later && packet.is_ipv6) {
+    let has_ports = matches!(packet.protocol, protocol::TCP | protocol::UDP | protocol::SCTP);
+    if !has_ports && !(is_later && packet.is_ipv6) {
         let icmp = if packet.is_ipv6 { ICMPV6 } else { ICMPV4 };
         if packet.protocol != icmp || !packet.part.is(Part::Whole) {
             return Err(Verdict::PassedNotIp);
@@ -284,10 +288,16 @@ fn transport(ctx: &XdpContext, packet: &mut Packet, l4: usize, before: u32) -> R
             ports(packet, header[0]);
             packet.flags = (header[3] >> 8) as u8;
             20
-        } else {
+        } else if packet.protocol == protocol::UDP {
             let header: [u32; 2] = read(ctx, l4)?;
             ports(packet, header[0]);
             8
+        } else {
+            const LEN: usize = sctp::HEADER_LEN + sctp::CHUNK_LEN;
+            let header: [u32; LEN / 4] = read(ctx, l4)?;
+            ports(packet, header[0]);
+            packet.flags = packet_chunks(ctx.ctx, l4 as u32, packet.l3 as u32 + packet.bytes) as u8;
+            LEN as u32
         };
         if packet.bytes < before + needed {
             return Err(Verdict::PassedMalformed);

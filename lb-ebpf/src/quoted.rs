@@ -18,6 +18,7 @@ use crate::{
         peek::{may_be_hashed, peek_narrow, peek_wide},
     },
     packet::{Outline, Packet, read},
+    probe,
     schedule::schedule_by_hash,
     table::secret,
 };
@@ -28,7 +29,7 @@ use crate::{
 pub fn find(ctx: &XdpContext, packet: &Packet) -> Result<Flow, Verdict> {
     let found = quoted_find(ctx.ctx, packet.outline.0);
     match (found as u32, found >> 32) {
-        (0, 0) => Err(Verdict::PassedNotIp),
+        (0, 0) => Err(probe::told(ctx, packet)),
         (0, _) => Err(Verdict::PassedNoFlow),
         (dest, service) => Ok(Flow { dest, service: service as u32, opened: false }),
     }
@@ -38,13 +39,13 @@ pub fn find(ctx: &XdpContext, packet: &Packet) -> Result<Flow, Verdict> {
 const OURS: u64 = 1 << 32;
 
 /// What is quoted, turned round: as the client would have sent it.
-struct Quoted {
-    client: [u64; 2],
-    vip: [u64; 2],
+pub struct Quoted {
+    pub client: [u64; 2],
+    pub vip: [u64; 2],
     /// As loaded.
-    client_port: u16,
-    port: u16,
-    protocol: u8,
+    pub client_port: u16,
+    pub port: u16,
+    pub protocol: u8,
 }
 
 /// `service 32 | destination 32`; 0 if it is no error about a service. Verified once, by itself (see `flow`).
@@ -79,7 +80,7 @@ extern "C" fn quoted_find(ctx: *mut xdp_md, outline: u64) -> u64 {
 
 /// Only an error that is addressed to who sent what it quotes.
 #[inline(always)]
-fn read_error(ctx: &XdpContext, outline: Outline) -> Result<Quoted, Verdict> {
+pub fn read_error(ctx: &XdpContext, outline: Outline) -> Result<Quoted, Verdict> {
     let [kind, _code]: [u8; 2] = read(ctx, outline.l4())?;
     let (l3, is_ipv6) = (outline.l4() + HEADER_LEN, outline.is_ipv6());
     if !is_error(is_ipv6, kind) {
@@ -109,7 +110,7 @@ fn quoted4(ctx: &XdpContext, l3: usize) -> Result<Quoted, Verdict> {
     turn_round([header[3] as u64, 0], [header[4] as u64, 0], ports, (header[2] >> 8) as u8)
 }
 
-/// Without extension headers: a backend's answers to TCP and UDP clients have none.
+/// Without extension headers: a backend's answers to its clients have none.
 #[inline(always)]
 fn quoted6(ctx: &XdpContext, l3: usize) -> Result<Quoted, Verdict> {
     let header: [u32; 10] = read(ctx, l3)?;
@@ -123,7 +124,7 @@ fn quoted6(ctx: &XdpContext, l3: usize) -> Result<Quoted, Verdict> {
 
 #[inline(always)]
 fn turn_round(vip: [u64; 2], client: [u64; 2], ports: [u16; 2], protocol: u8) -> Result<Quoted, Verdict> {
-    if protocol != protocol::TCP && protocol != protocol::UDP {
+    if !matches!(protocol, protocol::TCP | protocol::UDP | protocol::SCTP) {
         return Err(Verdict::PassedNotIp);
     }
     Ok(Quoted { client, vip, client_port: ports[1], port: ports[0], protocol })

@@ -11,7 +11,7 @@ use core::ptr;
 
 use lb_common::{
     generation::{Arena, Header, Published, from_spread},
-    scheduler::{Kind, kind},
+    scheduler::{Kind, Load, kind},
 };
 
 use self::{
@@ -38,8 +38,8 @@ pub extern "C" fn schedule_next(service: u32, client: u32, port: u32, vip: u32) 
     match kind(header.scheduler) {
         Kind::Rotation => rotation::next(service, region, &header),
         Kind::Hashed => schedule_hashed(region, client, port, vip),
-        Kind::Load => schedule_least(region, header.scheduler as u32),
-        Kind::Draw => schedule_drawn(region),
+        Kind::Load => schedule_least(region, header.scheduler as u32, load(service).0),
+        Kind::Draw => schedule_drawn(region, load(service).0),
         Kind::Locality => schedule_near(service, region),
     }
 }
@@ -83,6 +83,11 @@ fn generation(service: u32) -> Option<(u32, Header)> {
 #[inline(always)]
 fn header(region: u32) -> Option<Header> {
     Some(Header::from_words([Words.word(region)?, Words.word(region + 1)?]))
+}
+
+#[inline(always)]
+fn load(service: u32) -> Load {
+    Load::of_service(SERVICES.get(service).map_or(0, |record| record.flags))
 }
 
 #[inline(always)]

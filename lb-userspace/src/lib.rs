@@ -2,8 +2,8 @@
 //!
 //! Three rings, imports point inward only:
 //! * PURE: [`model`], [`config`], [`overlay`] (its journal apart), [`plan`], [`neigh`], [`health`], [`estimator`],
-//!   [`api::types`] - no tokio, no aya, no sockets, no clock;
-//! * IO: [`dataplane`], [`net`], [`checks`], [`realserver`], [`api`], [`clock`], [`durable`], [`log`] - BPF, netlink,
+//!   [`pressure`], [`api::types`] - no tokio, no aya, no sockets, no clock;
+//! * IO: [`dataplane`], [`net`], [`checks`], [`realserver`], [`doctor`], [`api`], [`clock`], [`durable`], [`log`] - BPF, netlink,
 //!   HTTP, the time;
 //! * ROOT: [`agent`] and [`cli`].
 
@@ -14,6 +14,7 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod dataplane;
+pub mod doctor;
 pub mod durable;
 pub mod estimator;
 pub mod health;
@@ -23,4 +24,5 @@ pub mod neigh;
 pub mod net;
 pub mod overlay;
 pub mod plan;
+pub mod pressure;
 pub mod realserver;

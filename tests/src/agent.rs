@@ -83,12 +83,15 @@ impl Agent {
 
     /// Starts `lb run` and does not wait.
     pub fn begin(&self, extra: &[&str]) -> Result<()> {
+        self.spawn(self.run_command(extra)?)
+    }
+
+    fn spawn(&self, mut command: Command) -> Result<()> {
         let notify = self.dir.join("notify.sock");
         // Left by an earlier start, or not there.
         let _ = fs::remove_file(&notify);
         let socket = UnixDatagram::bind(&notify)?;
         socket.set_nonblocking(true)?;
-        let mut command = self.run_command(extra)?;
         command.env("NOTIFY_SOCKET", &notify);
         let proc = Proc::spawn("lb run", command, &self.log_path(), self.lifetime)?;
         *self.running() = Some(Running { proc, notify: socket });
@@ -124,10 +127,20 @@ impl Agent {
 
     /// The same with a root that may do only what `capabilities` says, as setpriv(1) writes it.
     pub fn start_refused_with(&self, capabilities: &str) -> Result<Finished> {
+        proc::run_with(self.run_command_with(capabilities)?, "", START_LIMIT)
+    }
+
+    /// [`Agent::start`] by a root that may do only what `capabilities` says, as setpriv(1) writes it.
+    pub fn start_with_capabilities(&self, capabilities: &str) -> Result<()> {
+        self.spawn(self.run_command_with(capabilities)?)?;
+        self.said("READY=1").inspect_err(|_| *self.running() = None)
+    }
+
+    fn run_command_with(&self, capabilities: &str) -> Result<Command> {
         let lb = self.run_command(&[])?;
         let mut command = self.netns.command("setpriv")?;
         command.args(["--bounding-set", capabilities]).arg(lb.get_program()).args(lb.get_args());
-        proc::run_with(command, "", START_LIMIT)
+        Ok(command)
     }
 
     fn run_command(&self, extra: &[&str]) -> Result<Command> {

@@ -44,8 +44,12 @@ struct Shared {
 impl Hello {
     /// Listens on every address of the node, both families.
     pub fn start(node: &Node, port: u16) -> Result<Self> {
-        let any = SocketAddr::from((Ipv6Addr::UNSPECIFIED, port));
-        let listener = node.netns.enter(|| TcpListener::bind(any))??;
+        Self::start_on(node, SocketAddr::from((Ipv6Addr::UNSPECIFIED, port)))
+    }
+
+    /// Listens on this address alone.
+    pub fn start_on(node: &Node, at: SocketAddr) -> Result<Self> {
+        let listener = node.netns.enter(|| TcpListener::bind(at))??;
         listener.set_nonblocking(true)?;
         let shared = Arc::new(Shared {
             name: node.role.clone(),

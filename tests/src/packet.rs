@@ -25,7 +25,8 @@ pub const S_TAG: u16 = 0x88a8;
 /// IP protocol numbers that are no service's.
 pub const ICMP: u8 = 1;
 pub const ICMPV6: u8 = 58;
-pub const SCTP: u8 = 132;
+/// Encapsulating security payload.
+pub const ESP: u8 = 50;
 
 /// One VLAN tag.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,8 +64,10 @@ pub struct Packet {
     pub protocol: u8,
     /// TTL or hop limit.
     pub ttl: u8,
-    /// TCP flags.
+    /// TCP flags; of an SCTP packet the type of its first chunk, which has `payload` for its value.
     pub flags: u8,
+    /// Type of the chunk behind that of an SCTP packet: an empty one.
+    pub second_chunk: Option<u8>,
     /// IPv4 options, a multiple of four bytes.
     pub options: Vec<u8>,
     /// Of an IPv4 packet; an IPv6 one has [`Extension::Fragment`].
@@ -95,6 +98,11 @@ impl Packet {
         Self::new(protocol::UDP, source, dest, 0)
     }
 
+    /// An SCTP packet whose first chunk is of this type.
+    pub fn sctp(source: SocketAddr, dest: SocketAddr, chunk: u8) -> Self {
+        Self::new(protocol::SCTP, source, dest, chunk)
+    }
+
     fn new(protocol: u8, source: SocketAddr, dest: SocketAddr, flags: u8) -> Self {
         Self {
             to: [0; 6],
@@ -105,6 +113,7 @@ impl Packet {
             protocol,
             ttl: 64,
             flags,
+            second_chunk: None,
             options: Vec::new(),
             fragment: None,
             may_fragment: false,
@@ -123,7 +132,7 @@ impl Packet {
         changed
     }
 
-    /// The same with other TCP flags.
+    /// The same with other TCP flags, or another first chunk.
     pub fn flags(&self, flags: u8) -> Self {
         self.with(|p| p.flags = flags)
     }
@@ -275,8 +284,27 @@ impl Packet {
                 udp.checksum = checksum(Header::Udp(&udp), &self.payload);
                 [&udp.to_bytes()[..], &self.payload].concat()
             }
+            protocol::SCTP => self.sctp_packet(),
             _ => self.payload.clone(),
         }
+    }
+
+    /// Common header and chunks (RFC 9260 section 3), built by hand, since etherparse knows none. The checksum is what it
+    /// may be: a director neither looks at it nor changes what it is of.
+    fn sctp_packet(&self) -> Vec<u8> {
+        const TAG: u32 = 0x1234_5678;
+        let mut bytes = [self.source.port().to_be_bytes(), self.dest.port().to_be_bytes()].concat();
+        bytes.extend(TAG.to_be_bytes());
+        bytes.extend([0xcc; 4]);
+        let length = 4 + self.payload.len() as u16;
+        bytes.extend([self.flags, 0]);
+        bytes.extend(length.to_be_bytes());
+        bytes.extend(&self.payload);
+        if let Some(second) = self.second_chunk {
+            bytes.resize(12 + usize::from(length).next_multiple_of(4), 0);
+            bytes.extend([second, 0, 0, 4]);
+        }
+        bytes
     }
 
     fn is_later_fragment(&self) -> bool {

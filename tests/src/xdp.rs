@@ -51,10 +51,18 @@ impl Director {
 
     /// [`Director::new`] for so many services and backends.
     pub fn with_limits(sizes: FlowSizes, limits: Limits, want: &Desired) -> Result<Self> {
+        Self::build(None, sizes, limits, want)
+    }
+
+    /// [`Director::with_limits`] with another build of the program, to compare them.
+    pub fn build(build: Option<&[u8]>, sizes: FlowSizes, limits: Limits, want: &Desired) -> Result<Self> {
         let scope = Scope::unique()?;
         let layout = Layout::new(scope.bpffs(), "test");
         let pins = Pins::open(layout, kernel_hz(), sizes, limits)?;
-        let mut object = Object::open(&pins.layout, &pins.meta, 1)?;
+        let mut object = match build {
+            Some(build) => Object::open_build(build, &pins.layout, &pins.meta, 1)?,
+            None => Object::open(&pins.layout, &pins.meta, 1)?,
+        };
         let clock = Clock::calibrate(&mut object, &pins.maps, pins.meta.hz)?;
         object.director()?;
         let mut director = Self { object, clock, pins, last_sweep: Sweep::default(), scope };
@@ -182,6 +190,17 @@ impl Director {
         self.maps_mut().apply(&ops)?;
         self.last_sweep = sweep;
         Ok(self.last_sweep.expired)
+    }
+
+    /// From the next round on, what is unfinished and idle for so many seconds gives way.
+    pub fn press(&mut self, idle: Option<u32>) {
+        let idle = idle.map(|seconds| tick::ticks(seconds, self.clock.hz()));
+        (self.last_sweep.narrow.idle, self.last_sweep.wide.idle) = (idle, idle);
+    }
+
+    /// How many gave way in the last round.
+    pub fn pruned(&self) -> u64 {
+        self.last_sweep.narrow.pruned + self.last_sweep.wide.pruned
     }
 
     /// The flow table's clock in `seconds` from now.

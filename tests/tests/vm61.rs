@@ -6,7 +6,7 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use anyhow::{Result, ensure};
-use lb::api::types::{BackendState, Status};
+use lb::api::types::{BackendState, BackendView, Status};
 use lb_tests::{
     agent::Agent,
     config::{Config, Service},
@@ -94,7 +94,12 @@ fn balances(lab: &Lab, agent: &Agent, parent: &str) -> Result<()> {
     ensure!(at.vlan == 100 && at.mode == "native", "{at:#?}");
     eventually(PATIENCE, "both backends to be up", || {
         let backends = &agent.services()?[0].backends;
-        let up = backends.iter().all(|backend| backend.state == BackendState::Up);
+        // Through the VIP too, with the tag of each.
+        let both = |backend: &BackendView| {
+            let made = backend.checks.iter().filter(|check| check.result.as_deref() == Some("connected"));
+            backend.state == BackendState::Up && made.count() == 2
+        };
+        let up = backends.iter().all(both);
         Ok(if up { Seen::Yes(()) } else { Seen::NotYet(format!("{backends:#?}")) })
     })?;
     let mut sessions = Vec::new();
@@ -120,7 +125,11 @@ fn on_trunk(lab: &Lab, parent: &str) -> Result<Config> {
     // Its answers go straight to the client.
     slave2.vlans("eth0", &[100, 200])?;
     lab.start_realservers(&[VIP])?;
-    let service = Service::tcp("hello", VIP, PORT, [slave1.in_vlan(100), slave2.in_vlan(200)]);
+    let service = Service {
+        // An emulated machine is slow.
+        more: "checks: [{tcp: , interval: 500ms, timeout: 10s}]".to_owned(),
+        ..Service::tcp("hello", VIP, PORT, [slave1.in_vlan(100), slave2.in_vlan(200)])
+    };
     let interface = format!("{parent}.100");
     Ok(Config {
         interfaces: vec![(interface.clone(), "native".to_owned())],

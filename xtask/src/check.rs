@@ -31,17 +31,23 @@ pub fn lint_host() -> Result<()> {
     let clippy = |what: &[&str]| Cmd::cargo(["clippy"]).args(what).args(["--", "-D", "warnings"]).run();
     clippy(&["--workspace", "--exclude", "lb-ebpf", "--all-targets"])?;
     // What runs only in the VM is no test of this machine, so not among all targets.
-    clippy(&["-p", "lb-tests", "--test", vm::LAB_TARGET])
+    clippy(&["-p", "lb-tests", "--test", vm::LAB_TARGET])?;
+    // The bench builds programs of its own, which nothing else needs.
+    clippy(&["-p", "lb-tests", "--features", "bench", "--bin", "bench"])
 }
 
 /// lb-ebpf as it is built: nightly, for the BPF target, core from source. `bpf_target_arch` is
 /// aya-ebpf's switch for the layout of the host's registers; cpu v3 has the atomics.
 pub fn lint_bpf() -> Result<()> {
     let flags = [r#"--cfg=bpf_target_arch="x86_64""#, "-Ctarget-cpu=v3"].join("\x1f");
-    Cmd::cargo([&format!("+{}", nightly()), "clippy", "-p", "lb-ebpf", "--bins", "--release"])
-        .args(["--target", "bpfel-unknown-none", "-Z", "build-std=core", "--", "-D", "warnings"])
-        .env("CARGO_ENCODED_RUSTFLAGS", flags)
-        .run()
+    for features in ["bench", "lru", "stub"] {
+        Cmd::cargo([&format!("+{}", nightly()), "clippy", "-p", "lb-ebpf", "--bins", "--release"])
+            .args(["--features", features])
+            .args(["--target", "bpfel-unknown-none", "-Z", "build-std=core", "--", "-D", "warnings"])
+            .env("CARGO_ENCODED_RUSTFLAGS", &flags)
+            .run()?;
+    }
+    Ok(())
 }
 
 pub fn unused_dependencies() -> Result<()> {

@@ -3,6 +3,7 @@
 //! xtask depends on no other crate of the workspace, so that it builds before anything is set up:
 //! it runs commands. Read `setup/` for what a machine needs, `test.rs` and `ci.rs` for what runs.
 
+mod bench;
 mod build;
 mod check;
 mod ci;
@@ -53,6 +54,8 @@ enum Verb {
     Demo(lab::DemoArgs),
     /// The demo's lab for yourself: up, down, shell NODE, status
     Lab(lab::LabArgs),
+    /// What a packet costs, beside a kernel LRU map and no table at all; whether the targets hold
+    Bench(bench::Args),
     /// Run a program under Debian's kernel 6.1 in qemu
     Vm(vm::Args),
     /// What .ci/run does: fmt, lint, unused dependencies, tidy, test, demo
@@ -84,6 +87,7 @@ fn run(verb: Option<Verb>) -> Result<()> {
         Some(Verb::Test(args)) => test::main(&args)?,
         Some(Verb::Demo(args)) => lab::demo(args.keep)?,
         Some(Verb::Lab(args)) => lab::main(&args)?,
+        Some(Verb::Bench(args)) => bench::main(&args)?,
         Some(Verb::Vm(args)) => vm::main(&args)?,
         Some(Verb::Ci) => ci::main()?,
         Some(Verb::Clean) => clean::main()?,

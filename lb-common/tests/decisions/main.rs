@@ -3,6 +3,7 @@ mod capacity;
 mod filter;
 mod hash;
 mod population;
+mod sctp;
 mod tcp;
 mod tick;
 mod value;

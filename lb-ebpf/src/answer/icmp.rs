@@ -16,7 +16,8 @@ use crate::packet::{Outline, at, read};
 /// Bytes of the offending packet after its IPv6 header that are quoted; 8 where there are fewer.
 const QUOTED_PAYLOAD6: usize = 16;
 
-/// The whole IPv4 header and eight bytes behind it are quoted.
+/// The whole IPv4 header and eight bytes behind it are quoted; of SCTP the common header and an INIT's tag, since an INIT
+/// is known by nothing else (`sctp_err_lookup` in the kernel).
 #[inline(always)]
 pub fn build4(ctx: &XdpContext, outline: Outline, link: &Link, kind: u32, rest: u32) -> Option<()> {
     const GROW: usize = IPV4_LEN + HEADER_LEN;
@@ -31,7 +32,8 @@ pub fn build4(ctx: &XdpContext, outline: Outline, link: &Link, kind: u32, rest: 
     if from_link && source == 0 {
         return None;
     }
-    let quoted = ((outline.l4() - l3) & 0x3c) + 8;
+    let behind = if outline.is_sctp() && outline.payload() >= 20 { 20 } else { 8 };
+    let quoted = ((outline.l4() - l3) & 0x3c) + behind;
     reframe(ctx, l3, link, GROW, l3 + GROW + quoted)?;
     // Both headers, and the least that is quoted: a header without options and eight bytes.
     let block = at::<[u32; 14]>(ctx, l3)?;
@@ -41,8 +43,8 @@ pub fn build4(ctx: &XdpContext, outline: Outline, link: &Link, kind: u32, rest: 
     for word in &words[7..] {
         sum += *word as u64;
     }
-    // Options: ten words at most.
-    for word in 7..17usize {
+    // Ten words of options at most, and three more of SCTP.
+    for word in 7..20usize {
         if word * 4 >= quoted {
             break;
         }

@@ -51,7 +51,7 @@ pub fn in_table<B: Table>(key: &B::Key, segment: Segment, endpoint: Endpoint, si
     let (first, second) = B::places(key, side);
     let service = endpoint.service() as u32;
     // Twice, so that a FIN is not lost to another CPU that refreshes the flow.
-    let mut dest = 0;
+    let (mut dest, mut again) = (0, 0);
     for _ in 0..2 {
         let (mut index, mut hit) = (first, find_in::<B>(first, key));
         if hit.is_miss() {
@@ -66,7 +66,7 @@ pub fn in_table<B: Table>(key: &B::Key, segment: Segment, endpoint: Endpoint, si
         }
         let outcome = B::follow(index << SLOT_BITS | hit.slot as u32, hit.value, segment, service);
         if outcome == Outcome::MISS {
-            dest = 0;
+            (dest, again) = (0, Outcome::AGAIN);
             break;
         }
         if outcome != Outcome::LOST {
@@ -79,7 +79,7 @@ pub fn in_table<B: Table>(key: &B::Key, segment: Segment, endpoint: Endpoint, si
     }
     let Some(record) = SERVICES.get(service) else { return Outcome::MISS };
     let may_open = segment.begins() || segment.is_taken_up(record) || by_hash(service, segment, clock::now());
-    if endpoint.has(flag::OPEN) && may_open { Outcome::TO_OPEN } else { Outcome::MISS }
+    if endpoint.has(flag::OPEN) && may_open { Outcome(Outcome::TO_OPEN.0 | again) } else { Outcome::MISS }
 }
 
 #[inline(always)]
@@ -125,7 +125,7 @@ pub fn follow<B: Table>(place: u32, value: Value, segment: Segment, service: u32
     }
     count::moved(dest, state, next);
     let controlled = value.flags() & value::flag::CONTROLLED != 0;
-    if controlled && next == State::ESTABLISHED && state != next {
+    if controlled && next.is_established() && state != next {
         Outcome(dest as u64 | Outcome::ASSURES)
     } else {
         Outcome::known(dest)
@@ -140,7 +140,7 @@ fn is_retired(dest: u32) -> bool {
 /// Whether a packet that takes its flow to `next` until `expiry` has to write that to shared memory. A timeout
 /// that was made shorter has to be written, too.
 #[inline(always)]
-fn changes(value: Value, next: State, expiry: Tick) -> bool {
+pub fn changes(value: Value, next: State, expiry: Tick) -> bool {
     next != value.state() || expiry.until(value.expiry()).unsigned_abs() >= REFRESH.load()
 }
 
@@ -156,7 +156,7 @@ pub fn is_over(value: Value, segment: Segment, service: &Service, now: Tick) -> 
 }
 
 /// Whether what begins on a flow goes to another destination: to a removed one nothing goes, to one of weight 0
-/// no SYN (`ip_vs_in_hook` under `expire_nodest_conn`).
+/// no SYN and no INIT (`ip_vs_in_hook` under `expire_nodest_conn`).
 #[inline(always)]
 fn takes_nothing_new(dest: u32, segment: Segment) -> bool {
     DESTS.get(dest).is_some_and(|record| {

@@ -16,7 +16,7 @@ use lb_common::{
 use super::{
     Flow, Outcome, Segment,
     follow::{by_hash, is_over, timeout},
-    is_wide, narrow_key, wide_key,
+    is_wide, narrow_key, source, wide_key,
 };
 use crate::{
     clock, count,
@@ -28,14 +28,19 @@ use crate::{
     word::{KernelWord, compare_and_swap},
 };
 
-/// State of a flow that was placed by hash; its timeout is also how long hash placement goes on.
-const HASHED_STATE: State = State::SYN_RECV;
-
-/// Schedules a new connection and stores its flow. Three calls one after the other, not one within the other:
-/// the stack is short.
+/// Schedules a new connection and stores its flow. `again`: there is an entry of it that is over. Three calls one
+/// after the other, not one within the other: the stack is short.
 #[inline(always)]
-pub fn open_under(packet: &Packet, segment: Segment, endpoint: Endpoint) -> Result<Flow, Verdict> {
+pub fn open_under(
+    packet: &Packet,
+    segment: Segment,
+    endpoint: Endpoint,
+    again: bool,
+) -> Result<Flow, Verdict> {
     let service = endpoint.service() as u32;
+    if endpoint.has(flag::RULED) {
+        source::admit(packet, segment, service)?;
+    }
     let (client, vip) = (fold(packet.source), fold(packet.dest));
     let port = u16::from_be(packet.source_port) as u32;
     let source = Source(packet.source);
@@ -51,12 +56,15 @@ pub fn open_under(packet: &Packet, segment: Segment, endpoint: Endpoint) -> Resu
             placed = template_store(&source, endpoint.0, placed);
         }
     }
-    if persistent && !Placed(placed).is_by_hash() && segment.next(State::NONE) == State::ESTABLISHED {
+    if persistent && !Placed(placed).is_by_hash() && segment.next(State::NONE).is_established() {
         // Taken up in its middle.
         assure_template(&source, endpoint, Placed(placed).dest());
     }
-    placed |= held;
-    let mut outcome = if is_wide(packet, endpoint) {
+    placed |= held | if again { Placed::AGAIN } else { 0 };
+    let mut outcome = if held != 0 && !again {
+        // Nothing to look for, nothing to store.
+        Outcome::NO_ROOM.0
+    } else if is_wide(packet, endpoint) {
         flow_open_wide(&wide_key(packet, endpoint), segment.0, service, placed)
     } else {
         flow_open_narrow(narrow_key(packet, endpoint).0, segment.0, service, placed)
@@ -84,6 +92,8 @@ impl Placed {
     pub const CONTROLLED: u64 = 1 << 33;
     /// Flows come too fast: no entry is made for it.
     const HELD: u64 = 1 << 34;
+    /// There is an entry of it that is over.
+    const AGAIN: u64 = 1 << 35;
 
     #[inline(always)]
     pub fn dest(self) -> u32 {
@@ -98,6 +108,11 @@ impl Placed {
     #[inline(always)]
     fn is_held(self) -> bool {
         self.0 & Self::HELD != 0
+    }
+
+    #[inline(always)]
+    fn is_again(self) -> bool {
+        self.0 & Self::AGAIN != 0
     }
 
     #[inline(always)]
@@ -121,10 +136,13 @@ fn open<B: Table>(key: &B::Key, segment: Segment, service: u32, placed: Placed) 
     let now = clock::now();
     let value = first_value(placed, segment, record, now);
     B::sweep(now);
-    // The flow's old entry, expired or closed, takes the new connection.
-    let mut before = retake(first, key, value, segment, record, now);
-    if before.is_free() {
-        before = retake(second, key, value, segment, record, now);
+    let mut before = Value::FREE;
+    if placed.is_again() {
+        // The flow's old entry, expired or closed, takes the new connection.
+        before = retake(first, key, value, segment, record, now);
+        if before.is_free() {
+            before = retake(second, key, value, segment, record, now);
+        }
     }
     if before.is_free() {
         if placed.is_held() {
@@ -143,7 +161,7 @@ fn open<B: Table>(key: &B::Key, segment: Segment, service: u32, placed: Placed) 
     }
     count::opened(value);
     // A connection that was placed by hash counted with its SYN.
-    if placed.is_by_hash() && !segment.begins() {
+    if goes_on(placed, segment, record) {
         Outcome::known(placed.dest())
     } else {
         Outcome::opened(placed.dest())
@@ -174,14 +192,21 @@ fn retake<B: Bucket>(
 
 /// The value that a new flow begins with.
 #[inline(always)]
-fn first_value(placed: Placed, segment: Segment, service: &Service, now: Tick) -> Value {
+pub fn first_value(placed: Placed, segment: Segment, service: &Service, now: Tick) -> Value {
     // One that went on by hash counts as half-open until a later packet.
-    let state =
-        if placed.is_by_hash() && !segment.begins() { HASHED_STATE } else { segment.next(State::NONE) };
-    let hashed = if placed.is_by_hash() { value::flag::HASHED } else { 0 };
+    let goes_on = goes_on(placed, segment, service);
+    let state = if goes_on { segment.hashed_state() } else { segment.next(State::NONE) };
+    let hashed = if goes_on || placed.is_by_hash() { value::flag::HASHED } else { 0 };
     let controlled = if placed.is_controlled() { value::flag::CONTROLLED } else { 0 };
     let flags = hashed | controlled;
     Value::new(placed.dest(), state, flags, now.after(timeout(service, state)))
+}
+
+/// Whether the packet is one in the middle of a connection without an entry. One of a persistent client went where its
+/// template says, and goes on like those that were placed by hash.
+#[inline(always)]
+fn goes_on(placed: Placed, segment: Segment, service: &Service) -> bool {
+    !segment.begins() && (placed.is_by_hash() || !segment.is_taken_up(service))
 }
 
 /// Takes the slot of the two buckets that yields most readily; the value it held, or
@@ -218,7 +243,7 @@ extern "C" fn flow_without_entry(service: u32, segment: u32, placed: u64) -> u64
 fn without_entry(service: u32, placed: Placed, segment: Segment, record: &Service, now: Tick) -> Outcome {
     let dest = placed.dest();
     // As long as packets come that find no room: theirs are connections that go on.
-    let state = if segment.begins() { segment.next(State::NONE) } else { HASHED_STATE };
+    let state = if segment.is_udp() { State::UDP } else { segment.hashed_state() };
     let until = now.after(timeout(record, state));
     if let Some(rotation) = ROTATIONS.get_ptr_mut(service) {
         // SAFETY: an aligned word of the map's value, read and stored whole; the latest writer wins.
@@ -289,7 +314,10 @@ extern "C" fn flow_schedule(service: u32, segment: u64, client: u32, port: u32, 
 
 #[unsafe(no_mangle)]
 #[inline(never)]
+#[cfg_attr(feature = "lru", expect(unreachable_code, reason = "what a bench compares with"))]
 extern "C" fn flow_open_narrow(key: u64, segment: u32, service: u32, placed: u64) -> u64 {
+    #[cfg(feature = "lru")]
+    return super::instead::open(NarrowKey(key), Segment(segment), service, Placed(placed)).0;
     open::<NarrowBucket<KernelWord>>(&NarrowKey(key), Segment(segment), service, Placed(placed)).0
 }
 

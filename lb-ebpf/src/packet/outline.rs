@@ -5,7 +5,7 @@ use lb_common::protocol;
 
 use super::{Packet, Part};
 
-/// `offset of the IP header 8 | of the transport header 16 | protocol 8 | part 2 | is IPv6 1 | 0 5 | TCP flags 8 |
+/// `offset of the IP header 8 | of the transport header 16 | protocol 8 | part 2 | is IPv6 1 | 0 5 | flags 8 |
 /// IP total length 16`. The transport header of a later fragment is what it has instead.
 #[derive(Clone, Copy)]
 #[repr(transparent)]
@@ -43,6 +43,11 @@ impl Outline {
     #[inline(always)]
     pub fn is_tcp(self) -> bool {
         self.protocol() == protocol::TCP
+    }
+
+    #[inline(always)]
+    pub fn is_sctp(self) -> bool {
+        self.protocol() == protocol::SCTP
     }
 
     #[inline(always)]

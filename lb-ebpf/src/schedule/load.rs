@@ -1,29 +1,29 @@
 //! lc, wlc, sed, nq, fo, ovf, and the less loaded of two that twos draws.
 
 use aya_ebpf::helpers::bpf_get_prandom_u32;
-use lb_common::scheduler::{Draw, First, Least, Look, Total, WLC};
+use lb_common::scheduler::{Draw, First, Least, Load, Look, Total, WLC};
 
 use super::{header, members::each};
 use crate::maps::CONNS;
 
-/// The least loaded member, in the sense of `scheduler`.
+/// The least loaded member, in the sense of `scheduler` and [`Load`].
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn schedule_least(region: u32, scheduler: u32) -> u32 {
+pub extern "C" fn schedule_least(region: u32, scheduler: u32, load: u32) -> u32 {
     let Some(header) = header(region) else { return 0 };
-    each(region, &header, Least::of(scheduler as u8)).found
+    each(region, &header, Least::of(scheduler as u8, Load(load))).found
 }
 
 /// The less loaded of two members that are drawn.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn schedule_drawn(region: u32) -> u32 {
+pub extern "C" fn schedule_drawn(region: u32, load: u32) -> u32 {
     let Some(header) = header(region) else { return 0 };
     let total = each(region, &header, Total::default()).0;
     // SAFETY: without arguments, nothing can be wrong about the call.
     let random = unsafe { [bpf_get_prandom_u32(), bpf_get_prandom_u32()] };
     let drawn = each(region, &header, Draw::new(total, random)).drawn;
-    let mut least = Least::of(WLC);
+    let mut least = Least::of(WLC, Load(load));
     for member in drawn {
         if let Some(counts) = CONNS.get(member.dest()) {
             least.look(member, counts);

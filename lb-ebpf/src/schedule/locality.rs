@@ -4,12 +4,12 @@
 use core::ptr;
 
 use lb_common::{
-    scheduler::{LBLC, Most, Pressure, Set, WLC},
+    scheduler::{LBLC, Load, Most, Pressure, Set, WLC},
     service::Locality,
     tick::Tick,
 };
 
-use super::{header, load::schedule_least, members::each};
+use super::{header, load, load::schedule_least, members::each};
 use crate::{
     clock,
     maps::{CONNS, REFRESH, ROTATIONS},
@@ -25,12 +25,13 @@ pub extern "C" fn schedule_near(service: u32, region: u32) -> u32 {
     let Some(rotation) = ROTATIONS.get_ptr_mut(service) else { return 0 };
     // SAFETY: only the address is taken.
     let word = unsafe { &raw mut (*rotation).locality };
-    if header.scheduler == LBLC { one(region, word) } else { set(region, word) }
+    let load = load(service);
+    if header.scheduler == LBLC { one(region, load, word) } else { set(region, load, word) }
 }
 
 /// lblc: the destination of the last connection.
 #[inline(always)]
-fn one(region: u32, word: *mut u64) -> u32 {
+fn one(region: u32, load: Load, word: *mut u64) -> u32 {
     let now = clock::now();
     let mut dest = 0;
     let before = read(word);
@@ -38,7 +39,7 @@ fn one(region: u32, word: *mut u64) -> u32 {
         dest = before.number();
     }
     if dest == 0 {
-        dest = schedule_least(region, WLC as u32);
+        dest = schedule_least(region, WLC as u32, load.0);
     }
     if dest != 0 {
         write(word, Locality::new(dest, now));
@@ -48,18 +49,18 @@ fn one(region: u32, word: *mut u64) -> u32 {
 
 /// lblcr: the least loaded of a set, which grows when that is overloaded, and shrinks with time.
 #[inline(always)]
-fn set(region: u32, word: *mut u64) -> u32 {
+fn set(region: u32, load: Load, word: *mut u64) -> u32 {
     let now = clock::now();
-    let found = schedule_of_set(region);
+    let found = schedule_of_set(region, load.0);
     let (size, mut dest) = ((found >> 32) as u32, found as u32);
     if size > 1 && is_old(read(word).tick(), now) {
-        join(schedule_most(region), 0);
+        join(schedule_most(region, load.0), 0);
         write(word, Locality::new(read(word).number(), now));
     }
     if dest != 0 && schedule_bears(region, dest) != 0 {
         return dest;
     }
-    dest = schedule_least(region, WLC as u32);
+    dest = schedule_least(region, WLC as u32, load.0);
     if CONNS.get(dest).is_some_and(|counts| counts.joined == 0) {
         let number = read(word).number().wrapping_add(1);
         join(dest, if number == 0 { 1 } else { number });
@@ -80,18 +81,18 @@ extern "C" fn schedule_bears(region: u32, dest: u32) -> u32 {
 /// `size of the set 32 | its least loaded 32`.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn schedule_of_set(region: u32) -> u64 {
+extern "C" fn schedule_of_set(region: u32, load: u32) -> u64 {
     let Some(header) = header(region) else { return 0 };
-    let set = each(region, &header, Set::default());
+    let set = each(region, &header, Set::of(Load(load)));
     (set.size as u64) << 32 | set.found as u64
 }
 
 /// The most loaded of the set.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn schedule_most(region: u32) -> u32 {
+extern "C" fn schedule_most(region: u32, load: u32) -> u32 {
     let Some(header) = header(region) else { return 0 };
-    each(region, &header, Most::default()).found
+    each(region, &header, Most::of(Load(load))).found
 }
 
 #[inline(always)]

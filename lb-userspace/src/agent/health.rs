@@ -17,7 +17,7 @@ use crate::{
 /// The machines, and what they need of the world.
 pub struct Monitor {
     pub health: Health,
-    checks: Checks,
+    pub(super) checks: Checks,
     results: Results,
     file: SavedFile,
 }

@@ -4,6 +4,7 @@
 use std::{
     fs, io,
     net::IpAddr,
+    ops::RangeInclusive,
     path::{Path, PathBuf},
 };
 
@@ -12,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     durable,
-    net::{Netlink, NewAddress, ethtool, host_prefix},
+    net::{Netlink, NewAddress, ethtool, host_prefix, reserved},
 };
 
 /// A file in the state directory; written before each change is made.
@@ -25,6 +26,9 @@ pub struct HostChanges {
     boot: String,
     /// VIPs that we added, by interface.
     addresses: Vec<(String, IpAddr)>,
+    /// Ports that we reserved, as ranges.
+    #[serde(default)]
+    ports: reserved::Ranges,
     /// Offloads that we switched off, by interface.
     offloads: Vec<(String, String)>,
 }
@@ -54,7 +58,7 @@ impl HostChanges {
 
     /// Whether there is nothing to undo.
     pub fn is_empty(&self) -> bool {
-        self.addresses.is_empty() && self.offloads.is_empty()
+        self.addresses.is_empty() && self.offloads.is_empty() && self.ports.is_empty()
     }
 
     fn store(&self) -> Result<()> {
@@ -116,6 +120,17 @@ impl HostChanges {
         Ok(())
     }
 
+    /// Reserves ports for ourselves. Those that were reserved already stay so in the end.
+    pub fn reserve(&mut self, ports: RangeInclusive<u16>) -> Result<()> {
+        let missing = reserved::missing(ports)?;
+        if missing.is_empty() {
+            return Ok(());
+        }
+        self.ports.extend(&missing);
+        self.store()?;
+        Ok(reserved::set(&missing, true)?)
+    }
+
     /// Undoes everything. What cannot be undone is said and left in the file.
     pub async fn undo(&mut self, netlink: &Netlink) -> Result<Vec<String>> {
         let mut warnings = Vec::new();
@@ -132,6 +147,12 @@ impl HostChanges {
             }
         }
         self.offloads = left;
+        if !self.ports.is_empty() {
+            match reserved::set(&self.ports, false) {
+                Ok(()) => self.ports.clear(),
+                Err(error) => warnings.push(format!("ports of health checks are still reserved: {error}")),
+            }
+        }
         if self.is_empty() {
             match fs::remove_file(&self.path) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => {

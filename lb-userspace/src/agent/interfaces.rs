@@ -32,6 +32,9 @@ pub struct Interfaces {
     pub(super) passing: Vec<Attached>,
     /// Interfaces (by index) that took no pass program: tried once.
     pub(super) refused: BTreeSet<u32>,
+    /// Devices whose driver cannot send on what a native program redirects: answers to checks through the VIP are
+    /// lost there.
+    pub(super) no_redirect: BTreeSet<String>,
     /// What drivers cannot do, as it was found last.
     pub(super) warnings: Vec<String>,
 }
@@ -94,6 +97,11 @@ impl Interfaces {
     pub fn may_merge(&self, name: &str) -> bool {
         let mut here = self.all.iter().filter(|interface| interface.attachment.name == name);
         here.any(|interface| interface.attached.as_ref().is_none_or(|attached| attached.generic))
+    }
+
+    /// Interfaces where the program can give answers to the checks through the VIP.
+    pub fn answering(&self) -> impl Iterator<Item = &Attachment> {
+        self.attachments().filter(|at| !self.no_redirect.contains(&at.name))
     }
 
     /// Indices of the configured interfaces whose program is on device `name`.

@@ -15,6 +15,8 @@ mod host;
 mod interfaces;
 mod network;
 mod preflight;
+mod pressure;
+mod probing;
 mod rates;
 mod serve;
 mod signals;
@@ -44,6 +46,7 @@ use health::Monitor;
 use host::HostChanges;
 use interfaces::Interfaces;
 use network::Network;
+use probing::Probing;
 use rates::Counted;
 
 /// What the command line says about where things are.
@@ -85,12 +88,14 @@ struct Agent {
     network: Network,
     interfaces: Interfaces,
     monitor: Monitor,
+    probing: Probing,
     host: HostChanges,
     pins: Pins,
     clock: Clock,
     sweep: Sweep,
     rates: Estimator<Counted>,
     growth: Growth,
+    pressure: pressure::Tables,
     started: Duration,
     /// For `lb status`; those of the last attempt at something are replaced by its next.
     warnings: Vec<String>,
@@ -106,7 +111,9 @@ impl Agent {
         if !ops.is_empty() {
             tracing::debug!(operations = ops.len(), "applying a plan");
         }
-        self.pins.maps.apply(&ops)
+        self.pins.maps.apply(&ops)?;
+        self.follow_probes(model, &snapshot, &ops);
+        Ok(())
     }
 
     fn desired(&self, model: &Model, now: &Snapshot) -> Desired {
@@ -116,9 +123,10 @@ impl Agent {
             hz: self.pins.meta.hz,
             // A bucket for each rated flow.
             flows: FlowSizes { ipv4: self.pins.meta.narrow_buckets, wide: self.pins.meta.wide_buckets },
-            links: self.network.link_specs(&self.interfaces, model, now),
+            links: self.network.link_specs(&self.interfaces, model, now, self.probe_device()),
             hosts: self.network.hosts(model),
             weights: self.monitor.health.weights(model),
+            probes: self.probe_spec(model),
         }
     }
 
@@ -144,6 +152,7 @@ impl Agent {
     async fn follow_model(&mut self) -> Result<()> {
         let model = self.model.clone();
         self.unfinished = true;
+        self.prepare_probes().await;
         self.reconcile(&model)?;
         self.place_vips().await?;
         self.attach_redirect_targets();
@@ -168,7 +177,8 @@ impl Agent {
         let sweep = self.pins.maps.sweep(self.clock.now(), &self.sweep);
         let settled = self.sweep.census.union(&sweep.census);
         self.sweep = sweep;
-        let reclaimed = self.pins.maps.snapshot().and_then(|now| {
+        self.look_at_fill();
+        let reclaimed = self.pins.maps.without_rules().and_then(|now| {
             rates::read(&mut self.rates, &self.pins.maps, &now, monotonic())?;
             let ops = reclaim(&now, &settled);
             self.pins.maps.apply(&ops)

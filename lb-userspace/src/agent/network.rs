@@ -18,7 +18,8 @@ use crate::{
     model::Model,
     neigh::{Neighbours, News},
     net::{
-        Address, Attachment, Error, Event, Events, Link, Neighbour, NeighbourState, Netlink, resolve_attach,
+        Address, Attachment, Error, Event, Events, Link, Neighbour, NeighbourState, Netlink,
+        Route as KernelRoute, resolve_attach,
     },
     plan::{HostRoute, LinkSpec, Snapshot, address_from, name_of},
 };
@@ -29,6 +30,8 @@ pub struct Network {
     pub links: Vec<Link>,
     addresses: Vec<Address>,
     reach: BTreeMap<IpAddr, Reach>,
+    /// The source address that the kernel would take to a backend.
+    preferred: BTreeMap<IpAddr, IpAddr>,
     neighbours: Neighbours,
 }
 
@@ -46,19 +49,21 @@ impl Network {
     pub async fn connect() -> Result<Self> {
         let netlink = Netlink::connect()?;
         let (links, addresses) = (netlink.links().await?, netlink.addresses().await?);
-        let (reach, neighbours) = (BTreeMap::new(), Neighbours::default());
-        Ok(Self { netlink, links, addresses, reach, neighbours })
+        let (reach, preferred, neighbours) = Default::default();
+        Ok(Self { netlink, links, addresses, reach, preferred, neighbours })
     }
 
     /// Reads links, addresses, routes and neighbours anew, for the backends of `model`.
     pub async fn read(&mut self, model: &Model) -> Result<()> {
         self.links = self.netlink.links().await?;
         self.addresses = self.netlink.addresses().await?;
-        let mut reach = BTreeMap::new();
+        let (mut reach, mut preferred) = (BTreeMap::new(), BTreeMap::new());
         for address in backends(model) {
-            reach.insert(address, self.reach(address).await?);
+            let route = self.netlink.route_to(address).await?;
+            preferred.extend(route.and_then(|route| Some((address, route.prefsrc?))));
+            reach.insert(address, self.reach(address, route));
         }
-        self.reach = reach;
+        (self.reach, self.preferred) = (reach, preferred);
         let targets: BTreeMap<IpAddr, u32> = self
             .reach
             .iter()
@@ -82,22 +87,22 @@ impl Network {
             .map_or(attachment.ifindex, |link| link.index)
     }
 
-    async fn reach(&self, address: IpAddr) -> Result<Reach> {
-        let Some(route) = self.netlink.route_to(address).await? else {
-            return Ok(Reach::Nowhere(format!("no route to {address}")));
+    fn reach(&self, address: IpAddr, route: Option<KernelRoute>) -> Reach {
+        let Some(route) = route else {
+            return Reach::Nowhere(format!("no route to {address}"));
         };
         if route.local {
-            return Ok(Reach::Local);
+            return Reach::Local;
         }
         if let Some(gateway) = route.gateway {
-            return Ok(Reach::Gateway(gateway));
+            return Reach::Gateway(gateway);
         }
         let Some(link) = self.links.iter().find(|link| link.index == route.oif) else {
-            return Ok(Reach::Nowhere(format!("the route to {address} leads to an unknown interface")));
+            return Reach::Nowhere(format!("the route to {address} leads to an unknown interface"));
         };
         match resolve_attach(&self.links, &link.name) {
-            Ok(attachment) => Ok(Reach::OnLink(attachment)),
-            Err(error) => Ok(Reach::Nowhere(error.to_string())),
+            Ok(attachment) => Reach::OnLink(attachment),
+            Err(error) => Reach::Nowhere(error.to_string()),
         }
     }
 
@@ -249,14 +254,44 @@ impl Network {
     }
 
     /// The planner's links: the attached interfaces, and those that packets leave by, flows of deleted
-    /// services among them.
-    pub fn link_specs(&self, interfaces: &Interfaces, model: &Model, now: &Snapshot) -> Vec<LinkSpec> {
+    /// services among them; `probes` leads to the checks through the VIP.
+    pub fn link_specs(
+        &self,
+        interfaces: &Interfaces,
+        model: &Model,
+        now: &Snapshot,
+        probes: Option<&str>,
+    ) -> Vec<LinkSpec> {
         let mut names: BTreeSet<String> = self.egress();
         let used: BTreeSet<u16> = now.hosts.values().map(|host| Route(host.route).link()).collect();
         let kept = now.links.iter().filter(|(index, _)| used.contains(*index));
         names.extend(kept.map(|(_, link)| name_of(&link.name)));
         names.extend(interfaces.attachments().map(|at| at.name.clone()));
+        names.extend(probes.map(str::to_owned));
         names.iter().filter_map(|name| self.link_spec(name, interfaces, model)).collect()
+    }
+
+    /// Where checks through the VIP come from, by backend: an address of the director's that is no VIP, on an
+    /// interface where the program sees the answer and can send it on. From another one a backend answers as it would a client's.
+    pub fn sources(&self, interfaces: &Interfaces, model: &Model) -> BTreeMap<IpAddr, IpAddr> {
+        let vips: BTreeSet<IpAddr> = vips(model);
+        let own = |name: &str, family: IpAddr| {
+            let spec = self.link_spec(name, interfaces, model)?;
+            if family.is_ipv4() { spec.ipv4.map(IpAddr::V4) } else { spec.ipv6.map(IpAddr::V6) }
+        };
+        let source = |backend: IpAddr, at: &Attachment| {
+            let is_seen = |other: &Attachment| other.name == at.name && other.vlans == at.vlans;
+            if interfaces.answering().any(is_seen) {
+                let preferred = self.preferred.get(&backend).filter(|source| !vips.contains(source));
+                return preferred.copied().or_else(|| own(&at.name, backend));
+            }
+            interfaces.answering().find_map(|other| own(&other.name, backend))
+        };
+        let reached = self.reach.iter().filter_map(|(backend, reach)| match reach {
+            Reach::OnLink(at) => Some((*backend, source(*backend, at)?)),
+            _ => None,
+        });
+        reached.collect()
     }
 
     fn link_spec(&self, name: &str, interfaces: &Interfaces, model: &Model) -> Option<LinkSpec> {
@@ -264,8 +299,7 @@ impl Network {
         let attachments: Vec<&Attachment> = interfaces.attachments().filter(|at| at.name == name).collect();
         let sources: Vec<u32> =
             std::iter::once(link.index).chain(interfaces.named_on(name, &self.links)).collect();
-        let vips: BTreeSet<IpAddr> =
-            model.services.iter().flat_map(|s| s.endpoints()).map(|endpoint| endpoint.address).collect();
+        let vips = vips(model);
         let usable = |address: &&Address| {
             sources.contains(&address.ifindex) && !vips.contains(&address.address) && !address.tentative
         };
@@ -297,6 +331,10 @@ fn tags(attachment: &Attachment) -> Tags {
     const SERVICE_TPID: u16 = 0x88a8;
     let mut tags = attachment.vlans.iter().map(|vlan| vlan::tag(vlan.tpid == SERVICE_TPID, vlan.tag));
     Tags::new(tags.next().unwrap_or(0), tags.next().unwrap_or(0))
+}
+
+pub(super) fn vips(model: &Model) -> BTreeSet<IpAddr> {
+    model.services.iter().flat_map(|s| s.endpoints()).map(|endpoint| endpoint.address).collect()
 }
 
 fn backends(model: &Model) -> BTreeSet<IpAddr> {

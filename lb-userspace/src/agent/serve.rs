@@ -281,10 +281,11 @@ fn running_config(agent: &Agent) -> String {
 }
 
 fn add_service(add: ServiceAdd) -> Change {
-    let ServiceAdd { name, endpoint, group, scheduler, options } = add;
+    let ServiceAdd { name, endpoint, group, scheduler, options, sources } = add;
     let name = name.unwrap_or_else(|| endpoint.default_name());
     let (backends, health) = (Vec::new(), ServiceHealth::default());
-    Change::AddService { service: Service { name, endpoint, group, scheduler, backends, options, health } }
+    let service = Service { name, endpoint, group, scheduler, backends, options, sources, health };
+    Change::AddService { service }
 }
 
 fn backend(add: BackendAdd) -> Backend {

@@ -13,7 +13,7 @@ use tokio::net::UnixListener;
 
 use super::{
     Agent, Options, growth::Growth, health::Monitor, host::HostChanges, interfaces, interfaces::Interfaces,
-    network::Network, serve, signals::Signals, takedown::Before,
+    network::Network, probing::Probing, serve, signals::Signals, takedown::Before,
 };
 use crate::{
     api::server::{AgentHandle, bind},
@@ -131,10 +131,12 @@ async fn start(
         network,
         interfaces,
         monitor,
+        probing: Probing::default(),
         host,
         pins,
         clock,
         sweep: Sweep::default(),
+        pressure: Default::default(),
         rates: Estimator::default(),
         growth: Growth::default(),
         started: monotonic(),
@@ -143,9 +145,12 @@ async fn start(
     };
     let model = agent.model.clone();
     agent.network.await_answers(&model, events, FIRST_ANSWERS).await?;
-    agent.monitor.await_results(FIRST_ANSWERS).await;
+    agent.prepare_probes().await;
     agent.reconcile(&model)?;
     agent.attach().await?;
+    // Checks through the VIP need the maps and the program.
+    agent.monitor.await_results(FIRST_ANSWERS).await;
+    agent.reconcile(&model)?;
     if agent.pins.meta.is_migrating() {
         tracing::info!("an earlier agent was moving flows to tables of another size: going on with that");
         agent.is_everywhere()?;

@@ -1,6 +1,6 @@
 //! Interfaces that packets are redirected to: what their drivers need, and what they cannot do.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Agent, drivers, interfaces::put};
 use crate::{
@@ -54,11 +54,22 @@ impl Agent {
                 }
             }
         }
+        self.interfaces.no_redirect = self.without_redirect();
         let warnings = self.redirect_warnings();
         for warning in warnings.iter().filter(|warning| !self.interfaces.warnings.contains(warning)) {
             tracing::warn!("{warning}");
         }
         self.interfaces.warnings = warnings;
+    }
+
+    /// Devices with a native program whose driver knows no XDP_REDIRECT.
+    fn without_redirect(&self) -> BTreeSet<String> {
+        let native = self.interfaces.all.iter().filter_map(|interface| interface.attached.as_ref());
+        let native = native.filter(|attached| !attached.generic);
+        let without = native.filter(|attached| {
+            xdp::features(attached.ifindex).ok().flatten().is_some_and(|features| !features.redirect())
+        });
+        without.map(|attached| attached.interface.clone()).collect()
     }
 
     /// What the drivers cannot do on the ways that packets take from one interface to another. (In generic

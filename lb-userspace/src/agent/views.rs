@@ -23,6 +23,7 @@ use crate::{
     health::{self, State},
     model::{Backend, BackendKey, Endpoint, Protocol, Service, ServiceName, edit},
     plan::{ByHealth, EndpointKey, Snapshot, dest_address, name_of},
+    pressure::Pressure,
 };
 
 pub fn status(agent: &Agent) -> Status {
@@ -71,19 +72,20 @@ pub fn status(agent: &Agent) -> Status {
             .chain(&agent.growth.warning)
             .cloned()
             .chain(agent.monitor.troubled(model))
+            .chain(agent.probe_warnings())
             .collect(),
     }
 }
 
 pub fn services(agent: &Agent) -> Result<Vec<ServiceView>> {
-    let snapshot = agent.pins.maps.snapshot()?;
+    let snapshot = agent.pins.maps.without_rules()?;
     let ids = Ids::new(&snapshot);
     agent.model.services.iter().map(|service| view(agent, &snapshot, &ids, service)).collect()
 }
 
 pub fn service(agent: &Agent, name: &ServiceName) -> Result<ServiceView, Failure> {
     let service = agent.model.service(name).ok_or_else(|| edit::no_such_service(&agent.model, name))?;
-    let snapshot = agent.pins.maps.snapshot().map_err(super::change::internal)?;
+    let snapshot = agent.pins.maps.without_rules().map_err(super::change::internal)?;
     view(agent, &snapshot, &Ids::new(&snapshot), service).map_err(super::change::internal)
 }
 
@@ -122,6 +124,7 @@ fn view(agent: &Agent, snapshot: &Snapshot, ids: &Ids, service: &Service) -> Res
         group: service.group.clone(),
         scheduler: service.scheduler,
         options: service.options,
+        sources: service.sources.clone(),
         guarded: agent.pins.maps.is_guarded(id, agent.clock.now()),
         checks: service.health.checks.iter().map(ToString::to_string).collect(),
         counters: shown(agent.pins.maps.service_counters(id)?),
@@ -215,7 +218,7 @@ fn check_view(view: health::CheckView) -> CheckView {
 }
 
 pub fn stats(agent: &Agent) -> Result<Stats> {
-    let snapshot = agent.pins.maps.snapshot()?;
+    let snapshot = agent.pins.maps.without_rules()?;
     let ids = Ids::new(&snapshot);
     let maps = &agent.pins.maps;
     let (mut total, mut total_rate) = (Counters::default(), Rate::default());
@@ -261,10 +264,13 @@ pub fn stats(agent: &Agent) -> Result<Stats> {
         rate: agent.rates.rate(Counted::Verdict(count.name)).packets,
     });
     let (narrow, wide) = maps.table_bytes();
-    let table = |name: &str, used, rated, memory_bytes| TableStats {
+    let (narrow_fill, wide_fill) = (&agent.pressure.narrow, &agent.pressure.wide);
+    let table = |name: &str, used, rated, memory_bytes, (pressure, pruned): &(Pressure, u64)| TableStats {
         table: name.to_owned(),
         used,
         rated: u64::from(rated),
+        pressed: pressure.is_on(),
+        pruned: *pruned,
         memory_bytes,
     };
     Ok(Stats {
@@ -274,8 +280,8 @@ pub fn stats(agent: &Agent) -> Result<Stats> {
         services,
         verdicts: verdicts.collect(),
         flows: vec![
-            table("ipv4", agent.sweep.narrow_live, agent.pins.meta.narrow_buckets, narrow),
-            table("wide", agent.sweep.wide_live, agent.pins.meta.wide_buckets, wide),
+            table("ipv4", agent.sweep.narrow_live, agent.pins.meta.narrow_buckets, narrow, narrow_fill),
+            table("wide", agent.sweep.wide_live, agent.pins.meta.wide_buckets, wide, wide_fill),
         ],
     })
 }
@@ -316,7 +322,7 @@ fn matching(
     mut each: impl FnMut(&FlowEntry, ConnView),
 ) -> Result<(), Failure> {
     let client = filter.client.as_deref().map(prefix).transpose()?;
-    let snapshot = agent.pins.maps.snapshot().map_err(super::change::internal)?;
+    let snapshot = agent.pins.maps.without_rules().map_err(super::change::internal)?;
     // A deleted service is there as long as it has connections.
     let is_known = |name: &ServiceName| {
         agent.model.service(name).is_some()

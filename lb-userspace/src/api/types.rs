@@ -21,11 +21,12 @@
 
 use std::collections::BTreeSet;
 
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::model::{
     BackendKey, Endpoint, ExpireNodest, Guard, PartialTimeouts, Persistence, Reject, Scheduler, ServiceName,
-    ServiceOptions,
+    ServiceOptions, Sources,
 };
 
 /// A change was made. `warnings` are for the operator, one sentence each.
@@ -55,6 +56,8 @@ pub struct ServiceAdd {
     pub scheduler: Scheduler,
     #[serde(default)]
     pub options: ServiceOptions,
+    #[serde(default, skip_serializing_if = "Sources::is_empty")]
+    pub sources: Sources,
 }
 
 /// Fields left out stay as they are.
@@ -67,6 +70,26 @@ pub struct ServiceEdit {
     pub options: OptionsEdit,
     #[serde(default, skip_serializing_if = "EndpointsEdit::is_empty")]
     pub endpoints: EndpointsEdit,
+    #[serde(default, skip_serializing_if = "SourcesEdit::is_empty")]
+    pub sources: SourcesEdit,
+}
+
+/// What becomes of a service's rules about where clients come from.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SourcesEdit {
+    /// In the place of what the same prefixes had.
+    #[serde(skip_serializing_if = "Sources::is_empty")]
+    pub set: Sources,
+    /// To take away what is not there changes nothing. None of them is in `set`.
+    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
+    pub del: BTreeSet<IpNet>,
+}
+
+impl SourcesEdit {
+    pub fn is_empty(&self) -> bool {
+        self.set.is_empty() && self.del.is_empty()
+    }
 }
 
 /// What becomes of a service's further endpoints. To add one that it has already changes nothing.
@@ -102,6 +125,10 @@ pub struct OptionsEdit {
     pub guard: Option<Guard>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sloppy_tcp: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sloppy_sctp: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub classic_load: Option<bool>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ops: Option<bool>,
     /// With a timeout of 0: none any more.
@@ -141,6 +168,9 @@ pub struct ServiceView {
     pub group: BTreeSet<Endpoint>,
     pub scheduler: Scheduler,
     pub options: ServiceOptions,
+    /// Who may open connections, and how fast.
+    #[serde(default, skip_serializing_if = "Sources::is_empty")]
+    pub sources: Sources,
     /// New connections come faster than `guard` allows: they get no entry in the flow table for now.
     pub guarded: bool,
     /// The health checks of each backend that has none of its own, one phrase each.
@@ -354,6 +384,12 @@ pub struct TableStats {
     pub used: u64,
     /// Rated capacity, entries.
     pub rated: u64,
+    /// It is nearly full: half-open and closing connections that are idle give way early.
+    #[serde(default)]
+    pub pressed: bool,
+    /// How many have given way since the agent began.
+    #[serde(default)]
+    pub pruned: u64,
     pub memory_bytes: u64,
 }
 

@@ -17,10 +17,11 @@ mod socket;
 mod tcp;
 #[cfg(test)]
 mod tests;
+mod through;
 mod tls;
 mod udp;
 
-use std::{io, sync::Arc, thread};
+use std::{io, sync::Arc, thread, time::Duration};
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::{
@@ -29,6 +30,7 @@ use tokio::{
 };
 
 pub use saved::SavedFile;
+pub use through::{Reached, Through, Ways};
 use tls::Tls;
 
 use crate::{
@@ -41,6 +43,9 @@ use crate::{
 #[derive(Debug)]
 pub struct Checks {
     wanted: UnboundedSender<(ProbeId, Arc<Probe>)>,
+    results: UnboundedSender<(ProbeId, Outcome)>,
+    /// Where those through the VIP are made.
+    through: Option<Through>,
 }
 
 /// Where their results come out.
@@ -68,17 +73,40 @@ pub fn start() -> io::Result<(Checks, Results)> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let (wanted, attempts) = unbounded_channel();
     let (results, done) = unbounded_channel();
+    let checks = Checks { wanted, results: results.clone(), through: None };
     thread::Builder::new()
         .name("checks".to_owned())
         .spawn(move || runtime.block_on(run(attempts, results)))?;
-    Ok((Checks { wanted }, Results { done }))
+    Ok((checks, Results { done }))
 }
 
 impl Checks {
     /// Makes one attempt; its result comes in any case, after the probe's timeout at the latest.
     pub fn attempt(&self, id: ProbeId, probe: Arc<Probe>) {
-        // The thread ends only after us.
-        let _ = self.wanted.send((id, probe));
+        match &self.through {
+            Some(through) if probe.via_vip => through.attempt(id, probe),
+            // Nobody's fault but the director's, which says so: the backend's own address alone decides.
+            None if probe.via_vip => {
+                let result = Ok(Pass::new("not made: there is no way through the VIP"));
+                let _ = self.results.send((id, Outcome { took: Duration::ZERO, result }));
+            }
+            // The thread ends only after us.
+            _ => drop(self.wanted.send((id, probe))),
+        }
+    }
+
+    /// Where the results of [`Through`] shall go.
+    pub fn results(&self) -> UnboundedSender<(ProbeId, Outcome)> {
+        self.results.clone()
+    }
+
+    /// Makes the checks through the VIP there from now on.
+    pub fn set_through(&mut self, through: Option<Through>) {
+        self.through = through;
+    }
+
+    pub fn through(&self) -> Option<&Through> {
+        self.through.as_ref()
     }
 }
 

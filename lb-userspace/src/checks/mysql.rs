@@ -1,11 +1,15 @@
 //! MySQL and MariaDB: the handshake alone, or a login and questions.
 
-use std::path::Path;
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    path::Path,
+};
 
 use mysql_async::{Conn, Error, OptsBuilder, Row, SslOpts, Value, prelude::Queryable};
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
+    io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional},
+    net::{TcpListener, TcpStream},
+    task::JoinHandle,
     time::timeout,
 };
 
@@ -85,9 +89,11 @@ fn first_answer(user: &str) -> Vec<u8> {
 
 async fn log_in(probe: &Probe, mysql: &MysqlCheck) -> Result<Pass, Failure> {
     let password = password(mysql.password.as_ref(), mysql.password_file.as_deref())?;
+    let relay = if probe.way.is_some() { Some(Relay::start(probe).await?) } else { None };
+    let target = relay.as_ref().map_or(probe.target, |relay| relay.at);
     let options = OptsBuilder::default()
-        .ip_or_hostname(probe.target.ip().to_string())
-        .tcp_port(probe.target.port())
+        .ip_or_hostname(target.ip().to_string())
+        .tcp_port(target.port())
         .user(mysql.user.as_deref())
         .pass(password)
         .prefer_socket(Some(false))
@@ -104,7 +110,39 @@ async fn log_in(probe: &Probe, mysql: &MysqlCheck) -> Result<Pass, Failure> {
     let asked = questions(probe, mysql, &mut server).await;
     // An orderly end; the result is known already.
     let _ = server.disconnect().await;
+    if let Some(mut relay) = relay {
+        // Until it is passed on; the server answers it by closing.
+        let _ = (&mut relay.task).await;
+    }
     asked
+}
+
+/// The login's library makes its connections itself, and none that is marked: it connects to this, which passes on
+/// what it says. Nobody else is in the namespace of the checks through the VIP.
+struct Relay {
+    at: SocketAddr,
+    task: JoinHandle<()>,
+}
+
+impl Relay {
+    async fn start(probe: &Probe) -> Result<Self, Failure> {
+        let mut server = tcp::connect(probe).await?;
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.map_err(|error| failure(&error))?;
+        let at = listener.local_addr().map_err(|error| failure(&error))?;
+        let task = tokio::spawn(async move {
+            if let Ok((mut login, _)) = listener.accept().await {
+                // Either end tells the check what there is to tell.
+                let _ = copy_bidirectional(&mut login, &mut server).await;
+            }
+        });
+        Ok(Self { at, task })
+    }
+}
+
+impl Drop for Relay {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
 }
 
 /// The one that is given, or that stands in a file; there is at most one of them.

@@ -1,8 +1,11 @@
 //! TCP connections of checks.
 
-use std::io;
+use std::{io, net::SocketAddr};
 
-use nix::sys::socket::{setsockopt, sockopt::Linger};
+use nix::sys::socket::{
+    setsockopt,
+    sockopt::{Linger, Mark},
+};
 use socket2::SockRef;
 use tokio::{
     net::{TcpSocket, TcpStream},
@@ -10,7 +13,7 @@ use tokio::{
 };
 
 use super::{failure, socket::bind};
-use crate::health::{Failure, Pass, Probe};
+use crate::health::{Failure, Pass, Probe, Way};
 
 /// A connection can be opened.
 pub async fn check(probe: &Probe) -> Result<Pass, Failure> {
@@ -21,16 +24,70 @@ pub async fn check(probe: &Probe) -> Result<Pass, Failure> {
 /// Opens the check's connection, which ends with a reset when it is dropped: a director that checks
 /// often would run out of ports in TIME_WAIT.
 pub async fn connect(probe: &Probe) -> Result<TcpStream, Failure> {
-    let connecting = async { socket(probe)?.connect(probe.target).await };
+    let connecting = async {
+        match probe.way {
+            None => socket(probe)?.connect(probe.target).await,
+            Some(way) => connect_by(probe, way).await,
+        }
+    };
     match timeout(probe.connect_timeout, connecting).await {
-        Ok(connected) => connected.map_err(|error| failure(&error)),
+        Ok(connected) => connected.map_err(|error| refused(&error, probe)),
+        Err(_) if probe.way.is_some() => {
+            let vip = probe.target.ip();
+            Err(Failure { why: format!("no answer (is {vip} on its lo? does rp_filter drop it?)") })
+        }
         Err(_) => Err(Failure { why: "no connection".to_owned() }),
     }
 }
 
+fn refused(error: &io::Error, probe: &Probe) -> Failure {
+    let Failure { why } = failure(error);
+    if probe.way.is_some() && error.kind() == io::ErrorKind::ConnectionRefused {
+        return Failure { why: format!("{why} (does its server listen on {}?)", probe.target.ip()) };
+    }
+    Failure { why }
+}
+
+/// How many ports an attempt tries: one may still be connected to the same VIP and port.
+const TRIES: u32 = 16;
+
+async fn connect_by(probe: &Probe, way: Way) -> io::Result<TcpStream> {
+    let mut taken = io::Error::from(io::ErrorKind::AddrInUse);
+    for turn in way.turn..=way.turn.saturating_add(TRIES) {
+        let socket = plain(probe)?;
+        setsockopt(&socket, Mark, &way.mark)?;
+        // With another VIP or port at the other end, a port may be used twice.
+        socket.set_reuseaddr(true)?;
+        let bound = bind_port(&socket, probe, way.ports.by_turn(turn));
+        let connected = match bound {
+            Ok(()) => socket.connect(probe.target).await,
+            Err(error) => Err(error),
+        };
+        match connected {
+            Err(error) if is_taken(&error) => taken = error,
+            other => return other,
+        }
+    }
+    Err(taken)
+}
+
+fn is_taken(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::AddrInUse | io::ErrorKind::AddrNotAvailable)
+}
+
 fn socket(probe: &Probe) -> io::Result<TcpSocket> {
-    let socket = if probe.target.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
-    setsockopt(&socket, Linger, &libc::linger { l_onoff: 1, l_linger: 0 })?;
+    let socket = plain(probe)?;
     bind(SockRef::from(&socket), probe)?;
     Ok(socket)
+}
+
+fn plain(probe: &Probe) -> io::Result<TcpSocket> {
+    let socket = if probe.target.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    setsockopt(&socket, Linger, &libc::linger { l_onoff: 1, l_linger: 0 })?;
+    Ok(socket)
+}
+
+/// In the namespace of the checks through the VIP, which has one interface.
+fn bind_port(socket: &TcpSocket, probe: &Probe, port: u16) -> io::Result<()> {
+    probe.source.map_or(Ok(()), |source| socket.bind(SocketAddr::new(source, port)))
 }

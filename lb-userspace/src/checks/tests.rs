@@ -64,6 +64,8 @@ fn probe(kind: CheckKind, port: u16) -> Probe {
         target,
         source: None,
         interface: None,
+        via_vip: false,
+        way: None,
         connect_timeout: Duration::from_secs(20),
         timeout: Duration::from_secs(20),
     }

@@ -84,6 +84,13 @@ pub(super) enum Command {
         #[arg(long, value_name = "DIR", default_value = "/sys/fs/bpf")]
         bpffs: PathBuf,
     },
+    /// Finds what is wrong with this director and its backends, and says how to mend it
+    ///
+    /// Reads the pinned maps, the kernel and the agent (which need not run), and asks every backend as a client would
+    /// be served: a SYN to the VIP by the backend's MAC, ended by a RST. Changes nothing. For each finding: what was
+    /// seen, what it causes, the command that mends it; docs/operations.md has a table of them. Exits with 8 if there
+    /// are only warnings, with 9 if there are errors. On a backend: `lb realserver status`.
+    Doctor(Place),
     /// Writes the running state as a configuration file that reproduces it
     Save {
         /// Where to, - for stdout

@@ -51,7 +51,7 @@ pub(super) struct FilterArgs {
     /// Only from this client or network, for example 10.0.0.0/8
     #[arg(long, value_name = "ADDRESS[/LENGTH]", value_parser = parse::prefix)]
     pub(super) client: Option<String>,
-    /// Only in this state: ESTABLISHED, SYN_RECV, FIN_WAIT, CLOSE, UDP, ...
+    /// Only in this state: ESTABLISHED, SYN_RECV, FIN_WAIT, CLOSE, UDP, C-ECHOED, ...
     #[arg(long)]
     pub(super) state: Option<String>,
 }

@@ -15,6 +15,10 @@ pub enum Exit {
     NotFound = 5,
     Refused = 6,
     Deadline = 7,
+    /// `lb doctor`
+    Warnings = 8,
+    /// `lb doctor`
+    Unhealthy = 9,
     /// As a shell reports a process that SIGINT ended.
     Interrupted = 130,
 }
@@ -30,6 +34,8 @@ Exit codes:
   5  no such service or backend
   6  refused: it exists already, something is in the way, or the value cannot be
   7  the deadline of a wait has passed; what was begun stays
+  8  `lb doctor`: works, with warnings
+  9  `lb doctor`: something is broken
   130  interrupted while waiting; what was begun stays";
 
 /// Why a command failed.

@@ -7,6 +7,7 @@ mod agent;
 mod args;
 mod backend;
 mod conn;
+mod doctor;
 mod drain;
 mod exit;
 mod number;
@@ -101,6 +102,7 @@ fn dispatch(cli: Cli, output: &mut Output<'_>) -> Result<(), CliError> {
             Command::Backend(verb) => backend::run(verb, &client, output).await,
             Command::Conn(verb) => conn::run(verb, &client, output).await,
             Command::Detach(place) => agent::detach(&client, &global.paths(&place), output).await,
+            Command::Doctor(place) => doctor::run(global.paths(&place), output).await,
             Command::Realserver(verb) => realserver::run(verb, output).await,
             Command::Reload(reload) => agent::reload(reload, &client, output).await,
             Command::Save { file } => agent::save(&file, &client, output).await,

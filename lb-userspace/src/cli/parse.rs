@@ -41,12 +41,16 @@ pub(super) fn vip_and_port(text: &str) -> Result<Place, String> {
     })
 }
 
-/// `tcp/VIP:PORT`, `udp/[VIP]:FIRST-LAST`.
+/// `tcp/VIP:PORT`, `udp/[VIP]:FIRST-LAST`, `sctp/VIP:PORT`.
 pub(super) fn endpoint(text: &str) -> Result<Endpoint, String> {
     match text.split_once('/') {
         Some(("tcp", place)) => Ok(vip_and_port(place)?.of(Protocol::Tcp)),
         Some(("udp", place)) => Ok(vip_and_port(place)?.of(Protocol::Udp)),
-        _ => Err("not tcp/VIP:PORT or udp/VIP:PORT (a range of ports as VIP:FIRST-LAST)".to_owned()),
+        Some(("sctp", place)) => Ok(vip_and_port(place)?.of(Protocol::Sctp)),
+        _ => {
+            Err("not tcp/VIP:PORT, udp/VIP:PORT or sctp/VIP:PORT (a range of ports as VIP:FIRST-LAST)"
+                .to_owned())
+        }
     }
 }
 
@@ -84,6 +88,7 @@ pub(super) fn service(text: &str) -> Result<ServiceArg, String> {
     let (protocol, address) = match text.split_once('/') {
         Some(("tcp", rest)) => (Some(Protocol::Tcp), rest),
         Some(("udp", rest)) => (Some(Protocol::Udp), rest),
+        Some(("sctp", rest)) => (Some(Protocol::Sctp), rest),
         _ => (None, text),
     };
     let endpoint = vip_and_port(address).ok().map(|address| (protocol, address));

@@ -2,6 +2,7 @@
 
 use clap::{ArgGroup, Args, Subcommand, builder::PossibleValuesParser, builder::TypedValueParser};
 use comfy_table::{Cell, Table};
+use ipnet::IpNet;
 
 use super::{
     CliError, Exit, Output, backend, number,
@@ -12,12 +13,17 @@ use super::{
 use crate::{
     api::{
         client::Client,
-        types::{BackendState, EndpointsEdit, OptionsEdit, ServiceAdd, ServiceEdit, ServiceView},
+        types::{
+            BackendState, EndpointsEdit, OptionsEdit, ServiceAdd, ServiceEdit, ServiceView, SourcesEdit,
+        },
     },
     config,
     model::{
         Endpoint, ExpireNodest, Guard, Persistence, Protocol, Reject, Scheduler, Scope, ServiceName,
-        ServiceOptions, edit::edited_options, persistence::granularity,
+        ServiceOptions, SourceRule,
+        edit::edited_options,
+        persistence::granularity,
+        sources::{network, rule},
     },
 };
 
@@ -58,6 +64,10 @@ pub(super) struct AddArgs {
     /// Flags of sh and mh: sh-fallback, sh-port, mh-fallback, mh-port
     #[arg(short = 'b', long = "flags", alias = "sched-flags", value_name = "FLAG", value_delimiter = ',')]
     pub(super) flags: Vec<String>,
+    /// Who may open connections, as often as needed: 'PREFIX allow', 'PREFIX deny' or
+    /// 'PREFIX limit RATE [burst N] [per LENGTH]'; the longest prefix decides
+    #[arg(long, value_name = "RULE", value_parser = rule)]
+    pub(super) source: Vec<(IpNet, SourceRule)>,
     #[command(flatten)]
     pub(super) options: OptionArgs,
 }
@@ -66,7 +76,8 @@ pub(super) struct AddArgs {
 #[derive(Debug, Args)]
 pub(super) struct OptionArgs {
     /// Idle timeouts of its own, for example tcp=30m,tcp_fin=20s; NAME=default: the global one again.
-    /// Names: tcp, tcp_fin, tcp_syn, tcp_time_wait, tcp_close, udp
+    /// Names: tcp, tcp_fin, tcp_syn, tcp_time_wait, tcp_close, udp, sctp, sctp_init1, sctp_init, sctp_echoed,
+    /// sctp_shutdown, sctp_closed
     #[arg(long, value_name = "NAME=DURATION", value_delimiter = ',', value_parser = parse::own_timeout)]
     pub(super) timeout: Vec<OwnTimeout>,
     /// What happens to connections of a removed backend: drop their packets, reschedule a SYN or a datagram, or
@@ -88,6 +99,15 @@ pub(super) struct OptionArgs {
     #[arg(long, value_name = "true|false", num_args = 0..=1, require_equals = true)]
     #[arg(default_missing_value = "true")]
     pub(super) sloppy_tcp: Option<bool>,
+    /// Take SCTP associations up in their middle: any packet but an ABORT opens one
+    #[arg(long, value_name = "true|false", num_args = 0..=1, require_equals = true)]
+    #[arg(default_missing_value = "true")]
+    pub(super) sloppy_sctp: Option<bool>,
+    /// Of lc, wlc, lblc, lblcr and twos: a backend's load is 256 x active + inactive connections, as with kernels
+    /// before 2026, instead of 256 x active + all
+    #[arg(long, value_name = "true|false", num_args = 0..=1, require_equals = true)]
+    #[arg(default_missing_value = "true")]
+    pub(super) classic_load: Option<bool>,
     /// One-packet scheduling of UDP: each datagram goes to the next backend, none is remembered
     #[arg(long, alias = "one-packet", value_name = "true|false", num_args = 0..=1, require_equals = true)]
     #[arg(default_missing_value = "true")]
@@ -113,15 +133,19 @@ pub(super) struct OptionArgs {
 #[group(id = "where", required = true, multiple = true)]
 pub(super) struct EndpointArgs {
     /// A TCP service; IPv6 as [VIP]:PORT, port 0 is every port of the address, FIRST-LAST a range of ports
-    #[arg(short = 't', long, alias = "tcp-service", value_name = "VIP:PORT", conflicts_with = "udp")]
+    #[arg(short = 't', long, alias = "tcp-service", value_name = "VIP:PORT", conflicts_with_all = ["udp", "sctp"])]
     #[arg(value_parser = parse::vip_and_port)]
     pub(super) tcp: Option<Place>,
     /// A UDP service
-    #[arg(short = 'u', long, alias = "udp-service", value_name = "VIP:PORT")]
+    #[arg(short = 'u', long, alias = "udp-service", value_name = "VIP:PORT", conflicts_with = "sctp")]
     #[arg(value_parser = parse::vip_and_port)]
     pub(super) udp: Option<Place>,
-    /// A further endpoint of the same service, as often as needed: tcp/VIP:PORT, udp/VIP:FIRST-LAST. Without
-    /// -t and -u the first one gives the backends their port
+    /// An SCTP service
+    #[arg(long, alias = "sctp-service", value_name = "VIP:PORT")]
+    #[arg(value_parser = parse::vip_and_port)]
+    pub(super) sctp: Option<Place>,
+    /// A further endpoint of the same service, as often as needed: tcp/VIP:PORT, udp/VIP:FIRST-LAST, sctp/VIP:PORT.
+    /// Without -t, -u and --sctp the first one gives the backends their port
     #[arg(short, long, value_name = "PROTOCOL/VIP:PORT", value_parser = parse::endpoint)]
     pub(super) endpoint: Vec<Endpoint>,
 }
@@ -129,7 +153,8 @@ pub(super) struct EndpointArgs {
 #[derive(Debug, Args)]
 #[command(group = ArgGroup::new("what").required(true).multiple(true)
     .args(["scheduler", "timeout", "persistence", "expire_nodest", "expire_quiescent_template", "reject", "guard",
-           "sloppy_tcp", "ops", "add_endpoint", "del_endpoint"]))]
+           "sloppy_tcp", "sloppy_sctp", "classic_load", "ops", "add_endpoint", "del_endpoint", "source",
+           "del_source"]))]
 pub(super) struct EditArgs {
     /// The service: its name, or its endpoint VIP:PORT or PROTOCOL/VIP:PORT
     #[arg(value_parser = parse::service)]
@@ -154,6 +179,13 @@ pub(super) struct Change {
     /// Take an endpoint away; its connections go on until they end
     #[arg(long, value_name = "PROTOCOL/VIP:PORT", value_parser = parse::endpoint)]
     pub(super) del_endpoint: Vec<Endpoint>,
+    /// Who may open connections, as often as needed, in the place of what the prefix had: 'PREFIX allow',
+    /// 'PREFIX deny' or 'PREFIX limit RATE [burst N] [per LENGTH]'; the longest prefix decides
+    #[arg(long, value_name = "RULE", value_parser = rule)]
+    pub(super) source: Vec<(IpNet, SourceRule)>,
+    /// Take a prefix's rule away
+    #[arg(long, value_name = "PREFIX", value_parser = network)]
+    pub(super) del_source: Vec<IpNet>,
     #[command(flatten)]
     pub(super) options: OptionArgs,
 }
@@ -211,8 +243,10 @@ pub(super) async fn find(client: &Client, arg: &ServiceArg) -> Result<ServiceVie
     let found = match (named, meant.next(), meant.next()) {
         (Some(index), ..) | (None, Some(index), None) => index,
         (None, Some(_), Some(_)) => {
-            let message =
-                format!("{0} is a TCP and a UDP service; write tcp/{0} or udp/{0}, or its name", arg.name);
+            let message = format!(
+                "{0} is an endpoint of several protocols; write tcp/{0}, udp/{0} or sctp/{0}, or its name",
+                arg.name
+            );
             return Err(CliError::Local { exit: Exit::Refused, message });
         }
         // For the agent's own refusal, which knows the nearest name.
@@ -271,6 +305,9 @@ pub(super) fn show(view: &ServiceView, output: &mut Output<'_>) -> Result<(), Cl
     for endpoint in &view.group {
         output.line(format!("endpoint: {endpoint}"))?;
     }
+    for (network, rule) in &view.sources {
+        output.line(format!("source: {network} {rule}"))?;
+    }
     for line in option_lines(&view.options) {
         output.line(line)?;
     }
@@ -298,6 +335,8 @@ fn option_lines(options: &ServiceOptions) -> Vec<String> {
         reject,
         guard,
         sloppy_tcp,
+        sloppy_sctp,
+        classic_load,
         ops,
     } = *options;
     let lines = [
@@ -311,6 +350,8 @@ fn option_lines(options: &ServiceOptions) -> Vec<String> {
         (reject != Reject::default()).then(|| format!("clients that cannot be served (reject): {reject}")),
         (guard != Guard::default()).then(|| format!("guard against floods: {guard}")),
         sloppy_tcp.then(|| "takes TCP connections up in their middle (sloppy_tcp)".to_owned()),
+        sloppy_sctp.then(|| "takes SCTP associations up in their middle (sloppy_sctp)".to_owned()),
+        classic_load.then(|| "counts load as 256 x active + inactive connections (classic_load)".to_owned()),
         ops.then(|| "schedules each datagram by itself (ops)".to_owned()),
     ];
     lines.into_iter().flatten().collect()
@@ -318,7 +359,7 @@ fn option_lines(options: &ServiceOptions) -> Vec<String> {
 
 /// What an edit set.
 fn edited(edit: &ServiceEdit) -> String {
-    let ServiceEdit { scheduler, options, endpoints: EndpointsEdit { add, del } } = edit;
+    let ServiceEdit { scheduler, options, endpoints: EndpointsEdit { add, del }, sources } = edit;
     let OptionsEdit {
         timeouts,
         persistence,
@@ -327,6 +368,8 @@ fn edited(edit: &ServiceEdit) -> String {
         reject,
         guard,
         sloppy_tcp,
+        sloppy_sctp,
+        classic_load,
         ops,
     } = options;
     let set = [
@@ -338,11 +381,16 @@ fn edited(edit: &ServiceEdit) -> String {
         reject.map(|what| format!("reject {what}")),
         guard.map(|rate| format!("guard {rate}")),
         sloppy_tcp.map(|is| format!("sloppy_tcp {is}")),
+        sloppy_sctp.map(|is| format!("sloppy_sctp {is}")),
+        classic_load.map(|is| format!("classic_load {is}")),
         ops.map(|is| format!("ops {is}")),
     ];
     let removed = del.iter().map(|endpoint| format!("endpoint {endpoint} removed"));
     let added = add.iter().map(|endpoint| format!("endpoint {endpoint}"));
-    removed.chain(added).chain(set.into_iter().flatten()).collect::<Vec<_>>().join(", ")
+    let unruled = sources.del.iter().map(|network| format!("source {network} removed"));
+    let ruled = sources.set.iter().map(|(network, rule)| format!("source {network} {rule}"));
+    let all = removed.chain(added).chain(set.into_iter().flatten()).chain(unruled).chain(ruled);
+    all.collect::<Vec<_>>().join(", ")
 }
 
 /// The first endpoint, and how many more there are.
@@ -366,24 +414,27 @@ fn up_of_all(service: &ServiceView) -> Cell {
 
 impl AddArgs {
     fn into_body(self) -> Result<ServiceAdd, CliError> {
-        let Self { name, name_option, endpoint, scheduler, flags, options } = self;
+        let Self { name, name_option, endpoint, scheduler, flags, source, options } = self;
         let scheduler = with_flags(scheduler, &flags)?;
         let options = edited_options(&ServiceOptions::default(), &options.into_edit());
         let (endpoint, group) = endpoint.split();
         let group = group.into_iter().filter(|it| *it != endpoint).collect();
-        Ok(ServiceAdd { name: name.or(name_option), endpoint, group, scheduler, options })
+        let sources = source.into_iter().collect();
+        Ok(ServiceAdd { name: name.or(name_option), endpoint, group, scheduler, options, sources })
     }
 }
 
 impl Change {
     fn into_body(self) -> Result<ServiceEdit, CliError> {
-        let Self { scheduler, flags, add_endpoint, del_endpoint, options } = self;
+        let Self { scheduler, flags, add_endpoint, del_endpoint, source, del_source, options } = self;
         let scheduler = scheduler.map(|scheduler| with_flags(scheduler, &flags)).transpose()?;
         let endpoints = EndpointsEdit {
             add: add_endpoint.into_iter().collect(),
             del: del_endpoint.into_iter().collect(),
         };
-        Ok(ServiceEdit { scheduler, options: options.into_edit(), endpoints })
+        let sources =
+            SourcesEdit { set: source.into_iter().collect(), del: del_source.into_iter().collect() };
+        Ok(ServiceEdit { scheduler, options: options.into_edit(), endpoints, sources })
     }
 }
 
@@ -399,6 +450,8 @@ impl OptionArgs {
             reject,
             guard,
             sloppy_tcp,
+            sloppy_sctp,
+            classic_load,
             ops,
         } = self;
         let scope = persistence_scope.unwrap_or_default();
@@ -411,6 +464,8 @@ impl OptionArgs {
             reject,
             guard,
             sloppy_tcp,
+            sloppy_sctp,
+            classic_load,
             ops,
         }
     }
@@ -426,12 +481,13 @@ fn with_flags(scheduler: Scheduler, flags: &[String]) -> Result<Scheduler, CliEr
 impl EndpointArgs {
     /// The first one, and the others.
     pub(super) fn split(self) -> (Endpoint, Vec<Endpoint>) {
-        let Self { tcp, udp, mut endpoint } = self;
-        match (tcp, udp) {
-            (Some(place), _) => (place.of(Protocol::Tcp), endpoint),
-            (None, Some(place)) => (place.of(Protocol::Udp), endpoint),
+        let Self { tcp, udp, sctp, mut endpoint } = self;
+        let tcp = tcp.map(|place| place.of(Protocol::Tcp));
+        let udp = udp.map(|place| place.of(Protocol::Udp));
+        match tcp.or(udp).or(sctp.map(|place| place.of(Protocol::Sctp))) {
+            Some(first) => (first, endpoint),
             // clap requires one of the group.
-            (None, None) => {
+            None => {
                 let first = endpoint.remove(0);
                 (first, endpoint)
             }

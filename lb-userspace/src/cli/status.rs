@@ -128,7 +128,14 @@ fn problems(status: &Status, services: &[ServiceView], stats: &Stats) -> Vec<Pro
     }
     for flow in &stats.flows {
         let percent = number::percent(flow.used, flow.rated);
-        if percent >= NEARLY_FULL {
+        if flow.pressed {
+            found.push(bad(format!(
+                "flow table {} is {percent:.0} % full and under pressure: half-open and closing connections that are idle \
+                 give way early ({} have), established ones stay; a flood, or raise `flows`",
+                flow.table,
+                number::count(flow.pruned)
+            )));
+        } else if percent >= NEARLY_FULL {
             found.push(bad(format!("flow table {} is {percent:.0} % full", flow.table)));
         }
     }

@@ -50,6 +50,24 @@ pub(super) struct SetArgs {
     /// UDP
     #[arg(long, value_name = "DURATION", value_parser = parse::timeout)]
     pub(super) udp: Option<u32>,
+    /// ESTABLISHED, of SCTP
+    #[arg(long, value_name = "DURATION", value_parser = parse::timeout)]
+    pub(super) sctp: Option<u32>,
+    /// INIT1: one INIT came
+    #[arg(long, value_name = "DURATION", value_parser = parse::timeout)]
+    pub(super) sctp_init1: Option<u32>,
+    /// INIT: an INIT came again
+    #[arg(long, value_name = "DURATION", value_parser = parse::timeout)]
+    pub(super) sctp_init: Option<u32>,
+    /// C-ECHOED: an INIT ACK came, the backend had begun
+    #[arg(long, value_name = "DURATION", value_parser = parse::timeout)]
+    pub(super) sctp_echoed: Option<u32>,
+    /// S-RECEIVED: after the client's SHUTDOWN
+    #[arg(long, value_name = "DURATION", value_parser = parse::timeout)]
+    pub(super) sctp_shutdown: Option<u32>,
+    /// CLOSED
+    #[arg(long, value_name = "DURATION", value_parser = parse::timeout)]
+    pub(super) sctp_closed: Option<u32>,
 }
 
 pub(super) async fn run(
@@ -104,7 +122,21 @@ pub(super) fn collected(given: &[parse::OwnTimeout]) -> PartialTimeouts {
 
 impl SetArgs {
     fn into_edit(self) -> PartialTimeouts {
-        let Self { three, tcp, tcp_fin, tcp_syn, tcp_time_wait, tcp_close, udp } = self;
+        let Self {
+            three,
+            tcp,
+            tcp_fin,
+            tcp_syn,
+            tcp_time_wait,
+            tcp_close,
+            udp,
+            sctp,
+            sctp_init1,
+            sctp_init,
+            sctp_echoed,
+            sctp_shutdown,
+            sctp_closed,
+        } = self;
         // 0 is "as it is".
         let figure = |at: usize| three.get(at).copied().filter(|seconds| *seconds != 0);
         PartialTimeouts {
@@ -114,6 +146,12 @@ impl SetArgs {
             tcp_time_wait,
             tcp_close,
             udp: udp.or(figure(2)),
+            sctp,
+            sctp_init1,
+            sctp_init,
+            sctp_echoed,
+            sctp_shutdown,
+            sctp_closed,
         }
     }
 }

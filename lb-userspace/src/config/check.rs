@@ -13,10 +13,11 @@ use super::{
     values::{address, fault, millis, number, word},
 };
 use crate::model::{
-    check::{Check, CheckKind, Initial, Timing},
+    check::{Check, CheckKind, Initial, Timing, Via},
     rules::{family, same_family},
 };
 
+pub(super) const VIAS: [(&str, Via); 3] = [("rip", Via::Rip), ("vip", Via::Vip), ("both", Via::Both)];
 pub(super) const INITIALS: [(&str, Initial); 2] = [("down", Initial::Down), ("up", Initial::Up)];
 
 /// What is checked, as far as it is known: the backends' family, and the service's port.
@@ -70,7 +71,22 @@ fn check(node: &Node, of: Of, problems: &mut Problems) -> Option<Check> {
             problems.add(node.pos, wrong, "leave the key out");
         }
     }
-    Some(Check { kind, address: own_address, port, source, interface, timing })
+    let via = fields.value(&VIA, problems, |text| word(text, "way", &VIAS));
+    if let Some(node) = fields.node(&VIA).filter(|_| via.is_some_and(|via| via != Via::Rip)) {
+        if !kind.can_take_the_vip() {
+            let wrong = format!("{} check cannot be made through the VIP", an(kind.name()));
+            problems.add(node.pos, wrong, "leave the key out");
+        } else if own_address.is_some() {
+            let wrong = "a check with an `address` of its own does not go to the VIP";
+            problems.add(node.pos, wrong, "leave one of the two keys out");
+        }
+    }
+    Some(Check { kind, address: own_address, port, source, interface, via, timing })
+}
+
+/// With its article.
+fn an(word: &str) -> String {
+    if word.starts_with(['a', 'e', 'i', 'o', 'u']) { format!("an {word}") } else { format!("a {word}") }
 }
 
 /// The one key that says what kind of check it is.

@@ -5,13 +5,13 @@ use super::{
     error::{Pos, Problems},
     fields::{Fields, scalar},
     schema,
-    service::services,
+    service::{ports, services},
     tree::{Node, Value},
-    values::{count, group, instance, interface, socket, timeout, word},
+    values::{count, fault, group, instance, interface, socket, timeout, word},
 };
 use crate::model::{
     AttachMode, FlowSizes, InterfaceSpec, Limits, Model, OffloadPolicy, PartialTimeouts, PerState, Timeouts,
-    VipPlacement,
+    VipPlacement, check::ProbePorts,
 };
 
 /// 64 Mi flows of the smallest kind take 4 GiB.
@@ -37,6 +37,7 @@ pub(super) fn file(root: &Node, problems: &mut Problems) -> Config {
         flows: section(&fields, &FLOWS, problems, flows),
         limits,
         timeouts: section(&fields, &TIMEOUTS, problems, timeouts),
+        probes: section(&fields, &PROBES, problems, probes),
         services: services(fields.list(&SERVICES, problems), &limits, problems),
     };
     config
@@ -102,6 +103,21 @@ pub(super) fn partial_timeouts(
     problems: &mut Problems,
 ) -> PartialTimeouts {
     keys.map(|key| fields.value(key, problems, timeout))
+}
+
+fn probes(node: &Node, problems: &mut Problems) -> Option<ProbePorts> {
+    use schema::probes::*;
+    let fields = Fields::of(node, &SECTION, problems)?;
+    fields.value(&PORTS, problems, |text| {
+        let (first, last) = ports(text)?;
+        match last {
+            Some(last) if first >= 1024 => Ok(ProbePorts { first, last }),
+            _ => fault(
+                format!("{text} is no range of ports of its own"),
+                "write one above 1023 that nobody else has, for example 61000-64999",
+            ),
+        }
+    })
 }
 
 fn interfaces(fields: &Fields<'_>, problems: &mut Problems) -> Vec<InterfaceSpec> {

@@ -13,6 +13,7 @@ mod reference;
 mod render;
 mod schema;
 mod service;
+mod sources;
 mod tree;
 mod values;
 

@@ -5,7 +5,7 @@ use std::fmt::{Display, Write};
 use super::{
     Config,
     check::{
-        INITIALS,
+        INITIALS, VIAS,
         kinds::{DEFAULT_USER, GALERA, MYSQL_TLS, ON_OFF, ROLES},
     },
     director::{MODES, OFFLOAD_POLICIES},
@@ -14,10 +14,10 @@ use super::{
 };
 use crate::model::{
     AttachMode, Backend, Endpoint, ExpireNodest, FlowSizes, Guard, InterfaceSpec, Limits, OffloadPolicy,
-    Persistence, Reject, Scope, Service, ServiceOptions, Timeouts,
+    Persistence, Reject, Scope, Service, ServiceOptions, SourceLimit, SourceRule, Sources, Timeouts,
     check::{
-        Check, CheckKind, Digest, DnsCheck, ExecCheck, HttpCheck, MysqlCheck, PostgresCheck, RedisCheck,
-        ServiceHealth, SmtpCheck, Timing, TlsCheck, UdpCheck,
+        Check, CheckKind, Digest, DnsCheck, ExecCheck, HttpCheck, MysqlCheck, PostgresCheck, ProbePorts,
+        RedisCheck, ServiceHealth, SmtpCheck, Timing, TlsCheck, UdpCheck,
     },
 };
 
@@ -37,6 +37,9 @@ pub fn render(config: &Config) -> String {
     out.section(&FLOWS, |out| out.flows(&model.flows));
     out.section(&LIMITS, |out| out.limits(&model.limits));
     out.section(&TIMEOUTS, |out| out.timeouts(&model.timeouts));
+    out.section(&PROBES, |out| {
+        out.line_unless(&schema::probes::PORTS, &model.probes, &ProbePorts::default());
+    });
     out.section(&CONTROL, |out| {
         if let Some(socket) = &config.control.socket {
             out.line(&schema::control::SOCKET, socket.display());
@@ -165,6 +168,8 @@ impl Out {
             reject,
             guard,
             sloppy_tcp,
+            sloppy_sctp,
+            classic_load,
             ops,
         } = options;
         if let Some(Persistence { timeout, granularity, scope }) = persistence {
@@ -179,6 +184,8 @@ impl Out {
         self.line_unless(&REJECT, reject, &Reject::default());
         self.line_unless(&GUARD, guard, &Guard::default());
         self.line_unless(&SLOPPY_TCP, sloppy_tcp, &false);
+        self.line_unless(&SLOPPY_SCTP, sloppy_sctp, &false);
+        self.line_unless(&CLASSIC_LOAD, classic_load, &false);
         self.line_unless(&OPS, ops, &false);
         self.section(&TIMEOUTS, |out| {
             for (key, own) in schema::service_timeouts::KEYS.zip(*timeouts).all() {
@@ -204,8 +211,28 @@ impl Out {
                 out.raw(&format!("{}: [{}]", FLAGS.name, flags.join(", ")));
             }
             out.options(&service.options);
+            out.sources(&service.sources);
             out.health(&service.health);
             out.list(&BACKENDS, &service.backends, Self::backend);
+        });
+    }
+
+    fn sources(&mut self, sources: &Sources) {
+        use schema::source::*;
+        let rules: Vec<_> = sources.iter().collect();
+        if rules.is_empty() {
+            return;
+        }
+        self.list(&schema::service::SOURCES, &rules, |out, (network, rule)| {
+            out.line(&PREFIX, network);
+            match rule {
+                SourceRule::Allow | SourceRule::Deny => out.line(&ACTION, rule),
+                SourceRule::Limit(SourceLimit { rate, burst, per }) => {
+                    out.line(&LIMIT, rate);
+                    out.line_if(&BURST, burst);
+                    out.line_if(&PER, per);
+                }
+            }
         });
     }
 
@@ -251,12 +278,13 @@ impl Out {
     fn checks(&mut self, key: &Key, checks: &[Check]) {
         use schema::check::*;
         self.list(key, checks, |out, check| {
-            let Check { kind, address, port, source, interface, timing } = check;
+            let Check { kind, address, port, source, interface, via, timing } = check;
             out.kind(kind);
             out.line_if(&ADDRESS, address);
             out.line_if(&PORT, port);
             out.line_if(&SOURCE, source);
             out.line_if(&INTERFACE, interface);
+            out.line_if(&VIA, &via.map(|via| name_of(via, &VIAS)));
             let default = Timing::default();
             out.line_unless(&INTERVAL, &timing.interval, &default.interval);
             out.line_if(&FAST_INTERVAL, &timing.fast_interval);

@@ -6,6 +6,7 @@ use crate::model::PerState;
 pub(super) mod backend;
 mod checks;
 pub(super) mod service_timeouts;
+pub(super) mod source;
 
 pub(super) use checks::{
     check, dns_check, exec_check, file_check, http_check, https_check, lag_tier, mysql_check, ping_check,
@@ -74,9 +75,11 @@ pub(super) static SECTIONS: &[&Section] = &[
     &flows::SECTION,
     &limits::SECTION,
     &timeouts::SECTION,
+    &probes::SECTION,
     &control::SECTION,
     &service::SECTION,
     &endpoint::SECTION,
+    &source::SECTION,
     &service_timeouts::SECTION,
     &backend::SECTION,
     &check::SECTION,
@@ -100,7 +103,7 @@ pub(super) mod file {
     pub static SECTION: Section = Section {
         path: "",
         doc: "The top level of the file.",
-        keys: &[&INSTANCE, &INTERFACES, &VIPS, &FLOWS, &LIMITS, &TIMEOUTS, &CONTROL, &SERVICES],
+        keys: &[&INSTANCE, &INTERFACES, &VIPS, &FLOWS, &LIMITS, &TIMEOUTS, &PROBES, &CONTROL, &SERVICES],
     };
     pub static INSTANCE: Key = key(
         "instance",
@@ -127,6 +130,8 @@ pub(super) mod file {
     );
     pub static TIMEOUTS: Key =
         key("timeouts", "`timeouts`", Words("the defaults below"), "Idle timeouts of connections.");
+    pub static PROBES: Key =
+        key("probes", "`probes`", Words("the defaults below"), "Health checks through the VIP.");
     pub static CONTROL: Key = key(
         "control",
         "`control`",
@@ -198,6 +203,23 @@ pub(super) mod flows {
         key("wide", "count", Is("256k"), "IPv6 flows, and flows of services with port 0.").also(&["ipv6"]);
 }
 
+pub(super) mod probes {
+    use super::*;
+    pub static SECTION: Section = Section {
+        path: "probes",
+        doc: "Health checks through the VIP (`via` of `services[].checks[]`), all services together.",
+        keys: &[&PORTS],
+    };
+    pub static PORTS: Key = key(
+        "ports",
+        "range of ports",
+        Is("61000-64999"),
+        "The director's ports that such checks come from. Nobody else on the director may have them: the agent adds \
+         them to `net.ipv4.ip_local_reserved_ports`, and `lb detach` takes them out again. At least as many as a \
+         service has backends.",
+    );
+}
+
 pub(super) mod limits {
     use super::*;
     pub static SECTION: Section = Section {
@@ -217,36 +239,7 @@ pub(super) mod limits {
     );
 }
 
-pub(super) mod timeouts {
-    use super::*;
-    pub static SECTION: Section = Section {
-        path: "timeouts",
-        doc: "How long an idle connection is remembered in each state, 1 s to 31 d. The defaults are IPVS's; \
-              `tcp`, `tcp_fin` and `udp` are the three figures of `ipvsadm --set`. `lb timeout set` changes \
-              them while the agent runs. Connections get a new timeout with their next packet.",
-        keys: &[&TCP, &TCP_FIN, &TCP_SYN, &TCP_TIME_WAIT, &TCP_CLOSE, &UDP],
-    };
-    pub static KEYS: PerState<&Key> = PerState {
-        tcp: &TCP,
-        tcp_fin: &TCP_FIN,
-        tcp_syn: &TCP_SYN,
-        tcp_time_wait: &TCP_TIME_WAIT,
-        tcp_close: &TCP_CLOSE,
-        udp: &UDP,
-    };
-    pub static TCP: Key = key("tcp", "duration", Is("900"), "ESTABLISHED.");
-    pub static TCP_FIN: Key = key("tcp_fin", "duration", Is("120"), "FIN_WAIT.").also(&["tcpfin"]);
-    pub static TCP_SYN: Key = key("tcp_syn", "duration", Is("60"), "SYN_RECV.").also(&["tcpsyn"]);
-    pub static TCP_TIME_WAIT: Key = key(
-        "tcp_time_wait",
-        "duration",
-        Is("120"),
-        "TIME_WAIT: a FIN came before the handshake was complete.",
-    )
-    .also(&["tcptimewait"]);
-    pub static TCP_CLOSE: Key = key("tcp_close", "duration", Is("10"), "CLOSE.").also(&["tcpclose"]);
-    pub static UDP: Key = key("udp", "duration", Is("300"), "UDP.");
-}
+pub(super) mod timeouts;
 
 pub(super) mod control {
     use super::*;
@@ -294,7 +287,10 @@ pub(super) mod service {
             &EXPIRE_QUIESCENT,
             &REJECT,
             &GUARD,
+            &SOURCES,
             &SLOPPY_TCP,
+            &SLOPPY_SCTP,
+            &CLASSIC_LOAD,
             &OPS,
             &CHECKS,
             &MINIMUM_HEALTHY,
@@ -325,7 +321,8 @@ pub(super) mod service {
         "The port that clients connect to; 0 is every port of the address.",
     )
     .also(&["ports"]);
-    pub static PROTOCOL: Key = key("protocol", "`tcp` or `udp`", Is("tcp"), "The transport protocol.");
+    pub static PROTOCOL: Key =
+        key("protocol", "`tcp`, `udp` or `sctp`", Is("tcp"), "The transport protocol.");
     pub static ENDPOINTS: Key = key(
         "endpoints",
         "list of `services[].endpoints[]`",
@@ -393,7 +390,7 @@ pub(super) mod service {
          datagram goes to another backend at once; TCP in the middle of a connection is dropped, until within a \
          second the entries end; a SYN on a connection of a backend of weight 0 goes to another one, too. `reset`: the \
          same, but that TCP is answered with a reset, as with `expire_nodest_conn` 1, and entries stay until their \
-         timeout. `auto` is `drop` for TCP and `reschedule` for UDP.",
+         timeout. `auto` is `drop` for TCP and SCTP, and `reschedule` for UDP. There is no reset for SCTP: its packets are dropped.",
     );
     pub static EXPIRE_QUIESCENT: Key = key(
         "expire_quiescent_template",
@@ -407,9 +404,9 @@ pub(super) mod service {
         "reject",
         "`icmp`, `reset`, `drop` or `pass`",
         Is("icmp"),
-        "What a client is told whose new connection no backend takes, or whose TCP segment belongs to no \
+        "What a client is told whose new connection no backend takes, or whose TCP segment or SCTP packet belongs to no \
          connection that is known. `icmp`: as with IPVS, ICMP port unreachable in the first case and a reset in \
-         the second; `reset`: a reset in both, and port unreachable for UDP; `drop`: nothing; `pass`: the packet \
+         the second, for SCTP protocol unreachable; `reset`: a reset in both, and for UDP and SCTP as `icmp`; `drop`: nothing; `pass`: the packet \
          goes to the director's own stack, where a server of last resort may listen. Answers are limited to 128 \
          a CPU in an eighth of a second; what goes over that is dropped.",
     );
@@ -422,12 +419,35 @@ pub(super) mod service {
          handshake; datagrams, as the rate allows. `auto` is the rate at which half-open connections would take half \
          of the table: its rated capacity (`flows`) by 120, 8738 for 1M.",
     );
+    pub static SOURCES: Key = key(
+        "sources",
+        "list of `services[].sources[]`",
+        Words("everybody may"),
+        "Who may open connections, and how many a second, by prefixes of clients' addresses: the longest that has the \
+         client's decides, and clients of none are allowed; with `0.0.0.0/0 deny` (`::/0`) it is a list of who is. \
+         Connections that there are go on. At most 65536 of all services together.",
+    )
+    .also(&["acl"]);
     pub static SLOPPY_TCP: Key = key(
         "sloppy_tcp",
         "`true` or `false`",
         Is("false"),
         "TCP only. A connection that is not known is taken up in its middle: any segment but a reset opens one, \
          as with IPVS's sysctl of this name.",
+    );
+    pub static SLOPPY_SCTP: Key = key(
+        "sloppy_sctp",
+        "`true` or `false`",
+        Is("false"),
+        "SCTP only. An association that is not known is taken up in its middle: any packet but an ABORT opens one, as \
+         with IPVS's sysctl of this name.",
+    );
+    pub static CLASSIC_LOAD: Key = key(
+        "classic_load",
+        "`true` or `false`",
+        Is("false"),
+        "How `lc`, `wlc`, `lblc`, `lblcr` and `twos` count a backend's load. `false`: 256 × active + all connections, as \
+         IPVS does since 2026; `true`: 256 × active + inactive ones, as it did before.",
     );
     pub static OPS: Key = key(
         "ops",

@@ -2,12 +2,15 @@
 
 use std::{collections::HashMap, net::IpAddr};
 
+use lb_common::source::MAX_RULES;
+
 use super::{
     check::{Of, checks},
     director::partial_timeouts,
     error::{Pos, Problems},
     fields::{Fields, scalar},
     schema,
+    sources::{check_count, sources},
     tree::Node,
     values::{Fault, address, boolean, duration, fault, millis, number, word},
 };
@@ -22,7 +25,8 @@ use crate::model::{
 };
 
 pub(super) const DEFAULT_WEIGHT: u16 = 1;
-pub(super) const PROTOCOLS: [(&str, Protocol); 2] = [("tcp", Protocol::Tcp), ("udp", Protocol::Udp)];
+pub(super) const PROTOCOLS: [(&str, Protocol); 3] =
+    [("tcp", Protocol::Tcp), ("udp", Protocol::Udp), ("sctp", Protocol::Sctp)];
 /// Reads all services and checks them against each other.
 pub(super) fn services(items: &[Node], limits: &Limits, problems: &mut Problems) -> Vec<Service> {
     let mut services = Vec::new();
@@ -30,6 +34,7 @@ pub(super) fn services(items: &[Node], limits: &Limits, problems: &mut Problems)
     let mut claims: Claims<(ServiceName, Pos)> = Claims::default();
     let (mut destinations, mut destinations_told) = (0, false);
     let (mut endpoints, mut endpoints_told) = (0, false);
+    let mut rules = 0;
     for (at, item) in items.iter().enumerate() {
         if at == limits.services as usize {
             let wrong =
@@ -59,6 +64,10 @@ pub(super) fn services(items: &[Node], limits: &Limits, problems: &mut Problems)
                 limits.endpoints
             );
             problems.add(item.pos, wrong, "raise `limits.endpoints`, or delete endpoints");
+        }
+        if rules <= MAX_RULES as usize {
+            rules += service.sources.len();
+            check_count(rules, item.pos, problems);
         }
         destinations += service.backends.len();
         if destinations > limits.destinations as usize && !destinations_told {
@@ -117,6 +126,8 @@ fn service(node: &Node, problems: &mut Problems) -> Option<(Service, Places)> {
     let has = |protocol| endpoints.is_empty() || endpoints.iter().any(|(it, _)| it.protocol == protocol);
     let options = options(&fields, vip, has, problems);
 
+    let sources = sources(fields.list(&SOURCES, problems), vip, problems);
+
     let of = Of { family: vip, port };
     let health = health(&fields, of, problems);
     let mut backends: Vec<Backend> = Vec::new();
@@ -143,7 +154,7 @@ fn service(node: &Node, problems: &mut Problems) -> Option<(Service, Places)> {
     let group = endpoints[1..].iter().map(|(endpoint, _)| *endpoint).collect();
     let places = Places { name: fields.node(&NAME).map_or(fields.pos, |n| n.pos), endpoints };
     let name = name.unwrap_or_else(|| endpoint.default_name());
-    Some((Service { name, endpoint, group, scheduler, backends, options, health }, places))
+    Some((Service { name, endpoint, group, scheduler, backends, options, sources, health }, places))
 }
 
 /// An endpoint as far as it is right.
@@ -265,6 +276,8 @@ fn options(
         reject: fields.value(&REJECT, problems, reject).unwrap_or_default(),
         guard: fields.value(&GUARD, problems, guard).unwrap_or_default(),
         sloppy_tcp: fields.value(&SLOPPY_TCP, problems, boolean).unwrap_or_default(),
+        sloppy_sctp: fields.value(&SLOPPY_SCTP, problems, boolean).unwrap_or_default(),
+        classic_load: fields.value(&CLASSIC_LOAD, problems, boolean).unwrap_or_default(),
         ops: fields.value(&OPS, problems, boolean).unwrap_or_default(),
     };
     if let Some((name, its)) = option_fault(has, &options) {

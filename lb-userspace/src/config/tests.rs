@@ -50,6 +50,7 @@ fn the_notes_service_reads_as_the_notes_mean_it() {
             scheduler: Scheduler::Rr,
             backends: vec![backend("172.18.14.71"), backend("172.18.14.72")],
             options: ServiceOptions::default(),
+            sources: Default::default(),
             health: Default::default(),
         }],
         ..Model::default()
@@ -103,7 +104,12 @@ fn documented_defaults_are_the_real_ones() {
     };
     let mut explicit = written(&schema::file::SECTION, "");
     explicit += &format!("interfaces:\n  - name: eth0\n{}", written(&schema::interface::SECTION, "    "));
-    for section in [&schema::flows::SECTION, &schema::limits::SECTION, &schema::timeouts::SECTION] {
+    for section in [
+        &schema::flows::SECTION,
+        &schema::limits::SECTION,
+        &schema::timeouts::SECTION,
+        &schema::probes::SECTION,
+    ] {
         explicit += &format!("{}:\n{}", section.path, written(section, "  "));
     }
     explicit += "services:\n  - address: 192.0.2.1\n    port: 80\n";
@@ -381,6 +387,10 @@ fn bad_files_are_refused_where_they_are_bad() {
             "3:63: `sloppy_tcp` is for tcp services, and this one is none; leave the key out",
         ),
         (
+            bad_service("address: 192.0.2.1, port: 80, protocol: tcp, sloppy_sctp: true"),
+            "3:64: `sloppy_sctp` is for sctp services, and this one is none; leave the key out",
+        ),
+        (
             bad_service("address: 192.0.2.1, port: 80, timeouts: 5"),
             "3:46: services[].timeouts must be a mapping, not a single value; ",
         ),
@@ -496,8 +506,8 @@ fn bad_files_are_refused_where_they_are_bad() {
             "3:15: `address`: ff02::1 cannot be a VIP: it is a multicast",
         ),
         (
-            bad_service("address: 192.0.2.1, port: 80, protocol: sctp"),
-            "3:46: `protocol`: unknown protocol `sctp`; valid are tcp, udp",
+            bad_service("address: 192.0.2.1, port: 80, protocol: dccp"),
+            "3:46: `protocol`: unknown protocol `dccp`; valid are tcp, udp, sctp",
         ),
         (
             bad_service("address: 192.0.2.1, port: 80, scheduler: rrr"),
@@ -651,4 +661,55 @@ proptest! {
             prop_assert!(errors.problems.iter().all(|p| (1..=lines).contains(&p.pos.line) && p.pos.column >= 1));
         }
     }
+}
+
+#[test]
+fn rules_about_sources_are_read_in_either_form() {
+    let file = |rules: &str| {
+        format!("interfaces: [eth0]\nservices:\n  - {{address: 192.0.2.1, port: 80, sources: [{rules}]}}\n")
+    };
+    let long = file(
+        "{prefix: 10.0.0.0/8, action: deny}, {prefix: 192.0.2.9, action: allow}, \
+         {prefix: 0.0.0.0/0, limit: 100/s, burst: 300, per: 24}",
+    );
+    let short = file("10.0.0.0/8 deny, 192.0.2.9/32 allow, 0.0.0.0/0 limit 100/s burst 300 per 24");
+    let (long, short) = (parse("f", &long).expect("valid"), parse("f", &short).expect("valid"));
+    assert_eq!(long, short);
+    assert_eq!(long.model.services[0].sources.len(), 3);
+}
+
+#[test]
+fn wrong_rules_about_sources_have_their_message_and_place() {
+    let text = "\
+interfaces: [eth0]
+services:
+  - address: 192.0.2.1
+    port: 80
+    sources:
+      - 10.0.0.0/8 drop
+      - {prefix: 10.0.0.1/8, action: deny}
+      - {prefix: 10.0.0.0/8}
+      - {prefix: 10.0.0.0/8, action: deny, limit: 5/s}
+      - {prefix: 10.0.0.0/8, action: deny, burst: 5}
+      - {prefix: 11.0.0.0/8, limit: 5/d}
+      - {prefix: 11.0.0.0/8, limit: 5/s, per: 4}
+      - {prefix: \"::/0\", action: deny}
+      - 12.0.0.0/8 deny
+      - {prefix: 12.0.0.0/8, action: block}
+      - {prefix: 12.0.0.0/8, action: allow}
+";
+    let expected = [
+        "6:9: `sources`: `drop` is no action; write PREFIX allow, PREFIX deny or PREFIX limit 100/s",
+        "7:18: `prefix`: `10.0.0.1/8` has bits beyond its length; write 10.0.0.0/8, or 10.0.0.1",
+        "8:9: services[].sources[] has neither `action` nor `limit`; write one of them",
+        "9:9: services[].sources[] has both `action` and `limit`; write one of them",
+        "10:51: `burst` without `limit`; write a `limit`, or leave it out",
+        "11:37: `limit`: `5/d` is no rate; write connections a second or a minute, from 1/m to 100000/s, for \
+         example 100/s",
+        "12:9: clients of 11.0.0.0/8 cannot be told apart per /4; write a length from 8, all of them together, to 32",
+        "13:9: ::/0 is IPv6, but the service's address 192.0.2.1 is IPv4; write IPv4 prefixes",
+        "15:38: `action`: unknown action `block`; valid are allow, deny",
+        "16:9: prefix 12.0.0.0/8 is given twice, first on line 14; keep one of them",
+    ];
+    assert_eq!(errors(text), expected);
 }

@@ -17,11 +17,12 @@ use lb_common::{
     host::Host,
     link::Link,
     service::{NAME_LEN, Rotation, Service},
+    source,
     tcp::State,
 };
 
 use super::{maps::Maps, pins::grace_period, snapshot::protocol_number};
-use crate::plan::{EndpointKey, Op, RangeKey, address_words};
+use crate::plan::{EndpointKey, Op, RangeKey, RuleKey, address_words};
 
 const NO_DEST: Dest = Dest {
     host: 0,
@@ -76,6 +77,8 @@ impl Maps {
             Op::DeleteTag(key) => gone_already(self.tags.remove(key))?,
             Op::AddMac(key) => self.macs.insert(key, 1, 0)?,
             Op::DeleteMac(key) => gone_already(self.macs.remove(key))?,
+            Op::SetProbes { source, probes } => self.probes.insert(address_words(*source), probes, 0)?,
+            Op::DeleteProbes { source } => gone_already(self.probes.remove(&address_words(*source)))?,
             Op::SetHost { index, host } => ensure!(self.hosts.set(*index, host), "HOSTS is too small"),
             Op::DeleteHost { index } => {
                 self.hosts.set(*index, &NO_HOST);
@@ -128,6 +131,14 @@ impl Maps {
             Op::DeleteRange { key } => match key.address {
                 IpAddr::V4(_) => gone_already(self.ranges4.remove(&to_range4(key)))?,
                 IpAddr::V6(_) => gone_already(self.ranges6.remove(&to_range6(key)))?,
+            },
+            Op::SetRule { key, rule } => match key.network.addr() {
+                IpAddr::V4(_) => self.rules4.insert(&to_rule4(key), rule.0, 0)?,
+                IpAddr::V6(_) => self.rules6.insert(&to_rule6(key), rule.0, 0)?,
+            },
+            Op::DeleteRule { key } => match key.network.addr() {
+                IpAddr::V4(_) => gone_already(self.rules4.remove(&to_rule4(key)))?,
+                IpAddr::V6(_) => gone_already(self.rules6.remove(&to_rule6(key)))?,
             },
             Op::SetFilter { word, bits } => ensure!(self.filter.set(*word, bits), "FILTER is too small"),
         }
@@ -183,4 +194,15 @@ fn to_range4(key: &RangeKey) -> Key<Data4> {
 fn to_range6(key: &RangeKey) -> Key<Data6> {
     let data = Data6::new(address_words(key.address), key.port.to_be(), protocol_number(Some(key.protocol)));
     Key::new(range::BITS6 + u32::from(key.length), data)
+}
+
+fn to_rule4(key: &RuleKey) -> Key<source::Data4> {
+    let address = address_words(key.network.addr())[0] as u32;
+    let data = source::Data4 { service: key.service.into(), address };
+    Key::new(source::BITS4 + u32::from(key.network.prefix_len()), data)
+}
+
+fn to_rule6(key: &RuleKey) -> Key<source::Data6> {
+    let data = source::Data6 { service: key.service.into(), address: address_words(key.network.addr()) };
+    Key::new(source::BITS6 + u32::from(key.network.prefix_len()), data)
 }

@@ -9,6 +9,13 @@ use lb_common::tick::{self, Reading, Tick};
 use super::{Maps, Object};
 use crate::clock::monotonic;
 
+impl Maps {
+    /// Both clocks at the instant at which an agent asked last; none before the first one.
+    pub fn clock_reading(&self) -> Option<Reading> {
+        self.clock.get(0).filter(|reading| reading.monotonic_ns != 0)
+    }
+}
+
 /// Turns CLOCK_MONOTONIC into ticks.
 #[derive(Clone, Copy, Debug)]
 pub struct Clock {

@@ -23,7 +23,7 @@ use super::{
     seen::Seen,
     templates::{Templates, rearm_of},
 };
-use crate::plan::Census;
+use crate::{plan::Census, pressure::gives_way};
 
 /// Which word of [`ConnCounts`] counts the handshakes that ran out.
 const INCOMPLETE: usize = std::mem::offset_of!(ConnCounts, incomplete) / size_of::<u64>();
@@ -60,6 +60,8 @@ pub struct Sweep {
     pub expired: u64,
     pub narrow_live: u64,
     pub wide_live: u64,
+    pub narrow: Pruning,
+    pub wide: Pruning,
     /// Live connections by destination: active, inactive.
     counts: BTreeMap<u32, (u64, u64)>,
     /// Differences to the kernel's counts that the next round must confirm.
@@ -76,6 +78,15 @@ impl Sweep {
     pub fn forget_places(&mut self) {
         self.templates = Templates::default();
     }
+}
+
+/// What of one table gives way early: see [`crate::pressure`].
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Pruning {
+    /// For the next round: ticks for which what is unfinished must be idle. None: nothing gives way.
+    pub idle: Option<u32>,
+    /// Entries that gave way in this round.
+    pub pruned: u64,
 }
 
 /// Where a bucket is: whether in the table before, and its index.
@@ -164,18 +175,24 @@ impl Maps {
         let mut sweep = Sweep { templates, ended, seen, ..Sweep::default() };
         for (old, index) in self.narrow_places() {
             if let Some(bucket) = self.narrow_bucket(old, index) {
-                sweep.narrow_live += self.sweep_bucket(bucket, now, &mut sweep, |slot| {
-                    let (source, _, endpoint) = NarrowKey(bucket.tag(slot).load(Ordering::Acquire)).parts();
-                    ([u64::from(source), 0], u64::from(endpoint))
-                });
+                let (live, pruned) =
+                    self.sweep_bucket(bucket, now, previous.narrow.idle, &mut sweep, |slot| {
+                        let (source, _, endpoint) =
+                            NarrowKey(bucket.tag(slot).load(Ordering::Acquire)).parts();
+                        ([u64::from(source), 0], u64::from(endpoint))
+                    });
+                sweep.narrow_live += live;
+                sweep.narrow.pruned += pruned;
             }
         }
         for (old, index) in self.wide_places() {
             if let Some(bucket) = self.wide_bucket(old, index) {
-                sweep.wide_live += self.sweep_bucket(bucket, now, &mut sweep, |slot| {
+                let (live, pruned) = self.sweep_bucket(bucket, now, previous.wide.idle, &mut sweep, |slot| {
                     let word = |i: usize| bucket.keys[slot][i].load(Ordering::Acquire);
                     ([word(0), word(1)], word(2))
                 });
+                sweep.wide_live += live;
+                sweep.wide.pruned += pruned;
                 sweep.templates.look(self, (old, index), bucket, now);
             }
         }
@@ -206,14 +223,16 @@ impl Maps {
         ended
     }
 
+    /// How many live, and how many have given way.
     fn sweep_bucket<B: Bucket<Word = AtomicU64>>(
         &self,
         bucket: &B,
         now: Tick,
+        idle: Option<u32>,
         sweep: &mut Sweep,
         key: impl Fn(usize) -> ([u64; 2], u64),
-    ) -> u64 {
-        let mut found = 0;
+    ) -> (u64, u64) {
+        let (mut found, mut pruned) = (0, 0);
         for slot in 0..SLOTS {
             if Value(Word::load(bucket.value(slot))).is_free() {
                 continue;
@@ -231,6 +250,13 @@ impl Maps {
                     sweep.expired += 1;
                     continue;
                 }
+                if idle.is_some_and(|idle| self.gives_way(value, idle, now))
+                    && remove(bucket, slot, value, Value::locked_by_agent(now)).is_some()
+                {
+                    self.uncount(value);
+                    pruned += 1;
+                    continue;
+                }
                 found += 1;
                 let (source, last) = key(slot);
                 if value.is_template() {
@@ -245,7 +271,13 @@ impl Maps {
                 sweep.seen.connection(value.dest(), value.state().is_active());
             }
         }
-        found
+        (found, pruned)
+    }
+
+    fn gives_way(&self, value: Value, idle: u32, now: Tick) -> bool {
+        let service = self.dests.get(value.dest()).and_then(|dest| self.services.get(dest.service.into()));
+        let timeouts = service.map_or([0; State::COUNT], |service| service.timeouts);
+        gives_way(value, timeouts[usize::from(value.state().0)], idle, now)
     }
 
     /// Counts heal by adding a difference, never by storing an absolute.

@@ -15,7 +15,9 @@ use lb_common::{
     host::Host,
     link::Link,
     meta::Meta,
+    probe::Probes,
     service::{Rotation, Service},
+    source,
     tick::Reading,
 };
 
@@ -36,6 +38,8 @@ pub struct Maps {
     pub(super) ranges6: LpmTrie<MapData, Data6, u64>,
     /// How many there are, id 0 included; their maps have room for more than one entry of each.
     pub(super) endpoint_ids: u32,
+    pub(super) rules4: LpmTrie<MapData, source::Data4, u64>,
+    pub(super) rules6: LpmTrie<MapData, source::Data6, u64>,
     pub(super) services: Mapped<Service>,
     pub(super) arena: Mapped<u64>,
     pub(super) dests: Mapped<Dest>,
@@ -43,6 +47,7 @@ pub struct Maps {
     pub(super) links: Mapped<Link>,
     pub(super) tags: HashMap<MapData, u64, u8>,
     pub(super) macs: HashMap<MapData, u64, u8>,
+    pub(super) probes: HashMap<MapData, [u64; 2], Probes>,
     pub(super) devices: DevMap<MapData>,
     pub(super) narrow: Mapped<NarrowBucket<u64>>,
     pub(super) wide: Mapped<WideBucket<u64>>,
@@ -72,6 +77,8 @@ impl Maps {
             ranges4: typed(layout, "RANGES4")?,
             ranges6: typed(layout, "RANGES6")?,
             endpoint_ids: info(layout, "ENDPOINTS4")?.max_entries() / ENTRIES_PER_ENDPOINT,
+            rules4: typed(layout, "RULES4")?,
+            rules6: typed(layout, "RULES6")?,
             services: mapped(layout, "SERVICES")?,
             arena: mapped(layout, "ARENA")?,
             dests: mapped(layout, "DESTS")?,
@@ -79,6 +86,7 @@ impl Maps {
             links: mapped(layout, "LINKS")?,
             tags: typed(layout, "TAGS")?,
             macs: typed(layout, "MACS")?,
+            probes: typed(layout, "PROBES")?,
             devices: typed(layout, "DEVICES")?,
             narrow: flow_table(layout, meta, "FLOWS4")?.context("no FLOWS4")?,
             wide: flow_table(layout, meta, "FLOWSW")?.context("no FLOWSW")?,

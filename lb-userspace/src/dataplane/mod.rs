@@ -3,6 +3,7 @@
 mod apply;
 mod attach;
 mod clock;
+mod deliver;
 mod flows;
 mod growth;
 mod layout;
@@ -17,7 +18,8 @@ mod templates;
 
 pub use attach::{AttachError, Attached, Loaded, Target};
 pub use clock::Clock;
-pub use flows::{FlowEntry, Sweep};
+pub use deliver::{Delivery, End};
+pub use flows::{FlowEntry, Pruning, Sweep};
 pub use growth::Moved;
 pub use layout::Layout;
 pub use maps::Maps;

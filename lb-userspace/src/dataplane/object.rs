@@ -22,13 +22,15 @@ pub(super) const ENTRIES_PER_ENDPOINT: u32 = 2;
 const RANGE_PREFIXES: u32 = 30;
 
 /// Every map that is pinned, and how many entries it gets; but for the flow tables.
-fn map_sizes(meta: &Meta) -> [(&'static str, Option<u32>); 20] {
+fn map_sizes(meta: &Meta) -> [(&'static str, Option<u32>); 24] {
     [
         ("FILTER", None),
         ("ENDPOINTS4", Some(ENTRIES_PER_ENDPOINT * meta.endpoints)),
         ("ENDPOINTS6", Some(ENTRIES_PER_ENDPOINT * meta.endpoints)),
         ("RANGES4", Some(RANGE_PREFIXES * meta.endpoints)),
         ("RANGES6", Some(RANGE_PREFIXES * meta.endpoints)),
+        ("RULES4", None),
+        ("RULES6", None),
         ("SERVICES", Some(meta.services)),
         ("ARENA", Some(meta.arena)),
         ("DESTS", Some(meta.dests)),
@@ -36,8 +38,10 @@ fn map_sizes(meta: &Meta) -> [(&'static str, Option<u32>); 20] {
         ("LINKS", None),
         ("TAGS", None),
         ("MACS", None),
+        ("PROBES", None),
         ("DEVICES", None),
         ("FRAGMENTS", None),
+        ("SOURCES", None),
         ("ROTATIONS", Some(meta.services)),
         ("CONNS", Some(meta.dests)),
         ("SERVICE_COUNTERS", Some(meta.services)),
@@ -144,6 +148,11 @@ pub struct Object {
 impl Object {
     /// Opens the object for interface `link` (0: only to make or open the maps).
     pub fn open(layout: &Layout, meta: &Meta, link: u16) -> Result<Self, LoadError> {
+        Self::open_build(DIRECTOR, layout, meta, link)
+    }
+
+    /// The same of another build of the program: benchmarks compare some.
+    pub fn open_build(build: &[u8], layout: &Layout, meta: &Meta, link: u16) -> Result<Self, LoadError> {
         let (ingress, shift) = (u32::from(link), tick::shift(meta.hz));
         let (narrow, wide) = (meta.narrow_buckets - 1, meta.wide_buckets - 1);
         let old_narrow = meta.old_narrow_buckets.saturating_sub(1);
@@ -172,7 +181,7 @@ impl Object {
         for FlowTable { name, pin, buckets } in flow_tables(layout, meta) {
             loader.map_pin_path(name, pin).map_max_entries(name, buckets);
         }
-        Ok(Self { ebpf: loader.load(DIRECTOR)? })
+        Ok(Self { ebpf: loader.load(build)? })
     }
 
     /// The director's program, loaded.

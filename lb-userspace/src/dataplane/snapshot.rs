@@ -7,22 +7,31 @@ use std::{
 
 use anyhow::{Context, Result};
 use aya::Pod;
+use ipnet::IpNet;
 use lb_common::{
     dest,
     endpoint::{Endpoint, Key6, key4, range},
     generation::Published,
-    host, protocol, service,
+    host, probe, protocol, service,
+    source::{self, Rule},
 };
 
 use super::{mapped::Mapped, maps::Maps};
 use crate::{
     model::Protocol,
-    plan::{EndpointKey, MapSizes, RangeKey, Snapshot},
+    plan::{EndpointKey, MapSizes, RangeKey, RuleKey, Snapshot, address_from, address_of_words},
 };
 
 impl Maps {
     /// What the kernel holds now.
     pub fn snapshot(&self) -> Result<Snapshot> {
+        let mut snapshot = self.without_rules()?;
+        self.read_rules(&mut snapshot)?;
+        Ok(snapshot)
+    }
+
+    /// The same without the rules about sources: they may be many, and only the planner asks for them.
+    pub fn without_rules(&self) -> Result<Snapshot> {
         let mut snapshot = Snapshot {
             dests: used(&self.dests, |dest| dest.flags & dest::flag::USED != 0),
             hosts: used(&self.hosts, |host| host.flags & host::flag::USED != 0),
@@ -49,6 +58,11 @@ impl Maps {
         }
         for key in self.macs.keys() {
             snapshot.macs.insert(key.context("reading MACS")?);
+        }
+        for entry in self.probes.iter() {
+            let (source, probes) = entry.context("reading PROBES")?;
+            let source = address_of_words(source, probes.flags & probe::flag::IPV6 != 0);
+            snapshot.probes.insert(source, probes);
         }
         Ok(snapshot)
     }
@@ -85,6 +99,33 @@ impl Maps {
         }
         Ok(())
     }
+
+    fn read_rules(&self, snapshot: &mut Snapshot) -> Result<()> {
+        for entry in self.rules4.iter() {
+            let (key, rule) = entry.context("reading RULES4")?;
+            let (data, length) = (key.data(), key.prefix_len());
+            let address = [u64::from(data.address), 0];
+            let key = rule_key(data.service.into(), address, false, length, source::BITS4);
+            snapshot.rules.extend(key.map(|key| (key, Rule(rule))));
+        }
+        for entry in self.rules6.iter() {
+            let (key, rule) = entry.context("reading RULES6")?;
+            let (data, length) = (key.data(), key.prefix_len());
+            let key = rule_key(data.service, data.address, true, length, source::BITS6);
+            snapshot.rules.extend(key.map(|key| (key, Rule(rule))));
+        }
+        Ok(())
+    }
+}
+
+/// `service`: as it stands in the key. None: no agent of ours wrote it.
+fn rule_key(service: u64, address: [u64; 2], is_ipv6: bool, length: u32, before: u32) -> Option<RuleKey> {
+    let mut bytes = [0; 16];
+    bytes[..8].copy_from_slice(&address[0].to_ne_bytes());
+    bytes[8..].copy_from_slice(&address[1].to_ne_bytes());
+    let length = u8::try_from(length.checked_sub(before)?).ok()?;
+    let network = IpNet::new(address_from(bytes, is_ipv6), length).ok()?;
+    Some(RuleKey { service: u16::try_from(service).ok()?, network })
 }
 
 /// `before`: bits of the key before the port.
@@ -111,6 +152,7 @@ fn protocol_of(number: u8) -> Option<Protocol> {
     match number {
         protocol::TCP => Some(Protocol::Tcp),
         protocol::UDP => Some(Protocol::Udp),
+        protocol::SCTP => Some(Protocol::Sctp),
         _ => None,
     }
 }
@@ -120,6 +162,7 @@ pub(super) fn protocol_number(protocol: Option<Protocol>) -> u8 {
     match protocol {
         Some(Protocol::Tcp) => protocol::TCP,
         Some(Protocol::Udp) => protocol::UDP,
+        Some(Protocol::Sctp) => protocol::SCTP,
         None => 0,
     }
 }

@@ -25,7 +25,7 @@ pub use saved::{Saved, SavedCheck};
 use crate::{
     model::{
         Backend, BackendKey, Model, Service, ServiceName,
-        check::{Check, CheckKind, Timing},
+        check::{Check, CheckKind, ProbePorts, Timing},
     },
     plan::Weights,
 };
@@ -39,9 +39,24 @@ pub struct Probe {
     pub target: SocketAddr,
     pub source: Option<IpAddr>,
     pub interface: Option<String>,
+    /// `target` is the VIP, and the backend has to be reached by its MAC.
+    pub via_vip: bool,
+    /// Of such an attempt, once it is to be made.
+    pub way: Option<Way>,
     pub connect_timeout: Duration,
     /// For the whole attempt.
     pub timeout: Duration,
+}
+
+/// How an attempt through the VIP gets to its backend, and back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Way {
+    /// What its packets are marked with: the backend's index in `HOSTS`.
+    pub mark: u32,
+    /// What it may come from.
+    pub ports: ProbePorts,
+    /// Which of them to try first: each attempt another one.
+    pub turn: u32,
 }
 
 /// Whose attempt it is. No two machines ever have the same.
@@ -157,9 +172,20 @@ struct Entry {
     backend: BackendKey,
     /// What it does, by which it is known again.
     label: String,
+    /// The same to the backend's own address.
+    own: String,
     probe: Arc<Probe>,
     timing: Timing,
     machine: Machine,
+}
+
+impl Entry {
+    /// Whether it is the same check to the backend's own address, which passes.
+    fn is_own_of(&self, other: &Self) -> bool {
+        !self.probe.via_vip
+            && self.label == other.own
+            && self.machine.last().is_some_and(|last| last.result.is_ok())
+    }
 }
 
 impl Health {
@@ -182,9 +208,13 @@ impl Health {
                 let mut old = old.unwrap_or_default();
                 let mut earlier = earlier.cloned().unwrap_or_default();
                 let mut ids = Vec::new();
-                for check in service.checks(backend) {
-                    let label = check.label();
-                    let probe = probe(&service.name, backend, check);
+                for (check, vip) in service.attempts(backend) {
+                    let own = check.label();
+                    let label = match vip {
+                        Some(vip) => format!("{own} through the VIP {vip}"),
+                        None => own.clone(),
+                    };
+                    let probe = probe(&service.name, backend, check, vip);
                     let kept = old.iter().position(|id| self.entries[id].label == label);
                     if let Some(at) = kept {
                         ids.push(self.keep(now, old.remove(at), probe, check.timing));
@@ -204,7 +234,8 @@ impl Health {
                     let (service, backend) = (service.name.clone(), backend.key);
                     self.deadlines.extend(machine.deadline().map(|at| (at, id)));
                     let probe = Arc::new(probe);
-                    let entry = Entry { service, backend, label, probe, timing: check.timing, machine };
+                    let timing = check.timing;
+                    let entry = Entry { service, backend, label, own, probe, timing, machine };
                     self.entries.insert(id, entry);
                     ids.push(id);
                 }
@@ -316,7 +347,8 @@ impl Health {
             self.deadlines.extend(after.map(|at| (at, id)));
         }
         if entry.machine.weight() != weighed {
-            actions.push(Action::Reweighted(entry.reweighting()));
+            let reweighting = self.reweighting(id);
+            actions.extend(reweighting.map(Action::Reweighted));
         }
         for action in wanted {
             match action {
@@ -332,14 +364,14 @@ impl Health {
     /// A check that `served` before has another state now. Only here all checks of its backend are looked at:
     /// most results change nothing.
     fn changed(&mut self, now: Duration, id: ProbeId, served: bool, state: State, actions: &mut Vec<Action>) {
-        let Some(entry) = self.entries.get(&id) else { return };
+        let (Some(entry), Some(told)) = (self.entries.get(&id), self.reweighting(id)) else { return };
         let Entry { service, backend, .. } = entry;
         let ids = self.backends.get(service).and_then(|of| of.get(backend)).into_iter().flatten();
         let mut others = ids.filter(|other| **other != id).filter_map(|other| self.entries.get(other));
         let others = others.all(|other| other.machine.serves());
         let (was, is) = (others && served, others && entry.machine.serves());
         let healthy = (was != is).then_some(is);
-        let Reweighting { service, backend, check, why } = entry.reweighting();
+        let Reweighting { service, backend, check, why } = told;
         self.begin_or_end(now, &service, backend, healthy);
         actions.push(Action::Changed(Transition { service, backend, check, state, why, healthy }));
     }
@@ -379,11 +411,36 @@ impl Health {
         let view = |entry: &Entry| CheckView {
             check: entry.label.clone(),
             state: entry.machine.state(),
-            last: entry.machine.last().cloned(),
+            last: self.last(entry),
             against: entry.machine.against(),
             weight: entry.machine.weight(),
         };
         self.machines(service, backend).map(view).collect()
+    }
+
+    /// How the last attempt ended. That the same passes at the backend's own address is half of the cause.
+    fn last(&self, entry: &Entry) -> Option<Outcome> {
+        let mut last = entry.machine.last().cloned()?;
+        if let Err(Failure { why }) = &mut last.result
+            && entry.probe.via_vip
+            && self.machines(&entry.service, entry.backend).any(|other| other.is_own_of(entry))
+        {
+            *why = format!("it answers on its own address, but not here: {why}");
+        }
+        Some(last)
+    }
+
+    /// What there is to say of a check.
+    fn reweighting(&self, id: ProbeId) -> Option<Reweighting> {
+        let entry = self.entries.get(&id)?;
+        let why = self.last(entry).map(|last| last.told()).unwrap_or_default();
+        let Entry { service, backend, label, .. } = entry;
+        Some(Reweighting { service: service.clone(), backend: *backend, check: label.clone(), why })
+    }
+
+    /// Whether any check goes through the VIP.
+    pub fn takes_the_vip(&self) -> bool {
+        self.entries.values().any(|entry| entry.probe.via_vip)
     }
 
     fn machines(&self, service: &ServiceName, backend: BackendKey) -> impl Iterator<Item = &Entry> {
@@ -429,22 +486,17 @@ impl Health {
     }
 }
 
-impl Entry {
-    /// What there is to say of it.
-    fn reweighting(&self) -> Reweighting {
-        let why = self.machine.last().map(Outcome::told).unwrap_or_default();
-        Reweighting { service: self.service.clone(), backend: self.backend, check: self.label.clone(), why }
-    }
-}
-
-fn probe(service: &ServiceName, backend: &Backend, check: &Check) -> Probe {
+fn probe(service: &ServiceName, backend: &Backend, check: &Check, vip: Option<IpAddr>) -> Probe {
+    let own = check.target(backend);
     Probe {
         service: service.clone(),
         backend: backend.key,
         kind: check.kind.clone(),
-        target: check.target(backend),
+        target: vip.map_or(own, |vip| SocketAddr::new(vip, own.port())),
         source: check.source,
         interface: check.interface.clone(),
+        via_vip: vip.is_some(),
+        way: None,
         connect_timeout: check.timing.connect_timeout().duration(),
         timeout: check.timing.timeout().duration(),
     }

@@ -7,7 +7,7 @@ use proptest::{collection::vec, prelude::*, sample::select};
 use super::*;
 use crate::model::{
     Backend, Endpoint, Protocol, Scheduler,
-    check::{Initial, Millis, ServiceHealth},
+    check::{Initial, Millis, ServiceHealth, Via},
 };
 use crate::plan::ByHealth;
 
@@ -29,8 +29,9 @@ pub(super) fn service(timing: Timing, backends: &[&str]) -> Service {
         scheduler: Scheduler::Rr,
         backends: backends.iter().map(backend).collect(),
         options: Default::default(),
+        sources: Default::default(),
         health: ServiceHealth {
-            checks: vec![Check { timing, ..Check::new(CheckKind::Tcp) }],
+            checks: vec![Check { timing, via: Some(Via::Rip), ..Check::new(CheckKind::Tcp) }],
             ..ServiceHealth::default()
         },
     }
@@ -206,6 +207,45 @@ fn all_checks_of_a_backend_must_pass() {
     world.set("10.0.0.1", false);
     world.run(5 * SECOND);
     assert_eq!(world.transitions.last().map(|(_, it)| it.healthy), Some(None), "it was down already");
+}
+
+#[test]
+fn both_ways_must_pass_and_it_is_said_which_does_not() {
+    let mut service = service(fast(), &["10.0.0.1"]);
+    service.health.checks[0].via = None;
+    let mut world = World::new(&model(std::slice::from_ref(&service)), Saved::default());
+    assert!(world.health.takes_the_vip());
+    world.run(5 * SECOND);
+    assert!(world.is_up("10.0.0.1"));
+    let last = |world: &World| world.transitions.last().map(|(_, it)| it.clone()).expect("a transition");
+    // The VIP alone.
+    world.set("192.0.2.1", false);
+    world.run(5 * SECOND);
+    assert!(!world.is_up("10.0.0.1"));
+    let told = last(&world);
+    assert_eq!(told.check, "tcp through the VIP 192.0.2.1");
+    assert!(
+        told.why.starts_with("it answers on its own address, but not here: connection refused"),
+        "{told:?}"
+    );
+    let key = service.backends[0].key;
+    let seen: Vec<_> = world.health.checks(&service.name, key).into_iter().map(|it| it.trouble()).collect();
+    assert!(matches!(&seen[..], [None, Some(told)] if told.contains("own address")), "{seen:?}");
+    // The server.
+    world.set("10.0.0.1", false);
+    world.run(5 * SECOND);
+    let seen: Vec<_> = world.health.checks(&service.name, key).into_iter().map(|it| it.trouble()).collect();
+    assert!(matches!(&seen[..], [Some(_), Some(told)] if !told.contains("own address")), "{seen:?}");
+    world.set("192.0.2.1", true);
+    world.set("10.0.0.1", true);
+    world.run(5 * SECOND);
+    assert!(world.is_up("10.0.0.1"));
+    // An agent that comes after knows both.
+    let next = World::new(&model(std::slice::from_ref(&service)), world.health.saved());
+    assert!(next.is_up("10.0.0.1") && !next.health.is_pending());
+    service.health.checks[0].via = Some(Via::Rip);
+    world.health.watch(world.now, &model(&[service]));
+    assert!(!world.health.takes_the_vip());
 }
 
 #[test]

@@ -23,15 +23,17 @@ pub(crate) fn models() -> impl Strategy<Value = Model> {
         option::of(select(vec!["eth0", "0x10", "~", "null", "e#1", "\"'"])),
         prop_oneof![Just(FlowSizes::default()), flows],
         prop_oneof![Just(Limits::default()), limits],
+        prop_oneof![Just(ProbePorts::default()), Just(ProbePorts { first: 1024, last: 65535 })],
         prop_oneof![Just(Timeouts::default()), timeouts().prop_map(|own| Timeouts::default().with(own))],
         vec(services(), 0..6),
     )
-        .prop_map(|(interfaces, add_to, flows, limits, timeouts, services)| Model {
+        .prop_map(|(interfaces, add_to, flows, limits, probes, timeouts, services)| Model {
             interfaces: unique(interfaces, |a, b| a.name == b.name),
             vips: VipPlacement { add_to: add_to.map(str::to_owned) },
             flows,
             limits,
             timeouts,
+            probes,
             services: unique(services, |a, b| a.name == b.name || collide(a, b)),
         })
 }
@@ -51,31 +53,60 @@ pub(crate) fn services() -> impl Strategy<Value = Service> {
         groups(),
         schedulers(),
         vec((0..6u8, backends()), 0..5),
-        options(),
+        (options(), sources()),
         (vec(checks(), 0..3), pools()),
     )
-        .prop_map(|(name, (endpoint, group), scheduler, backends, options, (checks, pool))| {
-            let backends = backends
-                .into_iter()
-                .map(|(n, backend)| {
-                    let checks = backend.health.checks.clone().map(|checks| for_port(endpoint, checks));
-                    Backend {
-                        key: backend_key(endpoint, n),
-                        health: BackendHealth { checks, ..backend.health },
-                        ..backend
-                    }
+        .prop_map(
+            |(name, (endpoint, group), scheduler, backends, (options, sources), (checks, pool))| {
+                let backends = backends
+                    .into_iter()
+                    .map(|(n, backend)| {
+                        let checks = backend.health.checks.clone().map(|checks| for_port(endpoint, checks));
+                        Backend {
+                            key: backend_key(endpoint, n),
+                            health: BackendHealth { checks, ..backend.health },
+                            ..backend
+                        }
+                    })
+                    .collect();
+                for_protocol(Service {
+                    name: name.unwrap_or_else(|| endpoint.default_name()),
+                    endpoint,
+                    group,
+                    scheduler,
+                    backends: unique(backends, |a: &Backend, b| a.key == b.key),
+                    options,
+                    sources,
+                    health: ServiceHealth { checks: for_port(endpoint, checks), ..pool },
                 })
-                .collect();
-            for_protocol(Service {
-                name: name.unwrap_or_else(|| endpoint.default_name()),
-                endpoint,
-                group,
-                scheduler,
-                backends: unique(backends, |a: &Backend, b| a.key == b.key),
-                options,
-                health: ServiceHealth { checks: for_port(endpoint, checks), ..pool },
-            })
-        })
+            },
+        )
+}
+
+/// Rules, of one family mostly: what is not the service's is left out.
+pub(crate) fn sources() -> impl Strategy<Value = Sources> {
+    let network = (any::<[u8; 16]>(), prop_oneof![0..=128u8, Just(0), Just(8), Just(32)], any::<bool>());
+    let limit = (1..=6_000_000u32, option::of(1..=1_000_000u32), option::of(0..=1u8));
+    let rule = (0..3u8, limit);
+    let one = (network, rule).prop_map(|((bytes, length, is_ipv6), (kind, (rate, burst, per)))| {
+        let [a, b, c, d, ..] = bytes;
+        let (address, longest) = match is_ipv6 {
+            true => (IpAddr::from(bytes), 128),
+            false => (IpAddr::from([a, b, c, d]), 32),
+        };
+        let network = ipnet::IpNet::new(address, length.min(longest)).expect("a prefix").trunc();
+        let rule = match kind {
+            0 => SourceRule::Allow,
+            1 => SourceRule::Deny,
+            _ => SourceRule::Limit(SourceLimit {
+                rate: format!("{rate}/m").parse().expect("a rate"),
+                burst,
+                per: per.map(|all| if all == 1 { network.prefix_len() } else { longest }),
+            }),
+        };
+        (network, rule)
+    });
+    prop_oneof![2 => Just(Sources::new()), 1 => vec(one, 0..6).prop_map(|all| all.into_iter().collect())]
 }
 
 fn collide(one: &Service, other: &Service) -> bool {
@@ -101,14 +132,14 @@ pub(crate) fn options() -> impl Strategy<Value = ServiceOptions> {
     let nodest = select(ExpireNodest::ALL.to_vec());
     let reject = select(Reject::ALL.to_vec());
     let guard = prop_oneof![Just(Guard::Auto), Just(Guard::Off), (1..3_000_000u32).prop_map(Guard::Rate)];
-    (timeouts(), option::of(persistence), nodest, reject, guard, any::<[bool; 3]>()).prop_map(
+    (timeouts(), option::of(persistence), nodest, reject, guard, any::<[bool; 5]>()).prop_map(
         |(
             timeouts,
             persistence,
             expire_nodest,
             reject,
             guard,
-            [expire_quiescent_template, sloppy_tcp, ops],
+            [expire_quiescent_template, sloppy_tcp, sloppy_sctp, classic_load, ops],
         )| ServiceOptions {
             timeouts,
             persistence,
@@ -117,6 +148,8 @@ pub(crate) fn options() -> impl Strategy<Value = ServiceOptions> {
             reject,
             guard,
             sloppy_tcp,
+            sloppy_sctp,
+            classic_load,
             ops,
         },
     )
@@ -125,7 +158,10 @@ pub(crate) fn options() -> impl Strategy<Value = ServiceOptions> {
 /// Without what a service of its protocols cannot have.
 fn for_protocol(mut service: Service) -> Service {
     service.options.sloppy_tcp &= service.has(Protocol::Tcp);
+    service.options.sloppy_sctp &= service.has(Protocol::Sctp);
     service.options.ops &= service.has(Protocol::Udp);
+    let is_ipv4 = service.endpoint.address.is_ipv4();
+    service.sources.retain(|network, _| network.addr().is_ipv4() == is_ipv4);
     service
 }
 
@@ -163,7 +199,7 @@ pub(crate) fn endpoints() -> impl Strategy<Value = Endpoint> {
         1 => select(vec![(53, 60), (3000, 3306), (3306, 65535), (1, 2)])
             .prop_map(|(port, last)| (port, Some(last))),
     ];
-    (select(addresses), ports, select(vec![Protocol::Tcp, Protocol::Udp]))
+    (select(addresses), ports, select(vec![Protocol::Tcp, Protocol::Udp, Protocol::Sctp]))
         .prop_map(|(address, (port, last_port), protocol)| Endpoint { address, port, protocol, last_port })
 }
 
@@ -211,11 +247,13 @@ pub(crate) fn checks() -> impl Strategy<Value = Check> {
         Just((Some([192, 0, 2, 9].into()), Some([192, 0, 2, 1].into()))),
         Just((Some(Ipv6Addr::LOCALHOST.into()), None)),
     ];
-    (kinds(), addresses, option::of(1..=u16::MAX), timings()).prop_map(
-        |(kind, (address, source), port, timing)| {
+    let via = option::of(select(vec![Via::Rip, Via::Vip, Via::Both]));
+    (kinds(), addresses, option::of(1..=u16::MAX), via, timings()).prop_map(
+        |(kind, (address, source), port, via, timing)| {
             let source = source.filter(|_| kind.can_bind());
             let interface = source.map(|_| "eth0.100".to_owned());
-            Check { kind, address, port, source, interface, timing }
+            let via = via.filter(|via| *via == Via::Rip || kind.can_take_the_vip() && address.is_none());
+            Check { kind, address, port, source, interface, via, timing }
         },
     )
 }

@@ -4,10 +4,13 @@
 
 use std::net::IpAddr;
 
+use lb_common::source::MAX_RULES;
+
 use super::{
     Backend, BackendKey, Endpoint, Model, PartialTimeouts, Persistence, Protocol, Service, ServiceName,
     ServiceOptions,
     check::{BackendHealth, ServiceHealth},
+    edit_sources::{check_sources, edited_sources},
     nearest::nearest,
     persistence::longest_prefix,
     rules::{backend_fault, family, option_fault, same_family, thresholds_ok, vip_fault},
@@ -33,6 +36,10 @@ pub enum EditError {
     FirstEndpoint { service: ServiceName, endpoint: Endpoint },
     #[error("service {service} has no endpoint {endpoint}")]
     NoSuchEndpoint { service: ServiceName, endpoint: Endpoint },
+    #[error("service {service}: {wrong}")]
+    BadSource { service: ServiceName, wrong: String, right: String },
+    #[error("{all} rules in the `sources` of all services are more than {MAX_RULES}")]
+    TooManySources { all: usize },
     #[error("service {service} already has a backend {key}")]
     BackendExists { service: ServiceName, key: BackendKey },
     #[error("there is no service {name}")]
@@ -68,6 +75,7 @@ impl EditError {
             Self::ServiceExists { .. }
             | Self::EndpointTaken { .. }
             | Self::BackendExists { .. }
+            | Self::TooManySources { .. }
             | Self::LimitReached { .. } => 409,
             Self::BadEndpoint { .. }
             | Self::EndpointFamily { .. }
@@ -78,6 +86,7 @@ impl EditError {
             | Self::BadTimeout { .. }
             | Self::WrongProtocol { .. }
             | Self::BadGranularity { .. }
+            | Self::BadSource { .. }
             | Self::BadVip { .. }
             | Self::BadBackend { .. } => 400,
         }
@@ -126,6 +135,8 @@ impl EditError {
                 "Give a lower threshold that is at most the upper one; 0 means three quarters of it."
                     .to_owned()
             }
+            Self::BadSource { right, .. } => format!("{right}."),
+            Self::TooManySources { .. } => "Put prefixes together, or let a firewall deny them.".to_owned(),
             Self::WrongProtocol { option, .. } => format!("Leave {option} out."),
             Self::BadTimeout { .. } => "Leave out what shall stay as it is.".to_owned(),
             Self::BadGranularity { .. } => "Give fewer bits, or none for each client by itself.".to_owned(),
@@ -149,9 +160,9 @@ impl From<EditError> for ApiError {
 /// Adds a service without backends to the end of the list. Returns it as it stands.
 pub fn add_service(model: &mut Model, body: &ServiceAdd) -> Result<Service, EditError> {
     let name = body.name.clone().unwrap_or_else(|| body.endpoint.default_name());
-    let ServiceAdd { name: _, endpoint, group, scheduler, options } = body.clone();
+    let ServiceAdd { name: _, endpoint, group, scheduler, options, sources } = body.clone();
     let (backends, health) = (Vec::new(), ServiceHealth::default());
-    let service = Service { name, endpoint, group, scheduler, backends, options, health };
+    let service = Service { name, endpoint, group, scheduler, backends, options, sources, health };
     insert_service(model, service.clone())?;
     Ok(service)
 }
@@ -166,8 +177,9 @@ pub fn edit_service(model: &mut Model, name: &ServiceName, body: &ServiceEdit) -
         return Err(EditError::NoSuchEndpoint { service: name.clone(), endpoint: *gone });
     }
     let edited = edited_service(service, body);
-    check_options(&edited)?;
     let is_new = edited.group != service.group;
+    check_options(&edited)?;
+    check_sources(model, &edited)?;
     if is_new {
         check_endpoints(model, &edited)?;
     }
@@ -254,6 +266,7 @@ pub fn insert_service(model: &mut Model, service: Service) -> Result<(), EditErr
     }
     check_endpoints(model, &service)?;
     check_options(&service)?;
+    check_sources(model, &service)?;
     for (at, backend) in service.backends.iter().enumerate() {
         check_backend(&service, &service.backends[..at], backend)?;
     }
@@ -275,11 +288,12 @@ pub fn insert_backend(model: &mut Model, service: &ServiceName, backend: Backend
 
 /// `service` with the fields of `body` that are given.
 pub fn edited_service(service: &Service, body: &ServiceEdit) -> Service {
-    let ServiceEdit { scheduler, options, endpoints: EndpointsEdit { add, del } } = body;
+    let ServiceEdit { scheduler, options, endpoints: EndpointsEdit { add, del }, sources } = body;
     let options = edited_options(&service.options, options);
     let kept = service.group.difference(del);
     let group = kept.chain(add).filter(|endpoint| **endpoint != service.endpoint).copied().collect();
-    Service { scheduler: scheduler.unwrap_or(service.scheduler), options, group, ..service.clone() }
+    let sources = edited_sources(&service.sources, sources);
+    Service { scheduler: scheduler.unwrap_or(service.scheduler), options, group, sources, ..service.clone() }
 }
 
 /// `before` with what is given.
@@ -292,6 +306,8 @@ pub fn edited_options(before: &ServiceOptions, given: &OptionsEdit) -> ServiceOp
         reject,
         guard,
         sloppy_tcp,
+        sloppy_sctp,
+        classic_load,
         ops,
     } = *given;
     let own = before.timeouts.zip(timeouts);
@@ -303,6 +319,8 @@ pub fn edited_options(before: &ServiceOptions, given: &OptionsEdit) -> ServiceOp
         reject: reject.unwrap_or(before.reject),
         guard: guard.unwrap_or(before.guard),
         sloppy_tcp: sloppy_tcp.unwrap_or(before.sloppy_tcp),
+        sloppy_sctp: sloppy_sctp.unwrap_or(before.sloppy_sctp),
+        classic_load: classic_load.unwrap_or(before.classic_load),
         ops: ops.unwrap_or(before.ops),
     }
 }
@@ -317,6 +335,8 @@ pub fn to_options(options: &ServiceOptions) -> OptionsEdit {
         reject,
         guard,
         sloppy_tcp,
+        sloppy_sctp,
+        classic_load,
         ops,
     } = *options;
     OptionsEdit {
@@ -327,6 +347,8 @@ pub fn to_options(options: &ServiceOptions) -> OptionsEdit {
         reject: Some(reject),
         guard: Some(guard),
         sloppy_tcp: Some(sloppy_tcp),
+        sloppy_sctp: Some(sloppy_sctp),
+        classic_load: Some(classic_load),
         ops: Some(ops),
     }
 }

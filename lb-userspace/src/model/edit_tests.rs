@@ -1,5 +1,8 @@
 use super::*;
-use crate::model::{Limits, Protocol, Scheduler};
+use crate::{
+    api::types::SourcesEdit,
+    model::{Limits, Protocol, Scheduler},
+};
 
 fn name(text: &str) -> ServiceName {
     text.parse().expect("a name")
@@ -20,6 +23,7 @@ fn service_add(name_: Option<&str>, endpoint: Endpoint) -> ServiceAdd {
         group: [].into(),
         scheduler: Scheduler::Rr,
         options: ServiceOptions::default(),
+        sources: Default::default(),
     }
 }
 
@@ -349,4 +353,52 @@ fn limits_hold_for_what_is_added() {
     let error =
         add_backend(&mut model, &name("mysql-read"), &backend_add("172.18.14.73:3306")).expect_err("full");
     assert_eq!(error, EditError::LimitReached { what: "destinations", limit: 2 });
+}
+
+fn sources(set: &[&str], del: &[&str]) -> ServiceEdit {
+    let set = set.iter().map(|text| crate::model::sources::rule(text).expect("a rule")).collect();
+    let del = del.iter().map(|text| text.parse().expect("a prefix")).collect();
+    ServiceEdit { sources: SourcesEdit { set, del }, ..ServiceEdit::default() }
+}
+
+#[test]
+fn rules_about_sources_come_and_go() {
+    let mut model = model();
+    let service = name("mysql-read");
+    let mut edited = |set: &[&str], del: &[&str]| {
+        let service = edit_service(&mut model, &service, &sources(set, del)).expect("edited");
+        service.sources.iter().map(|(network, rule)| format!("{network} {rule}")).collect::<Vec<_>>()
+    };
+    assert_eq!(
+        edited(&["10.0.0.0/8 deny", "0.0.0.0/0 limit 9/s"], &[]),
+        ["0.0.0.0/0 limit 9/s", "10.0.0.0/8 deny"]
+    );
+    assert_eq!(edited(&["10.0.0.0/8 allow"], &["0.0.0.0/0", "11.0.0.0/8"]), ["10.0.0.0/8 allow"]);
+    assert!(edited(&[], &["10.0.0.0/8"]).is_empty());
+}
+
+#[test]
+fn rules_that_cannot_be_are_refused() {
+    let many: Vec<String> = (0..70_000u32).map(|n| format!("{} deny", std::net::Ipv4Addr::from(n))).collect();
+    let many: Vec<&str> = many.iter().map(String::as_str).collect();
+    let cases: &[(ServiceEdit, u16, &str, &str)] = &[
+        (sources(&["::/0 deny"], &[]), 400, "service mysql-read: ::/0 is IPv6, but", "write IPv4 prefixes"),
+        (
+            sources(&["10.0.0.0/8 limit 1/s per 4"], &[]),
+            400,
+            "service mysql-read: clients of 10.0.0.0/8 cannot be told apart per /4",
+            "from 8, all of them together, to 32",
+        ),
+        (sources(&many, &[]), 409, "70000 rules in the `sources` of all services", "Put prefixes together"),
+    ];
+    for (edit, status, message, hint) in cases {
+        let mut model = model();
+        let before = model.clone();
+        let error = edit_service(&mut model, &name("mysql-read"), edit).expect_err(message);
+        assert_eq!(model, before, "{message}");
+        assert_eq!(error.status(), *status, "{message}");
+        let api = ApiError::from(error);
+        assert!(api.message.starts_with(message), "{api}");
+        assert!(api.hint.as_deref().is_some_and(|h| h.contains(hint)), "{api}");
+    }
 }

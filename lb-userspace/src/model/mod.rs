@@ -8,18 +8,21 @@
 pub(crate) mod arbitrary;
 pub mod check;
 pub mod edit;
+pub mod edit_sources;
 pub mod endpoint;
 mod name;
 pub mod nearest;
 pub mod persistence;
 pub mod rules;
 mod scheduler;
+pub mod sources;
 pub mod timeouts;
 mod types;
 
 pub use name::{NameError, ServiceName};
 pub use persistence::{Persistence, Scope};
 pub use scheduler::{HashFlags, Scheduler};
+pub use sources::{SourceLimit, SourceRule, Sources};
 pub use timeouts::{PartialTimeouts, PerState, Timeouts};
 pub use types::{
     AttachMode, Backend, BackendKey, Endpoint, ExpireNodest, FlowSizes, Guard, InterfaceSpec, Limits, Model,

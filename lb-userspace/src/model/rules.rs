@@ -46,7 +46,11 @@ pub fn option_fault(
     has: impl Fn(Protocol) -> bool,
     options: &ServiceOptions,
 ) -> Option<(&'static str, Protocol)> {
-    let given = [("sloppy_tcp", options.sloppy_tcp, Protocol::Tcp), ("ops", options.ops, Protocol::Udp)];
+    let given = [
+        ("sloppy_tcp", options.sloppy_tcp, Protocol::Tcp),
+        ("sloppy_sctp", options.sloppy_sctp, Protocol::Sctp),
+        ("ops", options.ops, Protocol::Udp),
+    ];
     let wrong = given.into_iter().find(|(_, is_given, its)| *is_given && !has(*its));
     wrong.map(|(name, _, its)| (name, its))
 }

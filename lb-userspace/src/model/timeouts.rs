@@ -25,6 +25,18 @@ pub struct PerState<T> {
     pub tcp_close: T,
     /// UDP (`ipvsadm --set` third figure).
     pub udp: T,
+    /// ESTABLISHED of SCTP.
+    pub sctp: T,
+    /// INIT1.
+    pub sctp_init1: T,
+    /// INIT.
+    pub sctp_init: T,
+    /// C-ECHOED.
+    pub sctp_echoed: T,
+    /// S-RECEIVED.
+    pub sctp_shutdown: T,
+    /// CLOSED.
+    pub sctp_closed: T,
 }
 
 /// Idle timeouts, in seconds.
@@ -40,6 +52,12 @@ pub const NAMES: PerState<&str> = PerState {
     tcp_time_wait: "tcp_time_wait",
     tcp_close: "tcp_close",
     udp: "udp",
+    sctp: "sctp",
+    sctp_init1: "sctp_init1",
+    sctp_init: "sctp_init",
+    sctp_echoed: "sctp_echoed",
+    sctp_shutdown: "sctp_shutdown",
+    sctp_closed: "sctp_closed",
 };
 
 /// Whose timeout each is.
@@ -50,11 +68,30 @@ pub const STATES: PerState<State> = PerState {
     tcp_time_wait: State::TIME_WAIT,
     tcp_close: State::CLOSE,
     udp: State::UDP,
+    sctp: State::SCTP_ESTABLISHED,
+    sctp_init1: State::SCTP_INIT1,
+    sctp_init: State::SCTP_INIT,
+    sctp_echoed: State::SCTP_COOKIE_ECHOED,
+    sctp_shutdown: State::SCTP_SHUTDOWN_RECEIVED,
+    sctp_closed: State::SCTP_CLOSED,
 };
 
 impl<T> PerState<T> {
     pub fn map<U>(self, mut f: impl FnMut(T) -> U) -> PerState<U> {
-        let Self { tcp, tcp_fin, tcp_syn, tcp_time_wait, tcp_close, udp } = self;
+        let Self {
+            tcp,
+            tcp_fin,
+            tcp_syn,
+            tcp_time_wait,
+            tcp_close,
+            udp,
+            sctp,
+            sctp_init1,
+            sctp_init,
+            sctp_echoed,
+            sctp_shutdown,
+            sctp_closed,
+        } = self;
         PerState {
             tcp: f(tcp),
             tcp_fin: f(tcp_fin),
@@ -62,6 +99,12 @@ impl<T> PerState<T> {
             tcp_time_wait: f(tcp_time_wait),
             tcp_close: f(tcp_close),
             udp: f(udp),
+            sctp: f(sctp),
+            sctp_init1: f(sctp_init1),
+            sctp_init: f(sctp_init),
+            sctp_echoed: f(sctp_echoed),
+            sctp_shutdown: f(sctp_shutdown),
+            sctp_closed: f(sctp_closed),
         }
     }
 
@@ -73,17 +116,49 @@ impl<T> PerState<T> {
             tcp_time_wait: (self.tcp_time_wait, other.tcp_time_wait),
             tcp_close: (self.tcp_close, other.tcp_close),
             udp: (self.udp, other.udp),
+            sctp: (self.sctp, other.sctp),
+            sctp_init1: (self.sctp_init1, other.sctp_init1),
+            sctp_init: (self.sctp_init, other.sctp_init),
+            sctp_echoed: (self.sctp_echoed, other.sctp_echoed),
+            sctp_shutdown: (self.sctp_shutdown, other.sctp_shutdown),
+            sctp_closed: (self.sctp_closed, other.sctp_closed),
         }
     }
 
-    /// All six, in the order in which they are shown.
-    pub fn all(self) -> [T; 6] {
-        let Self { tcp, tcp_fin, tcp_syn, tcp_time_wait, tcp_close, udp } = self;
-        [tcp, tcp_fin, tcp_syn, tcp_time_wait, tcp_close, udp]
+    /// All of them, in the order in which they are shown.
+    pub fn all(self) -> [T; 12] {
+        let Self {
+            tcp,
+            tcp_fin,
+            tcp_syn,
+            tcp_time_wait,
+            tcp_close,
+            udp,
+            sctp,
+            sctp_init1,
+            sctp_init,
+            sctp_echoed,
+            sctp_shutdown,
+            sctp_closed,
+        } = self;
+        [
+            tcp,
+            tcp_fin,
+            tcp_syn,
+            tcp_time_wait,
+            tcp_close,
+            udp,
+            sctp,
+            sctp_init1,
+            sctp_init,
+            sctp_echoed,
+            sctp_shutdown,
+            sctp_closed,
+        ]
     }
 
     /// With their names.
-    pub fn named(self) -> [(&'static str, T); 6] {
+    pub fn named(self) -> [(&'static str, T); 12] {
         NAMES.zip(self).all()
     }
 }
@@ -95,7 +170,7 @@ impl<T: Copy> PerState<T> {
     }
 }
 
-/// IPVS's (`net/netfilter/ipvs/ip_vs_proto_tcp.c`, `ip_vs_proto_udp.c`).
+/// IPVS's (`net/netfilter/ipvs/ip_vs_proto_tcp.c`, `ip_vs_proto_udp.c`, `ip_vs_proto_sctp.c`).
 impl Default for Timeouts {
     fn default() -> Self {
         STATES.map(State::default_timeout)
@@ -105,7 +180,11 @@ impl Default for Timeouts {
 impl Timeouts {
     /// Of a connection state, in seconds.
     pub fn of(self, state: State) -> u32 {
-        self.of_state(state).unwrap_or(state.default_timeout())
+        match state {
+            // What will become of it is not known, only that it is half-open.
+            State::SCTP_NONE => self.sctp_init,
+            _ => self.of_state(state).unwrap_or(state.default_timeout()),
+        }
     }
 
     /// With those that are given in the place of these.
@@ -134,11 +213,29 @@ impl PartialTimeouts {
 
 #[cfg(test)]
 mod tests {
-    use lb_common::tcp::{flag, next};
+    use lb_common::{
+        sctp,
+        tcp::{flag, next},
+    };
 
     use super::*;
 
-    /// What can be set is what a stored TCP flow can be in, whatever the client sends, sloppy or not.
+    /// All states that `first` and `after` lead to.
+    fn all_from(first: impl Iterator<Item = State>, after: impl Fn(State) -> Vec<State>) -> Vec<State> {
+        let mut reached: Vec<State> = first.collect();
+        let mut at = 0;
+        while let Some(state) = reached.get(at).copied() {
+            for next in after(state) {
+                if !reached.contains(&next) {
+                    reached.push(next);
+                }
+            }
+            at += 1;
+        }
+        reached
+    }
+
+    /// What can be set is what a stored flow can be in, whatever the client sends, sloppy or not.
     #[test]
     fn every_state_that_is_reached_has_its_timeout_and_no_other() {
         let all_flags = || {
@@ -152,16 +249,14 @@ mod tests {
             })
         };
         let opening = all_flags().filter(|flags| flags & flag::RST == 0);
-        let mut reached: Vec<State> = opening.map(|flags| next(State::NONE, flags)).collect();
-        let mut at = 0;
-        while let Some(state) = reached.get(at).copied() {
-            for after in all_flags().map(|flags| next(state, flags)) {
-                if !reached.contains(&after) {
-                    reached.push(after);
-                }
-            }
-            at += 1;
-        }
+        let mut reached = all_from(opening.map(|flags| next(State::NONE, flags)), |state| {
+            all_flags().map(|flags| next(state, flags)).collect()
+        });
+        let chunks = || 0..=u8::MAX;
+        let opening = chunks().filter(|first| *first != sctp::chunk::ABORT);
+        reached.extend(all_from(opening.map(|first| sctp::next(State::NONE, sctp::flags(first))), |state| {
+            chunks().map(|first| sctp::next(state, sctp::flags(first))).collect()
+        }));
         reached.push(State::UDP);
         for state in (0..16).map(State) {
             assert_eq!(STATES.of_state(state).is_some(), reached.contains(&state), "{}", state.name());

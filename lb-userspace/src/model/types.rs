@@ -11,8 +11,8 @@ use lb_common::guard::MAX_RATE;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    PartialTimeouts, Persistence, Scheduler, ServiceName, Timeouts,
-    check::{BackendHealth, ServiceHealth},
+    PartialTimeouts, Persistence, Scheduler, ServiceName, Sources, Timeouts,
+    check::{BackendHealth, ProbePorts, ServiceHealth},
 };
 
 /// Everything the agent keeps the kernel equal to.
@@ -23,6 +23,8 @@ pub struct Model {
     pub flows: FlowSizes,
     pub limits: Limits,
     pub timeouts: Timeouts,
+    #[serde(default)]
+    pub probes: ProbePorts,
     /// In file order, then in the order of their adding. Names and endpoints are unique.
     pub services: Vec<Service>,
 }
@@ -124,6 +126,9 @@ pub struct Service {
     pub backends: Vec<Backend>,
     #[serde(default)]
     pub options: ServiceOptions,
+    /// Who may open connections, and how fast; at most [`lb_common::source::MAX_RULES`] of all services together.
+    #[serde(default, skip_serializing_if = "Sources::is_empty")]
+    pub sources: Sources,
     #[serde(default)]
     pub health: ServiceHealth,
 }
@@ -146,6 +151,10 @@ pub struct ServiceOptions {
     /// TCP only. A connection is taken up in its middle: any segment but a reset opens a flow, as with
     /// IPVS's sysctl `sloppy_tcp`.
     pub sloppy_tcp: bool,
+    /// IPVS's sysctl `sloppy_sctp`.
+    pub sloppy_sctp: bool,
+    /// Load is 256 × active + inactive, as IPVS counted it until 2026, instead of 256 × active + total.
+    pub classic_load: bool,
     /// UDP only. One-packet scheduling: each datagram is scheduled by itself (`ipvsadm --ops`).
     pub ops: bool,
 }
@@ -295,6 +304,7 @@ pub enum Protocol {
     #[default]
     Tcp,
     Udp,
+    Sctp,
 }
 
 /// A backend's identity within its service.
@@ -393,6 +403,7 @@ impl fmt::Display for Protocol {
         f.pad(match self {
             Self::Tcp => "tcp",
             Self::Udp => "udp",
+            Self::Sctp => "sctp",
         })
     }
 }

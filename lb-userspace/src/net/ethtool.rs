@@ -15,6 +15,8 @@ const ETHTOOL_GSTRINGS: u32 = 0x1b;
 const ETHTOOL_GSSET_INFO: u32 = 0x37;
 const ETHTOOL_GFEATURES: u32 = 0x3a;
 const ETHTOOL_SFEATURES: u32 = 0x3b;
+const ETHTOOL_GRXFHINDIR: u32 = 0x38;
+const ETHTOOL_GCHANNELS: u32 = 0x3c;
 const ETH_SS_FEATURES: u32 = 4;
 
 /// ETH_GSTRING_LEN, in words.
@@ -53,6 +55,32 @@ pub fn driver(interface: &str) -> Result<String, Error> {
     info[0] = ETHTOOL_GDRVINFO;
     call(interface, "read the driver", &mut info)?;
     Ok(text(&info[1..1 + STRING_WORDS]))
+}
+
+/// Queues that an interface receives by, those that also send among them.
+pub fn receive_queues(interface: &str) -> Result<u32, Error> {
+    // struct ethtool_channels: cmd, max_{rx,tx,other,combined}, {rx,tx,other,combined}_count.
+    let mut channels = vec![0; 9];
+    channels[0] = ETHTOOL_GCHANNELS;
+    call(interface, "read the queues", &mut channels)?;
+    Ok(channels[5] + channels[8])
+}
+
+/// The receive queue for each value of the hash of what comes in (RSS); empty if the driver has none.
+pub fn indirection(interface: &str) -> Result<Vec<u32>, Error> {
+    // struct ethtool_rxfh_indir: cmd, size, rings. Size 0 asks for the size (`ethtool_get_rxfh_indir`, which refuses
+    // any other than the device's own).
+    let mut head = vec![ETHTOOL_GRXFHINDIR, 0];
+    call(interface, "read the size of the hash table", &mut head)?;
+    let size = head[1] as usize;
+    if size == 0 {
+        return Ok(Vec::new());
+    }
+    let mut table = vec![0; 2 + size];
+    (table[0], table[1]) = (ETHTOOL_GRXFHINDIR, head[1]);
+    call(interface, "read the hash table", &mut table)?;
+    table.drain(..2);
+    Ok(table)
 }
 
 /// All features of an interface.

@@ -131,7 +131,7 @@ impl fmt::Display for Change {
 }
 
 fn service_fields(edit: &ServiceEdit) -> String {
-    let ServiceEdit { scheduler, options, endpoints: EndpointsEdit { add, del } } = edit;
+    let ServiceEdit { scheduler, options, endpoints: EndpointsEdit { add, del }, sources } = edit;
     let OptionsEdit {
         timeouts,
         persistence,
@@ -140,6 +140,8 @@ fn service_fields(edit: &ServiceEdit) -> String {
         reject,
         guard,
         sloppy_tcp,
+        sloppy_sctp,
+        classic_load,
         ops,
     } = options;
     let timeouts = timeouts.given().map(|(name, seconds)| match seconds {
@@ -154,11 +156,16 @@ fn service_fields(edit: &ServiceEdit) -> String {
         reject.map(|what| format!("reject set to {what}")),
         guard.map(|rate| format!("guard set to {rate}")),
         sloppy_tcp.map(|is| format!("sloppy_tcp set to {is}")),
+        sloppy_sctp.map(|is| format!("sloppy_sctp set to {is}")),
+        classic_load.map(|is| format!("classic_load set to {is}")),
         ops.map(|is| format!("ops set to {is}")),
     ];
     let removed = del.iter().map(|endpoint| format!("endpoint {endpoint} removed"));
     let added = add.iter().map(|endpoint| format!("endpoint {endpoint} added"));
-    sentence(removed.chain(added).chain(others.into_iter().flatten()).chain(timeouts))
+    let unruled = sources.del.iter().map(|network| format!("source {network} removed"));
+    let ruled = sources.set.iter().map(|(network, rule)| format!("source {network} set to {rule}"));
+    let all = removed.chain(added).chain(others.into_iter().flatten()).chain(timeouts);
+    sentence(all.chain(unruled).chain(ruled))
 }
 
 fn fields(edit: &BackendEdit) -> String {

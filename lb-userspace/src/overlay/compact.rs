@@ -8,8 +8,11 @@ use std::collections::BTreeSet;
 
 use super::{Change, Overlay};
 use crate::{
-    api::types::{BackendEdit, EndpointsEdit, OptionsEdit, ServiceEdit},
-    model::{Backend, BackendKey, Model, PartialTimeouts, Service, ServiceName, edit},
+    api::types::{BackendEdit, EndpointsEdit, OptionsEdit, ServiceEdit, SourcesEdit},
+    model::{
+        Backend, BackendKey, Model, PartialTimeouts, Service, ServiceName, Sources, edit,
+        edit_sources::{edited_sources, to_sources},
+    },
 };
 
 /// Where a thing that exists now comes from.
@@ -117,6 +120,7 @@ impl Overlay {
                 &of_file.map(|s| edit::to_options(&s.options)).unwrap_or_default(),
             ),
             endpoints: pick_endpoints(&new.endpoints, before.endpoints, of_file),
+            sources: pick_sources(&new.sources, &before.sources, of_file),
         };
         if edit != ServiceEdit::default() {
             self.changes.push(Change::EditService { name, edit });
@@ -244,6 +248,8 @@ fn pick_options(new: &OptionsEdit, before: &OptionsEdit, of_file: &OptionsEdit) 
         reject: pick(new.reject, before.reject, of_file.reject),
         guard: pick(new.guard, before.guard, of_file.guard),
         sloppy_tcp: pick(new.sloppy_tcp, before.sloppy_tcp, of_file.sloppy_tcp),
+        sloppy_sctp: pick(new.sloppy_sctp, before.sloppy_sctp, of_file.sloppy_sctp),
+        classic_load: pick(new.classic_load, before.classic_load, of_file.classic_load),
         ops: pick(new.ops, before.ops, of_file.ops),
     }
 }
@@ -254,6 +260,13 @@ fn pick_endpoints(new: &EndpointsEdit, before: EndpointsEdit, of_file: Option<&S
     let of_file = of_file.map_or(&none, |service| &service.group);
     let (add, del) = (&(&before.add - &new.del) | &new.add, &(&before.del - &new.add) | &new.del);
     EndpointsEdit { add: &add - of_file, del: &del & of_file }
+}
+
+/// Both one after the other, as a difference to the file.
+fn pick_sources(new: &SourcesEdit, before: &SourcesEdit, of_file: Option<&Service>) -> SourcesEdit {
+    let none = Sources::new();
+    let of_file = of_file.map_or(&none, |service| &service.sources);
+    to_sources(of_file, &edited_sources(&edited_sources(of_file, before), new))
 }
 
 fn pick_timeouts(new: PartialTimeouts, before: PartialTimeouts, of_file: PartialTimeouts) -> PartialTimeouts {

@@ -3,7 +3,7 @@
 use std::fmt::Display;
 
 use crate::model::{
-    Backend, Endpoint, InterfaceSpec, Model, Persistence, Service, ServiceName, ServiceOptions,
+    Backend, Endpoint, InterfaceSpec, Model, Persistence, Service, ServiceName, ServiceOptions, Sources,
     check::{Check, Millis, ServiceHealth},
 };
 
@@ -24,6 +24,7 @@ pub fn diff(old: &Model, new: &Model) -> Vec<String> {
     figure("limits.services", &old.limits.services, &new.limits.services);
     figure("limits.destinations", &old.limits.destinations, &new.limits.destinations);
     figure("limits.endpoints", &old.limits.endpoints, &new.limits.endpoints);
+    figure("probes.ports", &old.probes, &new.probes);
     for (name, (old, new)) in old.timeouts.zip(new.timeouts).named() {
         figure(&format!("timeouts.{name}"), &old, &new);
     }
@@ -64,7 +65,8 @@ fn services(old: &Model, new: &Model, changes: &mut Vec<String>) {
     for service in &new.services {
         match old.service(&service.name) {
             None => {
-                let Service { name, endpoint, group, scheduler, backends, options: _, health: _ } = service;
+                let Service { name, endpoint, group, scheduler, backends, options: _, sources: _, health: _ } =
+                    service;
                 let plural = if backends.len() == 1 { "" } else { "s" };
                 let n = backends.len();
                 let endpoint = match group.len() {
@@ -96,6 +98,7 @@ fn one_service(old: &Service, new: &Service, changes: &mut Vec<String>) {
         changes.push(format!("service {name}: scheduler changed from {old} to {new}"));
     }
     options(name, &old.options, &new.options, changes);
+    sources(name, &old.sources, &new.sources, changes);
     health(name, &old.health, &new.health, changes);
     for gone in old.backends.iter().filter(|b| new.backend(b.key).is_none()) {
         changes.push(format!("service {name}: backend {} removed", gone.key));
@@ -126,6 +129,8 @@ fn options(service: &ServiceName, old: &ServiceOptions, new: &ServiceOptions, ch
         reject,
         guard,
         sloppy_tcp,
+        sloppy_sctp,
+        classic_load,
         ops,
     } = old;
     let shown = |own: Option<u32>| own.map_or_else(|| "the global one".to_owned(), |own| own.to_string());
@@ -148,7 +153,24 @@ fn options(service: &ServiceName, old: &ServiceOptions, new: &ServiceOptions, ch
     word("reject", reject, &new.reject);
     word("guard", guard, &new.guard);
     word("sloppy_tcp", sloppy_tcp, &new.sloppy_tcp);
+    word("sloppy_sctp", sloppy_sctp, &new.sloppy_sctp);
+    word("classic_load", classic_load, &new.classic_load);
     word("ops", ops, &new.ops);
+}
+
+fn sources(service: &ServiceName, old: &Sources, new: &Sources, changes: &mut Vec<String>) {
+    for (gone, rule) in old.iter().filter(|(network, _)| !new.contains_key(network)) {
+        changes.push(format!("service {service}: source {gone} removed ({rule})"));
+    }
+    for (network, rule) in new {
+        match old.get(network) {
+            None => changes.push(format!("service {service}: source {network} added ({rule})")),
+            Some(before) if before != rule => {
+                changes.push(format!("service {service}: source {network} changed from {before} to {rule}"));
+            }
+            Some(_) => {}
+        }
+    }
 }
 
 fn one_backend(old: &Backend, new: &Backend) -> String {

@@ -6,6 +6,7 @@ use crate::{
     model::{
         Backend, BackendKey, Model, ServiceName,
         edit::{edited, edited_service, to_options},
+        edit_sources::to_sources,
     },
 };
 
@@ -94,6 +95,7 @@ fn is_made_by(file: &Model, change: &Change, later: &[&ServiceEdit]) -> bool {
             let has = |wanted: &Backend| s.backend(wanted.key).is_some_and(|b| values(b) == values(wanted));
             (s.endpoint, &s.group) == (service.endpoint, &service.group)
                 && (s.scheduler, s.options) == (service.scheduler, service.options)
+                && s.sources == service.sources
                 && service.backends.iter().all(has)
         }),
         Change::EditService { name, edit } => {
@@ -127,7 +129,8 @@ fn adapted(change: &Change, model: &Model) -> Vec<Change> {
                 let options = to_options(&service.options);
                 let endpoints =
                     EndpointsEdit { add: &service.group - &there.group, del: &there.group - &service.group };
-                let edit = ServiceEdit { scheduler: Some(service.scheduler), options, endpoints };
+                let sources = to_sources(&there.sources, &service.sources);
+                let edit = ServiceEdit { scheduler: Some(service.scheduler), options, endpoints, sources };
                 let mut changes = vec![Change::EditService { name: service.name.clone(), edit }];
                 // The head of the list is where the next one goes, so the last must go first.
                 for backend in service.backends.iter().rev() {

@@ -4,7 +4,7 @@ use proptest::{collection::vec, option, prelude::*};
 
 use super::*;
 use crate::{
-    api::types::{BackendEdit, EndpointsEdit, OptionsEdit, ServiceEdit},
+    api::types::{BackendEdit, EndpointsEdit, OptionsEdit, ServiceEdit, SourcesEdit},
     model::{arbitrary, edit::to_options, *},
 };
 
@@ -18,6 +18,8 @@ enum Typed {
     DeleteEndpoint(usize, usize),
     /// The last one of a service goes to another.
     MoveEndpoint(usize, usize),
+    /// Rules that are set, and which of those that there are go.
+    EditSources(usize, Sources, usize),
     DeleteService(usize),
     AddBackend(usize, u8, Backend),
     EditBackend(usize, u8, BackendEdit),
@@ -41,6 +43,8 @@ fn typed() -> impl Strategy<Value = Typed> {
             .prop_map(|(s, endpoint, sloppy_tcp)| Typed::AddEndpoint(s, endpoint, sloppy_tcp)),
         2 => (0..6usize, 0..6usize).prop_map(|(s, n)| Typed::DeleteEndpoint(s, n)),
         1 => (0..6usize, 0..6usize).prop_map(|(from, to)| Typed::MoveEndpoint(from, to)),
+        2 => (0..6usize, arbitrary::sources(), 0..3usize)
+            .prop_map(|(s, set, del)| Typed::EditSources(s, set, del)),
         1 => arbitrary::timeouts().prop_map(Typed::EditTimeouts),
         1 => (0..6usize).prop_map(Typed::DeleteService),
         3 => (0..6usize, 0..6u8, arbitrary::backends()).prop_map(|(s, k, b)| Typed::AddBackend(s, k, b)),
@@ -73,6 +77,15 @@ fn meant(typed: Typed, model: &Model) -> Option<Change> {
             Change::EditService { name, edit: ServiceEdit { endpoints, ..ServiceEdit::default() } }
         }
         Typed::MoveEndpoint(..) => return None,
+        Typed::EditSources(s, mut set, del) => {
+            let name = service(s)?;
+            let there = model.service(&name)?;
+            let is_ipv4 = there.endpoint.address.is_ipv4();
+            set.retain(|network, _| network.addr().is_ipv4() == is_ipv4);
+            let del = there.sources.keys().skip(del).filter(|it| !set.contains_key(it)).copied().collect();
+            let sources = SourcesEdit { set, del };
+            Change::EditService { name, edit: ServiceEdit { sources, ..ServiceEdit::default() } }
+        }
         Typed::DeleteService(s) => Change::DeleteService { name: service(s)? },
         Typed::AddBackend(s, k, b) => {
             Change::AddBackend { service: service(s)?, backend: Backend { key: key(s, k)?, ..b } }

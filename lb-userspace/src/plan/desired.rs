@@ -1,6 +1,10 @@
 //! What the kernel should hold: the model, and what the network says about its backends.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    ops::RangeInclusive,
+};
 
 use lb_common::vlan::Tags;
 
@@ -19,6 +23,20 @@ pub struct Desired {
     /// By backend address; one that is missing counts as unresolved.
     pub hosts: BTreeMap<IpAddr, HostRoute>,
     pub weights: Weights,
+    /// None: no check goes through the VIP.
+    pub probes: Option<ProbeSpec>,
+}
+
+/// Where the answers to health checks through the VIP go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProbeSpec {
+    /// The device that leads to the checks; one of the links.
+    pub link: String,
+    /// Of its other end.
+    pub mac: [u8; 6],
+    /// What the checks come from: addresses of the director's own that are no VIP, and their ports.
+    pub sources: BTreeSet<IpAddr>,
+    pub ports: RangeInclusive<u16>,
 }
 
 /// What stands in the place of the configured weights, by what is known of the backends' health.

@@ -75,12 +75,14 @@ impl Planner<'_> {
         self.ops.extend(gone.map(|key| Op::DeleteRange { key: *key }));
     }
 
-    /// The filter has a bit for each address that any endpoint, tombstones included, stands on.
+    /// The filter has a bit for each address that any endpoint, tombstones included, stands on, or checks come from.
     pub(super) fn filter(&mut self) {
         let mut words: BTreeMap<u32, u64> = BTreeMap::new();
         let wanted = all(&self.want.services).map(|(_, at)| (at.address, at.is_wide()));
         let kept = self.now.endpoints.keys().filter(|key| key.protocol.is_some());
-        for (address, is_wide) in wanted.chain(kept.map(|key| (key.address, key.port == 0))) {
+        let kept = kept.map(|key| (key.address, key.port == 0));
+        let sources = self.want.probes.iter().flat_map(|probes| &probes.sources);
+        for (address, is_wide) in wanted.chain(kept).chain(sources.map(|source| (*source, false))) {
             let (word, shift) = filter::position(address_words(address));
             let bits = filter::ANY | if is_wide { filter::WILDCARD } else { 0 };
             *words.entry(word).or_default() |= bits << shift;
@@ -108,7 +110,8 @@ fn key_of(at: &model::Endpoint, port: u16) -> EndpointKey {
 fn flags(service: &Service, at: &model::Endpoint) -> u16 {
     let wildcard = if at.is_wide() { flag::WILDCARD } else { 0 };
     let persistent = if service.options.persistence.is_some() { flag::PERSISTENT } else { 0 };
-    flag::OPEN | wildcard | persistent
+    let ruled = if service.sources.is_empty() { 0 } else { flag::RULED };
+    flag::OPEN | wildcard | persistent | ruled
 }
 
 /// What a fragment without ports is judged by: which protocols an address has endpoints of.
@@ -118,6 +121,7 @@ fn address_entries<'a>(keys: impl Iterator<Item = &'a EndpointKey>) -> BTreeMap<
         let flag = match key.protocol {
             Some(Protocol::Tcp) => flag::HAS_TCP,
             Some(Protocol::Udp) => flag::HAS_UDP,
+            Some(Protocol::Sctp) => flag::HAS_SCTP,
             None => continue,
         };
         let entry = EndpointKey { address: key.address, port: 0, protocol: None };

@@ -9,12 +9,14 @@ mod desired;
 mod endpoints;
 mod ids;
 mod op;
+mod probes;
 mod ranges;
 mod reclaim;
 mod records;
 mod region;
 mod rotation;
 mod snapshot;
+mod sources;
 mod spread;
 mod steps;
 mod tables;
@@ -23,10 +25,13 @@ mod tables;
 mod tests;
 
 pub use compile::{CompileError, compile};
-pub use desired::{ByHealth, Desired, HostRoute, LinkSpec, Weights};
+pub use desired::{ByHealth, Desired, HostRoute, LinkSpec, ProbeSpec, Weights};
 pub use op::Op;
 pub use ranges::RangeKey;
 pub use reclaim::reclaim;
-pub use records::dest_address;
-pub use snapshot::{Census, EndpointKey, MapSizes, Snapshot, address_from, address_words, name_of};
+pub use records::{dest_address, host_address};
+pub use snapshot::{
+    Census, EndpointKey, MapSizes, Snapshot, address_from, address_of_words, address_words, name_of,
+};
+pub use sources::RuleKey;
 pub use steps::{PlanError, plan};

@@ -1,10 +1,13 @@
 //! The operations that a plan is made of.
 
+use std::net::IpAddr;
+
 use lb_common::{
-    dest::Dest, endpoint::Endpoint, generation::Published, host::Host, link::Link, service::Service,
+    dest::Dest, endpoint::Endpoint, generation::Published, host::Host, link::Link, probe::Probes,
+    service::Service, source::Rule,
 };
 
-use super::{EndpointKey, RangeKey};
+use super::{EndpointKey, RangeKey, RuleKey};
 
 /// One change of a configuration map.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -15,6 +18,13 @@ pub enum Op {
     },
     DeleteLink {
         index: u16,
+    },
+    SetProbes {
+        source: IpAddr,
+        probes: Probes,
+    },
+    DeleteProbes {
+        source: IpAddr,
     },
     AddTag(u64),
     DeleteTag(u64),
@@ -72,6 +82,13 @@ pub enum Op {
     },
     DeleteRange {
         key: RangeKey,
+    },
+    SetRule {
+        key: RuleKey,
+        rule: Rule,
+    },
+    DeleteRule {
+        key: RuleKey,
     },
     SetFilter {
         word: u32,

@@ -90,7 +90,8 @@ fn guarded(service: &Service, flows: FlowSizes) -> u32 {
 
 fn option_flags(service: &Service) -> u32 {
     use service::flag::{
-        APART, EXPIRE_QUIESCENT, ONE_PACKET, RESCHEDULE, RESCHEDULE_UDP, RESET_NODEST, SLOPPY_TCP,
+        APART, CLASSIC_LOAD, EXPIRE_QUIESCENT, ONE_PACKET, RESCHEDULE, RESCHEDULE_UDP, RESET_NODEST,
+        SLOPPY_SCTP, SLOPPY_TCP,
     };
     let ServiceOptions {
         timeouts: _,
@@ -100,6 +101,8 @@ fn option_flags(service: &Service) -> u32 {
         expire_quiescent_template,
         reject,
         sloppy_tcp,
+        sloppy_sctp,
+        classic_load,
         ops,
     } = service.options;
     let given = [
@@ -109,6 +112,8 @@ fn option_flags(service: &Service) -> u32 {
         (RESET_NODEST, expire_nodest == ExpireNodest::Reset),
         (EXPIRE_QUIESCENT, expire_quiescent_template),
         (SLOPPY_TCP, sloppy_tcp),
+        (SLOPPY_SCTP, sloppy_sctp),
+        (CLASSIC_LOAD, classic_load),
         (ONE_PACKET, ops),
     ];
     let reject = match reject {

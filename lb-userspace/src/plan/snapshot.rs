@@ -5,9 +5,11 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
-use lb_common::{dest::Dest, endpoint::Endpoint, host::Host, link::Link, service::Service};
+use lb_common::{
+    dest::Dest, endpoint::Endpoint, host::Host, link::Link, probe::Probes, service::Service, source::Rule,
+};
 
-use super::RangeKey;
+use super::{RangeKey, RuleKey};
 use crate::model::Protocol;
 
 /// A picture of the configuration maps. Ids that are not in a map are free.
@@ -15,6 +17,7 @@ use crate::model::Protocol;
 pub struct Snapshot {
     pub endpoints: BTreeMap<EndpointKey, Endpoint>,
     pub ranges: BTreeMap<RangeKey, Endpoint>,
+    pub rules: BTreeMap<RuleKey, Rule>,
     pub services: BTreeMap<u16, Service>,
     /// Words of each published generation.
     pub regions: BTreeMap<u16, Vec<u64>>,
@@ -25,6 +28,8 @@ pub struct Snapshot {
     pub links: BTreeMap<u16, Link>,
     pub tags: BTreeSet<u64>,
     pub macs: BTreeSet<u64>,
+    /// By the address that checks come from.
+    pub probes: BTreeMap<IpAddr, Probes>,
     /// Words of `FILTER` that are not zero.
     pub filter: BTreeMap<u32, u64>,
     pub limits: MapSizes,
@@ -96,6 +101,14 @@ pub fn address_words(address: IpAddr) -> [u64; 2] {
         ])
     };
     [word(0), word(8)]
+}
+
+/// The inverse of [`address_words`].
+pub fn address_of_words(words: [u64; 2], is_ipv6: bool) -> IpAddr {
+    let mut bytes = [0; 16];
+    bytes[..8].copy_from_slice(&words[0].to_ne_bytes());
+    bytes[8..].copy_from_slice(&words[1].to_ne_bytes());
+    address_from(bytes, is_ipv6)
 }
 
 /// A zero-padded name of a record.

@@ -57,6 +57,8 @@ pub fn plan(want: &Desired, now: &Snapshot) -> Result<Vec<Op>, PlanError> {
     planner.records(&services);
     let dests = planner.dests(&services, &hosts)?;
     planner.generations(&services, &dests)?;
+    planner.probes(&links);
+    planner.rules(&services);
     planner.endpoints(&services)?;
     planner.filter();
     let Planner { mut ops, late, .. } = planner;

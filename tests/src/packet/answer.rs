@@ -6,7 +6,7 @@ use etherparse::{
     Icmpv4Header, Icmpv4Type, Icmpv6Header, Icmpv6Type, IpNumber, Ipv4Header, Ipv6Header, TcpHeader, icmpv4,
     icmpv6,
 };
-use lb_common::tcp::flag;
+use lb_common::{protocol, tcp::flag};
 
 use super::{Mac, Packet};
 
@@ -17,6 +17,8 @@ pub enum Icmp {
     /// Fragmentation needed, or packet too big; with the next hop's MTU.
     TooBig(u16),
     PortUnreachable,
+    /// Protocol unreachable, or a parameter problem: unrecognized next header.
+    ProtocolUnreachable,
 }
 
 impl Packet {
@@ -26,12 +28,14 @@ impl Packet {
     }
 
     /// The ICMP error that `source` with MAC `from` answers the packet with, as a frame: quotes the IPv4 header and
-    /// 8 bytes, or the IPv6 header and 16 bytes (8 where there are fewer).
+    /// 8 bytes (20 of SCTP), or the IPv6 header and 16 bytes (8 where there are fewer).
     pub fn icmp_error(&self, what: Icmp, from: Mac, source: IpAddr) -> Vec<u8> {
         let ip = self.ip();
         let (ethertype, answer) = match (source, self.source.ip()) {
             (IpAddr::V4(source), IpAddr::V4(client)) => {
-                let quote = &ip[..20 + self.options.len() + 8];
+                let before = 20 + self.options.len();
+                let has_tag = self.protocol == protocol::SCTP && ip.len() >= before + 20;
+                let quote = &ip[..before + if has_tag { 20 } else { 8 }];
                 (0x0800, icmp4(what, source.octets(), client.octets(), 48, quote))
             }
             (IpAddr::V6(source), IpAddr::V6(client)) => {
@@ -98,6 +102,7 @@ fn icmp4(what: Icmp, source: [u8; 4], to: [u8; 4], dscp: u8, quote: &[u8]) -> Ve
             Icmpv4Type::DestinationUnreachable(Unreachable::FragmentationNeeded { next_hop_mtu })
         }
         Icmp::PortUnreachable => Icmpv4Type::DestinationUnreachable(Unreachable::Port),
+        Icmp::ProtocolUnreachable => Icmpv4Type::DestinationUnreachable(Unreachable::Protocol),
     };
     let icmp = Icmpv4Header::with_checksum(kind, quote);
     let length = 8 + quote.len() as u16;
@@ -110,11 +115,16 @@ fn icmp4(what: Icmp, source: [u8; 4], to: [u8; 4], dscp: u8, quote: &[u8]) -> Ve
 }
 
 fn icmp6(what: Icmp, source: [u8; 16], to: [u8; 16], quote: &[u8]) -> Vec<u8> {
-    use icmpv6::{DestUnreachableCode, TimeExceededCode};
+    use icmpv6::{DestUnreachableCode, ParameterProblemCode, ParameterProblemHeader, TimeExceededCode};
     let kind = match what {
         Icmp::TimeExceeded => Icmpv6Type::TimeExceeded(TimeExceededCode::HopLimitExceeded),
         Icmp::TooBig(mtu) => Icmpv6Type::PacketTooBig { mtu: mtu.into() },
         Icmp::PortUnreachable => Icmpv6Type::DestinationUnreachable(DestUnreachableCode::Port),
+        // The next header field is the header's seventh byte.
+        Icmp::ProtocolUnreachable => Icmpv6Type::ParameterProblem(ParameterProblemHeader {
+            code: ParameterProblemCode::UnrecognizedNextHeader,
+            pointer: 6,
+        }),
     };
     let icmp = Icmpv6Header::with_checksum(kind, source, to, quote).expect("short");
     let header = header6(IpNumber::IPV6_ICMP, 8 + quote.len() as u16, source, to);

@@ -50,7 +50,7 @@ fn connections_go_on_and_new_ones_work_beside_a_syn_flood() {
 }
 
 /// SYNs of clients that do not exist, through a raw socket.
-fn flood(netns: &Netns, first: u32, count: u32) -> Result<()> {
+pub fn flood(netns: &Netns, first: u32, count: u32) -> Result<()> {
     let raw = netns
         .enter(|| socket(AddressFamily::Inet, SockType::Raw, SockFlag::empty(), SockProtocol::Raw))??;
     let to = SockaddrStorage::from(SocketAddr::new(HELLO.ip(), 0));

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use lb::api::types::{BackendState, CheckState, Status};
+use lb::api::types::{BackendState, BackendView, CheckState, Status};
 use lb_tests::{
     clock::now,
     config::{Config, Service},
@@ -67,10 +67,15 @@ fn a_dead_server_leaves_and_comes_back() {
         drop(hello.servers.remove(0));
         is(&hello, 1, BackendState::Down)?;
         let left = now();
-        let view = hello.agent.backend(SERVICE, &hello.key(1))?;
+        // Whichever way found it first, the other one follows.
+        let both = |view: &BackendView| view.checks.iter().all(|check| check.state == CheckState::Down);
+        let view = eventually(PATIENCE, "both checks to fail", || {
+            let view = hello.agent.backend(SERVICE, &hello.key(1))?;
+            Ok(if both(&view) { Seen::Yes(view) } else { Seen::NotYet(format!("{view:?}")) })
+        })?;
         let told = view.detail.context("a backend that is down says why")?;
         ensure!(told.starts_with("tcp: connection refused after ") && told.ends_with(" ms"), "{told}");
-        ensure!(view.checks.len() == 1 && view.checks[0].state == CheckState::Down, "{:?}", view.checks);
+        ensure!(view.checks.len() == 2, "{:?}", view.checks);
         let status: Status = hello.agent.json(&["status"])?;
         ensure!(status.unhealthy_backends == 1, "{status:#?}");
         for command in [&["backend", "list"][..], &["service", "show", SERVICE], &["status"]] {
@@ -171,7 +176,7 @@ fn checks_come_and_go_by_reload_without_an_outage() {
         ensure!(told.contains("checks changed from (none) to tcp every 200ms, rise 2, fall 3"), "{told}");
         for n in [1, 2] {
             let first = hello.agent.backend(SERVICE, &hello.key(n))?;
-            ensure!(first.state == BackendState::Up && first.checks.len() == 1, "{first:?}");
+            ensure!(first.state == BackendState::Up && first.checks.len() == 2, "{first:?}");
         }
         more_attempts(&load, 100)?;
         let attempts = load.finish()?;

@@ -53,7 +53,15 @@ fn the_sweeper_frees_each_state_at_its_timeout() {
 
 #[test]
 fn timeouts_are_configurable() {
-    let timeouts = Timeouts { tcp: 40, tcp_fin: 20, tcp_syn: 30, tcp_time_wait: 25, tcp_close: 5, udp: 50 };
+    let timeouts = Timeouts {
+        tcp: 40,
+        tcp_fin: 20,
+        tcp_syn: 30,
+        tcp_time_wait: 25,
+        tcp_close: 5,
+        udp: 50,
+        ..Timeouts::default()
+    };
     let mut director = director(&Desired { timeouts, ..every_kind() });
     for (flags, timeout) in [
         (vec![SYN], 30),

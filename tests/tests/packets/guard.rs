@@ -1,7 +1,7 @@
 //! Floods: new flows that come faster than the service's guard allows get no entry, and what is established stays where
 //! it is.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{collections::BTreeMap, net::IpAddr, time::Instant};
 
 use lb::{
     model::{FlowSizes, Guard, Persistence, Scope},
@@ -9,6 +9,7 @@ use lb::{
 };
 use lb_common::tcp::{State, flag::*};
 use lb_tests::{
+    clock,
     feeder::{Feed, Feeder, Target},
     packet::Packet,
     xdp::Director,
@@ -16,9 +17,14 @@ use lb_tests::{
 
 use crate::world::*;
 
-/// New flows a second; four seconds' worth and a little more have room at once.
+/// New flows a second; four seconds' worth have room at once.
 const RATE: u32 = 100;
-const BURST: std::ops::RangeInclusive<usize> = 400..=520;
+
+/// How many of a flood that began at `since` may be stored: the burst, and what has leaked since, a tick more or less.
+fn room_since(since: Instant) -> std::ops::RangeInclusive<usize> {
+    let seconds = usize::try_from((clock::now() - since).as_secs()).expect("seconds");
+    400..=400 + RATE as usize * (seconds + 2)
+}
 
 fn guarded(kind: Kind, backends: &[u8]) -> Desired {
     let mut service = kind.service(PORT, backends);
@@ -41,9 +47,10 @@ fn flood(director: &mut Director, kind: Kind, ports: std::ops::Range<u16>) -> BT
 fn what_comes_too_fast_is_placed_by_hash_until_its_handshake_is_complete() {
     for kind in [TCP4, TCP6] {
         let mut director = director(&guarded(kind, &[1, 2, 3]));
+        let since = clock::now();
         let backends = flood(&mut director, kind, 1000..3000);
         let stored: Vec<u16> = director.flows().iter().map(|flow| flow.client_port).collect();
-        assert!(BURST.contains(&stored.len()), "{}: {} stored", kind.name, stored.len());
+        assert!(room_since(since).contains(&stored.len()), "{}: {} stored", kind.name, stored.len());
         assert_eq!(event(&director, "event-guarded"), (2000 - stored.len()) as u64);
         assert_eq!(event(&director, "event-placed-by-hash"), 0, "there is room");
         let mut left = backends.iter().filter(|(port, _)| !stored.contains(port));
@@ -68,8 +75,9 @@ fn what_comes_too_fast_is_placed_by_hash_until_its_handshake_is_complete() {
 fn datagrams_that_come_too_fast_stay_with_one_backend_too() {
     for kind in [UDP4, UDP6] {
         let mut director = director(&guarded(kind, &[1, 2, 3]));
+        let since = clock::now();
         let backends = flood(&mut director, kind, 1000..3000);
-        assert!(BURST.contains(&director.flows().len()), "{}", director.flows().len());
+        assert!(room_since(since).contains(&director.flows().len()), "{}", director.flows().len());
         let again = flood(&mut director, kind, 1000..3000);
         assert_eq!(backends, again, "{}", kind.name);
     }
@@ -101,8 +109,10 @@ fn a_persistent_clients_flood_makes_no_templates() {
     want.services[0].options.persistence =
         Some(Persistence { timeout: 300, granularity: None, scope: Scope::default() });
     let mut director = director(&want);
+    let since = clock::now();
     flood(&mut director, TCP4, 1000..2000);
-    assert!(BURST.contains(&director.flows().iter().filter(|flow| !flow.value.is_template()).count()));
+    let stored = director.flows().iter().filter(|flow| !flow.value.is_template()).count();
+    assert!(room_since(since).contains(&stored), "{stored} stored");
     for host in 0..200u8 {
         send(&mut director, &TCP4.open().with(|p| p.source.set_ip([10, 9, 9, host].into())))
             .expect("forwarded");
@@ -162,11 +172,7 @@ fn withstands(kind: Kind, packet: Packet) {
         alive(&mut director, &format!("after {part} million"));
     }
     let flows = director.flows();
-    let mut client = [0; 16];
-    match kind.client() {
-        IpAddr::V4(v4) => client[..4].copy_from_slice(&v4.octets()),
-        IpAddr::V6(v6) => client = v6.octets(),
-    }
+    let client = client_bytes(kind);
     let kept = flows.iter().filter(|flow| flow.client == client && backends.contains_key(&flow.client_port));
     assert_eq!(kept.count(), usize::from(ESTABLISHED), "{}", kind.name);
     println!("{}: {} of {} slots in use after the flood", kind.name, flows.len(), 4 << 14);
@@ -190,4 +196,104 @@ fn ten_million_datagrams_move_nobody() {
 #[test]
 fn ten_million_syns_over_ipv6_move_nobody() {
     withstands(TCP6, TCP6.open());
+}
+
+/// After a flood of SYNs the hash places what belongs to no connection that is known, for a minute: ACKs of it get an
+/// entry in the half-open share at most, and clients that are established, with an entry or by hash, stay where they
+/// are.
+#[test]
+fn an_ack_flood_after_a_syn_flood_moves_nobody() {
+    for kind in [TCP4, TCP6] {
+        let mut service = kind.service(PORT, &[1, 2, 3]);
+        service.options.guard = Guard::Auto;
+        let sizes = FlowSizes { ipv4: 1 << 14, wide: 1 << 14 };
+        let mut director = Director::new(sizes, &Desired { services: vec![service], flows: sizes, ..lab() })
+            .expect("a director");
+        let stored = flood(&mut director, kind, 1000..1000 + ESTABLISHED);
+        for (port, backend) in &stored {
+            assert_eq!(send(&mut director, &kind.later().from_port(*port)), Ok(*backend), "{}", kind.name);
+        }
+        let mut feeder = Feeder::new().expect("a feeder");
+        feeder.aim(Target::Director, &mut director).expect("aimed");
+        let (syn, ack) = (kind.open(), kind.later());
+        let mut feed = Feed::new_flows(&syn);
+        feed.counter = 16 << 32;
+        feeder.run(&syn.bytes(), &mut feed, 200_000).expect("ran");
+        assert!(event(&director, "event-guarded") > 100_000, "{}", kind.name);
+        // Handshakes under the flood: clients without an entry, by their ACK.
+        let held = flood(&mut director, kind, 3000..3100);
+        for (port, backend) in &held {
+            let seen = send(&mut director, &kind.later().from_port(*port));
+            assert_eq!(seen, Ok(*backend), "{} port {port}", kind.name);
+        }
+        let alive = |director: &mut Director, when: &str| {
+            for (port, backend) in stored.iter().chain(&held) {
+                let seen = send(director, &kind.later().from_port(*port));
+                assert_eq!(seen, Ok(*backend), "{} port {port} {when}", kind.name);
+            }
+        };
+        alive(&mut director, "before the ACKs");
+        feed = Feed::new_flows(&ack);
+        feed.counter = 32 << 32;
+        for part in 0..10 {
+            feeder.run(&ack.bytes(), &mut feed, 200_000).expect("ran");
+            alive(&mut director, &format!("after part {part} of the ACKs"));
+        }
+        // What the ACKs made is half-open, and no more than the rate of completed handshakes allows.
+        let is_clients = |port: u16| stored.contains_key(&port) || held.contains_key(&port);
+        let flows = director.flows();
+        let of_flood = |flow: &&lb::dataplane::FlowEntry| flow.client != client_bytes(kind);
+        let (mut half_open, mut others) = (0, 0);
+        for flow in flows.iter().filter(of_flood) {
+            if flow.value.state() == State::SYN_RECV { half_open += 1 } else { others += 1 }
+        }
+        assert_eq!(others, 0, "{}: {half_open} half-open", kind.name);
+        // SYNs have a rate, and so have ACKs: a minute of each, and a burst.
+        let most = 2 * Guard::auto(sizes.ipv4) as usize * (60 + 8);
+        assert!(half_open > 0 && half_open <= most, "{}: {half_open} half-open, {most} at most", kind.name);
+        let established = flows.iter().filter(|flow| !of_flood(flow) && is_clients(flow.client_port));
+        let established = established.filter(|flow| flow.value.state() == State::ESTABLISHED).count();
+        assert!(established >= stored.len(), "{}: {established}", kind.name);
+        println!(
+            "{}: {half_open} half-open of {} entries, {established} established",
+            kind.name,
+            flows.len()
+        );
+    }
+}
+
+fn client_bytes(kind: Kind) -> [u8; 16] {
+    match kind.client() {
+        IpAddr::V4(v4) => {
+            let mut bytes = [0; 16];
+            bytes[..4].copy_from_slice(&v4.octets());
+            bytes
+        }
+        IpAddr::V6(v6) => v6.octets(),
+    }
+}
+
+/// A persistent client's connection without an entry goes where its template says, not by hash: its ACK makes a
+/// half-open entry all the same, so that a flood of ACKs makes no established ones.
+#[test]
+fn an_ack_of_a_persistent_client_makes_a_half_open_entry() {
+    for kind in [TCP4, TCP6] {
+        let mut want = guarded(kind, &[1, 2, 3]);
+        want.services[0].options.persistence =
+            Some(Persistence { timeout: 300, granularity: None, scope: Scope::default() });
+        let mut director = director(&want);
+        let backends = flood(&mut director, kind, 1000..2000);
+        let stored: Vec<u16> = director.flows().iter().map(|flow| flow.client_port).collect();
+        let (port, backend) =
+            backends.iter().find(|(port, _)| !stored.contains(port)).expect("one without an entry");
+        let state_of = |director: &Director, port: u16| {
+            let flow = director.flows().into_iter().find(|flow| flow.client_port == port);
+            flow.map(|flow| flow.value.state())
+        };
+        for (port, state) in [(*port, State::SYN_RECV), (*port, State::ESTABLISHED), (7, State::SYN_RECV)] {
+            let ack = kind.later().from_port(port);
+            assert_eq!(send(&mut director, &ack), Ok(*backend), "{} port {port}", kind.name);
+            assert_eq!(state_of(&director, port), Some(state), "{} port {port}", kind.name);
+        }
+    }
 }

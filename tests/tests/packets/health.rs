@@ -188,7 +188,8 @@ proptest! {
     /// Whatever clients do, what is told is what happened, one for one.
     #[test]
     fn health_is_exact(steps in prop::collection::vec(step(), 20..200)) {
-        let timeouts = Timeouts { tcp: 900, tcp_fin: 200, tcp_syn: 200, tcp_time_wait: 200, tcp_close: 200, udp: 300 };
+        let timeouts =
+            Timeouts { tcp_fin: 200, tcp_syn: 200, tcp_time_wait: 200, tcp_close: 200, ..Timeouts::default() };
         let mut director = director(&Desired { timeouts, ..every_kind() });
         let mut flows: BTreeMap<(usize, u16), State> = BTreeMap::new();
         let mut expected: Health = [0; 3];

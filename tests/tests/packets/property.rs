@@ -47,8 +47,9 @@ const TARGETS: [(Kind, u16, &[usize]); 8] = [
 ];
 const CLIENTS: u16 = 5;
 /// None so short that it passes for real while a case runs.
-const TIMEOUTS: Timeouts =
-    Timeouts { tcp: 900, tcp_fin: 200, tcp_syn: 200, tcp_time_wait: 200, tcp_close: 200, udp: 300 };
+fn no_short_timeouts() -> Timeouts {
+    Timeouts { tcp_fin: 200, tcp_syn: 200, tcp_time_wait: 200, tcp_close: 200, ..Timeouts::default() }
+}
 
 /// One thing that happens.
 #[derive(Clone, Debug)]
@@ -138,7 +139,7 @@ impl World {
 
     fn configure(&mut self) {
         let services = self.services.values().cloned().collect();
-        let want = Desired { services, timeouts: TIMEOUTS, ..lab() };
+        let want = Desired { services, timeouts: no_short_timeouts(), ..lab() };
         self.director.configure(&want).expect("configured");
     }
 
@@ -178,7 +179,7 @@ impl World {
                 let mut flows = std::mem::take(&mut self.flows);
                 flows.retain(|_, known| {
                     let over = self.reschedules(*known) && !self.has(known.service, known.backend);
-                    TIMEOUTS.of(known.state) > *seconds && !over
+                    no_short_timeouts().of(known.state) > *seconds && !over
                 });
                 self.flows = flows;
             }

@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 
 use lb::{
     model::{
-        HashFlags,
+        Endpoint, FlowSizes, HashFlags, Protocol,
         Scheduler::{self, *},
     },
-    plan::Desired,
+    plan::{Desired, dest_address},
 };
 use lb_common::{tcp::flag::*, verdict::Verdict::*};
 use lb_tests::xdp::Director;
@@ -146,6 +146,90 @@ fn twos_draws_by_weight_and_takes_the_less_loaded() {
     assert_eq!(shares.keys().copied().collect::<Vec<_>>(), [1, 2, 4]);
     for (backend, ideal) in [(1, 100), (2, 100), (4, 200)] {
         assert!(shares[&backend].abs_diff(ideal) < 40, "{shares:?}");
+    }
+}
+
+/// A service that takes datagrams too, each by itself: they draw without changing anybody's load.
+fn with_datagrams(scheduler: Scheduler, weights: &[(u8, u16)]) -> Desired {
+    let mut want = only(TCP4, scheduler, weights);
+    let service = &mut want.services[0];
+    service.group.insert(Endpoint { protocol: Protocol::Udp, ..service.endpoint });
+    service.options.ops = true;
+    want
+}
+
+/// (active, inactive) of backends 1, 2, ...
+fn loads(director: &Director) -> Vec<(u64, u64)> {
+    let snapshot = director.maps().snapshot().expect("a snapshot");
+    let mut dests: Vec<_> = snapshot.dests.iter().map(|(id, dest)| (dest_address(dest), *id)).collect();
+    dests.sort();
+    let counts = dests.into_iter().map(|(_, id)| director.maps().conn_counts(id));
+    counts.map(|counts| (counts.active, counts.inactive)).collect()
+}
+
+/// `ip_vs_twos.c`: each of two draws takes a member with the chance of its weight (the first one also the draw of 0), and
+/// of both the one that is less loaded for its weight.
+#[test]
+fn twos_has_the_distribution_of_its_formula() {
+    const DRAWS: u32 = 5_000;
+    for weights in [&[1, 1, 2][..], &[5, 0, 1, 10], &[3, 3, 3]] {
+        let backends: Vec<(u8, u16)> = (1..).zip(weights.iter().copied()).collect();
+        let mut director = director(&with_datagrams(Twos, &backends));
+        let datagram = UDP4.open().bytes();
+        for connections in [0, 7] {
+            for port in 1000..1000 + connections {
+                send(&mut director, &TCP4.open().from_port(port)).expect("forwarded");
+            }
+            let cost: Vec<u64> = loads(&director).iter().map(|(active, idle)| active * 257 + idle).collect();
+            let (all, weights) = (weights.iter().sum::<u16>(), weights.to_vec());
+            let chance = |i: usize| f64::from(weights[i] + u16::from(i == 0)) / f64::from(all + 1);
+            let mut expected = vec![0.0; weights.len()];
+            let eligible: Vec<usize> = (0..weights.len()).filter(|i| weights[*i] != 0).collect();
+            for a in &eligible {
+                for b in &eligible {
+                    let second = cost[*a] * u64::from(weights[*b]) > cost[*b] * u64::from(weights[*a]);
+                    expected[if second { *b } else { *a }] += chance(*a) * chance(*b);
+                }
+            }
+            let mut drawn = vec![0u32; weights.len()];
+            for _ in 0..DRAWS {
+                let (_, frame) = director.send(&datagram, None).expect("ran");
+                drawn[usize::from(frame[5]) - 1] += 1;
+            }
+            for (times, chance) in drawn.iter().zip(&expected) {
+                // Six standard deviations: one run of a hundred million is outside.
+                let (mean, deviation) =
+                    (f64::from(DRAWS) * chance, (f64::from(DRAWS) * chance * (1.0 - chance)).sqrt());
+                let off = (f64::from(*times) - mean).abs();
+                assert!(off <= 6.0 * deviation + 0.5, "{weights:?} {cost:?}: {drawn:?} for {expected:?}");
+            }
+        }
+    }
+}
+
+/// 257 against 256, or with the classic formula a tie, which goes to the first in walk order.
+#[test]
+fn classic_load_counts_inactive_instead_of_all() {
+    for scheduler in [Lc, Wlc] {
+        for (classic_load, expected) in [(false, 2), (true, 1)] {
+            let with = |backends: &[(u8, u16)]| {
+                let mut want = with_datagrams(scheduler, backends);
+                want.services[0].options.ops = false;
+                want.services[0].options.classic_load = classic_load;
+                want
+            };
+            let sizes = FlowSizes { ipv4: 4096, wide: 64 };
+            let mut director = Director::new(sizes, &with(&[(2, 1)])).expect("a director");
+            for port in 1000..1256 {
+                assert_eq!(send(&mut director, &UDP4.open().from_port(port)), Ok(2));
+            }
+            director.configure(&with(&[(1, 1)])).expect("configured");
+            assert_eq!(send(&mut director, &TCP4.open()), Ok(1));
+            director.configure(&with(&[(1, 1), (2, 1)])).expect("configured");
+            assert_eq!(loads(&director), [(1, 0), (0, 256)]);
+            let went = send(&mut director, &TCP4.open().from_port(9));
+            assert_eq!(went, Ok(expected), "{scheduler}, classic: {classic_load}");
+        }
     }
 }
 

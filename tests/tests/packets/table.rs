@@ -47,6 +47,16 @@ pub fn redirected(packet: &Packet) -> Expect {
     Expect { verdict: Verdict::ForwardedRedirect, frame: Frame::Exactly(packet.bytes()) }
 }
 
+/// Sent to a health check.
+pub fn to_check(packet: &Packet) -> Expect {
+    Expect { verdict: Verdict::ForwardedProbe, frame: Frame::Exactly(packet.bytes()) }
+}
+
+/// Sent to a health check, as this frame.
+pub fn frame_to_check(frame: Vec<u8>) -> Expect {
+    Expect { verdict: Verdict::ForwardedProbe, frame: Frame::Exactly(frame) }
+}
+
 /// Answered with this frame.
 pub fn answered(verdict: Verdict, frame: Vec<u8>) -> Expect {
     Expect { verdict, frame: Frame::Exactly(frame) }
@@ -119,7 +129,7 @@ fn action(verdict: Verdict) -> u32 {
         Some("dropped") => 1,
         Some("passed") => 2,
         Some("answered") => 3,
-        _ if verdict == Verdict::ForwardedRedirect => 4,
+        _ if matches!(verdict, Verdict::ForwardedRedirect | Verdict::ForwardedProbe) => 4,
         _ => 3,
     }
 }

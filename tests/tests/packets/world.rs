@@ -16,6 +16,7 @@ use lb::{
     plan::{Desired, HostRoute, LinkSpec},
 };
 use lb_common::{
+    sctp::chunk,
     tcp::flag::{ACK, SYN},
     verdict::Verdict,
     vlan::Tags,
@@ -49,18 +50,22 @@ pub const PORT: u16 = 3306;
 /// A client's port.
 pub const CLIENT_PORT: u16 = 40000;
 
-/// IPv4 or IPv6, TCP or UDP.
+/// IPv4 or IPv6, TCP, UDP or SCTP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Kind {
     pub name: &'static str,
     pub is_ipv6: bool,
     pub is_udp: bool,
+    pub is_sctp: bool,
 }
 
-pub const TCP4: Kind = Kind { name: "tcp4", is_ipv6: false, is_udp: false };
-pub const UDP4: Kind = Kind { name: "udp4", is_ipv6: false, is_udp: true };
-pub const TCP6: Kind = Kind { name: "tcp6", is_ipv6: true, is_udp: false };
-pub const UDP6: Kind = Kind { name: "udp6", is_ipv6: true, is_udp: true };
+pub const TCP4: Kind = Kind { name: "tcp4", is_ipv6: false, is_udp: false, is_sctp: false };
+pub const UDP4: Kind = Kind { name: "udp4", is_ipv6: false, is_udp: true, is_sctp: false };
+pub const TCP6: Kind = Kind { name: "tcp6", is_ipv6: true, is_udp: false, is_sctp: false };
+pub const UDP6: Kind = Kind { name: "udp6", is_ipv6: true, is_udp: true, is_sctp: false };
+pub const SCTP4: Kind = Kind { name: "sctp4", is_ipv6: false, is_udp: false, is_sctp: true };
+pub const SCTP6: Kind = Kind { name: "sctp6", is_ipv6: true, is_udp: false, is_sctp: true };
+/// Those that most tables are about; SCTP has a table of its own.
 pub const KINDS: [Kind; 4] = [TCP4, UDP4, TCP6, UDP6];
 
 impl Kind {
@@ -84,16 +89,32 @@ impl Kind {
         }
     }
 
-    /// A packet that opens a connection to the VIP: a SYN or a datagram.
+    /// A packet that opens a connection to the VIP: a SYN, a datagram or an INIT.
     pub fn open(self) -> Packet {
         let (source, dest) = (SocketAddr::new(self.client(), CLIENT_PORT), SocketAddr::new(self.vip(), PORT));
-        let packet = if self.is_udp { Packet::udp(source, dest) } else { Packet::tcp(source, dest, SYN) };
+        let packet = match self.protocol() {
+            Protocol::Tcp => Packet::tcp(source, dest, SYN),
+            Protocol::Udp => Packet::udp(source, dest),
+            Protocol::Sctp => Packet::sctp(source, dest, chunk::INIT),
+        };
         packet.with(|p| (p.to, p.from) = (ETH0_MAC, CLIENT_MAC))
     }
 
     /// A packet in the middle of the connection that [`Kind::open`] opens.
     pub fn later(self) -> Packet {
-        if self.is_udp { self.open() } else { self.open().flags(ACK) }
+        match self.protocol() {
+            Protocol::Tcp => self.open().flags(ACK),
+            Protocol::Udp => self.open(),
+            Protocol::Sctp => self.open().flags(chunk::COOKIE_ECHO),
+        }
+    }
+
+    pub fn protocol(self) -> Protocol {
+        match (self.is_udp, self.is_sctp) {
+            (true, _) => Protocol::Udp,
+            (_, true) => Protocol::Sctp,
+            (..) => Protocol::Tcp,
+        }
     }
 
     /// A service on the VIP, rr over backends of weight 1.
@@ -104,8 +125,7 @@ impl Kind {
 
     /// A service on the VIP with backends and their weights.
     pub fn weighted(self, port: u16, scheduler: Scheduler, weights: &[(u8, u16)]) -> Service {
-        let protocol = if self.is_udp { Protocol::Udp } else { Protocol::Tcp };
-        let endpoint = Endpoint::new(self.vip(), port, protocol);
+        let endpoint = Endpoint::new(self.vip(), port, self.protocol());
         let backend = |(number, weight): &(u8, u16)| Backend {
             key: BackendKey { address: self.backend(*number), port },
             weight: *weight,
@@ -117,7 +137,8 @@ impl Kind {
         let backends = weights.iter().map(backend).collect();
         let (options, group) = (silent(), BTreeSet::new());
         let (name, health) = (endpoint.default_name(), Default::default());
-        Service { name, endpoint, group, scheduler, backends, options, health }
+        let sources = Default::default();
+        Service { name, endpoint, group, scheduler, backends, options, sources, health }
     }
 }
 

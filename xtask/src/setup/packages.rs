@@ -33,6 +33,8 @@ const TABLE: &[Package] = &[
     lab("postgresql", "postgres", "a real PostgreSQL server for postgres checks"),
     lab("redis-server", "redis-server", "a real Redis server for redis checks"),
     lab("python3-aiosmtpd", "aiosmtpd", "a real mail server, with STARTTLS, for smtp checks"),
+    lab("nftables", "nft", "firewalls on backends and the director, which `lb doctor` has to name"),
+    lab("keepalived", "keepalived", "runs beside the director with blocks that `lb doctor` has to find"),
     lab("jq", "jq", "the demo reads `--output json` with it"),
     vm(
         "qemu-system-x86",

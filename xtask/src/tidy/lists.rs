@@ -3,6 +3,11 @@
 /// The PURE ring of lb-userspace: decisions without IO, tested without a kernel.
 const PURE: &[&str] = &[
     "lb-userspace/src/config/",
+    "lb-userspace/src/doctor/finding.rs",
+    "lb-userspace/src/doctor/held.rs",
+    "lb-userspace/src/doctor/judge/",
+    "lb-userspace/src/doctor/probe/frame.rs",
+    "lb-userspace/src/doctor/report.rs",
     "lb-userspace/src/health/",
     "lb-userspace/src/estimator.rs",
     "lb-userspace/src/model/",
@@ -11,6 +16,7 @@ const PURE: &[&str] = &[
     "lb-userspace/src/overlay.rs",
     "lb-userspace/src/plan/",
     "lb-userspace/src/plan.rs",
+    "lb-userspace/src/pressure.rs",
 ];
 
 /// Files in those directories that do their ring's IO, with the reason.
@@ -25,6 +31,10 @@ const UNSAFE: &[(&str, &str)] = &[
     ("lb-common/src/user.rs", "aya's Pod marks the map types as plain bytes"),
     ("lb-ebpf/src/", "packet and map access in the kernel is through raw pointers"),
     ("lb-userspace/src/dataplane/mapped.rs", "maps the flow tables"),
+    (
+        "lb-userspace/src/doctor/probe/socket.rs",
+        "binds a packet socket to an interface, which nix has no address for",
+    ),
     ("lb-userspace/src/net/ethtool.rs", "ethtool's ioctl takes a pointer"),
     ("lb-userspace/tests/net/xdp.rs", "bpf(2) for somebody else's program of two instructions"),
     ("tests/src/feeder.rs", "hands its parameters to a BPF map as plain bytes"),

@@ -39,7 +39,14 @@ async fn every_route_reaches_the_agent_with_its_body() {
 
     let endpoint = fake::services()[0].endpoint;
     let options = ServiceOptions::default();
-    let add = ServiceAdd { name: None, endpoint, group: [].into(), scheduler: Scheduler::Wrr, options };
+    let add = ServiceAdd {
+        name: None,
+        endpoint,
+        group: [].into(),
+        scheduler: Scheduler::Wrr,
+        options,
+        sources: Default::default(),
+    };
     client.service_add(&add).await.unwrap();
     assert_eq!(agent.last(), format!("ServiceAdd {{ add: {add:?}"));
     let edit = ServiceEdit { scheduler: Some(Scheduler::Rr), ..ServiceEdit::default() };

@@ -6,7 +6,10 @@ use std::{env, fs, path::Path};
 use clap::{CommandFactory, Parser};
 use lb_common::verdict::{Event, Verdict};
 
-use crate::cli::{args::Cli, exit::EXIT_CODES};
+use crate::{
+    cli::{args::Cli, exit::EXIT_CODES},
+    doctor::{self, Severity},
+};
 
 /// What the definitions do not say.
 const ABOUT_OUTPUT: &str = "\
@@ -26,6 +29,7 @@ With `--output json` numbers are exact, and every command prints the body of the
 | `lb stats --rate` | `seconds`, and per second `connections`, `packets`, `bytes` of `total` and of each of `services` and its `backends`; `verdicts` |
 | `lb stats --watch` | one object a line |
 | `lb check-config` | `services`, `backends`, and `memory`: `what` and `bytes` of each kind of map |
+| `lb doctor` | `findings`: `id`, `severity` (`warning`, `error`), `subject`, `found`, `effect`, `fix`; `unknown`: what could not be looked at; `examined`: how many things were |
 | `lb realserver` | `changes`, and `items`: `subject`, `verdict` (`right`, `note`, `wrong`), `found`, `effect`, `fix` |
 | `lb save` | no JSON: always the configuration file |
 
@@ -108,19 +112,42 @@ fn every_verdict_and_event_is_in_the_operators_page() {
     }
 }
 
+#[test]
+fn every_finding_of_the_doctor_is_in_the_operators_page() {
+    let page = document("docs/operations.md");
+    for id in doctor::Id::ALL {
+        let severity = match id.severity() {
+            Severity::Warning => "warning",
+            Severity::Error => "error",
+        };
+        let row = format!("| `{id}` | {severity} | ");
+        let rows = page.lines().filter(|line| line.starts_with(&row)).count();
+        assert_eq!(rows, 1, "docs/operations.md needs one row that begins with {row}({})", id.meaning());
+    }
+}
+
 /// Lines of code blocks that begin with `lb`, up to a pipe or a remark.
-fn commands(text: &str) -> Vec<String> {
+fn commands(text: &str) -> Vec<Vec<String>> {
     let mut is_code = false;
     let mut commands = Vec::new();
     for line in text.lines() {
         if line.starts_with("```") {
             is_code = !is_code;
         } else if is_code && line.starts_with("lb ") {
-            let words = line.split_whitespace().take_while(|word| !word.starts_with(['#', '|', '>', '&']));
-            commands.push(words.collect::<Vec<_>>().join(" "));
+            let words = words(line).into_iter();
+            commands.push(words.take_while(|word| !word.starts_with(['#', '|', '>', '&'])).collect());
         }
     }
     commands
+}
+
+/// As a shell sees them, as far as the documents go: what stands between single quotes is one.
+fn words(line: &str) -> Vec<String> {
+    let parts = line.split('\'').enumerate().flat_map(|(n, part)| match n % 2 {
+        0 => part.split_whitespace().map(str::to_owned).collect(),
+        _ => vec![part.to_owned()],
+    });
+    parts.collect()
 }
 
 #[test]
@@ -129,8 +156,8 @@ fn commands_in_documents_parse() {
         let commands = commands(&document(name));
         assert!(!commands.is_empty(), "{name} has no commands");
         for line in commands {
-            if let Err(error) = Cli::try_parse_from(line.split(' ')) {
-                panic!("{name}: {line}: {error}");
+            if let Err(error) = Cli::try_parse_from(&line) {
+                panic!("{name}: {line:?}: {error}");
             }
         }
     }

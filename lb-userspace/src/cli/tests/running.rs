@@ -119,6 +119,7 @@ async fn what_a_service_is_given_arrives() {
             group: [].into(),
             scheduler: Scheduler::Wrr,
             options,
+            sources: Default::default(),
         };
         format!("ServiceAdd {{ add: {add:?}")
     };

@@ -95,6 +95,8 @@ fn a_service_with_options() {
         reject: Reject::Pass,
         guard: Guard::Rate(500),
         sloppy_tcp: true,
+        sloppy_sctp: true,
+        classic_load: true,
         ops: true,
     };
     let text = printed(|out| service::show(&view, out).unwrap());
@@ -104,6 +106,8 @@ fn a_service_with_options() {
         "(reject): pass\n",
         "floods: 500\n",
         "(sloppy_tcp)\n",
+        "(sloppy_sctp)\n",
+        "(classic_load)\n",
         "(ops)\n",
     ] {
         assert!(text.contains(words), "{words}: {text}");
@@ -125,6 +129,12 @@ tcp_syn             60  SYN_RECV
 tcp_time_wait      120  TIME_WAIT
 tcp_close           10  CLOSE
 udp                300  UDP
+sctp               900  ESTABLISHED
+sctp_init1           4  INIT1
+sctp_init           61  INIT
+sctp_echoed         61  C-ECHOED
+sctp_shutdown       61  S-RECEIVED
+sctp_closed         61  CLOSED
 ",
     );
 }

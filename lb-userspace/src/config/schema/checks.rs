@@ -29,6 +29,7 @@ pub mod check {
             &PORT,
             &SOURCE,
             &INTERFACE,
+            &VIA,
             &INTERVAL,
             &FAST_INTERVAL,
             &TIMEOUT,
@@ -126,9 +127,20 @@ pub mod check {
         "interface",
         "interface name",
         Words("as the routes say"),
-        "The director's interface that the check leaves by (SO_BINDTODEVICE), a VRF too.",
+        "The director's interface that the check leaves by (SO_BINDTODEVICE), a VRF too; not the one through the VIP, \
+         which goes the way of clients' packets.",
     )
     .also(&["bind_if"]);
+    pub static VIA: Key = key(
+        "via",
+        "`rip`, `vip` or `both`",
+        Words("`both` where clients are served, else `rip`"),
+        "`rip`: the check goes to the backend's own address. `vip`: it goes the way of a client's packets, to the \
+         VIP, delivered to the backend's MAC by the data path's records, and the VIP must answer: so the backend has \
+         the VIP on lo, takes such packets in (rp_filter), and its server listens there. `both`: it is made both \
+         ways, as two checks that must pass. It is the default unless the check has an `address`, or goes to a port \
+         that the service does not have. `udp`, `dns`, `ping`, `file` and `exec` checks have no way through the VIP.",
+    );
     pub static INTERVAL: Key =
         key("interval", "short duration", Is("2s"), "From the begin of one check to that of the next.")
             .also(&["inter", "delay_loop"]);

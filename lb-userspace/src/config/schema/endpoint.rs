@@ -21,4 +21,4 @@ pub static PORT: Key = key(
 )
 .also(&["ports"]);
 pub static PROTOCOL: Key =
-    key("protocol", "`tcp` or `udp`", Words("the service's `protocol`"), "The transport protocol.");
+    key("protocol", "`tcp`, `udp` or `sctp`", Words("the service's `protocol`"), "The transport protocol.");

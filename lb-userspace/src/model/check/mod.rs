@@ -2,6 +2,7 @@
 
 mod kinds;
 mod protocols;
+mod via;
 
 use std::{
     fmt,
@@ -15,6 +16,7 @@ pub use kinds::{
     Digest, ExecCheck, Galera, HttpCheck, LagTier, MysqlCheck, MysqlTls, Role, Secret, StatusRange, TlsCheck,
 };
 pub use protocols::{DnsCheck, FileCheck, PostgresCheck, RedisCheck, SmtpCheck, UdpCheck};
+pub use via::{ProbePorts, Via};
 
 use super::{Backend, Service};
 
@@ -78,6 +80,9 @@ pub struct Check {
     /// The director's interface that it leaves by; none: the kernel's routes say.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub interface: Option<String>,
+    /// None: also through the VIP, if clients are served where the check goes to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub via: Option<Via>,
     #[serde(default)]
     pub timing: Timing,
 }
@@ -206,12 +211,12 @@ impl Service {
 impl Check {
     /// A check by default timing, of the backend's own address and port.
     pub fn new(kind: CheckKind) -> Self {
-        Self { kind, address: None, port: None, source: None, interface: None, timing: Timing::default() }
+        Self { kind, address: None, port: None, source: None, interface: None, via: None, timing: Timing::default() }
     }
 
     /// What it does, for people: `tcp`, `tcp to port 8080`. A check is known again by it after a reload.
     pub fn label(&self) -> String {
-        let Self { kind, address, port, source, interface, timing: _ } = self;
+        let Self { kind, address, port, source, interface, via: _, timing: _ } = self;
         let to = match (address, port) {
             (Some(address), Some(port)) => format!(" to {}", SocketAddr::new(*address, *port)),
             (Some(address), None) => format!(" to {address}"),

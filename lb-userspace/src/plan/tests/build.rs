@@ -30,6 +30,7 @@ pub fn service(name: &str, port: u16, backends: &[&str]) -> Service {
         scheduler: Scheduler::Rr,
         backends,
         options: ServiceOptions::default(),
+        sources: Default::default(),
         health: Default::default(),
     }
 }

@@ -52,6 +52,8 @@ impl Kernel {
         match op.clone() {
             Op::SetLink { index, link } => drop(state.links.insert(index, link)),
             Op::DeleteLink { index } => drop(state.links.remove(&index).expect("a link")),
+            Op::SetProbes { source, probes } => drop(state.probes.insert(source, probes)),
+            Op::DeleteProbes { source } => drop(state.probes.remove(&source).expect("a source")),
             Op::AddTag(key) => assert!(state.tags.insert(key)),
             Op::DeleteTag(key) => assert!(state.tags.remove(&key)),
             Op::AddMac(key) => assert!(state.macs.insert(key)),
@@ -97,6 +99,8 @@ impl Kernel {
             Op::DeleteEndpoint { key } => drop(state.endpoints.remove(&key).expect("an endpoint")),
             Op::SetRange { key, endpoint } => drop(state.ranges.insert(key, endpoint)),
             Op::DeleteRange { key } => drop(state.ranges.remove(&key).expect("a range")),
+            Op::SetRule { key, rule } => drop(state.rules.insert(key, rule)),
+            Op::DeleteRule { key } => drop(state.rules.remove(&key).expect("a rule")),
             Op::SetFilter { word, bits: 0 } => drop(state.filter.remove(&word)),
             Op::SetFilter { word, bits } => drop(state.filter.insert(word, bits)),
         }

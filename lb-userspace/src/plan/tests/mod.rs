@@ -9,6 +9,7 @@ mod kernel;
 mod limits;
 mod named;
 mod scale;
+mod sources;
 mod tables;
 mod wanted;
 
@@ -128,7 +129,7 @@ proptest! {
         let left = director.kernel.snapshot();
         prop_assert!(left.endpoints.is_empty() && left.services.is_empty() && left.dests.is_empty());
         prop_assert!(left.hosts.is_empty() && left.links.is_empty() && left.filter.is_empty());
-        prop_assert!(left.ranges.is_empty());
+        prop_assert!(left.ranges.is_empty() && left.rules.is_empty());
         prop_assert!(left.tags.is_empty() && left.macs.is_empty());
     }
 }

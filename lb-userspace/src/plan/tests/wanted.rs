@@ -31,7 +31,7 @@ pub fn desired() -> impl Strategy<Value = Desired> {
             of.extend(weight.map(|weight| (backend.key, weight)));
         }
         let timeouts = Timeouts { ..model.timeouts };
-        Desired { services, timeouts, hz: 250, flows: model.flows, links, hosts, weights }
+        Desired { services, timeouts, hz: 250, flows: model.flows, links, hosts, weights, probes: None }
     })
 }
 

@@ -1,14 +1,18 @@
-//! What things cost. `cargo run --release -p lb-tests --bin bench`, or with the names of some of the tables. The
+//! What things cost: `cargo xtask bench --full`, or with the names of some of the tables. The
 //! program in the kernel is the same in either profile, the agent's part is not.
 //!
 //! Compare figures of one run only.
 
+mod checks;
 mod cold_start;
 mod evictions;
+mod pace;
 mod packets;
 mod schedulers;
 mod sweeper;
 mod world;
+
+use std::{fs, path::PathBuf};
 
 use anyhow::Result;
 use clap::{Parser, ValueEnum};
@@ -21,6 +25,12 @@ use nix::{
 struct Args {
     /// All, if none is given
     what: Vec<Table>,
+    /// Another build of the program (lb.o) to measure beside this one, in `packets`
+    #[arg(long, value_name = "FILE")]
+    beside: Option<PathBuf>,
+    /// Writes the figures of `packets` there, as JSON
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -35,21 +45,30 @@ enum Table {
     Evictions,
     /// From nothing to 4,096 services of 16 backends
     ColdStart,
+    /// 10,000 health checks a second (builds a lab; needs `lb` beside this program)
+    Checks,
 }
 
 fn main() -> Result<()> {
-    let Args { what } = Args::parse();
+    let Args { what, beside, json } = Args::parse();
+    let beside = beside.map(fs::read).transpose()?;
     // One CPU: its cache, its counters.
     let mut cpus = CpuSet::new();
     cpus.set(0)?;
     sched_setaffinity(Pid::from_raw(0), &cpus)?;
     for table in if what.is_empty() { Table::value_variants() } else { &what } {
         match table {
-            Table::Packets => packets::packets()?,
+            Table::Packets => {
+                let report = packets::packets(beside.as_deref())?;
+                if let Some(file) = &json {
+                    fs::write(file, serde_json::to_vec_pretty(&report)?)?;
+                }
+            }
             Table::Schedulers => schedulers::schedulers()?,
             Table::Sweeper => sweeper::sweeper()?,
             Table::Evictions => evictions::evictions()?,
             Table::ColdStart => cold_start::cold_start()?,
+            Table::Checks => checks::checks()?,
         }
         println!();
     }

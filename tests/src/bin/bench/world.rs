@@ -54,6 +54,7 @@ pub fn service(
         name: endpoint.default_name(),
         endpoint,
         group: Default::default(),
+        sources: Default::default(),
         health: Default::default(),
         scheduler,
         backends,

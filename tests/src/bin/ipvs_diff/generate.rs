@@ -2,10 +2,13 @@
 
 use fastrand::Rng;
 use lb::model::{Endpoint, Persistence, Protocol, Scope};
-use lb_common::tcp::flag::{ACK, FIN, RST, SYN};
+use lb_common::{
+    sctp::chunk,
+    tcp::flag::{ACK, FIN, RST, SYN},
+};
 
 use crate::{
-    lab::{ANY_PORTS, BACKENDS, Client, endpoints},
+    lab::{ANY_PORTS, BACKENDS, COOKIE_AND_ABORT, Client, endpoints},
     schedulers::{KINDS, Kind},
     script::{Config, Options, Script, Settings, Step, Sysctl},
 };
@@ -111,6 +114,7 @@ impl Generator {
         };
         let flags = match (to.protocol, self.rng.u8(..100)) {
             (Protocol::Udp, _) => 0,
+            (Protocol::Sctp, chance) => self.chunk(chance),
             (_, 0..50) => SYN,
             (_, 50..76) => ACK,
             (_, 76..86) => FIN | ACK,
@@ -124,6 +128,25 @@ impl Generator {
             (_, _) => 0,
         };
         self.push(Step::Packet { to, client, flags });
+    }
+
+    /// The first chunk of an SCTP packet; `chance` is below 100.
+    fn chunk(&mut self, chance: u8) -> u8 {
+        match chance {
+            0..40 => chunk::INIT,
+            40..60 => chunk::COOKIE_ECHO,
+            60..68 => chunk::DATA,
+            68..72 => chunk::SACK,
+            72..76 => chunk::ABORT,
+            76..81 => chunk::SHUTDOWN,
+            81..85 => chunk::SHUTDOWN_ACK,
+            85..88 => chunk::SHUTDOWN_COMPLETE,
+            88..91 => chunk::INIT_ACK,
+            91..94 => chunk::COOKIE_ACK,
+            94..96 => chunk::ERROR,
+            96..98 => COOKIE_AND_ABORT,
+            _ => self.rng.u8(..),
+        }
     }
 
     fn wait(&mut self) {
@@ -146,7 +169,7 @@ impl Generator {
                 // Mostly the weight alone, as health checks and operators do.
                 let settings = match self.rng.u8(..3) {
                     0 => settings,
-                    _ => Settings { weight: settings.weight, ..before },
+                    _ => without_long_turns(Settings { weight: settings.weight, ..before }),
                 };
                 self.push(Step::EditBackend(endpoint, number, settings));
             }
@@ -190,7 +213,7 @@ impl Generator {
         let upper = if self.rng.u8(..5) == 0 { self.rng.u32(1..=6) } else { 0 };
         // ipvsadm refuses a lower one above the upper one.
         let lower = if self.rng.bool() { self.rng.u32(0..=upper) } else { 0 };
-        Settings { weight, upper, lower }
+        without_long_turns(Settings { weight, upper, lower })
     }
 
     /// The states whose timeouts `ipvsadm --set` knows; long enough not to run out between two steps.
@@ -228,4 +251,11 @@ fn options(rng: &mut Rng, endpoint: Endpoint, persistent: bool) -> Options {
         persistence: is_persistent.then_some(persistence),
         ops: endpoint.protocol == Protocol::Udp && rng.u8(..5) == 0,
     }
+}
+
+/// An overloaded backend of a great weight takes more than 32 turns of wrr in a row, after which lb goes another way
+/// (docs/ipvs-differences.md).
+fn without_long_turns(settings: Settings) -> Settings {
+    const TURNS: u16 = 8;
+    if settings.weight > TURNS { Settings { upper: 0, lower: 0, ..settings } } else { settings }
 }

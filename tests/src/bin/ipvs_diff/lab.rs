@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use lb::model::{Endpoint, Protocol};
+use lb_common::sctp::chunk;
 use lb_tests::packet::{Mac, Packet};
 
 /// The director's interface, and the router's at the other end of its wire.
@@ -34,7 +35,7 @@ pub fn endpoints() -> Vec<Endpoint> {
     for address in vips() {
         for port in PORTS {
             let of = |protocol| Endpoint::new(address, port, protocol);
-            all.extend([of(Protocol::Tcp), of(Protocol::Udp)]);
+            all.extend([of(Protocol::Tcp), of(Protocol::Udp), of(Protocol::Sctp)]);
         }
     }
     all
@@ -58,7 +59,10 @@ pub fn backend_of(frame: &[u8]) -> Option<u8> {
     (frame[..6] == backend_mac(number) && (1..=BACKENDS).contains(&number)).then_some(number)
 }
 
-/// A client's packet to a service, as it comes to the director.
+/// In the place of an SCTP packet's first chunk: a COOKIE ECHO with an ABORT behind it. No chunk has this type.
+pub const COOKIE_AND_ABORT: u8 = 0x8a;
+
+/// A client's packet to a service, as it comes to the director: with TCP flags, or the type of its first chunk.
 pub fn packet(client: Client, to: Endpoint, flags: u8) -> Packet {
     packet_from(SocketAddr::new(client.address(to.address), client.port), to, flags)
 }
@@ -69,6 +73,10 @@ pub fn packet_from(source: SocketAddr, to: Endpoint, flags: u8) -> Packet {
     let packet = match to.protocol {
         Protocol::Tcp => Packet::tcp(source, dest, flags),
         Protocol::Udp => Packet::udp(source, dest),
+        Protocol::Sctp if flags == COOKIE_AND_ABORT => {
+            Packet::sctp(source, dest, chunk::COOKIE_ECHO).with(|p| p.second_chunk = Some(chunk::ABORT))
+        }
+        Protocol::Sctp => Packet::sctp(source, dest, flags),
     };
     packet.with(|p| (p.to, p.from) = (DIRECTOR_MAC, CLIENT_MAC))
 }

@@ -31,7 +31,7 @@ pub fn services(text: &str) -> Result<BTreeMap<Endpoint, BTreeMap<IpAddr, Load>>
                 let service = last.and_then(|last| services.get_mut(&last)).with_context(context)?;
                 service.insert(socket(backend).with_context(context)?.ip(), load);
             }
-            [protocol @ ("TCP" | "UDP"), address, ..] => {
+            [protocol @ ("TCP" | "UDP" | "SCTP"), address, ..] => {
                 let address = socket(address).with_context(context)?;
                 let endpoint = endpoint(protocol, address)?;
                 services.insert(endpoint, BTreeMap::new());
@@ -83,6 +83,7 @@ fn endpoint(protocol: &str, address: SocketAddr) -> Result<Endpoint> {
     let protocol = match protocol {
         "TCP" => Protocol::Tcp,
         "UDP" => Protocol::Udp,
+        "SCTP" => Protocol::Sctp,
         other => bail!("a protocol called {other:?}"),
     };
     Ok(Endpoint::new(address.ip(), address.port(), protocol))

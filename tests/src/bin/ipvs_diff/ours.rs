@@ -14,7 +14,7 @@ use lb::{
     },
     plan::{Desired, HostRoute, LinkSpec, Op, Snapshot, dest_address, plan, reclaim},
 };
-use lb_common::{dest, endpoint, template, tick, value, verdict::Verdict};
+use lb_common::{dest, endpoint, protocol, template, tick, value, verdict::Verdict};
 use lb_tests::{packet::Packet, xdp::Director};
 
 use crate::{
@@ -88,16 +88,17 @@ impl Ours {
     pub fn send(&mut self, packet: &Packet) -> Result<Answer> {
         self.moved = true;
         let ran = self.director.run(&packet.bytes())?;
-        let is_tcp = packet.protocol == lb_common::protocol::TCP;
         // The stack does not answer a reset (RFC 9293 section 3.10.7.1).
-        let closed_port = match (is_tcp, packet.flags & lb_common::tcp::flag::RST != 0) {
-            (false, _) => Answer::Unreachable,
-            (true, false) => Answer::Reset,
-            (true, true) => Answer::Nothing,
+        let closed_port = match packet.protocol {
+            protocol::SCTP => Answer::NoProtocol,
+            protocol::UDP => Answer::Unreachable,
+            _ if packet.flags & lb_common::tcp::flag::RST == 0 => Answer::Reset,
+            _ => Answer::Nothing,
         };
         Ok(match ran.verdict()? {
             Verdict::ForwardedTx | Verdict::ForwardedRedirect => Answer::Forwarded(ran.frame),
             Verdict::AnsweredNoBackend => Answer::Unreachable,
+            Verdict::AnsweredNoFlow if packet.protocol == protocol::SCTP => Answer::NoProtocol,
             Verdict::AnsweredNoFlow => Answer::Reset,
             // A reset is not answered.
             Verdict::DroppedNoFlow => Answer::Nothing,
@@ -114,8 +115,8 @@ impl Ours {
         let mut view = View::default();
         let (mut owners, mut services) = (BTreeMap::new(), BTreeMap::new());
         for (key, value) in &snapshot.endpoints {
-            let Some(protocol) = key.protocol else { continue };
-            let endpoint = Endpoint::new(key.address, key.port, protocol);
+            let Some(of) = key.protocol else { continue };
+            let endpoint = Endpoint::new(key.address, key.port, of);
             endpoints.insert(value.id(), endpoint);
             owners.insert(value.service(), endpoint);
             if value.has(endpoint::flag::OPEN) {
@@ -231,6 +232,7 @@ fn service(config: &Config, configured: &Configured) -> Service {
         name: configured.endpoint.default_name(),
         endpoint: configured.endpoint,
         group: Default::default(),
+        sources: Default::default(),
         scheduler: configured.kind.model,
         backends: configured.backends.iter().map(backend).collect(),
         options: ServiceOptions {
@@ -242,6 +244,7 @@ fn service(config: &Config, configured: &Configured) -> Service {
             },
             expire_quiescent_template: config.has(Sysctl::ExpireQuiescent),
             sloppy_tcp: config.has(Sysctl::SloppyTcp) && configured.endpoint.protocol == Protocol::Tcp,
+            sloppy_sctp: config.has(Sysctl::SloppySctp) && configured.endpoint.protocol == Protocol::Sctp,
             guard: Guard::Off,
             ..ServiceOptions::default()
         },

@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::{Result, bail};
-use lb::model::Timeouts;
+use lb::model::{Protocol, Timeouts};
 use lb_common::tcp::flag::{ACK, RST, SYN};
 use lb_tests::{clock, packet::Packet};
 
@@ -45,7 +45,7 @@ pub struct Directors {
 /// (docs/ipvs-differences.md).
 fn is_compared(step: Step, before: &View, config: &Config) -> bool {
     let Step::Packet { to, client, flags } = step else { return true };
-    if flags & SYN == 0 || flags & (ACK | RST) == 0 {
+    if to.protocol != Protocol::Tcp || flags & SYN == 0 || flags & (ACK | RST) == 0 {
         return true;
     }
     if config.has(Sysctl::ExpireNodest) {

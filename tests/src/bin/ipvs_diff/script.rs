@@ -6,7 +6,10 @@ use std::{
 };
 
 use lb::model::{Endpoint, Persistence, Protocol, Timeouts};
-use lb_common::tcp::flag::{ACK, FIN, RST, SYN};
+use lb_common::{
+    sctp::chunk,
+    tcp::flag::{ACK, FIN, RST, SYN},
+};
 
 use crate::{
     lab::{self, Client},
@@ -40,6 +43,7 @@ pub enum Step {
     Packet {
         to: Endpoint,
         client: Client,
+        /// TCP flags, or the type of an SCTP packet's first chunk.
         flags: u8,
     },
     Wait {
@@ -51,17 +55,19 @@ pub enum Step {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sysctl {
     SloppyTcp,
+    SloppySctp,
     ExpireNodest,
     ExpireQuiescent,
 }
 
 impl Sysctl {
-    pub const ALL: [Self; 3] = [Self::SloppyTcp, Self::ExpireNodest, Self::ExpireQuiescent];
+    pub const ALL: [Self; 4] = [Self::SloppyTcp, Self::SloppySctp, Self::ExpireNodest, Self::ExpireQuiescent];
 
     /// Below net/ipv4/vs.
     pub fn name(self) -> &'static str {
         match self {
             Self::SloppyTcp => "sloppy_tcp",
+            Self::SloppySctp => "sloppy_sctp",
             Self::ExpireNodest => "expire_nodest_conn",
             Self::ExpireQuiescent => "expire_quiescent_template",
         }
@@ -218,12 +224,31 @@ fn service(to: Endpoint) -> String {
     let option = match to.protocol {
         Protocol::Tcp => "-t",
         Protocol::Udp => "-u",
+        Protocol::Sctp => "--sctp-service",
     };
     format!("{option} {}", SocketAddr::new(to.address, to.port))
 }
 
 fn destination(to: Endpoint, number: u8) -> String {
     format!("{} -r {}", service(to), SocketAddr::new(lab::backend(to.address, number), to.port))
+}
+
+fn chunk_name(first: u8) -> String {
+    let name = match first {
+        chunk::DATA => "DATA",
+        chunk::INIT => "INIT",
+        chunk::INIT_ACK => "INIT ACK",
+        chunk::ABORT => "ABORT",
+        chunk::SHUTDOWN => "SHUTDOWN",
+        chunk::SHUTDOWN_ACK => "SHUTDOWN ACK",
+        chunk::ERROR => "ERROR",
+        chunk::COOKIE_ECHO => "COOKIE ECHO",
+        chunk::COOKIE_ACK => "COOKIE ACK",
+        chunk::SHUTDOWN_COMPLETE => "SHUTDOWN COMPLETE",
+        lab::COOKIE_AND_ABORT => "COOKIE ECHO+ABORT",
+        other => return format!("chunk {other}"),
+    };
+    name.to_owned()
 }
 
 impl fmt::Display for Settings {
@@ -241,6 +266,7 @@ impl fmt::Display for Step {
                     names.iter().filter(|(bit, _)| flags & bit != 0).map(|(_, name)| *name).collect();
                 let what = match to.protocol {
                     Protocol::Udp => "datagram".to_owned(),
+                    Protocol::Sctp => chunk_name(*flags),
                     Protocol::Tcp if set.is_empty() => "no flags".to_owned(),
                     Protocol::Tcp => set.join("+"),
                 };

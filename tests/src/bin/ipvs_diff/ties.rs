@@ -7,7 +7,10 @@ use std::{
 };
 
 use lb::model::{Endpoint, Protocol};
-use lb_common::tcp::flag::{ACK, SYN};
+use lb_common::{
+    sctp::chunk,
+    tcp::flag::{ACK, SYN},
+};
 use lb_tests::packet::Packet;
 
 use crate::{
@@ -41,13 +44,20 @@ fn breaker(view: &View, config: &Config, key: &FlowKey, template: &Flow) -> Opti
     }
     let is_there =
         service.backends.iter().any(|(number, _)| lab::backend(key.to.address, *number) == flow.backend);
-    let (client, flags) = match is_there {
-        // Its time begins anew.
-        true => (last.client, ACK),
+    let (client, begins) = match is_there {
+        // Its time begins anew; of an SCTP association in INIT1, which has little, another one.
+        true => (last.client, false),
         // A removed backend's packets are dropped. A new connection ends the template, or begins its time anew.
-        false => (SocketAddr::new(last.client.ip(), last.client.port() ^ 1), SYN),
+        false => (SocketAddr::new(last.client.ip(), last.client.port() ^ 1), true),
     };
-    Some(lab::packet_from(client, last.to, if last.to.protocol == Protocol::Udp { 0 } else { flags }))
+    let flags = match (last.to.protocol, begins) {
+        (Protocol::Udp, _) => 0,
+        (Protocol::Tcp, false) => ACK,
+        (Protocol::Tcp, true) => SYN,
+        (Protocol::Sctp, false) => chunk::COOKIE_ECHO,
+        (Protocol::Sctp, true) => chunk::INIT,
+    };
+    Some(lab::packet_from(client, last.to, flags))
 }
 
 /// Whether a connection is of a template's client and service.

@@ -14,6 +14,8 @@ pub enum Answer {
     Forwarded(Vec<u8>),
     /// ICMP port unreachable.
     Unreachable,
+    /// ICMP protocol unreachable, or its like in IPv6: the stack has no SCTP.
+    NoProtocol,
     /// A TCP reset of the director's stack.
     Reset,
     Nothing,
@@ -140,6 +142,7 @@ impl fmt::Debug for Answer {
                 None => write!(f, "to MAC {:02x?}", &frame[..frame.len().min(6)]),
             },
             Self::Unreachable => f.write_str("port unreachable"),
+            Self::NoProtocol => f.write_str("protocol unreachable"),
             Self::Reset => f.write_str("reset"),
             Self::Nothing => f.write_str("nothing"),
             Self::Other(what) => f.write_str(what),

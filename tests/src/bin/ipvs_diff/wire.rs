@@ -112,6 +112,8 @@ fn read(frame: &[u8]) -> Seen {
         (6, ..) if byte(body + 13) & 4 != 0 => Answer::Reset,
         // ICMP destination unreachable: port (RFC 792, RFC 4443 section 3.1).
         (1, 3, 3) | (58, 1, 4) => Answer::Unreachable,
+        // Protocol; unrecognized next header (RFC 4443 section 3.4).
+        (1, 3, 2) | (58, 4, 1) => Answer::NoProtocol,
         // Neighbour discovery (RFC 4861).
         (58, 133..=137, _) => return Seen::Noise,
         (protocol, kind, code) => {

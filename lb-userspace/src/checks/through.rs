@@ -1,0 +1,205 @@
+//! The checks through the VIP: on a thread of their own in a network namespace of its own. On the director the VIP is
+//! local, so the kernel would connect a check to the director itself, and discard what comes from the VIP.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs::File,
+    io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    os::fd::AsFd,
+    sync::Arc,
+    thread,
+    time::Duration,
+};
+
+use anyhow::{Context, Result};
+use tokio::sync::{
+    mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel},
+    oneshot,
+};
+
+use super::{attempt, tls::Tls};
+use crate::{
+    health::{Failure, Outcome, Pass, Probe, ProbeId, Way},
+    model::check::ProbePorts,
+    net::{Netlink, NewAddress, ethtool, host_prefix, namespace},
+};
+
+/// The namespace's device.
+const INNER: &str = "probe";
+
+/// How backends are reached, by their address.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Ways {
+    pub ports: ProbePorts,
+    pub backends: BTreeMap<IpAddr, Reached>,
+    /// All addresses that checks come from.
+    pub sources: BTreeSet<IpAddr>,
+}
+
+/// How one is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reached {
+    /// The director itself: the VIP is its own.
+    Local,
+    /// By its record in `HOSTS`.
+    By { host: u32, source: IpAddr },
+    /// Its MAC address is not known.
+    Unresolved,
+    /// Nothing to come from.
+    NoSource,
+}
+
+/// The thread. When this is dropped it ends, and its namespace with it.
+#[derive(Debug)]
+pub struct Through {
+    orders: UnboundedSender<Order>,
+    /// MAC of the namespace's device.
+    pub mac: [u8; 6],
+}
+
+#[derive(Debug)]
+enum Order {
+    Attempt(ProbeId, Arc<Probe>),
+    Follow(Arc<Ways>),
+}
+
+type Results = UnboundedSender<(ProbeId, Outcome)>;
+
+impl Through {
+    /// Makes the namespace, with a pair of devices into it whose outer end is called `outer`. `on_inner` is called in
+    /// it with the name of the inner one; what it returns lives as long as the thread.
+    ///
+    /// # Errors
+    /// The kernel or the capabilities do not allow it.
+    pub async fn start<K: 'static>(
+        outer: String,
+        results: Results,
+        on_inner: impl FnOnce(&str) -> Result<K> + Send + 'static,
+    ) -> Result<Self> {
+        let (orders, wanted) = unbounded_channel();
+        let (ready, is_ready) = oneshot::channel();
+        thread::Builder::new().name("checks-vip".to_owned()).spawn(move || {
+            let made = make(&outer, on_inner);
+            let (runtime, inside, kept) = match made {
+                Ok(made) => made,
+                // If nobody listens, nobody wants to know.
+                Err(error) => return drop(ready.send(Err(error))),
+            };
+            drop(ready.send(Ok(inside.mac)));
+            runtime.block_on(inside.run(wanted, results));
+            drop(kept);
+        })?;
+        let mac = is_ready.await.context("the thread of the checks through the VIP ended")??;
+        Ok(Self { orders, mac })
+    }
+
+    pub(super) fn attempt(&self, id: ProbeId, probe: Arc<Probe>) {
+        // The thread ends only after us.
+        let _ = self.orders.send(Order::Attempt(id, probe));
+    }
+
+    /// From now on backends are reached so.
+    pub fn follow(&self, ways: Arc<Ways>) {
+        // As above.
+        let _ = self.orders.send(Order::Follow(ways));
+    }
+}
+
+/// The namespace as the thread sees it.
+struct Inside {
+    netlink: Netlink,
+    index: u32,
+    mac: [u8; 6],
+    ways: Arc<Ways>,
+    turn: u32,
+}
+
+fn make<K>(
+    outer: &str,
+    on_inner: impl FnOnce(&str) -> Result<K>,
+) -> Result<(tokio::runtime::Runtime, Inside, K)> {
+    let outside = namespace::enter_new().map_err(|error| match error.kind() {
+        io::ErrorKind::PermissionDenied => anyhow::anyhow!(
+            "a network namespace takes CAP_SYS_ADMIN, which lb has not (CapabilityBoundingSet= of its unit)"
+        ),
+        _ => anyhow::Error::from(error).context("making a network namespace"),
+    })?;
+    // After that: its descriptors are of the namespace that they are made in.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let inside = runtime.block_on(Inside::make(outer, outside))?;
+    let kept = on_inner(INNER)?;
+    Ok((runtime, inside, kept))
+}
+
+impl Inside {
+    async fn make(outer: &str, outside: File) -> Result<Self> {
+        let netlink = Netlink::connect()?;
+        netlink.add_veth(INNER, outer, outside.as_fd()).await?;
+        let links = netlink.links().await?;
+        if let Some(lo) = links.iter().find(|link| link.loopback) {
+            netlink.set_up(lo.index).await?;
+        }
+        let link = links.iter().find(|link| link.name == INNER).context("the device is not there")?;
+        // A frame that XDP redirects arrives only where NAPI runs (`veth_xdp_xmit` in drivers/net/veth.c).
+        ethtool::set_feature(INNER, "rx-gro", true)?;
+        netlink.set_up_without_arp(link.index).await?;
+        netlink.add_default_route(link.index, Ipv4Addr::UNSPECIFIED.into()).await?;
+        if let Err(error) = netlink.add_default_route(link.index, Ipv6Addr::UNSPECIFIED.into()).await {
+            tracing::debug!("no checks through IPv6 VIPs: {error}");
+        }
+        Ok(Self { netlink, index: link.index, mac: link.mac, ways: Arc::default(), turn: 0 })
+    }
+
+    async fn run(mut self, mut orders: UnboundedReceiver<Order>, results: Results) {
+        let tls = Arc::new(Tls::default());
+        while let Some(order) = orders.recv().await {
+            match order {
+                Order::Follow(ways) => self.follow(ways).await,
+                Order::Attempt(id, probe) => {
+                    let way = self.way(&probe);
+                    let (results, tls) = (results.clone(), tls.clone());
+                    tokio::spawn(async move {
+                        let outcome = match way {
+                            Ok(probe) => attempt(&probe, &tls).await,
+                            Err(result) => Outcome { took: Duration::ZERO, result },
+                        };
+                        // The agent is ending.
+                        let _ = results.send((id, outcome));
+                    });
+                }
+            }
+        }
+    }
+
+    async fn follow(&mut self, ways: Arc<Ways>) {
+        for gone in self.ways.sources.difference(&ways.sources) {
+            if let Err(error) = self.netlink.delete_address(self.index, *gone, host_prefix(*gone)).await {
+                tracing::warn!("checks through the VIP: {error}");
+            }
+        }
+        for new in ways.sources.difference(&self.ways.sources) {
+            if let Err(error) = self.netlink.add_address(NewAddress::source(self.index, *new)).await {
+                tracing::warn!("checks through the VIP: {error}");
+            }
+        }
+        self.ways = ways;
+    }
+
+    /// The attempt as it is to be made, or its result if it is not to be made.
+    fn way(&mut self, probe: &Probe) -> Result<Probe, Result<Pass, Failure>> {
+        let reached = self.ways.backends.get(&probe.backend.address).copied();
+        let (host, source) = match reached.unwrap_or(Reached::Unresolved) {
+            Reached::By { host, source } => (host, source),
+            Reached::Local => return Err(Ok(Pass::new("not made: the backend is the director itself"))),
+            // Nobody's fault but the director's: its own address alone decides.
+            Reached::NoSource => return Err(Ok(Pass::new("not made: no address to come from"))),
+            Reached::Unresolved => {
+                return Err(Err(Failure { why: "its MAC address is not known".to_owned() }));
+            }
+        };
+        self.turn = self.turn.wrapping_add(1);
+        let way = Way { mark: host, ports: self.ways.ports, turn: self.turn };
+        Ok(Probe { source: probe.source.or(Some(source)), way: Some(way), ..probe.clone() })
+    }
+}

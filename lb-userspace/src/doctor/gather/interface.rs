@@ -1,0 +1,64 @@
+//! The devices of the interfaces that the data plane knows.
+
+use std::collections::BTreeSet;
+
+use aya::programs::links::{FdLink, PinnedLink};
+
+use crate::{
+    dataplane::Layout,
+    doctor::{
+        held::Held,
+        judge::interface::{Device, Facts, Queues},
+    },
+    net::{
+        Link, ethtool,
+        offload::{self, Obstacle},
+    },
+};
+
+pub fn gather(held: &Held, links: &[Link], layout: &Layout) -> Vec<Facts> {
+    let cpus = aya::util::nr_cpus().ok().and_then(|cpus| u32::try_from(cpus).ok());
+    let facts = held.links.iter().map(|known| {
+        let device = links.iter().find(|link| link.index == known.ifindex);
+        Facts {
+            name: known.name.clone(),
+            ingress: known.ingress,
+            device: device.map(|link| Device {
+                up: link.up,
+                running: link.running,
+                programs: link.xdp.clone(),
+                obstacles: obstacles(link, held),
+                queues: cpus.and_then(|cpus| queues(link, cpus)),
+            }),
+            ours: pinned_program(layout, &known.name),
+        }
+    });
+    facts.collect()
+}
+
+/// Without VLANs of ours, a tag that the NIC takes out is somebody else's.
+fn obstacles(link: &Link, held: &Held) -> Vec<Obstacle> {
+    let tagged = held.segments.iter().any(|(ifindex, tags)| *ifindex == link.index && *tags != (0, 0));
+    let features = ethtool::features(&link.name).unwrap_or_default();
+    let found = offload::in_the_way(&features).into_iter();
+    found.filter(|obstacle| tagged || !obstacle.feature.contains("vlan")).collect()
+}
+
+/// None: the driver does not tell.
+fn queues(link: &Link, cpus: u32) -> Option<Queues> {
+    let receive = ethtool::receive_queues(&link.name).ok()?;
+    let used =
+        ethtool::indirection(&link.name).ok().map(|rings| rings.into_iter().collect::<BTreeSet<u32>>().len());
+    Some(Queues {
+        // veth, bridge, bond: what they have is not what a NIC has.
+        driver_is_virtual: link.kind.is_some(),
+        receive,
+        used: used.filter(|used| *used > 0).and_then(|used| u32::try_from(used).ok()),
+        cpus,
+    })
+}
+
+fn pinned_program(layout: &Layout, interface: &str) -> Option<u32> {
+    let link = PinnedLink::from_pin(layout.link(interface)).ok()?;
+    Some(FdLink::from(link).info().ok()?.program_id())
+}

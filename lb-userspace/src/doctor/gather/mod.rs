@@ -1,0 +1,12 @@
+//! Reads the facts: one file for each subject that is judged. IO; nothing is changed.
+
+pub mod agent;
+pub mod backend;
+pub mod interface;
+pub mod local;
+pub mod machine;
+pub mod network;
+pub mod rivals;
+pub mod service;
+pub mod stack;
+pub mod tables;

@@ -1,0 +1,119 @@
+//! What `lb doctor` says. PURE.
+
+use std::fmt;
+
+use serde::Serialize;
+
+use super::finding::{Finding, Severity};
+
+/// The outcome of one examination.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Report {
+    /// The worst first.
+    pub findings: Vec<Finding>,
+    /// What could not be looked at, or not be told, one sentence each.
+    pub unknown: Vec<String>,
+    pub examined: Examined,
+}
+
+/// What was looked at: no finding about nothing is no health.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Examined {
+    pub interfaces: usize,
+    pub vips: usize,
+    /// Backends, by address.
+    pub backends: usize,
+    /// Ways from a VIP to a backend that were tried as a client would use them.
+    pub probed: usize,
+}
+
+impl Report {
+    pub(super) fn new(mut findings: Vec<Finding>, unknown: Vec<String>, examined: Examined) -> Self {
+        // The rest of a finding decides among equals, so that two runs can be compared.
+        findings.sort_by(|a, b| {
+            (b.severity, a.id, &a.subject, &a.found).cmp(&(a.severity, b.id, &b.subject, &b.found))
+        });
+        // Several services may show the same.
+        findings.dedup_by(|a, b| (a.id, &a.subject) == (b.id, &b.subject));
+        Self { findings, unknown, examined }
+    }
+
+    pub fn worst(&self) -> Option<Severity> {
+        self.findings.iter().map(|finding| finding.severity).max()
+    }
+
+    pub fn count(&self, severity: Severity) -> usize {
+        self.findings.iter().filter(|finding| finding.severity == severity).count()
+    }
+
+    /// How many there are of each, in words.
+    pub fn summary(&self) -> String {
+        let many = |count: usize, what: &str| match count {
+            1 => format!("1 {what}"),
+            count => format!("{count} {what}s"),
+        };
+        format!(
+            "{}, {}",
+            many(self.count(Severity::Error), "error"),
+            many(self.count(Severity::Warning), "warning")
+        )
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { findings, unknown, examined } = self;
+        for finding in findings {
+            writeln!(f, "{finding}\n")?;
+        }
+        for sentence in unknown {
+            writeln!(f, "not looked at: {sentence}")?;
+        }
+        let Examined { interfaces, vips, backends, probed } = examined;
+        let verdict = if findings.is_empty() { "nothing wrong was found".to_owned() } else { self.summary() };
+        write!(
+            f,
+            "{verdict}; looked at {interfaces} interfaces, {vips} VIPs, {backends} backends, and tried {probed} ways \
+             through a VIP to a backend"
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::doctor::finding::Id;
+
+    fn finding(id: Id, subject: &str) -> Finding {
+        Finding::new(id, subject, "seen", "effect", "fix")
+    }
+
+    #[test]
+    fn the_worst_comes_first_and_nothing_twice() {
+        let findings = vec![
+            finding(Id::GenericMode, "eth0"),
+            finding(Id::LinkDown, "eth1"),
+            finding(Id::LinkDown, "eth0"),
+            finding(Id::LinkDown, "eth1"),
+        ];
+        let report = Report::new(findings, Vec::new(), Examined::default());
+        let order: Vec<_> = report.findings.iter().map(|it| (it.id, it.subject.as_str())).collect();
+        assert_eq!(order, [(Id::LinkDown, "eth0"), (Id::LinkDown, "eth1"), (Id::GenericMode, "eth0")]);
+        assert_eq!(report.worst(), Some(Severity::Error));
+        assert_eq!(report.summary(), "2 errors, 1 warning");
+    }
+
+    #[test]
+    fn what_was_seen_and_what_to_do_are_shown() {
+        let text =
+            Report::new(vec![finding(Id::LinkDown, "eth0")], vec!["no agent".into()], Examined::default());
+        let text = text.to_string();
+        for word in
+            ["ERROR", "link-down", "eth0", "seen:    seen", "causes:  effect", "mend it: fix", "no agent"]
+        {
+            assert!(text.contains(word), "{word} is not in:\n{text}");
+        }
+        let healthy = Report::default();
+        assert!(healthy.worst().is_none() && healthy.to_string().contains("nothing wrong"));
+    }
+}

@@ -1,0 +1,205 @@
+//! What the director's program costs per packet, measured by the kernel (BPF_PROG_TEST_RUN) beside what it is compared
+//! with: a bare MAC swap, the same program on a kernel LRU map, the same program without a flow table.
+//!
+//! A program of lb-ebpf/src/bench.rs makes the packets and calls the one under test; what it costs itself is measured
+//! in the same rounds and taken off. Each round measures every row once.
+
+mod rows;
+mod targets;
+
+use anyhow::{Result, ensure};
+use lb::model::{FlowSizes, Guard, Limits, Scheduler, Service};
+use lb_common::tcp::flag::{ACK, SYN};
+use lb_tests::{
+    feeder::{Feed, Feeder, Target},
+    packet::Packet,
+    xdp::Director,
+};
+use serde::Serialize;
+
+use self::rows::{Program, Row, rows};
+use crate::{
+    pace::Pace,
+    world::{PORT, VIP4, VIP6, backend, counted, desired, open, service},
+};
+
+static LRU: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/lb-lru.o"));
+static STUB: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/lb-stub.o"));
+
+const ROUNDS: usize = 31;
+/// Packets of a measurement.
+const PACKETS: u32 = 16384;
+/// Rated for twice as many flows as there are.
+const SIZES: FlowSizes = FlowSizes { ipv4: 1 << 20, wide: 1 << 18 };
+const LIMITS: Limits = Limits { services: 64, destinations: 256, endpoints: 256 };
+const FLOWS4: u32 = 1 << 19;
+const FLOWS6: u32 = 1 << 16;
+/// Seconds from now in which what only a SYN opened has expired (60 s), and nothing else has.
+const LATER: u32 = 100;
+/// New flows a second of the guarded service.
+const GUARD: u32 = 1000;
+
+/// Figures of one row, ns per packet above the wrapper.
+#[derive(Clone, Debug, Serialize)]
+pub struct Figure {
+    pub name: &'static str,
+    pub program: Program,
+    pub minimum: i64,
+    pub median: i64,
+}
+
+/// What the run showed.
+#[derive(Serialize)]
+pub struct Report {
+    rounds: usize,
+    /// In which the machine's clock ran slower than in its best.
+    slow_rounds: usize,
+    instructions_verified: u32,
+    rows: Vec<Figure>,
+    targets: Vec<targets::Judged>,
+}
+
+/// Measures, prints the table and the targets. `beside`: an object to measure in the same run.
+pub fn packets(beside: Option<&[u8]>) -> Result<Report> {
+    let mut bench = Bench::new(beside)?;
+    let mut rows = rows(beside.is_some());
+    let mut pace = Pace::default();
+    for _ in 0..ROUNDS {
+        pace.round(|| rows.iter_mut().try_for_each(|row| bench.measure(row)))?;
+        // Each round finds as many flows as the first.
+        for director in [Some(&mut bench.programs.ours), bench.programs.beside.as_mut()].into_iter().flatten()
+        {
+            director.sweep_in(LATER)?;
+        }
+    }
+    let figures = net(&rows);
+    print(&figures);
+    let instructions_verified = bench.programs.ours.verified_instructions()?;
+    println!("\n{instructions_verified} instructions verified; {pace}");
+    let targets = targets::judge(&figures)?;
+    targets::print(&targets);
+    Ok(Report { rounds: ROUNDS, slow_rounds: pace.slow(), instructions_verified, rows: figures, targets })
+}
+
+/// Figures without the wrapper's cost.
+fn net(rows: &[Row]) -> Vec<Figure> {
+    let wrapper = |is_ipv6: bool| {
+        rows.iter()
+            .find(|row| row.program == Program::Nothing && row.is_ipv6() == is_ipv6)
+            .map_or((0, 0), Row::figures)
+    };
+    let figure = |row: &Row| {
+        let ((minimum, median), (least, middle)) = (row.figures(), wrapper(row.is_ipv6()));
+        let above = |all: u32, wrapper: u32| i64::from(all) - i64::from(wrapper);
+        Figure {
+            name: row.name,
+            program: row.program,
+            minimum: above(minimum, least),
+            median: above(median, middle),
+        }
+    };
+    rows.iter().filter(|row| row.program != Program::Nothing).map(figure).collect()
+}
+
+fn print(rows: &[Figure]) {
+    println!("{:<46}{:>9}{:>9}", format!("ns per packet, {ROUNDS} rounds"), "minimum", "median");
+    for Figure { name, program, minimum, median } in rows {
+        println!("{:<46}{minimum:>9}{median:>9}", format!("{name}{}", program.suffix()));
+    }
+}
+
+struct Bench {
+    programs: Programs,
+    feeder: Feeder,
+}
+
+/// The programs under test, each on maps of its own.
+struct Programs {
+    ours: Director,
+    lru: Director,
+    stub: Director,
+    beside: Option<Director>,
+}
+
+impl Programs {
+    fn director(&mut self, program: Program) -> &mut Director {
+        match program {
+            Program::Lru => &mut self.lru,
+            Program::Stub => &mut self.stub,
+            Program::Beside => self.beside.as_mut().unwrap_or(&mut self.ours),
+            Program::Nothing | Program::Swap | Program::Ours => &mut self.ours,
+        }
+    }
+}
+
+impl Bench {
+    fn new(beside: Option<&[u8]>) -> Result<Self> {
+        let build = |build| Director::build(build, SIZES, LIMITS, &desired(services(Guard::Off)));
+        let (ours, lru, stub) = (build(None)?, build(Some(LRU))?, build(Some(STUB))?);
+        let beside = beside.map(|object| build(Some(object))).transpose()?;
+        let programs = Programs { ours, lru, stub, beside };
+        let mut bench = Self { programs, feeder: Feeder::new()? };
+        bench.establish(Program::Lru, &open(VIP4), FLOWS4)?;
+        for program in [Some(Program::Ours), bench.programs.beside.as_ref().map(|_| Program::Beside)]
+            .into_iter()
+            .flatten()
+        {
+            bench.establish(program, &open(VIP4), FLOWS4)?;
+            bench.establish(program, &open(VIP6), FLOWS6)?;
+            bench.establish(program, &open(rows::GUARDED), 1)?;
+            let director = bench.programs.director(program);
+            let (stored, opened) = (director.flows().len(), (FLOWS4 + FLOWS6 + 1) as usize);
+            ensure!(stored == opened, "{stored} of {opened} flows are in the tables");
+            // Its established flow comes before the guard, as in life.
+            director.configure(&desired(services(Guard::Rate(GUARD))))?;
+        }
+        Ok(bench)
+    }
+
+    /// Opens flows, one after the other, and completes their handshake. They are measured in another order.
+    fn establish(&mut self, program: Program, open: &Packet, flows: u32) -> Result<()> {
+        self.aim(program)?;
+        for flags in [SYN, ACK] {
+            self.feeder.run(&open.flags(flags).bytes(), &mut Feed::new_flows(open), flows)?;
+        }
+        Ok(())
+    }
+
+    fn aim(&mut self, program: Program) -> Result<()> {
+        let target = match program {
+            Program::Nothing => Target::Nothing,
+            Program::Swap => Target::Swap,
+            _ => Target::Director,
+        };
+        self.feeder.aim(target, self.programs.director(program))
+    }
+
+    fn measure(&mut self, row: &mut Row) -> Result<()> {
+        self.aim(row.program)?;
+        if row.warm_up != 0 {
+            self.feeder.run(&row.frame, &mut row.feed, row.warm_up)?;
+        }
+        let before = self.counted(row)?;
+        let nanoseconds = self.feeder.run(&row.frame, &mut row.feed, PACKETS)?;
+        if row.verdict.is_some() {
+            let counted = self.counted(row)? - before;
+            ensure!(counted == u64::from(PACKETS), "{}: counted {counted} times for {PACKETS}", row.name);
+        }
+        row.rounds.push(nanoseconds);
+        Ok(())
+    }
+
+    fn counted(&mut self, row: &Row) -> Result<u64> {
+        let director = self.programs.director(row.program);
+        row.verdict.map_or(Ok(0), |verdict| counted(director, verdict.name()))
+    }
+}
+
+/// What is measured at: a service of each kind.
+fn services(guard: Guard) -> Vec<Service> {
+    let of =
+        |vip, scheduler, backends| service(vip, PORT, scheduler, (1..=backends).map(|n| backend(vip, n)));
+    let mut guarded = of(rows::GUARDED, Scheduler::Rr, 2);
+    guarded.options.guard = guard;
+    vec![of(VIP4, Scheduler::Rr, 2), of(VIP6, Scheduler::Rr, 2), of(rows::LOAD, Scheduler::Wlc, 32), guarded]
+}

@@ -1,0 +1,317 @@
+//! `lb doctor` about the director itself: its agent, its pins, its interfaces.
+
+use std::{fs, net::IpAddr};
+
+use anyhow::{Result, ensure};
+use aya::maps::{Array, MapData};
+use lb_common::{SCHEMA_VERSION, meta::Meta};
+use lb_tests::{
+    config::Config,
+    hello::{Hello, Session},
+    lab::Lab,
+    proc::{Lifetime, Proc},
+    topo::{Segment, Topology, VIP4, host_prefix},
+    wait::{PATIENCE, Seen, eventually},
+    xdp_pass,
+};
+use nix::{
+    mount::{MsFlags, mount},
+    sys::signal::Signal,
+};
+
+use crate::{
+    doctor::{doctor_command, finds, finds_of, says},
+    doctor_backend::rule,
+    setup::{HELLO, HelloLab, PORT, SERVICE, config, service, until_verdict},
+};
+
+#[test]
+fn nothing_has_begun() {
+    Lab::test(Topology::one_segment(1), |lab| {
+        let hello = HelloLab::prepare(lab, &config(lab, 1))?;
+        let found = finds(&hello.agent, &["nothing-pinned"])?;
+        says(&found[0], &[&hello.agent.socket().to_string_lossy(), "systemctl start lb"])
+    });
+}
+
+#[test]
+fn an_agent_that_hangs() {
+    Lab::test(Topology::one_segment(1), |lab| {
+        let hello = HelloLab::start(lab, 1)?;
+        hello.agent.signal(Signal::SIGSTOP)?;
+        let found = finds(&hello.agent, &["agent-silent"])?;
+        hello.agent.signal(Signal::SIGCONT)?;
+        says(&found[0], &["holds the instance's lock", "kill ", "forwarding stays up"])?;
+        // It is there, and nobody reaches it.
+        fs::remove_file(hello.agent.socket())?;
+        let found = finds(&hello.agent, &["agent-silent"])?;
+        says(&found[0], &["nobody listens", "holds the instance's lock"])?;
+        hello.agent.terminate()
+    });
+}
+
+#[test]
+fn the_socket_of_another_instance() {
+    Lab::test(Topology::one_segment(1), |lab| {
+        let hello = HelloLab::start(lab, 1)?;
+        let found = finds_of(&hello.agent, "other", &["socket-of-another"])?;
+        says(&found[0], &["instance lab, not other"])
+    });
+}
+
+#[test]
+fn pins_of_another_version() {
+    Lab::test(Topology::one_segment(1), |lab| {
+        let hello = HelloLab::prepare(lab, &config(lab, 1))?;
+        fs::create_dir_all(hello.agent.pins().join("v77"))?;
+        let mut meta = Array::<MapData, Meta>::create(1, 0)?;
+        meta.set(0, Meta { schema: 77, ..Meta::default() }, 0)?;
+        meta.pin(hello.agent.pins().join("meta"))?;
+        let found = finds(&hello.agent, &["pins-other-version", "agent-down"])?;
+        says(&found[0], &["77", &SCHEMA_VERSION.to_string(), "detach"])
+    });
+}
+
+#[test]
+fn pins_that_are_incomplete() {
+    Lab::test(Topology::one_segment(1), |lab| {
+        let hello = HelloLab::start(lab, 1)?;
+        hello.agent.terminate()?;
+        fs::remove_file(hello.agent.pins().join(format!("v{SCHEMA_VERSION}")).join("DESTS"))?;
+        let found = finds(&hello.agent, &["pins-unusable", "agent-down"])?;
+        says(&found[0], &["DESTS", "detach"])
+    });
+}
+
+#[test]
+fn a_program_that_is_gone_and_one_of_somebody_else() {
+    Lab::test(Topology::one_segment(1), |lab| {
+        let hello = HelloLab::start(lab, 1)?;
+        hello.agent.kill9()?;
+        fs::remove_file(hello.agent.pins().join("link_eth0"))?;
+        let found = finds(&hello.agent, &["agent-down", "not-attached"])?;
+        says(&found[1], &["eth0", "no XDP program"])?;
+        let director = &lab.net.director.netns;
+        xdp_pass::attach(director, "eth0", &lab.scope.bpffs(), "somebody", &xdp_pass::PASS)?;
+        let found = finds(&hello.agent, &["agent-down", "foreign-program"])?;
+        says(&found[1], &["eth0", "xdpdrv off", "--replace"])?;
+        xdp_pass::detach(director, "eth0")
+    });
+}
+
+/// One finding, not one of each backend that cannot be reached.
+#[test]
+fn a_cable_is_out() {
+    Lab::test(Topology::one_segment(2), |lab| {
+        let hello = HelloLab::start(lab, 2)?;
+        lab.net.switch.ip("link set dev p-director0 down")?;
+        let found = finds(&hello.agent, &["link-down"])?;
+        says(&found[0], &["eth0", "no carrier"])?;
+        lab.net.director.netns.ip("link set dev eth0 down")?;
+        let found = finds(&hello.agent, &["link-down"])?;
+        says(&found[0], &["ip link set eth0 up"])
+    });
+}
+
+#[test]
+fn generic_mode() {
+    Lab::test(Topology::one_segment(1), |lab| {
+        let mut config = config(lab, 1);
+        config.interfaces[0].1 = "generic".to_owned();
+        let hello = HelloLab::start_with(lab, &config)?;
+        let found = finds(&hello.agent, &["generic-mode"])?;
+        ensure!(found[0].severity == "warning", "{found:#?}");
+        says(&found[0], &["eth0", "xdpgeneric"])
+    });
+}
+
+#[test]
+fn a_vip_that_nobody_has() {
+    Lab::test(Topology::one_segment(1), |lab| {
+        let hello = HelloLab::start_with(lab, &Config { add_to: None, ..config(lab, 1) })?;
+        let found = finds(&hello.agent, &["vip-not-here"])?;
+        says(&found[0], &[&VIP4.to_string(), "add_to"])
+    });
+}
+
+/// The state directory as a file system of its own: full, and then read-only.
+#[test]
+fn a_state_directory_that_cannot_be_written() {
+    Lab::test(Topology::one_segment(1), |lab| {
+        let hello = HelloLab::prepare(lab, &config(lab, 1))?;
+        let state = hello.agent.state();
+        fs::create_dir_all(&state)?;
+        let size = Some("size=8M");
+        mount(Some("tmpfs"), &state, Some("tmpfs"), MsFlags::empty(), size)?;
+        hello.agent.start()?;
+        finds(&hello.agent, &[])?;
+        let ballast = vec![0; 6 << 20];
+        fs::write(state.join("ballast"), &ballast)?;
+        let found = finds(&hello.agent, &["disk-full"])?;
+        says(&found[0], &[&state.to_string_lossy(), "bytes are left"])?;
+        // It has its lock open for writing.
+        hello.agent.terminate()?;
+        let read_only = MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY;
+        mount(None::<&str>, &state, None::<&str>, read_only, None::<&str>)?;
+        let found = finds(&hello.agent, &["agent-down", "state-read-only"])?;
+        says(&found[1], &[&state.to_string_lossy(), "remount"])?;
+        Ok(mount(None::<&str>, &state, None::<&str>, MsFlags::MS_REMOUNT, None::<&str>)?)
+    });
+}
+
+/// A root without CAP_NET_RAW, in a container say, can read but not ask.
+#[test]
+fn a_doctor_who_may_not_look() {
+    Lab::test(Topology::one_segment(1), |lab| {
+        let hello = HelloLab::start(lab, 1)?;
+        let doctor = doctor_command(&hello.agent, "lab")?;
+        let mut command = lab.net.director.netns.command("setpriv")?;
+        command.args(["--bounding-set", "-net_raw"]).arg(doctor.get_program()).args(doctor.get_args());
+        let ran = lb_tests::proc::run(command)?;
+        ensure!(ran.status.code() == Some(8), "{}\n{}{}", ran.status, ran.stdout, ran.stderr);
+        for words in ["\"id\": \"no-privilege\"", "CAP_NET_RAW (asking backends)", "raw sockets"] {
+            ensure!(ran.stdout.contains(words), "{words} is not in {}", ran.stdout);
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn flow_tables_that_are_too_small() {
+    Lab::test(Topology::one_segment(1), |lab| {
+        let small = config(lab, 1);
+        let hello = HelloLab::prepare(lab, &small)?;
+        let text = small.to_yaml(&hello.agent.socket()).replace("ipv4: 64k", "ipv4: 16");
+        hello.agent.write_config(&text)?;
+        hello.agent.start()?;
+        // 16 is what it is rated for.
+        let mut sessions = sessions(&hello, 13)?;
+        // Its sweeper counts them, once a second.
+        eventually(PATIENCE, "the agent to count its connections", || {
+            let stats = hello.agent.stats()?;
+            let used = stats.flows.iter().find(|table| table.table == "ipv4").map_or(0, |table| table.used);
+            Ok(if used == 13 { Seen::Yes(()) } else { Seen::NotYet(format!("{used}")) })
+        })?;
+        let found = finds(&hello.agent, &["table-full"])?;
+        says(&found[0], &["ipv4", "13 connections, rated for 16", "lb reload"])?;
+        // Four slots for each: some of these find none.
+        sessions.extend(self::sessions(&hello, 80)?);
+        until_verdict(&hello.agent, "event-placed-by-hash", 1)?;
+        eventually(PATIENCE, "the doctor to see that connections find no room", || {
+            let found = crate::doctor::findings(&hello.agent)?;
+            sessions.push(Session::open(hello.client(), HELLO)?);
+            let overflows = found.iter().any(|finding| finding.id == "table-overflows");
+            Ok(if overflows { Seen::Yes(()) } else { Seen::NotYet(format!("{found:#?}")) })
+        })
+    });
+}
+
+fn sessions(hello: &HelloLab, count: usize) -> Result<Vec<Session>> {
+    (0..count).map(|_| Session::open(hello.client(), HELLO)).collect()
+}
+
+/// Only what the program passes up meets netfilter.
+#[test]
+fn a_firewall_of_the_director() {
+    Lab::test(Topology::one_segment(2), |lab| {
+        let hello = HelloLab::start(lab, 2)?;
+        let director = &lab.net.director.netns;
+        rule(director, "input", &format!("ip daddr {VIP4} tcp dport {PORT} drop"))?;
+        finds(&hello.agent, &[])?;
+        rule(director, "input", &format!("ip saddr {} tcp sport {PORT} drop", hello.address(1)))?;
+        let found = finds(&hello.agent, &["firewall-drops"])?;
+        says(&found[0], &["inet lab input", &hello.address(1), "handle"])
+    });
+}
+
+/// The director as its own backend, with clients in two segments.
+#[test]
+fn a_strict_reverse_path_filter_of_a_director_that_serves() {
+    Lab::test(Topology::two_segments(1), |lab| {
+        let (hello, server) = serving(lab)?;
+        finds(&hello.agent, &[])?;
+        let director = &lab.net.director.netns;
+        director.sysctl("ipv4/conf/eth1/rp_filter", "1")?;
+        let found = finds(&hello.agent, &["rp-filter"])?;
+        says(&found[0], &["eth1", "rp_filter=2"])?;
+        director.sysctl("ipv4/conf/eth1/rp_filter", "0")?;
+        rule(director, "input", &format!("ip daddr {VIP4} tcp dport {PORT} drop"))?;
+        let found = finds(&hello.agent, &["firewall-drops"])?;
+        says(&found[0], &[&VIP4.to_string()])?;
+        drop(server);
+        let found = finds(&hello.agent, &["port-closed", "firewall-drops"])?;
+        says(&found[0], &["the backend is this director", "start the server"])
+    });
+}
+
+#[test]
+fn a_service_without_a_backend() {
+    Lab::test(Topology::one_segment(2), |lab| {
+        let hello = HelloLab::start(lab, 2)?;
+        for n in [1, 2] {
+            hello.agent.lb(&["backend", "drain", SERVICE, &hello.address(n)])?.ok()?;
+        }
+        let found = finds(&hello.agent, &["no-backend"])?;
+        says(&found[0], &[SERVICE, &format!("{} is drained", hello.key(1)), &hello.key(2)])
+    });
+}
+
+#[test]
+fn what_the_agent_itself_warns_of() {
+    Lab::test(Topology::one_segment(2), |lab| {
+        let hello = HelloLab::start(lab, 2)?;
+        hello.agent.lb(&["backend", "edit", SERVICE, &hello.address(2), "-w", "3"])?.ok()?;
+        hello.agent.kill9()?;
+        fs::write(hello.agent.state().join("overlay.json"), "no journal")?;
+        hello.agent.start()?;
+        let found = finds(&hello.agent, &["agent-warning"])?;
+        says(&found[0], &["agent lab", "damaged journal"])
+    });
+}
+
+/// A director whose only backend is itself.
+fn serving(lab: &Lab) -> Result<(HelloLab<'_>, Hello)> {
+    lab.net.director.netns.ip(&format!("addr add {} dev lo", host_prefix(VIP4)))?;
+    let server = Hello::start(&lab.net.director, PORT)?;
+    let own = IpAddr::V4(lab.net.director.link(Segment::Front).ipv4);
+    let config = Config { add_to: None, services: vec![service(VIP4, [own])], ..config(lab, 0) };
+    Ok((HelloLab::start_with(lab, &config)?, server))
+}
+
+/// VRRP alone may stay.
+#[test]
+fn keepalived_with_virtual_servers() {
+    Lab::test(Topology::one_segment(2), |lab| {
+        let hello = HelloLab::start(lab, 2)?;
+        let _vrrp = keepalived(lab, "vrrp", "")?;
+        finds(&hello.agent, &[])?;
+        let serving =
+            keepalived(lab, "serving", &format!("virtual_server {VIP4} {PORT} {{\n lb_algo rr\n}}\n"))?;
+        let found = finds(&hello.agent, &["keepalived-serves"])?;
+        says(&found[0], &[&VIP4.to_string(), "serving.conf", "VRRP may stay"])?;
+        drop(serving);
+        Ok(())
+    });
+}
+
+/// On the director, with the VRRP instance of a VIP that no service has. This kernel has no IPVS: `--vrrp` alone runs.
+fn keepalived(lab: &Lab, name: &str, more: &str) -> Result<Proc> {
+    let file = |ending: &str| lab.scope.dir().join(format!("{name}.{ending}"));
+    let (router, own) = if name == "vrrp" { (70, "172.18.14.240") } else { (71, "172.18.14.241") };
+    fs::write(
+        file("conf"),
+        format!(
+            "vrrp_instance {name} {{\n state BACKUP\n interface eth0\n virtual_router_id {router}\n priority 100\n \
+             virtual_ipaddress {{\n {own}\n }}\n}}\n{more}"
+        ),
+    )?;
+    let mut command = lab.net.director.netns.command("keepalived")?;
+    command.args(["--vrrp", "-n", "-l", "-f"]).arg(file("conf"));
+    command.arg("-p").arg(file("pid")).arg("-r").arg(file("vrrp.pid")).arg("-b").arg(file("bfd.pid"));
+    let proc = Proc::spawn("keepalived", command, &file("log"), Lifetime::Guarded)?;
+    eventually(PATIENCE, "keepalived to run", || {
+        let pid = fs::read_to_string(file("vrrp.pid")).unwrap_or_default();
+        Ok(if pid.trim().is_empty() { Seen::NotYet("no pid file".to_owned()) } else { Seen::Yes(()) })
+    })?;
+    Ok(proc)
+}
