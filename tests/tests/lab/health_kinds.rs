@@ -174,9 +174,9 @@ fn dns_is_asked_for_a_name_and_a_host_for_an_echo() {
         down(&hello, 2, "response code 0, 1 records, and none matches")?;
         let checks = hello.agent.backend(SERVICE, &hello.key(2))?.checks;
         ensure!(checks[2].result.as_deref() == Some("echo reply"), "{checks:?}");
-        lab.net.backends[0].netns.sysctl("net.ipv4.icmp_echo_ignore_all", "1")?;
+        lab.net.backends[0].netns.sysctl("ipv4/icmp_echo_ignore_all", "1")?;
         down(&hello, 1, "ping: no answer after")?;
-        lab.net.backends[0].netns.sysctl("net.ipv4.icmp_echo_ignore_all", "0")?;
+        lab.net.backends[0].netns.sysctl("ipv4/icmp_echo_ignore_all", "0")?;
         up(&hello, 1)?;
         servers[0].signal(Signal::SIGSTOP)?;
         down(&hello, 1, "dns who.lab A to port 53 by eth0: no answer after")?;
