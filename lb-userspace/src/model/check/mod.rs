@@ -211,7 +211,15 @@ impl Service {
 impl Check {
     /// A check by default timing, of the backend's own address and port.
     pub fn new(kind: CheckKind) -> Self {
-        Self { kind, address: None, port: None, source: None, interface: None, via: None, timing: Timing::default() }
+        Self {
+            kind,
+            address: None,
+            port: None,
+            source: None,
+            interface: None,
+            via: None,
+            timing: Timing::default(),
+        }
     }
 
     /// What it does, for people: `tcp`, `tcp to port 8080`. A check is known again by it after a reload.
