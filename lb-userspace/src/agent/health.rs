@@ -69,6 +69,15 @@ impl Monitor {
                     changed = true;
                 }
                 Action::Step => changed = true,
+                Action::Held(service, backend, hold) => {
+                    let seconds = hold.as_secs();
+                    tracing::warn!(%service, %backend, "backend flaps: it stays out for {seconds} s (flap_hold)");
+                    changed = true;
+                }
+                Action::Released(service, backend) => {
+                    tracing::info!(%service, %backend, "backend is back in: it was kept out since it flapped");
+                    changed = true;
+                }
                 Action::Reweighted(Reweighting { service, backend, check, why }) => {
                     tracing::info!(%service, %backend, "backend has another weight: {check}: {why}");
                     changed = true;

@@ -262,7 +262,7 @@ impl Out {
 
     fn health(&mut self, health: &ServiceHealth) {
         use schema::service::*;
-        let ServiceHealth { checks, minimum_healthy, quorum, hysteresis, inhibit_on_failure, slow_start } =
+        let ServiceHealth { checks, minimum_healthy, quorum, hysteresis, inhibit_on_failure, slow_start, flap_hold } =
             health;
         let default = ServiceHealth::default();
         if !checks.is_empty() {
@@ -273,6 +273,7 @@ impl Out {
         self.line_unless(&HYSTERESIS, hysteresis, &default.hysteresis);
         self.line_unless(&INHIBIT_ON_FAILURE, inhibit_on_failure, &default.inhibit_on_failure);
         self.line_if(&SLOW_START, slow_start);
+        self.line_if(&FLAP_HOLD, flap_hold);
     }
 
     fn checks(&mut self, key: &Key, checks: &[Check]) {

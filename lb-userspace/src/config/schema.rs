@@ -298,6 +298,7 @@ pub(super) mod service {
             &HYSTERESIS,
             &INHIBIT_ON_FAILURE,
             &SLOW_START,
+            &FLAP_HOLD,
             &BACKENDS,
         ],
     };
@@ -499,6 +500,14 @@ pub(super) mod service {
          weights of 10 or 100 to make it felt.",
     )
     .also(&["slowstart"]);
+    pub static FLAP_HOLD: Key = key(
+        "flap_hold",
+        "short duration",
+        Words("none"),
+        "A backend that fails for the third time is kept out at least so long, also if its checks pass again; each \
+         further failure doubles that, to 16 times. After ten times this without a failure all is forgotten, and by \
+         a restart of the agent. Where no other backend serves, those that are kept out serve if they pass.",
+    );
     pub static BACKENDS: Key = key(
         "backends",
         "list of `services[].backends[]`",

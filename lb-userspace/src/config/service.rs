@@ -258,6 +258,7 @@ fn health(fields: &Fields<'_>, of: Of, problems: &mut Problems) -> ServiceHealth
         hysteresis,
         inhibit_on_failure: fields.value(&INHIBIT_ON_FAILURE, problems, boolean).unwrap_or_default(),
         slow_start: fields.value(&SLOW_START, problems, millis),
+        flap_hold: fields.value(&FLAP_HOLD, problems, millis),
     }
 }
 

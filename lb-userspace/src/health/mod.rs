@@ -4,6 +4,7 @@
 //! makes the attempts that are asked for (`checks`), and hands the results back; what [`Health::weights`]
 //! says goes into the plan.
 
+mod flap;
 mod machine;
 mod pool;
 mod saved;
@@ -18,6 +19,7 @@ use std::{
     time::Duration,
 };
 
+use flap::Damping;
 pub use machine::{Failure, Machine, Outcome, Pass, State, Weight};
 pub use pool::{Condition, Pool};
 pub use saved::{Saved, SavedCheck};
@@ -79,6 +81,10 @@ pub enum Action {
     Reweighted(Reweighting),
     /// A slow start goes on.
     Step,
+    /// A backend has failed so often that it stays out for so long, also if its checks pass.
+    Held(ServiceName, BackendKey, Duration),
+    /// That is over, and its checks pass.
+    Released(ServiceName, BackendKey),
 }
 
 /// The weight that a check gives has changed.
@@ -149,6 +155,10 @@ pub struct Health {
     starting: BTreeMap<(ServiceName, BackendKey), Start>,
     /// How long that takes, of services that want it.
     slow: BTreeMap<ServiceName, Duration>,
+    /// The backends that have failed lately, of services that want it.
+    damped: BTreeMap<(ServiceName, BackendKey), Damping>,
+    /// The first hold of those that flap.
+    holds: BTreeMap<ServiceName, Duration>,
     /// Services whose backends have no quorum.
     without_quorum: BTreeSet<ServiceName>,
     /// What an earlier agent knew, until the first model comes.
@@ -254,6 +264,13 @@ impl Health {
         self.starting.retain(|(service, key), _| {
             slow.contains_key(service) && backends.get(service).is_some_and(|of| of.contains_key(key))
         });
+        let holds = model.services.iter();
+        let holds = holds.filter_map(|it| Some((it.name.clone(), it.health.flap_hold?.duration())));
+        self.holds = holds.collect();
+        let holds = &self.holds;
+        self.damped.retain(|(service, key), _| {
+            holds.contains_key(service) && backends.get(service).is_some_and(|of| of.contains_key(key))
+        });
         self.without_quorum.retain(|service| self.backends.contains_key(service));
         self.settle(model);
     }
@@ -314,6 +331,7 @@ impl Health {
                     self.step(now, id, machine::Input::Time, actions);
                 }
                 self.start_on(now, actions);
+                self.release(now, actions);
             }
             // Of a check that is gone meanwhile: nobody's.
             Input::Done(id, outcome) => self.step(now, id, machine::Input::Done(outcome), actions),
@@ -333,6 +351,17 @@ impl Health {
             }
             start.step < STEPS
         });
+    }
+
+    /// The backends that have been kept out for long enough.
+    fn release(&mut self, now: Duration, actions: &mut Vec<Action>) {
+        let ended = self.damped.iter_mut().filter_map(|(of, damping)| damping.ended(now).then(|| of.clone()));
+        for (service, key) in ended.collect::<Vec<_>>() {
+            if self.healthy(&service, key) {
+                self.begin_slowly(now, &service, key);
+                actions.push(Action::Released(service, key));
+            }
+        }
     }
 
     fn step(&mut self, now: Duration, id: ProbeId, input: machine::Input, actions: &mut Vec<Action>) {
@@ -372,33 +401,48 @@ impl Health {
         let (was, is) = (others && served, others && entry.machine.serves());
         let healthy = (was != is).then_some(is);
         let Reweighting { service, backend, check, why } = told;
-        self.begin_or_end(now, &service, backend, healthy);
-        actions.push(Action::Changed(Transition { service, backend, check, state, why, healthy }));
-    }
-
-    /// Of a slow start.
-    fn begin_or_end(&mut self, now: Duration, service: &ServiceName, key: BackendKey, healthy: Option<bool>) {
-        match (healthy, self.slow.get(service)) {
-            (Some(true), Some(slow)) => {
-                let start = Start { step: 1, next: now + *slow / u32::from(STEPS) };
-                self.starting.insert((service.clone(), key), start);
-            }
-            (Some(false), _) => {
-                self.starting.remove(&(service.clone(), key));
+        match healthy {
+            Some(true) if self.held(&service, backend).is_none() => self.begin_slowly(now, &service, backend),
+            Some(false) => {
+                self.starting.remove(&(service.clone(), backend));
+                actions.extend(self.damp(now, &service, backend));
             }
             _ => {}
         }
+        actions.push(Action::Changed(Transition { service, backend, check, state, why, healthy }));
+    }
+
+    /// The backend gets connections again.
+    fn begin_slowly(&mut self, now: Duration, service: &ServiceName, key: BackendKey) {
+        if let Some(slow) = self.slow.get(service) {
+            let start = Start { step: 1, next: now + *slow / u32::from(STEPS) };
+            self.starting.insert((service.clone(), key), start);
+        }
+    }
+
+    /// The backend has failed.
+    fn damp(&mut self, now: Duration, service: &ServiceName, key: BackendKey) -> Option<Action> {
+        let hold = *self.holds.get(service)?;
+        let until = self.damped.entry((service.clone(), key)).or_default().failed(now, hold)?;
+        Some(Action::Held(service.clone(), key, until.saturating_sub(now)))
     }
 
     /// When [`Input::Time`] has something to do.
     pub fn deadline(&self) -> Option<Duration> {
         let checks = self.deadlines.first().map(|(at, _)| *at);
-        self.starting.values().map(|start| start.next).chain(checks).min()
+        let held = self.damped.values().filter_map(Damping::until);
+        self.starting.values().map(|start| start.next).chain(held).chain(checks).min()
     }
 
     /// Whether a backend may get new connections; one that is not checked, or not known, may.
     pub fn healthy(&self, service: &ServiceName, backend: BackendKey) -> bool {
         self.machines(service, backend).all(|entry| entry.machine.serves())
+    }
+
+    /// How often a backend has failed lately and until when it is kept out for that, if it is.
+    pub fn held(&self, service: &ServiceName, backend: BackendKey) -> Option<(u32, Duration)> {
+        let damping = self.damped.get(&(service.clone(), backend))?;
+        damping.until().map(|until| (damping.failures(), until))
     }
 
     /// Whether somebody's first result may still be on its way.
@@ -462,7 +506,8 @@ impl Health {
 
     fn condition(&self, service: &ServiceName, backend: BackendKey) -> Condition {
         let starting = self.starting.get(&(service.clone(), backend)).map(|start| start.step * (100 / STEPS));
-        let mut condition = Condition { healthy: true, proven: true, weights: Vec::new(), starting };
+        let held = self.held(service, backend).is_some();
+        let mut condition = Condition { healthy: true, proven: true, weights: Vec::new(), starting, held };
         for entry in self.machines(service, backend) {
             condition.healthy &= entry.machine.serves();
             condition.proven &= entry.machine.state() != State::Unproven;

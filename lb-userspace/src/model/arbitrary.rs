@@ -404,14 +404,16 @@ fn exec() -> impl Strategy<Value = ExecCheck> {
 fn pools() -> impl Strategy<Value = ServiceHealth> {
     let slow_start = option::of((1..86_400_000u32).prop_map(Millis));
     let quorum = prop_oneof![Just((1, 0)), (1..9u32).prop_flat_map(|quorum| (Just(quorum), 0..quorum))];
-    (0..=100u8, quorum, any::<bool>(), slow_start).prop_map(
-        |(minimum_healthy, (quorum, hysteresis), inhibit_on_failure, slow_start)| ServiceHealth {
+    let flap_hold = option::of((1..86_400_000u32).prop_map(Millis));
+    (0..=100u8, quorum, any::<bool>(), slow_start, flap_hold).prop_map(
+        |(minimum_healthy, (quorum, hysteresis), inhibit_on_failure, slow_start, flap_hold)| ServiceHealth {
             checks: Vec::new(),
             minimum_healthy,
             quorum,
             hysteresis,
             inhibit_on_failure,
             slow_start,
+            flap_hold,
         },
     )
 }

@@ -201,7 +201,7 @@ fn one_backend(old: &Backend, new: &Backend) -> String {
 }
 
 fn health(service: &ServiceName, old: &ServiceHealth, new: &ServiceHealth, changes: &mut Vec<String>) {
-    let ServiceHealth { checks: of_old, minimum_healthy, quorum, hysteresis, inhibit_on_failure, slow_start } =
+    let ServiceHealth { checks: of_old, minimum_healthy, quorum, hysteresis, inhibit_on_failure, slow_start, flap_hold } =
         old;
     if *of_old != new.checks {
         changes.push(format!("service {service}: {}", checks(of_old, &new.checks)));
@@ -218,6 +218,7 @@ fn health(service: &ServiceName, old: &ServiceHealth, new: &ServiceHealth, chang
     word("inhibit_on_failure", inhibit_on_failure, &new.inhibit_on_failure);
     let shown = |it: Option<Millis>| it.map_or_else(|| "none".to_owned(), |it| it.to_string());
     word("slow_start", &shown(*slow_start), &shown(new.slow_start));
+    word("flap_hold", &shown(*flap_hold), &shown(new.flap_hold));
 }
 
 fn checks(old: &[Check], new: &[Check]) -> String {

@@ -37,6 +37,9 @@ pub struct ServiceHealth {
     /// How long a backend that has come back takes to its whole weight.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub slow_start: Option<Millis>,
+    /// How long a backend that flaps stays out at first.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub flap_hold: Option<Millis>,
 }
 
 impl Default for ServiceHealth {
@@ -48,6 +51,7 @@ impl Default for ServiceHealth {
             hysteresis: 0,
             inhibit_on_failure: false,
             slow_start: None,
+            flap_hold: None,
         }
     }
 }
