@@ -176,7 +176,7 @@ fn backend_view(
     let checks = agent.monitor.health.checks(&service.name, backend.key);
     let kept = (!healthy && state == BackendState::Up).then(|| "kept by minimum_healthy".to_owned());
     let flaps = held.map(|(failures, until)| {
-        let left = until.saturating_sub(crate::clock::monotonic()).as_secs();
+        let left = until.saturating_sub(monotonic()).as_secs();
         let verb = if state == BackendState::Up { "would be kept" } else { "is kept" };
         format!("flaps ({failures} failures): {verb} out for {left} s more")
     });

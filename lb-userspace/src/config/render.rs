@@ -262,8 +262,15 @@ impl Out {
 
     fn health(&mut self, health: &ServiceHealth) {
         use schema::service::*;
-        let ServiceHealth { checks, minimum_healthy, quorum, hysteresis, inhibit_on_failure, slow_start, flap_hold } =
-            health;
+        let ServiceHealth {
+            checks,
+            minimum_healthy,
+            quorum,
+            hysteresis,
+            inhibit_on_failure,
+            slow_start,
+            flap_hold,
+        } = health;
         let default = ServiceHealth::default();
         if !checks.is_empty() {
             self.checks(&CHECKS, checks);

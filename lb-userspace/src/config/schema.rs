@@ -5,6 +5,8 @@ use crate::model::PerState;
 
 pub(super) mod backend;
 mod checks;
+pub(super) mod limits;
+pub(super) mod probes;
 pub(super) mod service_timeouts;
 pub(super) mod source;
 
@@ -201,42 +203,6 @@ pub(super) mod flows {
     pub static IPV4: Key = key("ipv4", "count", Is("1M"), "IPv4 flows of services with a port.");
     pub static WIDE: Key =
         key("wide", "count", Is("256k"), "IPv6 flows, and flows of services with port 0.").also(&["ipv6"]);
-}
-
-pub(super) mod probes {
-    use super::*;
-    pub static SECTION: Section = Section {
-        path: "probes",
-        doc: "Health checks through the VIP (`via` of `services[].checks[]`), all services together.",
-        keys: &[&PORTS],
-    };
-    pub static PORTS: Key = key(
-        "ports",
-        "range of ports",
-        Is("61000-64999"),
-        "The director's ports that such checks come from. Nobody else on the director may have them: the agent adds \
-         them to `net.ipv4.ip_local_reserved_ports`, and `lb detach` takes them out again. At least as many as a \
-         service has backends.",
-    );
-}
-
-pub(super) mod limits {
-    use super::*;
-    pub static SECTION: Section = Section {
-        path: "limits",
-        doc: "How many of each there may be. Sizes of BPF arrays, fixed when the program is loaded.",
-        keys: &[&SERVICES, &DESTINATIONS, &ENDPOINTS],
-    };
-    pub static SERVICES: Key = key("services", "count, 1 to 65534", Is("4096"), "Services.");
-    pub static DESTINATIONS: Key =
-        key("destinations", "count, 1 to 262144", Is("16384"), "Backends, all services together.")
-            .also(&["backends"]);
-    pub static ENDPOINTS: Key = key(
-        "endpoints",
-        "count, 1 to 65534",
-        Words("16384, or `limits.services` if that is more"),
-        "Endpoints, all services together. The port ranges of one address and protocol count as one.",
-    );
 }
 
 pub(super) mod timeouts;

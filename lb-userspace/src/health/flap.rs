@@ -67,7 +67,10 @@ mod tests {
             damping.ended(at(now));
             damping.failed(at(now), HOLD).map(|until| (until - at(now)).as_secs())
         });
-        assert_eq!(holds, [None, None, Some(10), Some(20), Some(40), Some(80), Some(160), Some(160), Some(160)]);
+        assert_eq!(
+            holds,
+            [None, None, Some(10), Some(20), Some(40), Some(80), Some(160), Some(160), Some(160)]
+        );
     }
 
     #[test]

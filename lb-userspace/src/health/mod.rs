@@ -7,6 +7,7 @@
 mod flap;
 mod machine;
 mod pool;
+mod returning;
 mod saved;
 #[cfg(test)]
 pub(super) mod tests;
@@ -22,6 +23,7 @@ use std::{
 use flap::Damping;
 pub use machine::{Failure, Machine, Outcome, Pass, State, Weight};
 pub use pool::{Condition, Pool};
+use returning::{STEPS, Start};
 pub use saved::{Saved, SavedCheck};
 
 use crate::{
@@ -164,17 +166,6 @@ pub struct Health {
     /// What an earlier agent knew, until the first model comes.
     saved: Saved,
 }
-
-/// A backend's way to its whole weight, in [`STEPS`].
-#[derive(Debug)]
-struct Start {
-    step: u8,
-    /// When the next step is due.
-    next: Duration,
-}
-
-/// Of a slow start.
-const STEPS: u8 = 10;
 
 #[derive(Debug)]
 struct Entry {
@@ -338,32 +329,6 @@ impl Health {
         }
     }
 
-    /// The slow starts whose next step is due.
-    fn start_on(&mut self, now: Duration, actions: &mut Vec<Action>) {
-        let before = actions.len();
-        let slow = &self.slow;
-        self.starting.retain(|(service, _), start| {
-            while start.next <= now && start.step < STEPS {
-                start.step += 1;
-                start.next += slow.get(service).copied().unwrap_or_default() / u32::from(STEPS);
-                actions.truncate(before);
-                actions.push(Action::Step);
-            }
-            start.step < STEPS
-        });
-    }
-
-    /// The backends that have been kept out for long enough.
-    fn release(&mut self, now: Duration, actions: &mut Vec<Action>) {
-        let ended = self.damped.iter_mut().filter_map(|(of, damping)| damping.ended(now).then(|| of.clone()));
-        for (service, key) in ended.collect::<Vec<_>>() {
-            if self.healthy(&service, key) {
-                self.begin_slowly(now, &service, key);
-                actions.push(Action::Released(service, key));
-            }
-        }
-    }
-
     fn step(&mut self, now: Duration, id: ProbeId, input: machine::Input, actions: &mut Vec<Action>) {
         let Some(entry) = self.entries.get_mut(&id) else { return };
         let machine = &mut entry.machine;
@@ -412,21 +377,6 @@ impl Health {
         actions.push(Action::Changed(Transition { service, backend, check, state, why, healthy }));
     }
 
-    /// The backend gets connections again.
-    fn begin_slowly(&mut self, now: Duration, service: &ServiceName, key: BackendKey) {
-        if let Some(slow) = self.slow.get(service) {
-            let start = Start { step: 1, next: now + *slow / u32::from(STEPS) };
-            self.starting.insert((service.clone(), key), start);
-        }
-    }
-
-    /// The backend has failed.
-    fn damp(&mut self, now: Duration, service: &ServiceName, key: BackendKey) -> Option<Action> {
-        let hold = *self.holds.get(service)?;
-        let until = self.damped.entry((service.clone(), key)).or_default().failed(now, hold)?;
-        Some(Action::Held(service.clone(), key, until.saturating_sub(now)))
-    }
-
     /// When [`Input::Time`] has something to do.
     pub fn deadline(&self) -> Option<Duration> {
         let checks = self.deadlines.first().map(|(at, _)| *at);
@@ -437,12 +387,6 @@ impl Health {
     /// Whether a backend may get new connections; one that is not checked, or not known, may.
     pub fn healthy(&self, service: &ServiceName, backend: BackendKey) -> bool {
         self.machines(service, backend).all(|entry| entry.machine.serves())
-    }
-
-    /// How often a backend has failed lately and until when it is kept out for that, if it is.
-    pub fn held(&self, service: &ServiceName, backend: BackendKey) -> Option<(u32, Duration)> {
-        let damping = self.damped.get(&(service.clone(), backend))?;
-        damping.until().map(|until| (damping.failures(), until))
     }
 
     /// Whether somebody's first result may still be on its way.

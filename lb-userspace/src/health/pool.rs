@@ -45,7 +45,11 @@ pub fn pool(service: &Service, condition: impl Fn(BackendKey) -> Condition, had_
     let condition = |backend: &Backend| condition(backend.key);
     let mut members: Vec<Member<'_>> = (service.backends.iter())
         .map(|backend| (backend, condition(backend)))
-        .map(|(backend, condition)| Member { backend, serves: condition.healthy && !condition.held, condition })
+        .map(|(backend, condition)| Member {
+            backend,
+            serves: condition.healthy && !condition.held,
+            condition,
+        })
         .collect();
     for backups in [false, true] {
         let serves = |it: &Member<'_>| it.serves && it.backend.effective_weight() > 0;
@@ -179,7 +183,8 @@ mod tests {
 
     const UP: Condition =
         Condition { healthy: true, proven: true, weights: Vec::new(), starting: None, held: false };
-    const DOWN: Condition = Condition { healthy: false, ..UP };
+    const DOWN: Condition =
+        Condition { healthy: false, proven: true, weights: Vec::new(), starting: None, held: false };
 
     fn says(weight: Weight) -> Condition {
         Condition { weights: vec![weight], ..UP }
@@ -294,8 +299,11 @@ mod tests {
             (0..100u8, proptest::option::of(0..99u64))
                 .prop_map(|(percent, lag)| Weight::Lagging { percent, lag }),
         ];
-        (any::<bool>(), any::<bool>(), weight)
-            .prop_map(|(healthy, held, weight)| Condition { healthy, held, ..says(weight) })
+        (any::<bool>(), any::<bool>(), weight).prop_map(|(healthy, held, weight)| Condition {
+            healthy,
+            held,
+            ..says(weight)
+        })
     }
 
     proptest! {

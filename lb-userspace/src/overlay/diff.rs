@@ -201,8 +201,15 @@ fn one_backend(old: &Backend, new: &Backend) -> String {
 }
 
 fn health(service: &ServiceName, old: &ServiceHealth, new: &ServiceHealth, changes: &mut Vec<String>) {
-    let ServiceHealth { checks: of_old, minimum_healthy, quorum, hysteresis, inhibit_on_failure, slow_start, flap_hold } =
-        old;
+    let ServiceHealth {
+        checks: of_old,
+        minimum_healthy,
+        quorum,
+        hysteresis,
+        inhibit_on_failure,
+        slow_start,
+        flap_hold,
+    } = old;
     if *of_old != new.checks {
         changes.push(format!("service {service}: {}", checks(of_old, &new.checks)));
     }
