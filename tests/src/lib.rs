@@ -32,6 +32,7 @@ pub mod receiver;
 pub mod scope;
 pub mod sql_load;
 pub mod steps;
+pub mod stores;
 pub mod supervise;
 pub mod topo;
 pub mod udp;

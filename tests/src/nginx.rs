@@ -16,6 +16,10 @@ pub const HTTP: u16 = 80;
 /// Port of TLS; the certificate is its own CA, for the name `www.lab`.
 pub const HTTPS: u16 = 443;
 
+/// Ports of HTTP/2, by prior knowledge and over TLS.
+pub const HTTP2: u16 = 8080;
+pub const HTTPS2: u16 = 8443;
+
 /// A running server, whose answers can be changed.
 pub struct Nginx {
     pub proc: Proc,
@@ -52,6 +56,7 @@ impl Nginx {
              events {{}}\n\
              http {{ access_log off; root {dir}/html; {}\n\
              server {{ listen {HTTP}; listen [::]:{HTTP}; listen {HTTPS} ssl; listen [::]:{HTTPS} ssl;\n\
+             listen {HTTP2} http2; listen {HTTPS2} ssl http2;\n\
              ssl_certificate {}; ssl_certificate_key {}; }} }}\n",
             temporary.join(" "),
             ca.display(),

@@ -9,7 +9,7 @@ use super::Agent;
 use crate::{
     checks::{self, Checks, Results, SavedFile},
     clock::monotonic,
-    events::Draft,
+    events::{Draft, Kind},
     health::{Action, Health, Input, Outcome, ProbeId, Saved},
     model::{BackendKey, Model, ServiceName},
     plan::{Snapshot, dest_address, name_of},
@@ -69,6 +69,15 @@ impl Monitor {
                 Action::Attempt(id, probe) => self.checks.attempt(id, probe),
                 Action::Changed(transition) => {
                     self.said.push(Draft::transition(&transition));
+                    changed = true;
+                }
+                Action::Held(service, backend, hold) => {
+                    let reason = format!("it stays out for {} s (flap_hold)", hold.as_secs());
+                    self.said.push(Draft::new(Kind::Flaps).of(&service).at(backend).because(reason));
+                    changed = true;
+                }
+                Action::Released(service, backend) => {
+                    self.said.push(Draft::new(Kind::Settled).of(&service).at(backend));
                     changed = true;
                 }
                 // What it makes of the weight is seen in the pool.

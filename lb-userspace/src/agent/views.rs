@@ -153,6 +153,7 @@ fn backend_view(
         Some(ByHealth::Out) => 0,
     };
     let healthy = agent.monitor.health.healthy(&service.name, backend.key);
+    let held = agent.monitor.health.held(&service.name, backend.key);
     let counts = agent.pins.maps.conn_counts(dest);
     let host = snapshot.dests.get(&dest).and_then(|dest| snapshot.hosts.get(&dest.host));
     let route = host.map_or(Route::UNRESOLVED, |host| Route(host.route));
@@ -162,7 +163,7 @@ fn backend_view(
         BackendState::Drained
     } else if trouble.is_some() {
         BackendState::Unresolved
-    } else if !healthy && health_weight == 0 {
+    } else if (!healthy || held.is_some()) && health_weight == 0 {
         BackendState::Down
     } else if backend.health.backup && given == Some(ByHealth::Out) {
         BackendState::Standby
@@ -175,6 +176,11 @@ fn backend_view(
     };
     let checks = agent.monitor.health.checks(&service.name, backend.key);
     let kept = (!healthy && state == BackendState::Up).then(|| "kept by minimum_healthy".to_owned());
+    let flaps = held.map(|(failures, until)| {
+        let left = until.saturating_sub(monotonic()).as_secs();
+        let verb = if state == BackendState::Up { "would be kept" } else { "is kept" };
+        format!("flaps ({failures} failures): {verb} out for {left} s more")
+    });
     let local = route.link() == lb_common::host::LOCAL;
     Ok(BackendView {
         key: backend.key,
@@ -183,7 +189,7 @@ fn backend_view(
         upper_threshold: backend.upper_threshold,
         lower_threshold: backend.lower_threshold,
         state,
-        detail: detail([trouble, local.then(|| "this director itself".to_owned()), kept], &checks),
+        detail: detail([trouble, local.then(|| "this director itself".to_owned()), kept, flaps], &checks),
         checks: checks.into_iter().map(check_view).collect(),
         mac: link.map(|_| mac(route.mac())),
         interface: link.map(|link| name_of(&link.name)),
@@ -194,7 +200,7 @@ fn backend_view(
 }
 
 /// Why a backend is as it is: `why`, and the checks that are not simply passing.
-fn detail(why: [Option<String>; 3], checks: &[health::CheckView]) -> Option<String> {
+fn detail(why: [Option<String>; 4], checks: &[health::CheckView]) -> Option<String> {
     let parts: Vec<String> =
         why.into_iter().flatten().chain(checks.iter().filter_map(health::CheckView::trouble)).collect();
     (!parts.is_empty()).then(|| parts.join("; "))

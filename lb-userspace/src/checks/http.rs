@@ -1,4 +1,4 @@
-//! A request over HTTP/1.1, with or without TLS.
+//! A request over HTTP/1.1 or HTTP/2, with or without TLS.
 
 use std::pin::pin;
 
@@ -7,17 +7,22 @@ use http_body_util::{BodyExt, Empty, Limited};
 use hyper::{
     Request, Response,
     body::{Bytes, Incoming},
-    client::conn::http1::{SendRequest, handshake},
+    client::conn::{http1, http2},
     header::{CONNECTION, HOST, HeaderName, HeaderValue, USER_AGENT},
 };
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use md5::{Digest as _, Md5};
 use regex::bytes::Regex;
+use sha2::Sha256;
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::{failure, tcp, tls::Tls};
+use super::{
+    failure, tcp,
+    tls::{Speaks, Tls},
+};
 use crate::{
     health::{Failure, Pass, Probe},
-    model::check::HttpCheck,
+    model::check::{Digest, HttpCheck},
 };
 
 /// So much of a body is looked at.
@@ -25,9 +30,13 @@ const LONGEST_BODY: usize = 1 << 20;
 
 pub async fn check(probe: &Probe, http: &HttpCheck, tls: &Tls) -> Result<Pass, Failure> {
     let stream = tcp::connect(probe).await?;
+    let speaks = if http.http2 { Speaks::Protocol(b"h2") } else { Speaks::Anything };
     match &http.tls {
         None => ask(stream, probe, http).await,
-        Some(how) => ask(tls.connect(stream, probe, http.host.as_deref(), how).await?, probe, http).await,
+        Some(how) => {
+            let stream = tls.connect(stream, probe, http.host.as_deref(), how, speaks).await?;
+            ask(stream, probe, http).await
+        }
     }
 }
 
@@ -35,24 +44,40 @@ async fn ask<S>(stream: S, probe: &Probe, http: &HttpCheck) -> Result<Pass, Fail
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let request = request(probe, http)?;
-    let (sender, connection) = handshake(TokioIo::new(stream)).await.map_err(|error| told(&error))?;
-    let exchange = pin!(exchange(sender, request, http));
+    let (request, stream) = (request(probe, http)?, TokioIo::new(stream));
     // The connection moves what the exchange waits for; it may end first, with the answer delivered.
-    match select(exchange, pin!(connection)).await {
-        Either::Left((answered, _)) => answered,
-        Either::Right((_, exchange)) => exchange.await,
+    if http.http2 {
+        let shaken = http2::handshake(TokioExecutor::new(), stream).await;
+        let (mut sender, connection) = shaken.map_err(|error| told(&error))?;
+        let exchange = pin!(async { judge(sender.send_request(request).await, http).await });
+        match select(exchange, pin!(connection)).await {
+            Either::Left((answered, _)) => answered,
+            Either::Right((_, exchange)) => exchange.await,
+        }
+    } else {
+        let shaken = http1::handshake(stream).await;
+        let (mut sender, connection) = shaken.map_err(|error| told(&error))?;
+        let exchange = pin!(async { judge(sender.send_request(request).await, http).await });
+        match select(exchange, pin!(connection)).await {
+            Either::Left((answered, _)) => answered,
+            Either::Right((_, exchange)) => exchange.await,
+        }
     }
 }
 
+/// HTTP/2 has the host in the URI, and no `Connection` (RFC 9113 section 8).
 fn request(probe: &Probe, http: &HttpCheck) -> Result<Request<Empty<Bytes>>, Failure> {
     let host = http.host.clone().unwrap_or_else(|| probe.target.to_string());
-    let mut request = Request::builder()
+    let scheme = if http.tls.is_some() { "https" } else { "http" };
+    let builder = Request::builder()
         .method(http.method.as_str())
-        .uri(&http.path)
-        .header(HOST, host)
-        .header(USER_AGENT, concat!("lb/", env!("CARGO_PKG_VERSION")))
-        .header(CONNECTION, "close")
+        .header(USER_AGENT, concat!("lb/", env!("CARGO_PKG_VERSION")));
+    let builder = if http.http2 {
+        builder.uri(format!("{scheme}://{host}{}", http.path))
+    } else {
+        builder.uri(&http.path).header(HOST, host).header(CONNECTION, "close")
+    };
+    let mut request = builder
         .body(Empty::new())
         .map_err(|error| Failure { why: format!("the request cannot be made: {error}") })?;
     for header in &http.headers {
@@ -66,31 +91,61 @@ fn request(probe: &Probe, http: &HttpCheck) -> Result<Request<Empty<Bytes>>, Fai
     Ok(request)
 }
 
-async fn exchange(
-    mut sender: SendRequest<Empty<Bytes>>,
-    request: Request<Empty<Bytes>>,
-    http: &HttpCheck,
-) -> Result<Pass, Failure> {
-    let answer = sender.send_request(request).await.map_err(|error| told(&error))?;
+async fn judge(answer: Result<Response<Incoming>, hyper::Error>, http: &HttpCheck) -> Result<Pass, Failure> {
+    let answer = answer.map_err(|error| told(&error))?;
     let status = answer.status().as_u16();
     if !http.status.iter().any(|range| range.contains(status)) {
         return Err(Failure { why: format!("status {status}") });
     }
-    if let Some(wanted) = &http.body {
-        body_matches(answer, wanted).await?;
+    for expected in &http.expect_headers {
+        header_matches(&answer, expected)?;
+    }
+    if http.body.is_some() || http.digest.is_some() {
+        body_matches(answer, http).await?;
     }
     Ok(Pass::new(format!("status {status}")))
 }
 
-async fn body_matches(answer: Response<Incoming>, wanted: &str) -> Result<(), Failure> {
+/// `Name: regular expression`; of several headers of this name one is enough.
+fn header_matches(answer: &Response<Incoming>, expected: &str) -> Result<(), Failure> {
+    let (name, wanted) = expected.split_once(':').unwrap_or((expected, ""));
+    let wanted =
+        Regex::new(wanted.trim()).map_err(|error| Failure { why: format!("`expect_headers`: {error}") })?;
+    let values = answer.headers().get_all(name.trim());
+    if values.iter().any(|value| wanted.is_match(value.as_bytes())) {
+        return Ok(());
+    }
+    Err(Failure {
+        why: match values.iter().next() {
+            None => format!("there is no header {name}"),
+            Some(_) => format!("header {name} does not match"),
+        },
+    })
+}
+
+async fn body_matches(answer: Response<Incoming>, http: &HttpCheck) -> Result<(), Failure> {
     let body = Limited::new(answer.into_body(), LONGEST_BODY).collect().await;
     let body = body.map_err(|error| Failure { why: format!("the body cannot be read: {error}") })?.to_bytes();
-    let wanted = Regex::new(wanted).map_err(|error| Failure { why: format!("`body`: {error}") })?;
-    if wanted.is_match(&body) {
-        Ok(())
-    } else {
-        Err(Failure { why: format!("the body ({} bytes) does not match", body.len()) })
+    if let Some(wanted) = &http.body {
+        let wanted = Regex::new(wanted).map_err(|error| Failure { why: format!("`body`: {error}") })?;
+        if !wanted.is_match(&body) {
+            return Err(Failure { why: format!("the body ({} bytes) does not match", body.len()) });
+        }
     }
+    if let Some(wanted) = &http.digest {
+        let is = match wanted {
+            Digest::Md5(_) => hex(&Md5::digest(&body)),
+            Digest::Sha256(_) => hex(&Sha256::digest(&body)),
+        };
+        if is != wanted.hex() {
+            return Err(Failure { why: format!("the body ({} bytes) has the digest {is}", body.len()) });
+        }
+    }
+    Ok(())
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// In words for people.

@@ -3,15 +3,23 @@
 //! All run on one thread of their own, each as a task with a limit, so that neither another one nor the
 //! agent's work is in a check's way, or its time part of what is measured.
 
+mod dns;
 mod exec;
+mod file;
 mod http;
 mod mysql;
+mod ping;
+mod postgres;
+mod redis;
 mod saved;
+mod smtp;
+mod socket;
 mod tcp;
 #[cfg(test)]
 mod tests;
 mod through;
 pub(crate) mod tls;
+mod udp;
 
 use std::{io, sync::Arc, thread, time::Duration};
 
@@ -140,6 +148,13 @@ async fn by_kind(probe: &Probe, tls: &Tls) -> Result<Pass, Failure> {
         CheckKind::Tcp => tcp::check(probe).await,
         CheckKind::Http(http) => http::check(probe, http, tls).await,
         CheckKind::Mysql(mysql) => mysql::check(probe, mysql).await,
+        CheckKind::Redis(redis) => redis::check(probe, redis).await,
+        CheckKind::Postgres(postgres) => postgres::check(probe, postgres, tls).await,
+        CheckKind::Udp(udp) => udp::check(probe, udp).await,
+        CheckKind::Dns(dns) => dns::check(probe, dns).await,
+        CheckKind::Smtp(smtp) => smtp::check(probe, smtp, tls).await,
+        CheckKind::Ping => ping::check(probe).await,
+        CheckKind::File(file) => file::check(probe, file),
         CheckKind::Exec(exec) => exec::check(probe, exec).await,
     }
 }

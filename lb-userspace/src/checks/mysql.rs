@@ -1,6 +1,9 @@
 //! MySQL and MariaDB: the handshake alone, or a login and questions.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    path::Path,
+};
 
 use mysql_async::{Conn, Error, OptsBuilder, Row, SslOpts, Value, prelude::Queryable};
 use tokio::{
@@ -13,7 +16,7 @@ use tokio::{
 use super::{failure, tcp};
 use crate::{
     health::{Failure, Pass, Probe, Weight},
-    model::check::{MysqlCheck, MysqlRole, MysqlTls},
+    model::check::{Galera, MysqlCheck, MysqlTls, Role, Secret},
 };
 
 /// The longest first packet that makes sense; a length beyond is no MySQL.
@@ -85,7 +88,7 @@ fn first_answer(user: &str) -> Vec<u8> {
 }
 
 async fn log_in(probe: &Probe, mysql: &MysqlCheck) -> Result<Pass, Failure> {
-    let password = password(mysql)?;
+    let password = password(mysql.password.as_ref(), mysql.password_file.as_deref())?;
     let relay = if probe.way.is_some() { Some(Relay::start(probe).await?) } else { None };
     let target = relay.as_ref().map_or(probe.target, |relay| relay.at);
     let options = OptsBuilder::default()
@@ -142,9 +145,10 @@ impl Drop for Relay {
     }
 }
 
-fn password(mysql: &MysqlCheck) -> Result<Option<String>, Failure> {
-    let Some(path) = &mysql.password_file else {
-        return Ok(mysql.password.as_ref().map(|secret| secret.0.clone()));
+/// The one that is given, or that stands in a file; there is at most one of them.
+pub fn password(given: Option<&Secret>, file: Option<&Path>) -> Result<Option<String>, Failure> {
+    let Some(path) = file else {
+        return Ok(given.map(|secret| secret.0.clone()));
     };
     match std::fs::read_to_string(path) {
         Ok(text) => Ok(Some(text.trim_end_matches(['\n', '\r']).to_owned())),
@@ -154,19 +158,22 @@ fn password(mysql: &MysqlCheck) -> Result<Option<String>, Failure> {
 
 async fn questions(probe: &Probe, mysql: &MysqlCheck, server: &mut Conn) -> Result<Pass, Failure> {
     let mut found = "logged in".to_owned();
-    if mysql.role != MysqlRole::Any {
+    if mysql.role != Role::Any {
         let read_only: Option<bool> =
             server.query_first("SELECT @@global.read_only").await.map_err(|error| told(&error))?;
         match (mysql.role, read_only) {
-            (MysqlRole::Primary, Some(true)) => {
+            (Role::Primary, Some(true)) => {
                 return Err(Failure { why: "read_only, not the primary".to_owned() });
             }
-            (MysqlRole::Replica, Some(false)) => {
+            (Role::Replica, Some(false)) => {
                 return Err(Failure { why: "writable, no replica".to_owned() });
             }
             _ => {}
         }
         found = if read_only == Some(true) { "read_only" } else { "writable" }.to_owned();
+    }
+    if mysql.galera != Galera::Off {
+        found = galera(mysql.galera, server).await?;
     }
     if let Some(query) = &mysql.query {
         let row: Option<Row> = server.query_first(query.as_str()).await.map_err(|error| told(&error))?;
@@ -188,6 +195,24 @@ async fn questions(probe: &Probe, mysql: &MysqlCheck, server: &mut Conn) -> Resu
     let percent = mysql.percent(lag);
     let weight = if percent >= 100 { Weight::Configured } else { Weight::Lagging { percent, lag } };
     Ok(Pass { found: format!("{found}, {why}"), weight })
+}
+
+/// Whether the node of a cluster may serve.
+async fn galera(wanted: Galera, server: &mut Conn) -> Result<String, Failure> {
+    let names = "SHOW GLOBAL STATUS WHERE Variable_name IN \
+                 ('wsrep_ready', 'wsrep_local_state', 'wsrep_local_state_comment')";
+    let rows: Vec<(String, String)> = server.query(names).await.map_err(|error| told(&error))?;
+    let of = |name: &str| {
+        let row = rows.iter().find(|(row, _)| row.eq_ignore_ascii_case(name));
+        row.map(|(_, value)| value.as_str()).unwrap_or_default()
+    };
+    let (ready, state, words) = (of("wsrep_ready"), of("wsrep_local_state"), of("wsrep_local_state_comment"));
+    let serves = state == "4" || (wanted == Galera::Donor && state == "2");
+    match (ready, serves) {
+        ("ON", true) => Ok(format!("wsrep {words}")),
+        ("", _) => Err(Failure { why: "no node of a Galera cluster".to_owned() }),
+        _ => Err(Failure { why: format!("wsrep is {words} (state {state}), ready {ready}") }),
+    }
 }
 
 /// How many seconds behind, in words too; none: replication is stopped; no figure at all: it is no replica.

@@ -6,12 +6,13 @@ use nix::sys::socket::{
     setsockopt,
     sockopt::{Linger, Mark},
 };
+use socket2::SockRef;
 use tokio::{
     net::{TcpSocket, TcpStream},
     time::timeout,
 };
 
-use super::failure;
+use super::{failure, socket::bind};
 use crate::health::{Failure, Pass, Probe, Way};
 
 /// A connection can be opened.
@@ -57,7 +58,7 @@ async fn connect_by(probe: &Probe, way: Way) -> io::Result<TcpStream> {
         setsockopt(&socket, Mark, &way.mark)?;
         // With another VIP or port at the other end, a port may be used twice.
         socket.set_reuseaddr(true)?;
-        let bound = bind(&socket, probe, way.ports.by_turn(turn));
+        let bound = bind_port(&socket, probe, way.ports.by_turn(turn));
         let connected = match bound {
             Ok(()) => socket.connect(probe.target).await,
             Err(error) => Err(error),
@@ -76,7 +77,7 @@ fn is_taken(error: &io::Error) -> bool {
 
 fn socket(probe: &Probe) -> io::Result<TcpSocket> {
     let socket = plain(probe)?;
-    bind(&socket, probe, 0)?;
+    bind(SockRef::from(&socket), probe)?;
     Ok(socket)
 }
 
@@ -86,6 +87,7 @@ fn plain(probe: &Probe) -> io::Result<TcpSocket> {
     Ok(socket)
 }
 
-fn bind(socket: &TcpSocket, probe: &Probe, port: u16) -> io::Result<()> {
+/// In the namespace of the checks through the VIP, which has one interface.
+fn bind_port(socket: &TcpSocket, probe: &Probe, port: u16) -> io::Result<()> {
     probe.source.map_or(Ok(()), |source| socket.bind(SocketAddr::new(source, port)))
 }

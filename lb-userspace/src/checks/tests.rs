@@ -10,7 +10,10 @@ use tokio::{
 use super::*;
 use crate::{
     health::Weight,
-    model::check::{ExecCheck, HttpCheck, LagTier, MysqlCheck, Secret, StatusRange, TlsCheck},
+    model::check::{
+        DnsCheck, ExecCheck, FileCheck, HttpCheck, LagTier, MysqlCheck, PostgresCheck, RedisCheck, Secret,
+        SmtpCheck, StatusRange, TlsCheck, UdpCheck,
+    },
 };
 
 /// What a server does with each connection after it has read something (or not).
@@ -60,6 +63,7 @@ fn probe(kind: CheckKind, port: u16) -> Probe {
         kind,
         target,
         source: None,
+        interface: None,
         via_vip: false,
         way: None,
         connect_timeout: Duration::from_secs(20),
@@ -103,7 +107,10 @@ fn login() -> CheckKind {
 async fn every_kind_tells_a_closed_port_and_a_silent_server() {
     let (closed, silent) = (closed_port().await, server(Does::SaysAndHangs(b"")).await);
     let tls = CheckKind::Http(HttpCheck { tls: Some(TlsCheck::default()), ..HttpCheck::default() });
-    for kind in [CheckKind::Tcp, http(), tls, mysql(), login()] {
+    let http2 = CheckKind::Http(HttpCheck { http2: true, ..HttpCheck::default() });
+    let [redis, smtp] = [CheckKind::Redis(RedisCheck::default()), smtp(false)];
+    let [first, login_too] = [false, true].map(postgres);
+    for kind in [CheckKind::Tcp, http(), http2, tls, mysql(), login(), redis, smtp, first, login_too] {
         let refused = found(kind.clone(), closed).await.expect_err("nobody listens");
         assert!(refused.contains("connection refused"), "{kind:?}: {refused}");
         if kind != CheckKind::Tcp {
@@ -162,6 +169,191 @@ async fn a_mysql_greeting_is_read_and_an_error_told() {
     let other = server(Does::Says(b"SSH-2.0-OpenSSH_9.2\r\n")).await;
     assert_eq!(found(mysql(), other).await, Err("this is not MySQL".to_owned()));
     assert!(found(login(), cut).await.is_err() && found(login(), full).await.is_err());
+}
+
+#[tokio::test]
+async fn an_http_answer_must_have_the_headers_and_the_digest() {
+    let answer = b"HTTP/1.1 200 OK\r\nX-Up: no\r\nX-Up: yes\r\nContent-Length: 9\r\n\r\nall well\n";
+    let port = server(Does::Answers(answer)).await;
+    let with = |headers: &[&str], digest: &str| {
+        let expect_headers = headers.iter().map(|it| (*it).to_owned()).collect();
+        let digest = Some(digest.parse().expect("a digest"));
+        CheckKind::Http(HttpCheck { expect_headers, digest, ..HttpCheck::default() })
+    };
+    // Of `printf 'all well\n' | md5sum` and `sha256sum`.
+    let (md5, sha) = (
+        "36059628abb220b1e7c5b5095d3b96f5",
+        "76da3989f20c38c4876a1adff41129644d357f73a939d84cbe652a8f49e3a5b9",
+    );
+    assert_eq!(found(with(&["x-up: ^yes$"], md5), port).await.as_deref(), Ok("status 200"));
+    assert_eq!(found(with(&[], &sha.to_uppercase()), port).await.as_deref(), Ok("status 200"));
+    let missing = found(with(&["X-Down:"], md5), port).await;
+    assert_eq!(missing, Err("there is no header X-Down".to_owned()));
+    let other = found(with(&["X-Up: ^perhaps"], md5), port).await;
+    assert_eq!(other, Err("header X-Up does not match".to_owned()));
+    let wrong = found(with(&[], &"0".repeat(32)), port).await;
+    assert_eq!(wrong, Err(format!("the body (9 bytes) has the digest {md5}")));
+}
+
+#[tokio::test]
+async fn redis_is_asked_and_its_errors_are_told() {
+    let kind = || CheckKind::Redis(RedisCheck::default());
+    let told: [(&'static [u8], Result<&str, &str>); 6] = [
+        (b"+PONG\r\n", Ok("PONG")),
+        (b"-LOADING Redis is loading\r\n", Err("error: LOADING Redis is loading")),
+        (b"+OK\r\n", Err("PING is answered with OK")),
+        (b"HTTP/1.1 400 Bad Request\r\n", Err("this is not Redis")),
+        (b"+PO", Err("closed without an answer")),
+        (b"$9\r\nPO", Err("closed in an answer")),
+    ];
+    for (words, expected) in told {
+        let port = server(Does::Answers(words)).await;
+        let expected = expected.map(str::to_owned).map_err(str::to_owned);
+        assert_eq!(found(kind(), port).await, expected, "{words:?}");
+    }
+}
+
+fn postgres(logs_in: bool) -> CheckKind {
+    let query = logs_in.then(|| "SELECT 1".to_owned());
+    CheckKind::Postgres(PostgresCheck { user: "check".to_owned(), query, ..PostgresCheck::default() })
+}
+
+#[tokio::test]
+async fn postgres_servers_that_refuse_lie_or_break_off_fail() {
+    // AuthenticationCleartextPassword, and an ErrorResponse.
+    let asks = server(Does::Answers(b"R\0\0\0\x08\0\0\0\x03")).await;
+    assert_eq!(found(postgres(false), asks).await.as_deref(), Ok("answers to a login"));
+    let full = b"E\0\0\0\x2cSFATAL\0C53300\0Msorry, too many clients\0\0";
+    let full = server(Does::Answers(full)).await;
+    for logs_in in [false, true] {
+        let told = found(postgres(logs_in), full).await;
+        assert_eq!(told, Err("error 53300: sorry, too many clients".to_owned()));
+    }
+    let cut = server(Does::Answers(b"R\0\0")).await;
+    assert_eq!(found(postgres(false), cut).await, Err("closed in the handshake".to_owned()));
+    let other = server(Does::Answers(b"HTTP/1.1 400 Bad Request\r\n")).await;
+    assert_eq!(found(postgres(false), other).await, Err("this is not PostgreSQL".to_owned()));
+    let tls = PostgresCheck { user: "check".to_owned(), tls: true, ..PostgresCheck::default() };
+    let plain = server(Does::Answers(b"N")).await;
+    assert_eq!(found(CheckKind::Postgres(tls), plain).await, Err("the server has no TLS".to_owned()));
+    for port in [cut, other] {
+        assert!(found(postgres(true), port).await.is_err());
+    }
+}
+
+fn smtp(starttls: bool) -> CheckKind {
+    let starttls = starttls.then(TlsCheck::default);
+    CheckKind::Smtp(SmtpCheck { starttls, ..SmtpCheck::default() })
+}
+
+#[tokio::test]
+async fn smtp_servers_that_refuse_lie_or_break_off_fail() {
+    let told: [(&'static [u8], &str); 6] = [
+        (b"554 no mail for you\r\n", "the greeting is 554 no mail for you"),
+        (b"220-mx.lab\r\n220 hello\r\n421 full\r\n", "the reply to HELO is 421 full"),
+        (b"220 mx.lab\r\n", "closed before the reply to HELO"),
+        (b"220 mx", "closed before the greeting"),
+        (b"SSH-2.0-OpenSSH_9.2\r\n", "this is not SMTP"),
+        (b"", "closed before the greeting"),
+    ];
+    for (words, why) in told {
+        let port = server(Does::Says(words)).await;
+        assert_eq!(found(smtp(false), port).await, Err(why.to_owned()), "{words:?}");
+    }
+    let port = server(Does::Says(b"220 mx.lab\r\n250 mx.lab\r\n")).await;
+    assert_eq!(found(smtp(false), port).await.as_deref(), Ok("greeting of mx.lab"));
+    assert_eq!(found(smtp(true), port).await, Err("no STARTTLS is offered".to_owned()));
+}
+
+/// Answers each datagram with what `reply` makes of it; none: not at all.
+async fn datagrams(reply: impl Fn(&[u8]) -> Option<Vec<u8>> + Send + 'static) -> u16 {
+    let socket = tokio::net::UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a port");
+    let port = socket.local_addr().expect("it has one").port();
+    tokio::spawn(async move {
+        let mut request = [0; 1500];
+        loop {
+            let (length, from) = socket.recv_from(&mut request).await.expect("a datagram");
+            if let Some(reply) = reply(&request[..length]) {
+                // The check may be gone: its own affair.
+                let _ = socket.send_to(&reply, from).await;
+            }
+        }
+    });
+    port
+}
+
+#[tokio::test]
+async fn a_datagram_is_answered_refused_or_met_with_silence() {
+    let udp = |expect: Option<&str>, require_reply| {
+        let expect = expect.map(str::to_owned);
+        CheckKind::Udp(UdpCheck { send: b"ping".to_vec(), expect, require_reply })
+    };
+    let echo = datagrams(|request| Some([request, b"\xff"].concat())).await;
+    assert_eq!(found(udp(None, true), echo).await.as_deref(), Ok("a reply of 5 bytes"));
+    assert_eq!(found(udp(Some("(?s-u)^ping\\xff$"), true), echo).await.as_deref(), Ok("a reply of 5 bytes"));
+    let wrong = found(udp(Some("^pong"), true), echo).await;
+    assert_eq!(wrong, Err("the reply (5 bytes) does not match".to_owned()));
+    let silent = datagrams(|_| None).await;
+    let passed = result(impatient(probe(udp(None, false), silent))).await.map(|pass| pass.found);
+    assert_eq!(passed.as_deref(), Ok("no reply, and no error"));
+    let failed = result(impatient(probe(udp(None, true), silent))).await;
+    assert_eq!(failed, Err("no reply".to_owned()));
+    let closed = closed_datagram_port().await;
+    assert_eq!(found(udp(None, false), closed).await, Err("connection refused".to_owned()));
+    let dns = CheckKind::Dns(DnsCheck::default());
+    assert_eq!(found(dns.clone(), closed).await, Err("connection refused".to_owned()));
+    assert_eq!(result(impatient(probe(dns, silent))).await, Err("no answer".to_owned()));
+}
+
+async fn closed_datagram_port() -> u16 {
+    let socket = tokio::net::UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a port");
+    socket.local_addr().expect("it has one").port()
+}
+
+#[tokio::test]
+async fn a_dns_answer_must_be_to_the_question_with_the_code() {
+    use hickory_proto::op::{Message, MessageType, ResponseCode};
+    let answering = |code: ResponseCode, id_off: u16| {
+        datagrams(move |request| {
+            let mut message = Message::from_vec(request).ok()?;
+            message.set_message_type(MessageType::Response).set_response_code(code);
+            message.set_id(message.id().wrapping_add(id_off));
+            message.to_vec().ok()
+        })
+    };
+    let dns = |rcode: Vec<u8>, answer: Option<&str>| {
+        CheckKind::Dns(DnsCheck { rcode, answer: answer.map(str::to_owned), ..DnsCheck::default() })
+    };
+    let fine = answering(ResponseCode::NoError, 0).await;
+    assert_eq!(found(dns(vec![0], None), fine).await.as_deref(), Ok("response code 0, 0 records"));
+    let none = found(dns(vec![0], Some("192")), fine).await;
+    assert_eq!(none, Err("response code 0, 0 records, and none matches".to_owned()));
+    let refusing = answering(ResponseCode::Refused, 0).await;
+    let told = found(dns(vec![0, 3], None), refusing).await.expect_err("it refuses");
+    assert!(told.starts_with("response code 5 ("), "{told}");
+    assert!(found(dns(vec![5], None), refusing).await.is_ok());
+    let forging = answering(ResponseCode::NoError, 1).await;
+    assert_eq!(result(impatient(probe(dns(vec![0], None), forging))).await, Err("no answer".to_owned()));
+    let lying = datagrams(|_| Some(b"?".to_vec())).await;
+    assert_eq!(found(dns(vec![0], None), lying).await, Err("the answer (1 bytes) is not DNS".to_owned()));
+}
+
+#[tokio::test]
+async fn a_file_says_the_weight_or_down() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let kind = |path: &std::path::Path| CheckKind::File(FileCheck { path: path.to_owned() });
+    let of_backend = dir.path().join("127.0.0.1:80");
+    std::fs::write(&of_backend, "40\n").expect("writable");
+    for path in [&of_backend, &dir.path().to_owned()] {
+        assert_eq!(result(probe(kind(path), 80)).await.expect("it passes").weight, Weight::Exactly(40));
+    }
+    for (text, why) in [("down\n", "the file says down"), ("70000", "says \"70000\""), ("", "says \"\"")] {
+        std::fs::write(&of_backend, text).expect("writable");
+        let told = found(kind(&of_backend), 80).await.expect_err("no weight");
+        assert!(told.contains(why), "{told}");
+    }
+    let missing = found(kind(dir.path()), 81).await.expect_err("not there");
+    assert!(missing.ends_with("127.0.0.1:81: no such file or directory"), "{missing}");
 }
 
 fn script(text: &str, dynamic: bool) -> CheckKind {

@@ -27,6 +27,15 @@ pub struct Tls {
     system: OnceLock<Arc<ClientConfig>>,
 }
 
+/// What is spoken over TLS.
+#[derive(Clone, Copy, Debug)]
+pub enum Speaks {
+    /// Nothing is said about it.
+    Anything,
+    /// This one, by ALPN (RFC 7301).
+    Protocol(&'static [u8]),
+}
+
 impl Tls {
     /// Speaks TLS on the connection of an attempt.
     pub async fn connect(
@@ -35,11 +44,12 @@ impl Tls {
         probe: &Probe,
         host: Option<&str>,
         how: &TlsCheck,
+        speaks: Speaks,
     ) -> Result<TlsStream<TcpStream>, Failure> {
         let address = probe.target.ip().to_string();
         let host = host.map(|host| host.rsplit_once(':').map_or(host, |(name, _)| name));
         let name = how.sni.as_deref().or(host).unwrap_or(&address).to_owned();
-        self.speak(stream, name, how).await
+        self.speak(stream, name, how, speaks).await
     }
 
     /// The same with a server of this name, or address.
@@ -48,13 +58,25 @@ impl Tls {
         stream: TcpStream,
         name: String,
         how: &TlsCheck,
+        speaks: Speaks,
     ) -> Result<TlsStream<TcpStream>, Failure> {
         let name = ServerName::try_from(name).map_err(|error| Failure { why: format!("TLS: {error}") })?;
-        let connector = TlsConnector::from(self.config(how)?);
-        connector.connect(name, stream).await.map_err(|error| {
+        let mut config = self.config(how)?;
+        if let Speaks::Protocol(protocol) = speaks {
+            Arc::make_mut(&mut config).alpn_protocols = vec![protocol.to_vec()];
+        }
+        let connector = TlsConnector::from(config);
+        let stream = connector.connect(name, stream).await.map_err(|error| {
             let Failure { why } = failure(&error);
             Failure { why: format!("TLS: {why}") }
-        })
+        })?;
+        match speaks {
+            Speaks::Protocol(protocol) if stream.get_ref().1.alpn_protocol() != Some(protocol) => {
+                let protocol = String::from_utf8_lossy(protocol);
+                Err(Failure { why: format!("TLS: the server does not agree to {protocol}") })
+            }
+            _ => Ok(stream),
+        }
     }
 
     fn config(&self, how: &TlsCheck) -> Result<Arc<ClientConfig>, Failure> {

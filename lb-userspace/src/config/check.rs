@@ -1,6 +1,7 @@
 //! Health checks.
 
 pub(super) mod kinds;
+pub(super) mod protocols;
 
 use std::net::IpAddr;
 
@@ -55,6 +56,7 @@ fn check(node: &Node, of: Of, problems: &mut Problems) -> Option<Check> {
             _ => Ok(source),
         }
     });
+    let interface = fields.value(&INTERFACE, problems, super::values::interface);
     let port = fields.value(&PORT, problems, |text| number(text, 1..=u16::MAX));
     let timing = timing(&fields, problems);
     let kind = kind?;
@@ -62,11 +64,12 @@ fn check(node: &Node, of: Of, problems: &mut Problems) -> Option<Check> {
         let wrong = format!("the service has every port, so a {} check needs its own", kind.name());
         problems.add(fields.pos, wrong, "add `port: ...`");
     }
-    if let CheckKind::Mysql(mysql) = &kind
-        && let Some(node) = fields.node(&SOURCE).filter(|_| mysql.logs_in())
-    {
-        let wrong = "`source` does not hold for a mysql check that logs in";
-        problems.add(node.pos, wrong, "leave the key out");
+    for key in [&SOURCE, &INTERFACE] {
+        if let Some(node) = fields.node(key).filter(|_| !kind.can_bind()) {
+            let what = if matches!(kind, CheckKind::Mysql(_)) { " that logs in" } else { "" };
+            let wrong = format!("`{}` does not hold for a {} check{what}", key.name, kind.name());
+            problems.add(node.pos, wrong, "leave the key out");
+        }
     }
     let via = fields.value(&VIA, problems, |text| word(text, "way", &VIAS));
     if let Some(node) = fields.node(&VIA).filter(|_| via.is_some_and(|via| via != Via::Rip)) {
@@ -78,7 +81,7 @@ fn check(node: &Node, of: Of, problems: &mut Problems) -> Option<Check> {
             problems.add(node.pos, wrong, "leave one of the two keys out");
         }
     }
-    Some(Check { kind, address: own_address, port, source, via, timing })
+    Some(Check { kind, address: own_address, port, source, interface, via, timing })
 }
 
 /// With its article.

@@ -5,11 +5,16 @@ use crate::model::PerState;
 
 pub(super) mod backend;
 mod checks;
+pub(super) mod limits;
 pub(super) mod notify;
+pub(super) mod probes;
 pub(super) mod service_timeouts;
 pub(super) mod source;
 
-pub(super) use checks::{check, exec_check, http_check, https_check, lag_tier, mysql_check, tcp_check};
+pub(super) use checks::{
+    check, dns_check, exec_check, file_check, http_check, https_check, lag_tier, mysql_check, ping_check,
+    postgres_check, redis_check, smtp_check, tcp_check, udp_check,
+};
 
 /// One key.
 #[derive(Debug, PartialEq, Eq)]
@@ -88,6 +93,13 @@ pub(super) static SECTIONS: &[&Section] = &[
     &https_check::SECTION,
     &mysql_check::SECTION,
     &lag_tier::SECTION,
+    &redis_check::SECTION,
+    &postgres_check::SECTION,
+    &udp_check::SECTION,
+    &dns_check::SECTION,
+    &smtp_check::SECTION,
+    &ping_check::SECTION,
+    &file_check::SECTION,
     &exec_check::SECTION,
 ];
 
@@ -172,42 +184,6 @@ pub(super) mod flows {
         key("wide", "count", Is("256k"), "IPv6 flows, and flows of services with port 0.").also(&["ipv6"]);
 }
 
-pub(super) mod probes {
-    use super::*;
-    pub static SECTION: Section = Section {
-        path: "probes",
-        doc: "Health checks through the VIP (`via` of `services[].checks[]`), all services together.",
-        keys: &[&PORTS],
-    };
-    pub static PORTS: Key = key(
-        "ports",
-        "range of ports",
-        Is("61000-64999"),
-        "The director's ports that such checks come from. Nobody else on the director may have them: the agent adds \
-         them to `net.ipv4.ip_local_reserved_ports`, and `lb detach` takes them out again. At least as many as a \
-         service has backends.",
-    );
-}
-
-pub(super) mod limits {
-    use super::*;
-    pub static SECTION: Section = Section {
-        path: "limits",
-        doc: "How many of each there may be. Sizes of BPF arrays, fixed when the program is loaded.",
-        keys: &[&SERVICES, &DESTINATIONS, &ENDPOINTS],
-    };
-    pub static SERVICES: Key = key("services", "count, 1 to 65534", Is("4096"), "Services.");
-    pub static DESTINATIONS: Key =
-        key("destinations", "count, 1 to 262144", Is("16384"), "Backends, all services together.")
-            .also(&["backends"]);
-    pub static ENDPOINTS: Key = key(
-        "endpoints",
-        "count, 1 to 65534",
-        Words("16384, or `limits.services` if that is more"),
-        "Endpoints, all services together. The port ranges of one address and protocol count as one.",
-    );
-}
-
 pub(super) mod timeouts;
 
 pub(super) mod control {
@@ -271,6 +247,7 @@ pub(super) mod service {
             &notify::hooks::NOTIFY_DOWN,
             &notify::hooks::QUORUM_UP,
             &notify::hooks::QUORUM_DOWN,
+            &FLAP_HOLD,
             &BACKENDS,
         ],
     };
@@ -472,6 +449,14 @@ pub(super) mod service {
          weights of 10 or 100 to make it felt.",
     )
     .also(&["slowstart"]);
+    pub static FLAP_HOLD: Key = key(
+        "flap_hold",
+        "short duration",
+        Words("none"),
+        "A backend that fails for the third time is kept out at least so long, also if its checks pass again; each \
+         further failure doubles that, to 16 times. After ten times this without a failure all is forgotten, and by \
+         a restart of the agent. Where no other backend serves, those that are kept out serve if they pass.",
+    );
     pub static BACKENDS: Key = key(
         "backends",
         "list of `services[].backends[]`",

@@ -260,6 +260,7 @@ fn health(fields: &Fields<'_>, of: Of, problems: &mut Problems) -> ServiceHealth
         inhibit_on_failure: fields.value(&INHIBIT_ON_FAILURE, problems, boolean).unwrap_or_default(),
         slow_start: fields.value(&SLOW_START, problems, millis),
         hooks: hooks(fields, problems),
+        flap_hold: fields.value(&FLAP_HOLD, problems, millis),
     }
 }
 

@@ -126,6 +126,17 @@ fn documented_defaults_are_the_real_ones() {
         "      - mysql:\n          user: a\n{}",
         written(&schema::mysql_check::SECTION, "          ")
     );
+    for (name, section, required) in [
+        ("redis", &schema::redis_check::SECTION, ""),
+        ("postgres", &schema::postgres_check::SECTION, "          user: a\n"),
+        ("udp", &schema::udp_check::SECTION, ""),
+        ("dns", &schema::dns_check::SECTION, ""),
+        ("smtp", &schema::smtp_check::SECTION, ""),
+    ] {
+        // What is about TLS has its own row.
+        let own = written(section, "          ").replace("          verify: false\n", "");
+        explicit += &format!("      - {name}:\n{required}{own}");
+    }
     explicit += "      - exec:\n          command: [/a]\n";
     explicit += &written(&schema::exec_check::SECTION, "          ");
     explicit += "    backends:\n      - address: 192.0.2.2\n";
@@ -133,7 +144,7 @@ fn documented_defaults_are_the_real_ones() {
     let told = "notify: {webhooks: [{url: http://a}], notification_email: [a@b], notification_email_from: a@b, \
                 smtp_server: b}\n";
     let service = with_service(
-        "    checks: [tcp, https, {mysql: {user: a}}, {exec: {command: [/a]}}]\n    backends: [{address: 192.0.2.2}]\n",
+        "    checks: [tcp, https, {mysql: {user: a}}, redis, {postgres: {user: a}}, udp, dns, smtp, {exec: {command: [/a]}}]\n    backends: [{address: 192.0.2.2}]\n",
     );
     let implicit = format!("{told}{service}");
     let config = parse("explicit", &explicit).unwrap_or_else(|e| panic!("{e}\n{explicit}"));
@@ -490,6 +501,33 @@ fn bad_files_are_refused_where_they_are_bad() {
         (
             check("mysql: {user: u, role: replica}, source: 192.0.2.9"),
             "3:87: `source` does not hold for a mysql check that logs in; leave the key out",
+        ),
+        (
+            check("redis: {user: u}"),
+            "3:60: a user without a password; add `password: ...`, or leave `user` out",
+        ),
+        (check("postgres: {}"), "3:56: services[].checks[].postgres has no `user`; add `user: ...` (name)"),
+        (
+            check("udp: {send_hex: 0}"),
+            "3:62: `send_hex`: `0` is not hexadecimal; write two digits for each byte: 00ff",
+        ),
+        (check("dns: {type: AAAAA}"), "3:58: `type`: unknown record type `AAAAA`; write A, AAAA, NS"),
+        (
+            check("dns: {rcode: [NXDOMAN]}"),
+            "3:60: `rcode`: unknown response code `NXDOMAN`; did you mean `NXDOMAIN`?",
+        ),
+        (
+            check("smtp: {verify: true}"),
+            "3:61: `verify` without `starttls`; add `starttls: true`, or leave the key out",
+        ),
+        (check("file: {path: weight}"), "3:59: `path`: \"weight\" is not the absolute path of a file"),
+        (
+            check("http: {digest: 00ff}"),
+            "3:61: `digest`: `00ff` is no digest; write the 64 hexadecimal digits",
+        ),
+        (
+            check("file: {path: /x}, interface: eth0"),
+            "3:75: `interface` does not hold for a file check; leave the key out",
         ),
         (
             check("exec: {command: [check]}"),

@@ -51,6 +51,8 @@ kinds! {
     CheckFails "check-fails" Info false "a check fails, the backend stays as it is",
     CheckPasses "check-passes" Info false "a check passes, the backend stays as it is",
     Weight "weight" Info false "backend has another weight",
+    Flaps "flaps" Warning true "backend flaps",
+    Settled "settled" Info true "backend is back in: it was kept out since it flapped",
     QuorumDown "quorum-down" Warning true "service has lost its quorum",
     QuorumUp "quorum-up" Info true "service has its quorum",
     BackupsServe "backups-serve" Warning true "the backups serve",

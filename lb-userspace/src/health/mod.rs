@@ -4,8 +4,10 @@
 //! makes the attempts that are asked for (`checks`), and hands the results back; what [`Health::weights`]
 //! says goes into the plan.
 
+mod flap;
 mod machine;
 mod pool;
+mod returning;
 mod saved;
 #[cfg(test)]
 pub(super) mod tests;
@@ -19,8 +21,10 @@ use std::{
     time::Duration,
 };
 
+use flap::Damping;
 pub use machine::{Failure, Machine, Outcome, Pass, State, Weight};
 pub use pool::{Condition, Pool};
+use returning::{STEPS, Start};
 pub use saved::{Saved, SavedCheck};
 pub use view::CheckView;
 
@@ -40,6 +44,7 @@ pub struct Probe {
     pub kind: CheckKind,
     pub target: SocketAddr,
     pub source: Option<IpAddr>,
+    pub interface: Option<String>,
     /// `target` is the VIP, and the backend has to be reached by its MAC.
     pub via_vip: bool,
     /// Of such an attempt, once it is to be made.
@@ -80,6 +85,10 @@ pub enum Action {
     Reweighted(Reweighting),
     /// A slow start goes on.
     Step,
+    /// A backend has failed so often that it stays out for so long, also if its checks pass.
+    Held(ServiceName, BackendKey, Duration),
+    /// That is over, and its checks pass.
+    Released(ServiceName, BackendKey),
 }
 
 /// The weight that a check gives has changed.
@@ -122,22 +131,15 @@ pub struct Health {
     starting: BTreeMap<(ServiceName, BackendKey), Start>,
     /// How long that takes, of services that want it.
     slow: BTreeMap<ServiceName, Duration>,
+    /// The backends that have failed lately, of services that want it.
+    damped: BTreeMap<(ServiceName, BackendKey), Damping>,
+    /// The first hold of those that flap.
+    holds: BTreeMap<ServiceName, Duration>,
     /// Services whose backends have no quorum.
     without_quorum: BTreeSet<ServiceName>,
     /// What an earlier agent knew, until the first model comes.
     saved: Saved,
 }
-
-/// A backend's way to its whole weight, in [`STEPS`].
-#[derive(Debug)]
-struct Start {
-    step: u8,
-    /// When the next step is due.
-    next: Duration,
-}
-
-/// Of a slow start.
-const STEPS: u8 = 10;
 
 #[derive(Debug)]
 struct Entry {
@@ -227,6 +229,13 @@ impl Health {
         self.starting.retain(|(service, key), _| {
             slow.contains_key(service) && backends.get(service).is_some_and(|of| of.contains_key(key))
         });
+        let holds = model.services.iter();
+        let holds = holds.filter_map(|it| Some((it.name.clone(), it.health.flap_hold?.duration())));
+        self.holds = holds.collect();
+        let holds = &self.holds;
+        self.damped.retain(|(service, key), _| {
+            holds.contains_key(service) && backends.get(service).is_some_and(|of| of.contains_key(key))
+        });
         self.without_quorum.retain(|service| self.backends.contains_key(service));
         self.settle(model);
     }
@@ -287,25 +296,11 @@ impl Health {
                     self.step(now, id, machine::Input::Time, actions);
                 }
                 self.start_on(now, actions);
+                self.release(now, actions);
             }
             // Of a check that is gone meanwhile: nobody's.
             Input::Done(id, outcome) => self.step(now, id, machine::Input::Done(outcome), actions),
         }
-    }
-
-    /// The slow starts whose next step is due.
-    fn start_on(&mut self, now: Duration, actions: &mut Vec<Action>) {
-        let before = actions.len();
-        let slow = &self.slow;
-        self.starting.retain(|(service, _), start| {
-            while start.next <= now && start.step < STEPS {
-                start.step += 1;
-                start.next += slow.get(service).copied().unwrap_or_default() / u32::from(STEPS);
-                actions.truncate(before);
-                actions.push(Action::Step);
-            }
-            start.step < STEPS
-        });
     }
 
     fn step(&mut self, now: Duration, id: ProbeId, input: machine::Input, actions: &mut Vec<Action>) {
@@ -346,28 +341,22 @@ impl Health {
         let (was, is) = (others && served, others && entry.machine.serves());
         let healthy = (was != is).then_some(is);
         let Reweighting { service, backend, check, why } = told;
-        self.begin_or_end(now, &service, backend, healthy);
-        actions.push(Action::Changed(Transition { service, backend, check, state, why, took, healthy }));
-    }
-
-    /// Of a slow start.
-    fn begin_or_end(&mut self, now: Duration, service: &ServiceName, key: BackendKey, healthy: Option<bool>) {
-        match (healthy, self.slow.get(service)) {
-            (Some(true), Some(slow)) => {
-                let start = Start { step: 1, next: now + *slow / u32::from(STEPS) };
-                self.starting.insert((service.clone(), key), start);
-            }
-            (Some(false), _) => {
-                self.starting.remove(&(service.clone(), key));
+        match healthy {
+            Some(true) if self.held(&service, backend).is_none() => self.begin_slowly(now, &service, backend),
+            Some(false) => {
+                self.starting.remove(&(service.clone(), backend));
+                actions.extend(self.damp(now, &service, backend));
             }
             _ => {}
         }
+        actions.push(Action::Changed(Transition { service, backend, check, state, why, took, healthy }));
     }
 
     /// When [`Input::Time`] has something to do.
     pub fn deadline(&self) -> Option<Duration> {
         let checks = self.deadlines.first().map(|(at, _)| *at);
-        self.starting.values().map(|start| start.next).chain(checks).min()
+        let held = self.damped.values().filter_map(Damping::until);
+        self.starting.values().map(|start| start.next).chain(held).chain(checks).min()
     }
 
     /// Whether a backend may get new connections; one that is not checked, or not known, may.
@@ -441,7 +430,8 @@ impl Health {
 
     fn condition(&self, service: &ServiceName, backend: BackendKey) -> Condition {
         let starting = self.starting.get(&(service.clone(), backend)).map(|start| start.step * (100 / STEPS));
-        let mut condition = Condition { healthy: true, proven: true, weights: Vec::new(), starting };
+        let held = self.held(service, backend).is_some();
+        let mut condition = Condition { healthy: true, proven: true, weights: Vec::new(), starting, held };
         for entry in self.machines(service, backend) {
             condition.healthy &= entry.machine.serves();
             condition.proven &= entry.machine.state() != State::Unproven;
@@ -473,6 +463,7 @@ fn probe(service: &ServiceName, backend: &Backend, check: &Check, vip: Option<Ip
         kind: check.kind.clone(),
         target: vip.map_or(own, |vip| SocketAddr::new(vip, own.port())),
         source: check.source,
+        interface: check.interface.clone(),
         via_vip: vip.is_some(),
         way: None,
         connect_timeout: check.timing.connect_timeout().duration(),

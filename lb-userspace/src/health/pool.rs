@@ -18,6 +18,8 @@ pub struct Condition {
     pub weights: Vec<Weight>,
     /// Percent of its weight in its slow start; none: it is over.
     pub starting: Option<u8>,
+    /// It flaps: it stays out, unless nobody else is left.
+    pub held: bool,
 }
 
 /// What a service's backends get.
@@ -43,8 +45,20 @@ pub fn pool(service: &Service, condition: impl Fn(BackendKey) -> Condition, had_
     let condition = |backend: &Backend| condition(backend.key);
     let mut members: Vec<Member<'_>> = (service.backends.iter())
         .map(|backend| (backend, condition(backend)))
-        .map(|(backend, condition)| Member { backend, serves: condition.healthy, condition })
+        .map(|(backend, condition)| Member {
+            backend,
+            serves: condition.healthy && !condition.held,
+            condition,
+        })
         .collect();
+    for backups in [false, true] {
+        let serves = |it: &Member<'_>| it.serves && it.backend.effective_weight() > 0;
+        if !members.iter().any(|it| it.is_backup() == backups && serves(it)) {
+            // Damping alone never empties a pool.
+            let held = members.iter_mut().filter(|it| it.is_backup() == backups);
+            held.for_each(|it| it.serves = it.condition.healthy);
+        }
+    }
     let panics = panics(&service.health, &members);
     if panics {
         members.iter_mut().filter(|it| !it.is_backup()).for_each(|it| it.serves |= it.condition.proven);
@@ -167,8 +181,10 @@ mod tests {
     use super::*;
     use crate::health::tests::service;
 
-    const UP: Condition = Condition { healthy: true, proven: true, weights: Vec::new(), starting: None };
-    const DOWN: Condition = Condition { healthy: false, proven: true, weights: Vec::new(), starting: None };
+    const UP: Condition =
+        Condition { healthy: true, proven: true, weights: Vec::new(), starting: None, held: false };
+    const DOWN: Condition =
+        Condition { healthy: false, proven: true, weights: Vec::new(), starting: None, held: false };
 
     fn says(weight: Weight) -> Condition {
         Condition { weights: vec![weight], ..UP }
@@ -236,6 +252,14 @@ mod tests {
     }
 
     #[test]
+    fn one_that_flaps_stays_out_as_long_as_there_is_another() {
+        let held = Condition { held: true, ..UP };
+        assert_eq!(weighed([held.clone(), UP, DOWN]), [-1, 10, -1]);
+        assert_eq!(weighed([held.clone(), held, DOWN]), [10, 10, -1]);
+        assert_eq!(weighed([Condition { held: true, ..DOWN }, DOWN, DOWN]), [-1, -1, -1]);
+    }
+
+    #[test]
     fn below_the_minimum_all_are_kept() {
         let mut service = three(ServiceHealth { minimum_healthy: 50, ..ServiceHealth::default() });
         assert_eq!(weighed_in(&service, [UP, UP, DOWN], true), [10, 10, -1]);
@@ -275,7 +299,11 @@ mod tests {
             (0..100u8, proptest::option::of(0..99u64))
                 .prop_map(|(percent, lag)| Weight::Lagging { percent, lag }),
         ];
-        (any::<bool>(), weight).prop_map(|(healthy, weight)| Condition { healthy, ..says(weight) })
+        (any::<bool>(), any::<bool>(), weight).prop_map(|(healthy, held, weight)| Condition {
+            healthy,
+            held,
+            ..says(weight)
+        })
     }
 
     proptest! {

@@ -87,7 +87,9 @@ impl World {
                     self.under_way.push((self.now + self.takes, id, passes));
                 }
                 Action::Changed(transition) => self.transitions.push((self.now, transition)),
-                Action::Reweighted(_) | Action::Step => self.reweighted += 1,
+                Action::Reweighted(_) | Action::Step | Action::Held(..) | Action::Released(..) => {
+                    self.reweighted += 1;
+                }
             }
         }
     }
@@ -307,6 +309,44 @@ fn a_reload_keeps_states_and_forgets_what_is_gone() {
         "nothing of before is still asked: {}",
         world.began.len()
     );
+}
+
+#[test]
+fn a_backend_that_flaps_stays_out_for_a_while_and_then_starts_slowly() {
+    let timing = Timing { rise: 1, fall: 1, ..fast() };
+    let mut service = service(timing, &["10.0.0.1", "10.0.0.2"]);
+    service.health.flap_hold = Some(Millis(30_000));
+    service.health.slow_start = Some(Millis(10_000));
+    service.backends.iter_mut().for_each(|backend| backend.weight = 100);
+    let model = model(std::slice::from_ref(&service));
+    let mut world = World::new(&model, Saved::default());
+    let key = service.backends[0].key;
+    let given = |world: &World| world.health.pool(&service).given.get(&key).copied();
+    world.run(20 * SECOND);
+    for round in 0..3 {
+        assert_eq!(given(&world), None, "round {round}");
+        world.set("10.0.0.1", false);
+        world.run(2 * SECOND);
+        assert_eq!(given(&world), Some(ByHealth::Out), "round {round}");
+        world.set("10.0.0.1", true);
+        world.run(if round < 2 { 20 * SECOND } else { 2 * SECOND });
+    }
+    // Its checks pass again, and it is out.
+    assert!(world.is_up("10.0.0.1") && world.health.held(&service.name, key).is_some_and(|held| held.0 == 3));
+    assert_eq!(given(&world), Some(ByHealth::Out));
+    // The other one fails: nobody else is left.
+    world.set("10.0.0.2", false);
+    world.run(2 * SECOND);
+    assert_eq!(given(&world), None);
+    world.set("10.0.0.2", true);
+    world.run(2 * SECOND);
+    assert_eq!(given(&world), Some(ByHealth::Out));
+    world.run(20 * SECOND);
+    assert_eq!(given(&world), Some(ByHealth::Out));
+    world.run(4 * SECOND);
+    assert!(matches!(given(&world), Some(ByHealth::Weight(10..=30))), "{:?}", given(&world));
+    world.run(10 * SECOND);
+    assert_eq!(given(&world), None);
 }
 
 #[test]

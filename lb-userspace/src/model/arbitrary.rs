@@ -1,20 +1,17 @@
 //! Random valid models, for property tests. Pools are small, so that names and keys meet often.
 
+mod told;
+
 use std::{
     collections::BTreeSet,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
-    path::PathBuf,
 };
 
 use proptest::{collection::vec, option, prelude::*, sample::select};
 
-use super::{
-    check::*,
-    notify::{Hooks, Mail, MailTls, Notify, Webhook},
-    timeouts::MAX_TIMEOUT,
-    *,
-};
-use crate::events::Kind;
+use self::told::hooks;
+pub(crate) use self::told::notify;
+use super::{check::*, timeouts::MAX_TIMEOUT, *};
 
 pub(crate) fn models() -> impl Strategy<Value = Model> {
     let flows = (1..=64u32 << 20, prop_oneof![1..=9u32, Just(64 << 10)])
@@ -257,9 +254,10 @@ pub(crate) fn checks() -> impl Strategy<Value = Check> {
     let via = option::of(select(vec![Via::Rip, Via::Vip, Via::Both]));
     (kinds(), addresses, option::of(1..=u16::MAX), via, timings()).prop_map(
         |(kind, (address, source), port, via, timing)| {
-            let logs_in = matches!(&kind, CheckKind::Mysql(mysql) if mysql.logs_in());
+            let source = source.filter(|_| kind.can_bind());
+            let interface = source.map(|_| "eth0.100".to_owned());
             let via = via.filter(|via| *via == Via::Rip || kind.can_take_the_vip() && address.is_none());
-            Check { kind, address, port, source: source.filter(|_| !logs_in), via, timing }
+            Check { kind, address, port, source, interface, via, timing }
         },
     )
 }
@@ -269,8 +267,44 @@ fn kinds() -> impl Strategy<Value = CheckKind> {
         Just(CheckKind::Tcp),
         http().prop_map(CheckKind::Http),
         mysql().prop_map(CheckKind::Mysql),
+        Just(CheckKind::Ping),
+        others(),
         exec().prop_map(CheckKind::Exec),
     ]
+}
+
+fn others() -> impl Strategy<Value = CheckKind> {
+    let words = |words: Vec<&'static str>| option::of(select(words).prop_map(str::to_owned));
+    let roles = || select(vec![Role::Any, Role::Primary, Role::Replica]);
+    let secrets = || {
+        (words(vec!["", "secret", "~", "a: #\"'"]), any::<bool>()).prop_map(|(password, in_file)| {
+            let file = password.as_ref().filter(|_| in_file).map(|_| "/etc/lb/password".into());
+            (password.filter(|_| !in_file).map(Secret), file)
+        })
+    };
+    let redis =
+        (words(vec!["check", "null"]), secrets(), roles()).prop_map(|(user, (password, file), role)| {
+            let user = user.filter(|_| password.is_some() || file.is_some());
+            CheckKind::Redis(RedisCheck { user, password, password_file: file, role })
+        });
+    let postgres = (words(vec!["app", "~"]), secrets(), any::<bool>(), words(vec!["SELECT 1"]), roles());
+    let postgres = postgres.prop_map(|(database, (password, password_file), tls, query, role)| {
+        let user = "check".to_owned();
+        CheckKind::Postgres(PostgresCheck { user, database, password, password_file, tls, query, role })
+    });
+    let udp = (vec(any::<u8>(), 0..9), words(vec!["^ok", "(?s-u)\\xff"]), any::<bool>());
+    let udp = udp
+        .prop_map(|(send, expect, require_reply)| CheckKind::Udp(UdpCheck { send, expect, require_reply }));
+    let dns = (select(vec![".", "www.example.com"]), select(vec!["A", "SOA", "TXT"]), vec(0..16u8, 0..3));
+    let dns = (dns, words(vec!["^192\\.0\\.2\\.1$", "#"])).prop_map(|((name, kind, rcode), answer)| {
+        CheckKind::Dns(DnsCheck { name: name.to_owned(), kind: kind.to_owned(), rcode, answer })
+    });
+    let starttls = option::of(any::<bool>().prop_map(|verify| TlsCheck { verify, ..TlsCheck::default() }));
+    let smtp = (select(vec!["localhost", "lb.example"]), starttls)
+        .prop_map(|(helo, starttls)| CheckKind::Smtp(SmtpCheck { helo: helo.to_owned(), starttls }));
+    let file = select(vec!["/run/weight", "/a b: #"])
+        .prop_map(|path| CheckKind::File(FileCheck { path: path.into() }));
+    prop_oneof![redis, postgres, udp, dns, smtp, file]
 }
 
 fn timings() -> impl Strategy<Value = Timing> {
@@ -317,14 +351,20 @@ fn http() -> impl Strategy<Value = HttpCheck> {
     let file = option::of(select(vec!["/etc/ca.pem", "/a b: #"]).prop_map(Into::into));
     let tls =
         option::of((words(), any::<bool>(), file).prop_map(|(sni, verify, ca)| TlsCheck { sni, verify, ca }));
-    (select(vec!["GET", "HEAD"]), path, words(), headers, status, body, tls).prop_map(
-        |(method, path, host, headers, status, body, tls)| HttpCheck {
+    let digest = option::of(select(vec!["0f", "A7"]).prop_map(|byte| byte.repeat(16).parse().expect("MD5")));
+    let expected = vec(select(vec!["X-Up: ^yes$", "Via:"]).prop_map(str::to_owned), 0..3);
+    let more = (digest, expected, any::<bool>());
+    (select(vec!["GET", "HEAD"]), path, words(), headers, status, body, tls, more).prop_map(
+        |(method, path, host, headers, status, body, tls, (digest, expect_headers, http2))| HttpCheck {
             method: method.to_owned(),
             path,
             host,
             headers,
             status,
             body,
+            digest,
+            expect_headers,
+            http2,
             tls,
         },
     )
@@ -340,15 +380,16 @@ fn mysql() -> impl Strategy<Value = MysqlCheck> {
         });
         rising.collect::<Vec<_>>()
     });
-    let role = select(vec![MysqlRole::Any, MysqlRole::Primary, MysqlRole::Replica]);
+    let role = select(vec![Role::Any, Role::Primary, Role::Replica]);
     let password = words(vec!["", "secret", "~", "a: #\"'"]);
     let query = words(vec!["SELECT 1", "select 'a: b' # c"]);
     let tls = select(vec![MysqlTls::Off, MysqlTls::On]);
-    (words(vec!["check", "null"]), password, any::<bool>(), tls, query, role, lag).prop_map(
-        |(user, password, in_file, tls, query, role, lag)| {
+    let galera = select(vec![Galera::Off, Galera::Synced, Galera::Donor]);
+    (words(vec!["check", "null"]), password, any::<bool>(), tls, query, role, galera, lag).prop_map(
+        |(user, password, in_file, tls, query, role, galera, lag)| {
             let password_file = password.as_ref().filter(|_| in_file).map(|_| "/etc/lb/password".into());
             let password = password.filter(|_| !in_file).map(Secret);
-            let check = MysqlCheck { user, password, password_file, tls, query, role, lag };
+            let check = MysqlCheck { user, password, password_file, tls, query, role, galera, lag };
             let user = check.user.clone().or(check.logs_in().then(|| "check".to_owned()));
             MysqlCheck { user, ..check }
         },
@@ -363,112 +404,23 @@ fn exec() -> impl Strategy<Value = ExecCheck> {
     })
 }
 
-fn programs() -> impl Strategy<Value = Vec<String>> {
-    let words = vec(select(vec!["up", "", "a b", "$X: #"]).prop_map(str::to_owned), 0..3);
-    let some = words.prop_map(|words| std::iter::once("/bin/tell".to_owned()).chain(words).collect());
-    prop_oneof![3 => Just(Vec::new()), 1 => some]
-}
-
-fn hooks() -> impl Strategy<Value = Hooks> {
-    (programs(), programs(), programs(), programs()).prop_map(
-        |(notify_up, notify_down, quorum_up, quorum_down)| Hooks {
-            notify_up,
-            notify_down,
-            quorum_up,
-            quorum_down,
-        },
-    )
-}
-
-/// Who is told of events.
-pub(crate) fn notify() -> impl Strategy<Value = Notify> {
-    let millis = || prop_oneof![Just(2000), 1..=86_400_000u32].prop_map(Millis);
-    let kinds = option::of(vec(select(Kind::ALL.to_vec()), 0..4));
-    let router_id = option::of(select(vec!["edge 1", "null", "-", "#"]).prop_map(str::to_owned));
-    let user = select(vec!["nobody", "root"]).prop_map(str::to_owned);
-    let times = (millis(), millis(), millis());
-    (router_id, kinds, times, programs(), user, vec(webhooks(), 0..3), option::of(mails())).prop_map(
-        |(router_id, events, (delay, interval, script_timeout), program, script_user, webhooks, mail)| {
-            Notify {
-                router_id,
-                events,
-                delay,
-                interval,
-                program,
-                script_user,
-                script_timeout,
-                webhooks,
-                mail,
-            }
-        },
-    )
-}
-
-/// One that stands in the file, in a file of its own, or nowhere.
-fn secrets() -> impl Strategy<Value = (Option<Secret>, Option<PathBuf>)> {
-    select(vec![
-        (None, None),
-        (Some(Secret("Bearer a: #\"'".to_owned())), None),
-        (None, Some(PathBuf::from("/etc/lb/secret"))),
-    ])
-}
-
-fn webhooks() -> impl Strategy<Value = Webhook> {
-    let url = select(vec!["https://hooks.example/a?b=c#d", "http://[2001:db8::1]:8080/", "http://127.0.0.1"]);
-    let header = select(vec!["Authorization", "X-Token"]);
-    let ca = option::of(Just(PathBuf::from("/etc/ca.pem")));
-    (url, 1..=86_400_000u32, 0..=100u16, header, secrets(), any::<bool>(), ca).prop_map(
-        |(url, timeout, retries, header, (secret, secret_file), verify, ca)| Webhook {
-            url: url.to_owned(),
-            timeout: Millis(timeout),
-            retries,
-            header: header.to_owned(),
-            secret,
-            secret_file,
-            verify,
-            ca,
-        },
-    )
-}
-
-fn mails() -> impl Strategy<Value = Mail> {
-    let to = vec(select(vec!["ops@example.net", "root@localhost"]).prop_map(str::to_owned), 1..3);
-    let server = select(vec!["mail.example.net", "127.0.0.1", "2001:db8::25"]);
-    let port = option::of(1..=u16::MAX);
-    let tls = select(vec![MailTls::Off, MailTls::Starttls, MailTls::On]);
-    let helo = option::of(Just("edge-1.example.net".to_owned()));
-    let ca = option::of(Just(PathBuf::from("/etc/ca.pem")));
-    (to, server, port, 1..=86_400_000u32, tls, (helo, any::<bool>(), ca), secrets()).prop_map(
-        |(to, server, port, timeout, tls, (helo_name, verify, ca), (password, password_file))| Mail {
-            to,
-            from: "lb@example.net".to_owned(),
-            server: server.to_owned(),
-            port,
-            connect_timeout: Millis(timeout),
-            helo_name,
-            tls,
-            verify,
-            ca,
-            user: (password.is_some() || password_file.is_some()).then(|| "lb".to_owned()),
-            password,
-            password_file,
-        },
-    )
-}
-
 /// All but the checks.
 fn pools() -> impl Strategy<Value = ServiceHealth> {
     let slow_start = option::of((1..86_400_000u32).prop_map(Millis));
     let quorum = prop_oneof![Just((1, 0)), (1..9u32).prop_flat_map(|quorum| (Just(quorum), 0..quorum))];
-    (0..=100u8, quorum, any::<bool>(), slow_start, hooks()).prop_map(
-        |(minimum_healthy, (quorum, hysteresis), inhibit_on_failure, slow_start, hooks)| ServiceHealth {
-            checks: Vec::new(),
-            minimum_healthy,
-            quorum,
-            hysteresis,
-            inhibit_on_failure,
-            slow_start,
-            hooks,
+    let flap_hold = option::of((1..86_400_000u32).prop_map(Millis));
+    (0..=100u8, quorum, any::<bool>(), slow_start, flap_hold, hooks()).prop_map(
+        |(minimum_healthy, (quorum, hysteresis), inhibit_on_failure, slow_start, flap_hold, hooks)| {
+            ServiceHealth {
+                checks: Vec::new(),
+                minimum_healthy,
+                quorum,
+                hysteresis,
+                inhibit_on_failure,
+                slow_start,
+                hooks,
+                flap_hold,
+            }
         },
     )
 }

@@ -21,7 +21,7 @@ use url::{Host, Url};
 
 use super::{Settings, target::Refusal};
 use crate::{
-    checks::tls::Tls,
+    checks::tls::{Speaks, Tls},
     events::Batch,
     model::{check::TlsCheck, notify::Webhook},
 };
@@ -58,7 +58,7 @@ async fn try_post(webhook: &Webhook, settings: &Settings, batch: &Batch) -> Resu
         return exchange(stream, request).await;
     }
     let how = TlsCheck { sni: None, verify: webhook.verify, ca: webhook.ca.clone() };
-    let stream = Tls::default().speak(stream, host, &how).await;
+    let stream = Tls::default().speak(stream, host, &how, Speaks::Anything).await;
     exchange(stream.map_err(|failure| Refusal::temporary(failure.why))?, request).await
 }
 

@@ -210,6 +210,7 @@ fn health(service: &ServiceName, old: &ServiceHealth, new: &ServiceHealth, chang
         inhibit_on_failure,
         slow_start,
         hooks,
+        flap_hold,
     } = old;
     if *of_old != new.checks {
         changes.push(format!("service {service}: {}", checks(of_old, &new.checks)));
@@ -231,6 +232,7 @@ fn health(service: &ServiceName, old: &ServiceHealth, new: &ServiceHealth, chang
         let (old, new) = (program(hooks.program(kind)), program(new.hooks.program(kind)));
         word(&format!("the program for {kind}"), &old, &new);
     }
+    word("flap_hold", &shown(*flap_hold), &shown(new.flap_hold));
 }
 
 fn checks(old: &[Check], new: &[Check]) -> String {

@@ -8,7 +8,7 @@ use lb_tests::{
     agent::Agent,
     config::{Config, Service},
     lab::Lab,
-    nginx::{HTTP, HTTPS, Nginx},
+    nginx::{HTTP, HTTP2, HTTPS, HTTPS2, Nginx},
     topo::{Topology, VIP4},
     wait::{PATIENCE, Seen, eventually},
 };
@@ -59,6 +59,41 @@ fn nginx_is_asked_with_and_without_tls() {
         down(&agent, &key(1), "http GET /health: no answer after")?;
         servers[0].proc.signal(Signal::SIGCONT)?;
         backend_is(&agent, "web", &key(1), BackendState::Up)
+    });
+}
+
+#[test]
+fn nginx_speaks_http2_and_has_the_digest() {
+    Lab::test(Topology::one_segment(1), |lab| {
+        let web = Nginx::start(&lab.scope, &lab.net.backends[0])?;
+        lab.start_realservers(&[VIP4])?;
+        let backends = lab.net.backends.iter().map(|backend| backend.ipv4());
+        let timing = "interval: 200ms, timeout: 3s, rise: 1";
+        // Of "all is well\n", by sha256sum and md5sum.
+        let [sha, md5] = [
+            "d40b628baf7f757149f5b6d6d6aca317d478ef3a29433064d21cfdd06fb33b8d",
+            "2670f929ce8c93af815ba0ae8fd591ff",
+        ];
+        let header = "expect_headers: [\"Content-Length: ^12$\"]";
+        let more = format!(
+            "checks: [{{http: {{path: /health, http2: true, digest: {sha}, {header}}}, port: {HTTP2}, {timing}}}, \
+             {{https: {{path: /health, http2: true, digest: {md5}}}, port: {HTTPS2}, {timing}}}]"
+        );
+        let service = Service { more, ..Service::tcp("web", VIP4, HTTP, backends) };
+        let agent = lab.start_agent(&Config::on_eth0("lab", vec![service]))?;
+        let key = format!("{}:{HTTP}", lab.net.backends[0].ipv4());
+        backend_is(&agent, "web", &key, BackendState::Up)?;
+        fs::write(&web.page, "all is fine\n")?;
+        down(&agent, &key, "http GET /health to port 8080: the body (12 bytes) has the digest ")?;
+        down(&agent, &key, "https GET /health to port 8443: the body (12 bytes) has the digest ")?;
+        fs::write(&web.page, "all is well\n")?;
+        backend_is(&agent, "web", &key, BackendState::Up)?;
+        // One that speaks HTTP/1.1 alone is told from one that is broken.
+        let config =
+            agent.lb(&["save"])?.ok()?.replace("port: 8443", "port: 443").replace("port: 8080", "port: 80");
+        agent.write_config(&config)?;
+        agent.lb(&["reload"])?.ok()?;
+        down(&agent, &key, "https GET /health to port 443: TLS: ")
     });
 }
 

@@ -19,6 +19,7 @@ mod generic;
 mod groups;
 mod growth;
 mod health;
+mod health_kinds;
 mod health_mysql;
 mod health_web;
 mod hot;

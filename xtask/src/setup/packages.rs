@@ -30,6 +30,8 @@ const TABLE: &[Package] = &[
     lab("dnsmasq-base", "dnsmasq", "a real DNS server for UDP services"),
     lab("nginx-light", "nginx", "a real web server, with TLS, for http and https checks"),
     lab("openssl", "openssl", "the certificate of that web server"),
+    lab("postgresql", "postgres", "a real PostgreSQL server for postgres checks"),
+    lab("redis-server", "redis-server", "a real Redis server for redis checks"),
     lab("python3-aiosmtpd", "aiosmtpd", "a real mail server, with STARTTLS and login, that keeps the mails"),
     lab("nftables", "nft", "firewalls on backends and the director, which `lb doctor` has to name"),
     lab("keepalived", "keepalived", "runs beside the director with blocks that `lb doctor` has to find"),

@@ -9,17 +9,21 @@ use super::super::{
     tree::{Node, Value},
     values::{Fault, boolean, duration, fault, number, word},
 };
+use super::protocols;
 use crate::model::{
     check::{
-        CheckKind, ExecCheck, HttpCheck, LagTier, MysqlCheck, MysqlRole, MysqlTls, Secret, StatusRange,
-        TlsCheck,
+        CheckKind, Digest, ExecCheck, Galera, HttpCheck, LagTier, MysqlCheck, MysqlTls, Role, Secret,
+        StatusRange, TlsCheck,
     },
     timeouts::MAX_TIMEOUT,
 };
 
-pub(in crate::config) const ROLES: [(&str, MysqlRole); 3] =
-    [("any", MysqlRole::Any), ("primary", MysqlRole::Primary), ("replica", MysqlRole::Replica)];
+pub(in crate::config) const ROLES: [(&str, Role); 3] =
+    [("any", Role::Any), ("primary", Role::Primary), ("replica", Role::Replica)];
 pub(in crate::config) const MYSQL_TLS: [(&str, MysqlTls); 2] = [("off", MysqlTls::Off), ("on", MysqlTls::On)];
+pub(in crate::config) const GALERA: [(&str, Galera); 3] =
+    [("off", Galera::Off), ("synced", Galera::Synced), ("donor", Galera::Donor)];
+pub(in crate::config) const ON_OFF: [(&str, bool); 2] = [("off", false), ("on", true)];
 pub(in crate::config) const DEFAULT_USER: &str = "nobody";
 
 /// The value of one of [`check::KINDS`].
@@ -34,6 +38,21 @@ pub(super) fn read(key: &'static Key, node: &Node, problems: &mut Problems) -> O
         Some(CheckKind::Http(HttpCheck { tls, ..http(&fields, problems) }))
     } else if is(&check::MYSQL) {
         mysql(node, problems).map(CheckKind::Mysql)
+    } else if is(&check::REDIS) {
+        protocols::redis(node, problems).map(CheckKind::Redis)
+    } else if is(&check::POSTGRES) {
+        protocols::postgres(node, problems).map(CheckKind::Postgres)
+    } else if is(&check::UDP) {
+        protocols::udp(node, problems).map(CheckKind::Udp)
+    } else if is(&check::DNS) {
+        protocols::dns(node, problems).map(CheckKind::Dns)
+    } else if is(&check::SMTP) {
+        protocols::smtp(node, problems).map(CheckKind::Smtp)
+    } else if is(&check::PING) {
+        Fields::of(node, &schema::ping_check::SECTION, problems)?;
+        Some(CheckKind::Ping)
+    } else if is(&check::FILE) {
+        protocols::weight_file(node, problems).map(CheckKind::File)
     } else if is(&check::EXEC) {
         exec(node, problems).map(CheckKind::Exec)
     } else {
@@ -50,6 +69,9 @@ fn http(fields: &Fields<'_>, problems: &mut Problems) -> HttpCheck {
     let host = fields.value(&HOST, problems, |text| printable(text, "a host"));
     let headers = fields.list(&HEADERS, problems);
     let headers = headers.iter().filter_map(|node| scalar(node, &HEADERS, problems, header)).collect();
+    let expected = fields.list(&EXPECT_HEADERS, problems);
+    let expected: Vec<_> =
+        expected.iter().filter_map(|node| scalar(node, &EXPECT_HEADERS, problems, expected_header)).collect();
     let status = |text: &str| {
         text.parse::<StatusRange>()
             .or_else(|wrong| fault(wrong, "write statuses such as 200, and ranges such as 200-299"))
@@ -64,11 +86,17 @@ fn http(fields: &Fields<'_>, problems: &mut Problems) -> HttpCheck {
         headers,
         status: if fields.node(&STATUS).is_some() { statuses } else { default.status },
         body: fields.value(&BODY, problems, expression),
+        digest: fields.value(&DIGEST, problems, |text| {
+            let right = "write the 64 hexadecimal digits of `sha256sum`, or the 32 of `md5sum` or `genhash`";
+            text.parse::<Digest>().or_else(|wrong| fault(wrong, right))
+        }),
+        expect_headers: expected,
+        http2: fields.value(&HTTP2, problems, boolean).unwrap_or_default(),
         tls: None,
     }
 }
 
-fn tls(fields: &Fields<'_>, problems: &mut Problems) -> TlsCheck {
+pub(super) fn tls(fields: &Fields<'_>, problems: &mut Problems) -> TlsCheck {
     use schema::https_check::*;
     TlsCheck {
         sni: fields.value(&SNI, problems, |text| printable(text, "a name")),
@@ -87,6 +115,8 @@ fn mysql(node: &Node, problems: &mut Problems) -> Option<MysqlCheck> {
         password_file: fields.value(&PASSWORD_FILE, problems, file),
         tls: fields.value(&TLS, problems, |text| word(text, "tls", &MYSQL_TLS)).unwrap_or_default(),
         query: fields.value(&QUERY, problems, any),
+        galera: (fields.value(&GALERA_KEY, problems, |text| word(text, "galera state", &GALERA)))
+            .unwrap_or_default(),
         role: fields.value(&ROLE, problems, |text| word(text, "role", &ROLES)).unwrap_or_default(),
         lag: lag(&fields, problems),
     };
@@ -160,7 +190,14 @@ fn header(text: &str) -> Result<String, Fault> {
     }
 }
 
-fn expression(text: &str) -> Result<String, Fault> {
+fn expected_header(text: &str) -> Result<String, Fault> {
+    let (name, wanted) = text.split_once(':').unwrap_or((text, ""));
+    header(&format!("{name}:"))?;
+    expression(wanted.trim())?;
+    Ok(text.to_owned())
+}
+
+pub(super) fn expression(text: &str) -> Result<String, Fault> {
     match regex::bytes::Regex::new(text) {
         Ok(_) => Ok(text.to_owned()),
         Err(error) => {

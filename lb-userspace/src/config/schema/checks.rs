@@ -1,5 +1,9 @@
 //! The keys of health checks.
 
+mod protocols;
+
+pub use protocols::{dns_check, file_check, ping_check, postgres_check, redis_check, smtp_check, udp_check};
+
 pub mod check {
     use super::super::*;
     pub static SECTION: Section = Section {
@@ -13,10 +17,18 @@ pub mod check {
             &HTTP,
             &HTTPS,
             &MYSQL,
+            &REDIS,
+            &POSTGRES,
+            &UDP,
+            &DNS,
+            &SMTP,
+            &PING,
+            &FILE,
             &EXEC,
             &ADDRESS,
             &PORT,
             &SOURCE,
+            &INTERFACE,
             &VIA,
             &INTERVAL,
             &FAST_INTERVAL,
@@ -31,7 +43,8 @@ pub mod check {
         ],
     };
     /// Those that say what the check does.
-    pub static KINDS: &[&Key] = &[&TCP, &HTTP, &HTTPS, &MYSQL, &EXEC];
+    pub static KINDS: &[&Key] =
+        &[&TCP, &HTTP, &HTTPS, &MYSQL, &REDIS, &POSTGRES, &UDP, &DNS, &SMTP, &PING, &FILE, &EXEC];
     pub static TCP: Key =
         key("tcp", "`services[].checks[].tcp`", Words("another kind"), "A TCP connection can be opened.");
     pub static HTTP: Key = key(
@@ -50,6 +63,46 @@ pub mod check {
         Words("another kind"),
         "A MySQL or MariaDB server greets, or lets a user in; its role and its replication are as they should be.",
     );
+    pub static REDIS: Key = key(
+        "redis",
+        "`services[].checks[].redis`",
+        Words("another kind"),
+        "A Redis server answers PING, lets a user in, has the right role.",
+    );
+    pub static POSTGRES: Key = key(
+        "postgres",
+        "`services[].checks[].postgres`",
+        Words("another kind"),
+        "A PostgreSQL server answers, or lets a user in; its role and a query's result are as they should be.",
+    )
+    .also(&["postgresql", "pgsql"]);
+    pub static UDP: Key = key(
+        "udp",
+        "`services[].checks[].udp`",
+        Words("another kind"),
+        "A datagram is answered, or at least not refused.",
+    )
+    .also(&["UDP_CHECK"]);
+    pub static DNS: Key = key(
+        "dns",
+        "`services[].checks[].dns`",
+        Words("another kind"),
+        "A DNS server answers a question as it should.",
+    )
+    .also(&["DNS_CHECK"]);
+    pub static SMTP: Key = key(
+        "smtp",
+        "`services[].checks[].smtp`",
+        Words("another kind"),
+        "A mail server greets and hears us, with STARTTLS if wanted.",
+    )
+    .also(&["SMTP_CHECK"]);
+    pub static PING: Key =
+        key("ping", "`services[].checks[].ping`", Words("another kind"), "An ICMP echo request is answered.")
+            .also(&["PING_CHECK", "icmp"]);
+    pub static FILE: Key =
+        key("file", "`services[].checks[].file`", Words("another kind"), "A file says the weight.")
+            .also(&["FILE_CHECK"]);
     pub static EXEC: Key =
         key("exec", "`services[].checks[].exec`", Words("another kind"), "A program ends with exit code 0.")
             .also(&["MISC_CHECK"]);
@@ -70,6 +123,14 @@ pub mod check {
         "The director's address that the check comes from.",
     )
     .also(&["bindto"]);
+    pub static INTERFACE: Key = key(
+        "interface",
+        "interface name",
+        Words("as the routes say"),
+        "The director's interface that the check leaves by (SO_BINDTODEVICE), a VRF too; not the one through the VIP, \
+         which goes the way of clients' packets.",
+    )
+    .also(&["bind_if"]);
     pub static VIA: Key = key(
         "via",
         "`rip`, `vip` or `both`",
@@ -78,7 +139,7 @@ pub mod check {
          VIP, delivered to the backend's MAC by the data path's records, and the VIP must answer: so the backend has \
          the VIP on lo, takes such packets in (rp_filter), and its server listens there. `both`: it is made both \
          ways, as two checks that must pass. It is the default unless the check has an `address`, or goes to a port \
-         that the service does not have. An `exec` check has no way through the VIP.",
+         that the service does not have. `udp`, `dns`, `ping`, `file` and `exec` checks have no way through the VIP.",
     );
     pub static INTERVAL: Key =
         key("interval", "short duration", Is("2s"), "From the begin of one check to that of the next.")
@@ -129,8 +190,9 @@ pub mod tcp_check {
     use super::super::*;
     pub static SECTION: Section = Section {
         path: "services[].checks[].tcp",
-        doc: "A TCP connection can be opened; it is closed by a reset at once, so that neither side keeps it. It \
-              proves that something listens, not that it answers.",
+        doc: "A TCP connection can be opened; it is closed by a reset at once, so that neither side keeps it in \
+              TIME_WAIT. It proves that something listens, not that it answers. There is no half-open check (SYN, \
+              SYN with ACK, reset): it would need a raw socket that hears all of the director's TCP, and tells less.",
         keys: &[],
     };
 }
@@ -139,8 +201,8 @@ pub mod http_check {
     use super::super::*;
     pub static SECTION: Section = Section {
         path: "services[].checks[].http",
-        doc: "A request by HTTP/1.1 over a connection of its own. Redirects are not followed. `{}` asks for `/`.",
-        keys: &[&METHOD, &PATH, &HOST, &HEADERS, &STATUS, &BODY],
+        doc: "A request by HTTP/1.1, or HTTP/2, over a connection of its own. Redirects are not followed. `{}` asks for `/`.",
+        keys: &[&METHOD, &PATH, &HOST, &HEADERS, &STATUS, &EXPECT_HEADERS, &BODY, &DIGEST, &HTTP2],
     };
     pub static METHOD: Key = key("method", "HTTP method", Is("GET"), "What is asked.");
     pub static PATH: Key =
@@ -169,6 +231,24 @@ pub mod http_check {
          Syntax: <https://docs.rs/regex/latest/regex/#syntax>.",
     )
     .also(&["regex"]);
+    pub static EXPECT_HEADERS: Key = key(
+        "expect_headers",
+        "list of `Name: regular expression`, in quotes",
+        Words("not looked at"),
+        "The answer must have each of these headers, with a value that matches somewhere.",
+    );
+    pub static DIGEST: Key = key(
+        "digest",
+        "SHA-256 or MD5 in hexadecimal",
+        Words("not looked at"),
+        "What the body, of at most 1 MiB, must hash to. MD5 is what keepalived's `genhash` prints.",
+    );
+    pub static HTTP2: Key = key(
+        "http2",
+        "`true` or `false`",
+        Is("false"),
+        "By HTTP/2. With TLS the server must agree to it (ALPN `h2`); without, it is spoken at once (prior knowledge).",
+    );
 }
 
 pub mod https_check {
@@ -176,7 +256,20 @@ pub mod https_check {
     pub static SECTION: Section = Section {
         path: "services[].checks[].https",
         doc: "A request as by `http`, over TLS 1.2 or 1.3.",
-        keys: &[&METHOD, &PATH, &HOST, &HEADERS, &STATUS, &BODY, &SNI, &VERIFY, &CA],
+        keys: &[
+            &METHOD,
+            &PATH,
+            &HOST,
+            &HEADERS,
+            &STATUS,
+            &EXPECT_HEADERS,
+            &BODY,
+            &DIGEST,
+            &HTTP2,
+            &SNI,
+            &VERIFY,
+            &CA,
+        ],
     };
     pub static SNI: Key = key(
         "sni",
@@ -207,8 +300,8 @@ pub mod mysql_check {
         doc: "`{}`: the server greets. With `user` alone: it also answers the begin of a login of this user, who \
               has no password, as with HAProxy's `mysql-check`. With any of the other keys: the user logs in \
               (native and caching_sha2 passwords) and leaves in order, which is what MySQL does not count towards \
-              `max_connect_errors`. `source` does not hold for a login.",
-        keys: &[&USER, &PASSWORD, &PASSWORD_FILE, &TLS, &QUERY, &ROLE, &LAG],
+              `max_connect_errors`. `source` and `interface` do not hold for a login.",
+        keys: &[&USER, &PASSWORD, &PASSWORD_FILE, &TLS, &QUERY, &ROLE, &GALERA_KEY, &LAG],
     };
     pub static USER: Key = key("user", "name", Words("none"), "Who logs in.");
     pub static PASSWORD: Key = key(
@@ -235,6 +328,13 @@ pub mod mysql_check {
         "`any`, `primary` or `replica`",
         Is("any"),
         "`primary`: `read_only` is off; `replica`: it is on. Any other server fails the check.",
+    );
+    pub static GALERA_KEY: Key = key(
+        "galera",
+        "`off`, `synced` or `donor`",
+        Is("off"),
+        "The server must be a node of a Galera cluster that is ready and in state 4 (Synced); with `donor`, state 2 \
+         (Donor/Desynced) passes too.",
     );
     pub static LAG: Key = key(
         "lag",

@@ -21,9 +21,27 @@ pub struct HttpCheck {
     /// A regular expression that the body must match somewhere.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub body: Option<String>,
+    /// What all of the body must hash to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub digest: Option<Digest>,
+    /// `Name: regular expression`; the answer has each of these headers with a value that matches somewhere.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub expect_headers: Vec<String>,
+    /// By HTTP/2: agreed on by ALPN over TLS, else by prior knowledge.
+    #[serde(default)]
+    pub http2: bool,
     /// Over TLS.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tls: Option<TlsCheck>,
+}
+
+/// Of a body; the text is lower-case hexadecimal.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Digest {
+    /// As keepalived's `genhash` prints it.
+    Md5(String),
+    Sha256(String),
 }
 
 /// How TLS is spoken.
@@ -64,7 +82,8 @@ pub struct MysqlCheck {
     pub tls: MysqlTls,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub query: Option<String>,
-    pub role: MysqlRole,
+    pub role: Role,
+    pub galera: Galera,
     /// Lag in seconds from which the weight is so many percent, in rising order; 0 takes the replica out.
     pub lag: Vec<LagTier>,
 }
@@ -78,15 +97,28 @@ pub enum MysqlTls {
     On,
 }
 
-/// Told by `read_only`.
+/// What a node of a Galera cluster must say (`wsrep_ready`, `wsrep_local_state`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum MysqlRole {
+pub enum Galera {
+    /// Not asked.
+    #[default]
+    Off,
+    /// State 4.
+    Synced,
+    /// State 4, or 2: it serves another node with its data.
+    Donor,
+}
+
+/// Which part of a replicating pair or group a server has to play.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
     #[default]
     Any,
-    /// `read_only` is off.
+    /// It takes writes: MySQL's `read_only` is off, PostgreSQL is not in recovery, Redis says `master`.
     Primary,
-    /// `read_only` is on.
+    /// It follows another one and takes none.
     Replica,
 }
 
@@ -126,6 +158,9 @@ impl Default for HttpCheck {
             headers: Vec::new(),
             status: vec![StatusRange { from: 200, to: 299 }],
             body: None,
+            digest: None,
+            expect_headers: Vec::new(),
+            http2: false,
             tls: None,
         }
     }
@@ -134,12 +169,13 @@ impl Default for HttpCheck {
 impl MysqlCheck {
     /// Whether it goes beyond the handshake.
     pub fn logs_in(&self) -> bool {
-        let Self { user: _, password, password_file, tls, query, role, lag } = self;
+        let Self { user: _, password, password_file, tls, query, role, galera, lag } = self;
         password.is_some()
             || password_file.is_some()
             || query.is_some()
             || *tls != MysqlTls::Off
-            || *role != MysqlRole::Any
+            || *role != Role::Any
+            || *galera != Galera::Off
             || !lag.is_empty()
     }
 
@@ -149,6 +185,26 @@ impl MysqlCheck {
         match lag {
             Some(lag) => tier(lag).map_or(100, |tier| tier.weight),
             None => self.lag.last().map_or(100, |tier| tier.weight),
+        }
+    }
+}
+
+impl Digest {
+    pub fn hex(&self) -> &str {
+        match self {
+            Self::Md5(hex) | Self::Sha256(hex) => hex,
+        }
+    }
+}
+
+impl FromStr for Digest {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        let hex = text.to_ascii_lowercase();
+        match (hex.len(), hex.bytes().all(|byte| byte.is_ascii_hexdigit())) {
+            (32, true) => Ok(Self::Md5(hex)),
+            (64, true) => Ok(Self::Sha256(hex)),
+            _ => Err(format!("`{text}` is no digest")),
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Health checks, as they are configured.
 
 mod kinds;
+mod protocols;
 mod via;
 
 use std::{
@@ -12,8 +13,9 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 pub use kinds::{
-    ExecCheck, HttpCheck, LagTier, MysqlCheck, MysqlRole, MysqlTls, Secret, StatusRange, TlsCheck,
+    Digest, ExecCheck, Galera, HttpCheck, LagTier, MysqlCheck, MysqlTls, Role, Secret, StatusRange, TlsCheck,
 };
+pub use protocols::{DnsCheck, FileCheck, PostgresCheck, RedisCheck, SmtpCheck, UdpCheck};
 pub use via::{ProbePorts, Via};
 
 use super::{Backend, Service, notify::Hooks};
@@ -38,6 +40,9 @@ pub struct ServiceHealth {
     /// Programs that are told.
     #[serde(skip_serializing_if = "Hooks::is_default")]
     pub hooks: Hooks,
+    /// How long a backend that flaps stays out at first.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub flap_hold: Option<Millis>,
 }
 
 impl Default for ServiceHealth {
@@ -50,6 +55,7 @@ impl Default for ServiceHealth {
             inhibit_on_failure: false,
             slow_start: None,
             hooks: Hooks::default(),
+            flap_hold: None,
         }
     }
 }
@@ -79,6 +85,9 @@ pub struct Check {
     /// The director's address that it comes from; none: the kernel chooses.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source: Option<IpAddr>,
+    /// The director's interface that it leaves by; none: the kernel's routes say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub interface: Option<String>,
     /// None: also through the VIP, if clients are served where the check goes to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub via: Option<Via>,
@@ -96,6 +105,20 @@ pub enum CheckKind {
     Http(HttpCheck),
     /// The server greets, or lets a user in, and is what it should be.
     Mysql(MysqlCheck),
+    /// The server lives, lets us in, and is what it should be.
+    Redis(RedisCheck),
+    /// The server answers, or lets a user in, and is what it should be.
+    Postgres(PostgresCheck),
+    /// A datagram is answered, or at least not refused.
+    Udp(UdpCheck),
+    /// A question is answered as it should be.
+    Dns(DnsCheck),
+    /// The server greets and hears us.
+    Smtp(SmtpCheck),
+    /// An ICMP echo request is answered.
+    Ping,
+    /// A file says the weight.
+    File(FileCheck),
     /// A program ends as it should.
     Exec(ExecCheck),
 }
@@ -196,12 +219,20 @@ impl Service {
 impl Check {
     /// A check by default timing, of the backend's own address and port.
     pub fn new(kind: CheckKind) -> Self {
-        Self { kind, address: None, port: None, source: None, via: None, timing: Timing::default() }
+        Self {
+            kind,
+            address: None,
+            port: None,
+            source: None,
+            interface: None,
+            via: None,
+            timing: Timing::default(),
+        }
     }
 
     /// What it does, for people: `tcp`, `tcp to port 8080`. A check is known again by it after a reload.
     pub fn label(&self) -> String {
-        let Self { kind, address, port, source, via: _, timing: _ } = self;
+        let Self { kind, address, port, source, interface, via: _, timing: _ } = self;
         let to = match (address, port) {
             (Some(address), Some(port)) => format!(" to {}", SocketAddr::new(*address, *port)),
             (Some(address), None) => format!(" to {address}"),
@@ -209,7 +240,8 @@ impl Check {
             (None, None) => String::new(),
         };
         let from = source.map(|source| format!(" from {source}")).unwrap_or_default();
-        format!("{}{to}{from}", kind.label())
+        let by = interface.as_ref().map(|interface| format!(" by {interface}")).unwrap_or_default();
+        format!("{}{to}{from}{by}", kind.label())
     }
 
     /// Where it goes to for a backend.
@@ -227,13 +259,30 @@ impl CheckKind {
             Self::Http(HttpCheck { tls: None, .. }) => "http",
             Self::Http(_) => "https",
             Self::Mysql(_) => "mysql",
+            Self::Redis(_) => "redis",
+            Self::Postgres(_) => "postgres",
+            Self::Udp(_) => "udp",
+            Self::Dns(_) => "dns",
+            Self::Smtp(_) => "smtp",
+            Self::Ping => "ping",
+            Self::File(_) => "file",
             Self::Exec(_) => "exec",
         }
     }
 
     /// Whether it goes to a port.
     pub fn has_port(&self) -> bool {
-        !matches!(self, Self::Exec(_))
+        !matches!(self, Self::Exec(_) | Self::File(_) | Self::Ping)
+    }
+
+    /// Whether it can be told where to leave from. A program finds its own way; mysql_async takes no socket
+    /// of ours.
+    pub fn can_bind(&self) -> bool {
+        match self {
+            Self::Mysql(mysql) => !mysql.logs_in(),
+            Self::Exec(_) | Self::File(_) => false,
+            _ => true,
+        }
     }
 
     /// What it does, for people.
@@ -242,7 +291,10 @@ impl CheckKind {
             Self::Http(http) => format!("{} {} {}", self.name(), http.method, http.path),
             Self::Exec(exec) => format!("exec {}", exec.command.join(" ")),
             Self::Mysql(mysql) if mysql.logs_in() => "mysql login".to_owned(),
-            Self::Tcp | Self::Mysql(_) => self.name().to_owned(),
+            Self::Postgres(postgres) if postgres.logs_in() => "postgres login".to_owned(),
+            Self::Dns(dns) => format!("dns {} {}", dns.name, dns.kind),
+            Self::File(file) => format!("file {}", file.path.display()),
+            _ => self.name().to_owned(),
         }
     }
 }

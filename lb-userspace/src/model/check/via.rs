@@ -101,11 +101,13 @@ impl Service {
 }
 
 impl CheckKind {
-    /// What it speaks over; none: neither of what services have.
+    /// What it speaks over, as far as it can be made through the VIP.
     pub fn protocol(&self) -> Option<Protocol> {
         match self {
             Self::Tcp | Self::Http(_) | Self::Mysql(_) => Some(Protocol::Tcp),
-            Self::Exec(_) => None,
+            Self::Redis(_) | Self::Postgres(_) | Self::Smtp(_) => Some(Protocol::Tcp),
+            // Those of datagrams have no way through the VIP yet.
+            Self::Udp(_) | Self::Dns(_) | Self::Ping | Self::File(_) | Self::Exec(_) => None,
         }
     }
 

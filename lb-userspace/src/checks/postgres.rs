@@ -1,0 +1,164 @@
+//! PostgreSQL: the server's first answer alone, or a login and questions.
+
+use std::pin::pin;
+
+use futures::future::{Either, select};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    net::TcpStream,
+};
+use tokio_postgres::{Client, Config, Error, NoTls, SimpleQueryMessage, config::SslMode};
+
+use super::{
+    failure,
+    mysql::password,
+    tcp,
+    tls::{Speaks, Tls},
+};
+use crate::{
+    health::{Failure, Pass, Probe},
+    model::check::{PostgresCheck, Role, TlsCheck},
+};
+
+/// The longest first answer that makes sense.
+const LONGEST: usize = 1 << 16;
+/// SSLRequest and the version of a StartupMessage, as in the manual's chapter "Message Formats".
+const SSL_REQUEST: u32 = 80_877_103;
+const PROTOCOL_3: u32 = 3 << 16;
+
+pub async fn check(probe: &Probe, postgres: &PostgresCheck, tls: &Tls) -> Result<Pass, Failure> {
+    let mut stream = tcp::connect(probe).await?;
+    if !postgres.logs_in() {
+        return first_answer(stream, postgres).await;
+    }
+    if !postgres.tls {
+        return log_in(stream, postgres).await;
+    }
+    stream.write_all(&message(&[SSL_REQUEST], &[])).await.map_err(|error| failure(&error))?;
+    match stream.read_u8().await {
+        Ok(b'S') => {}
+        Ok(b'N') => return Err(Failure { why: "the server has no TLS".to_owned() }),
+        Ok(_) => return Err(Failure { why: "this is not PostgreSQL".to_owned() }),
+        Err(error) => return Err(closed(&error)),
+    }
+    let stream = tls.connect(stream, probe, None, &TlsCheck::default(), Speaks::Anything).await?;
+    log_in(stream, postgres).await
+}
+
+/// How the server answers to the begin of a login: with a question for a password, or with an error.
+async fn first_answer(mut stream: TcpStream, postgres: &PostgresCheck) -> Result<Pass, Failure> {
+    let database = postgres.database.as_deref().unwrap_or(&postgres.user);
+    let start = message(&[PROTOCOL_3], &["user", &postgres.user, "database", database, ""]);
+    stream.write_all(&start).await.map_err(|error| failure(&error))?;
+    let kind = stream.read_u8().await.map_err(|error| closed(&error))?;
+    let length = stream.read_u32().await.map_err(|error| closed(&error))? as usize;
+    if !matches!(kind, b'R' | b'E') || !(4..=LONGEST).contains(&length) {
+        return Err(Failure { why: "this is not PostgreSQL".to_owned() });
+    }
+    let mut payload = vec![0; length - 4];
+    stream.read_exact(&mut payload).await.map_err(|error| closed(&error))?;
+    // Terminate: the result is known already.
+    let _ = stream.write_all(b"X\0\0\0\x04").await;
+    match kind {
+        b'R' => Ok(Pass::new("answers to a login")),
+        _ => Err(Failure { why: format!("error {}", told_fields(&payload)) }),
+    }
+}
+
+/// A message without a type, as a connection begins.
+fn message(words: &[u32], texts: &[&str]) -> Vec<u8> {
+    let mut payload: Vec<u8> = words.iter().flat_map(|word| word.to_be_bytes()).collect();
+    for text in texts {
+        payload.extend(text.as_bytes());
+        payload.push(0);
+    }
+    let length = u32::try_from(payload.len() + 4).unwrap_or(u32::MAX);
+    [&length.to_be_bytes()[..], &payload].concat()
+}
+
+/// Code and text of an ErrorResponse: fields of a letter and a text each.
+fn told_fields(payload: &[u8]) -> String {
+    let fields = payload.split(|byte| *byte == 0).filter_map(|field| field.split_first());
+    let of = |letter: u8| {
+        let text = fields.clone().find(|(kind, _)| **kind == letter).map(|(_, text)| text);
+        String::from_utf8_lossy(text.unwrap_or_default()).into_owned()
+    };
+    format!("{}: {}", of(b'C'), of(b'M'))
+}
+
+async fn log_in<S>(stream: S, postgres: &PostgresCheck) -> Result<Pass, Failure>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let password = password(postgres.password.as_ref(), postgres.password_file.as_deref())?;
+    let mut config = Config::new();
+    // What is below is TLS already, or shall not be.
+    config.user(&postgres.user).application_name("lb").ssl_mode(SslMode::Disable);
+    config.dbname(postgres.database.as_deref().unwrap_or(&postgres.user));
+    if let Some(password) = password {
+        config.password(password);
+    }
+    let (client, connection) = config.connect_raw(stream, NoTls).await.map_err(|error| told(&error))?;
+    let questions = pin!(async move {
+        let asked = questions(&client, postgres).await;
+        // Its end is the connection's: it leaves in order.
+        drop(client);
+        asked
+    });
+    match select(questions, pin!(connection)).await {
+        Either::Left((asked, connection)) => {
+            // The result is known already.
+            let _ = connection.await;
+            asked
+        }
+        Either::Right((Ok(()), questions)) => questions.await,
+        Either::Right((Err(error), _)) => Err(told(&error)),
+    }
+}
+
+async fn questions(client: &Client, postgres: &PostgresCheck) -> Result<Pass, Failure> {
+    let mut found = "logged in".to_owned();
+    if postgres.role != Role::Any {
+        let in_recovery = first_row(client, "SELECT pg_is_in_recovery()").await?;
+        match (postgres.role, in_recovery.as_deref()) {
+            (Role::Primary, Some("f")) => found = "not in recovery".to_owned(),
+            (Role::Replica, Some("t")) => found = "in recovery".to_owned(),
+            (Role::Primary, _) => return Err(Failure { why: "in recovery, not the primary".to_owned() }),
+            _ => return Err(Failure { why: "not in recovery, no replica".to_owned() }),
+        }
+    }
+    if let Some(query) = &postgres.query
+        && first_row(client, query).await?.is_none()
+    {
+        return Err(Failure { why: "the query gave no row".to_owned() });
+    }
+    Ok(Pass::new(found))
+}
+
+/// The first column of the first row, as text; NULL is empty.
+async fn first_row(client: &Client, query: &str) -> Result<Option<String>, Failure> {
+    let messages = client.simple_query(query).await.map_err(|error| told(&error))?;
+    Ok(messages.iter().find_map(|message| match message {
+        SimpleQueryMessage::Row(row) => Some(row.try_get(0).ok().flatten().unwrap_or_default().to_owned()),
+        _ => None,
+    }))
+}
+
+fn told(error: &Error) -> Failure {
+    if let Some(error) = error.as_db_error() {
+        return Failure { why: format!("error {}: {}", error.code().code(), error.message()) };
+    }
+    let system = std::error::Error::source(error).and_then(|source| source.downcast_ref::<std::io::Error>());
+    match system {
+        Some(system) => closed(system),
+        None if error.is_closed() => Failure { why: "closed in the session".to_owned() },
+        None => Failure { why: error.to_string() },
+    }
+}
+
+fn closed(error: &std::io::Error) -> Failure {
+    match error.kind() {
+        std::io::ErrorKind::UnexpectedEof => Failure { why: "closed in the handshake".to_owned() },
+        _ => failure(error),
+    }
+}

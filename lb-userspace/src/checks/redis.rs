@@ -1,0 +1,92 @@
+//! Redis, and what else speaks its protocol (<https://redis.io/docs/latest/develop/reference/protocol-spec/>).
+
+use tokio::{
+    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufStream},
+    net::TcpStream,
+};
+
+use super::{failure, mysql::password, tcp};
+use crate::{
+    health::{Failure, Pass, Probe},
+    model::check::{RedisCheck, Role},
+};
+
+/// The longest reply that makes sense: `INFO replication` of a primary with many replicas is the longest.
+const LONGEST: u64 = 1 << 16;
+
+pub async fn check(probe: &Probe, redis: &RedisCheck) -> Result<Pass, Failure> {
+    let password = password(redis.password.as_ref(), redis.password_file.as_deref())?;
+    let mut stream = BufStream::new(tcp::connect(probe).await?);
+    if let Some(password) = &password {
+        let login: Vec<&str> =
+            ["AUTH"].into_iter().chain(redis.user.as_deref()).chain([&**password]).collect();
+        ask(&mut stream, &login).await?;
+    }
+    let answer = ask(&mut stream, &["PING"]).await?;
+    if answer != "PONG" {
+        return Err(Failure { why: format!("PING is answered with {}", answer.escape_default()) });
+    }
+    let mut found = "PONG".to_owned();
+    if redis.role != Role::Any {
+        found = role(&ask(&mut stream, &["INFO", "replication"]).await?, redis.role)?;
+    }
+    // The result is known already.
+    let _ = ask(&mut stream, &["QUIT"]).await;
+    Ok(Pass::new(found))
+}
+
+/// Out of `INFO replication`. A replica whose link to its primary is down has old data.
+fn role(info: &str, wanted: Role) -> Result<String, Failure> {
+    let of = |key: &str| info.lines().find_map(|line| line.trim_end().strip_prefix(key)).unwrap_or_default();
+    let (role, link) = (of("role:"), of("master_link_status:"));
+    match (wanted, role, link) {
+        (Role::Primary, "slave", _) => Err(Failure { why: "a replica, not the primary".to_owned() }),
+        (Role::Replica, "master", _) => Err(Failure { why: "the primary, no replica".to_owned() }),
+        (Role::Replica, "slave", "up") | (Role::Primary, "master", _) => Ok(role.to_owned()),
+        (Role::Replica, "slave", _) => Err(Failure { why: "the link to the primary is down".to_owned() }),
+        _ => Err(Failure { why: format!("its role is {}", role.escape_default()) }),
+    }
+}
+
+/// One command and its reply, a simple or a bulk string. An error is a failure.
+async fn ask(stream: &mut BufStream<TcpStream>, words: &[&str]) -> Result<String, Failure> {
+    let mut command = format!("*{}\r\n", words.len());
+    for word in words {
+        command += &format!("${}\r\n{word}\r\n", word.len());
+    }
+    stream.write_all(command.as_bytes()).await.map_err(|error| failure(&error))?;
+    stream.flush().await.map_err(|error| failure(&error))?;
+    let line = line(stream).await?;
+    match line.split_at_checked(1) {
+        Some(("+", text)) => Ok(text.to_owned()),
+        Some(("-", error)) => Err(Failure { why: format!("error: {}", error.escape_default()) }),
+        Some(("$", length)) => match length.parse() {
+            Ok(length) if length <= LONGEST => bulk(stream, length).await,
+            _ => Err(not_redis()),
+        },
+        _ => Err(not_redis()),
+    }
+}
+
+async fn line(stream: &mut BufStream<TcpStream>) -> Result<String, Failure> {
+    let mut line = Vec::new();
+    stream.take(LONGEST).read_until(b'\n', &mut line).await.map_err(|error| failure(&error))?;
+    match line.strip_suffix(b"\r\n") {
+        Some(line) => Ok(String::from_utf8_lossy(line).into_owned()),
+        None if line.last() == Some(&b'\n') => Err(not_redis()),
+        None => Err(Failure { why: "closed without an answer".to_owned() }),
+    }
+}
+
+async fn bulk(stream: &mut BufStream<TcpStream>, length: u64) -> Result<String, Failure> {
+    let mut text = Vec::new();
+    stream.take(length + 2).read_to_end(&mut text).await.map_err(|error| failure(&error))?;
+    match text.strip_suffix(b"\r\n") {
+        Some(text) if text.len() as u64 == length => Ok(String::from_utf8_lossy(text).into_owned()),
+        _ => Err(Failure { why: "closed in an answer".to_owned() }),
+    }
+}
+
+fn not_redis() -> Failure {
+    Failure { why: "this is not Redis".to_owned() }
+}

@@ -1,0 +1,19 @@
+//! The keys of `limits`.
+
+use super::*;
+
+pub static SECTION: Section = Section {
+    path: "limits",
+    doc: "How many of each there may be. Sizes of BPF arrays, fixed when the program is loaded.",
+    keys: &[&SERVICES, &DESTINATIONS, &ENDPOINTS],
+};
+pub static SERVICES: Key = key("services", "count, 1 to 65534", Is("4096"), "Services.");
+pub static DESTINATIONS: Key =
+    key("destinations", "count, 1 to 262144", Is("16384"), "Backends, all services together.")
+        .also(&["backends"]);
+pub static ENDPOINTS: Key = key(
+    "endpoints",
+    "count, 1 to 65534",
+    Words("16384, or `limits.services` if that is more"),
+    "Endpoints, all services together. The port ranges of one address and protocol count as one.",
+);

@@ -1,0 +1,186 @@
+//! Checks of the real servers that have no topic of their own: PostgreSQL, Redis, SMTP, DNS; and pings.
+
+use std::process::Command;
+
+use anyhow::{Result, ensure};
+use lb::api::types::BackendState;
+use lb_tests::{
+    config::{Config, Service},
+    dns,
+    lab::Lab,
+    nginx::Nginx,
+    proc::{self, Proc},
+    stores::{Postgres, REDIS_PORT, listens, redis},
+    topo::{Node, Topology, VIP4},
+    wait::{PATIENCE, Seen, eventually, until_ok},
+};
+use nix::sys::signal::Signal;
+
+use crate::setup::{HelloLab, PORT, SERVICE, backend_is};
+
+/// A busy machine must not fail what is healthy.
+const TIMING: &str = "interval: 200ms, timeout: 3s, rise: 1";
+
+/// Servers that say their name on every backend; their checks go elsewhere.
+fn start<'lab>(lab: &'lab Lab, checks: &str) -> Result<HelloLab<'lab>> {
+    let backends = lab.net.backends.iter().map(|backend| backend.ipv4());
+    let service =
+        Service { more: format!("checks: [{checks}]"), ..Service::tcp(SERVICE, VIP4, PORT, backends) };
+    HelloLab::start_with(lab, &Config::on_eth0("lab", vec![service]))
+}
+
+fn up(hello: &HelloLab, n: usize) -> Result<()> {
+    backend_is(&hello.agent, SERVICE, &hello.key(n), BackendState::Up)
+}
+
+/// Waits until the backend is down for this reason.
+fn down(hello: &HelloLab, n: usize, why: &str) -> Result<()> {
+    backend_is(&hello.agent, SERVICE, &hello.key(n), BackendState::Down)?;
+    eventually(PATIENCE, why, || {
+        let detail = hello.agent.backend(SERVICE, &hello.key(n))?.detail.unwrap_or_default();
+        Ok(if detail.contains(why) { Seen::Yes(()) } else { Seen::NotYet(detail) })
+    })
+}
+
+#[test]
+fn redis_is_asked_for_its_life_and_its_role() {
+    Lab::test(Topology::one_segment(2), |lab| {
+        let [first, second] = &lab.net.backends[..] else { unreachable!("there are two") };
+        let mut primary = redis(&lab.scope, first, &["--requirepass", "secret"])?;
+        let replica_of = format!("{} {REDIS_PORT}", first.ipv4());
+        let follow = ["--requirepass", "secret", "--masterauth", "secret", "--replicaof", &replica_of];
+        let replica = redis(&lab.scope, second, &follow)?;
+        let hello = start(
+            lab,
+            &format!("{{redis: {{password: secret, role: replica}}, port: {REDIS_PORT}, {TIMING}}}"),
+        )?;
+        down(&hello, 1, "the primary, no replica")?;
+        up(&hello, 2)?;
+        replica.signal(Signal::SIGSTOP)?;
+        down(&hello, 2, "redis to port 6379: no answer after")?;
+        replica.signal(Signal::SIGCONT)?;
+        up(&hello, 2)?;
+        // It has old data from now on.
+        primary.kill9()?;
+        down(&hello, 2, "the link to the primary is down")?;
+        down(&hello, 1, "connection refused")?;
+        let _open = redis(&lab.scope, first, &[])?;
+        down(&hello, 1, "error: ")?;
+        ensure!(!hello.agent.log().contains("secret"), "{}", hello.agent.log());
+        Ok(())
+    });
+}
+
+#[test]
+fn postgres_lets_its_users_in_and_says_its_role() {
+    Lab::test(Topology::one_segment(2), |lab| {
+        let [first, second] = &lab.net.backends[..] else { unreachable!("there are two") };
+        let primary = Postgres::start(&lab.scope, first, false)?;
+        let _standby = Postgres::start(&lab.scope, second, true)?;
+        let login = "password: secret, role: primary, query: SELECT 1";
+        let hello = start(
+            lab,
+            &format!(
+                "{{postgres: {{user: check}}, port: 5432, {TIMING}}}, \
+                 {{postgres: {{user: check, {login}}}, port: 5432, {TIMING}}}, \
+                 {{postgres: {{user: old, password: secret}}, port: 5432, {TIMING}}}"
+            ),
+        )?;
+        up(&hello, 1)?;
+        down(&hello, 2, "in recovery, not the primary")?;
+        let checks = hello.agent.backend(SERVICE, &hello.key(2))?.checks;
+        let passing = |n: usize, found: &str| checks[n].result.as_deref() == Some(found);
+        ensure!(passing(0, "answers to a login") && passing(2, "logged in"), "{checks:?}");
+        let sql = |statement: &str| {
+            let mut psql = Command::new("psql");
+            psql.arg("-h").arg(&primary.dir).args(["-U", "postgres", "-c", statement]);
+            proc::run(psql)?.ok()
+        };
+        sql("ALTER ROLE \"check\" PASSWORD 'other'")?;
+        down(&hello, 1, "error 28P01: password authentication failed for user \"check\"")?;
+        sql("ALTER ROLE \"check\" PASSWORD 'secret'")?;
+        up(&hello, 1)?;
+        primary.proc.signal(Signal::SIGSTOP)?;
+        down(&hello, 1, "no answer after")?;
+        primary.proc.signal(Signal::SIGCONT)?;
+        up(&hello, 1)?;
+        // Nobody may take what the checks took: all of their sessions have ended.
+        let sessions = sql("SELECT count(*) FROM pg_stat_activity WHERE application_name = 'lb'")?;
+        ensure!(
+            sessions.lines().nth(2).is_some_and(|n| n.trim().parse::<u32>().is_ok_and(|n| n <= 2)),
+            "{sessions}"
+        );
+        ensure!(!hello.agent.log().contains("secret"), "{}", hello.agent.log());
+        Ok(())
+    });
+}
+
+/// aiosmtpd on port 25, with the certificate of the node's nginx.
+fn mail(lab: &Lab, node: &Node, web: &Nginx) -> Result<Proc> {
+    let mut command = node.netns.command("aiosmtpd")?;
+    command.args(["-n", "-l", "0.0.0.0:25", "-c", "aiosmtpd.handlers.Sink", "--no-requiretls", "--tlscert"]);
+    command.arg(&web.ca).arg("--tlskey").arg(web.ca.with_file_name("key.pem"));
+    let log = lab.scope.dir().join(format!("aiosmtpd-{}.log", node.role));
+    let mut proc = Proc::spawn("aiosmtpd", command, &log, lab.scope.lifetime())?;
+    until_ok(PATIENCE, "aiosmtpd to listen", || {
+        proc.check_alive()?;
+        listens(node, 25)
+    })?;
+    Ok(proc)
+}
+
+#[test]
+fn a_mail_server_greets_and_speaks_tls() {
+    Lab::test(Topology::one_segment(2), |lab| {
+        let web = lab.net.backends.iter().map(|node| Nginx::start(&lab.scope, node));
+        let web = web.collect::<Result<Vec<_>>>()?;
+        let servers = lab.net.backends.iter().zip(&web).map(|(node, web)| mail(lab, node, web));
+        let mut servers = servers.collect::<Result<Vec<_>>>()?;
+        let ca = web[0].ca.display();
+        let hello = start(
+            lab,
+            &format!(
+                "{{smtp: {{helo: director.lab}}, port: 25, {TIMING}}}, \
+                 {{smtp: {{starttls: true, sni: www.lab, verify: true, ca: {ca}}}, port: 25, {TIMING}}}"
+            ),
+        )?;
+        up(&hello, 1)?;
+        // The second one has another certificate.
+        down(&hello, 2, "smtp to port 25: TLS: ")?;
+        servers[0].signal(Signal::SIGSTOP)?;
+        down(&hello, 1, "no answer after")?;
+        servers[0].signal(Signal::SIGCONT)?;
+        up(&hello, 1)?;
+        servers[0].kill9()?;
+        down(&hello, 1, "connection refused")
+    });
+}
+
+#[test]
+fn dns_is_asked_for_a_name_and_a_host_for_an_echo() {
+    Lab::test(Topology::one_segment(2), |lab| {
+        let servers = lab.net.backends.iter().map(|node| dns::start(&lab.scope, node, &[node.ipv4()]));
+        let servers = servers.collect::<Result<Vec<_>>>()?;
+        let first = lab.net.backends[0].ipv4().to_string().replace('.', "\\\\.");
+        let hello = start(
+            lab,
+            &format!(
+                "{{dns: {{name: {}, type: A, answer: \"^{first}$\"}}, port: 53, interface: eth0, {TIMING}}}, \
+                 {{udp: {{send: x}}, port: 53, {TIMING}}}, {{ping: , {TIMING}}}",
+                dns::NAME
+            ),
+        )?;
+        up(&hello, 1)?;
+        down(&hello, 2, "response code 0, 1 records, and none matches")?;
+        let checks = hello.agent.backend(SERVICE, &hello.key(2))?.checks;
+        ensure!(checks[2].result.as_deref() == Some("echo reply"), "{checks:?}");
+        lab.net.backends[0].netns.sysctl("ipv4/icmp_echo_ignore_all", "1")?;
+        down(&hello, 1, "ping: no answer after")?;
+        lab.net.backends[0].netns.sysctl("ipv4/icmp_echo_ignore_all", "0")?;
+        up(&hello, 1)?;
+        servers[0].signal(Signal::SIGSTOP)?;
+        down(&hello, 1, "dns who.lab A to port 53 by eth0: no answer after")?;
+        servers[0].signal(Signal::SIGKILL)?;
+        down(&hello, 1, "udp to port 53: connection refused")
+    });
+}
