@@ -38,6 +38,8 @@ pub struct Ours {
     /// Packets have moved the rotations since.
     moved: bool,
     last_sweep: Sweep,
+    /// The endpoint of each service, by id, deleted ones too: their templates may be left.
+    owners: BTreeMap<u16, Endpoint>,
 }
 
 impl Ours {
@@ -45,7 +47,7 @@ impl Ours {
     pub fn new() -> Result<Self> {
         let director = Director::with_limits(SIZES, LIMITS, &desired(&Config::default()))?;
         let configured = director.maps().snapshot()?;
-        Ok(Self { director, configured, moved: false, last_sweep: Sweep::default() })
+        Ok(Self { director, configured, moved: false, last_sweep: Sweep::default(), owners: BTreeMap::new() })
     }
 
     /// Makes the maps what the agent would make them. Planning again must then give nothing.
@@ -113,12 +115,12 @@ impl Ours {
         let snapshot = &self.configured;
         let mut endpoints = BTreeMap::new();
         let mut view = View::default();
-        let (mut owners, mut services) = (BTreeMap::new(), BTreeMap::new());
+        let mut services = BTreeMap::new();
         for (key, value) in &snapshot.endpoints {
             let Some(of) = key.protocol else { continue };
             let endpoint = Endpoint::new(key.address, key.port, of);
             endpoints.insert(value.id(), endpoint);
-            owners.insert(value.service(), endpoint);
+            self.owners.insert(value.service(), endpoint);
             if value.has(endpoint::flag::OPEN) {
                 services.insert(value.service(), endpoint);
                 view.services.insert(endpoint, BTreeMap::new());
@@ -141,7 +143,7 @@ impl Ours {
             // A template is of a service; each has one endpoint here.
             let to = match entry.endpoint {
                 Some(id) => endpoints.get(&id),
-                None => owners.get(&dest.service),
+                None => self.owners.get(&dest.service),
             };
             let to = *to.context("a flow of no endpoint")?;
             // Of a service of all ports, the one that was connected to.
