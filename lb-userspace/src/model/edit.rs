@@ -9,11 +9,11 @@ use lb_common::source::MAX_RULES;
 use super::{
     Backend, BackendKey, Endpoint, Model, PartialTimeouts, Persistence, Protocol, Service, ServiceName,
     ServiceOptions,
-    check::{BackendHealth, ServiceHealth},
+    check::{BackendHealth, Check, ServiceHealth},
     edit_sources::{check_sources, edited_sources},
     nearest::nearest,
     persistence::longest_prefix,
-    rules::{backend_fault, family, option_fault, same_family, thresholds_ok, vip_fault},
+    rules::{backend_fault, check_fault, family, option_fault, same_family, thresholds_ok, vip_fault},
     timeouts::MAX_TIMEOUT,
 };
 use crate::api::types::{
@@ -55,6 +55,8 @@ pub enum EditError {
     BadThresholds { upper: u32, lower: u32 },
     #[error("{option} is for {its} services, and service {service} is none")]
     WrongProtocol { service: ServiceName, option: &'static str, its: Protocol },
+    #[error("a {check} check speaks TCP, and service {service} has only SCTP endpoints")]
+    CheckProtocol { service: ServiceName, check: &'static str },
     #[error("timeout {name} cannot be {seconds} s: it is 1 to {MAX_TIMEOUT} s (31 days)")]
     BadTimeout { name: &'static str, seconds: u32 },
     #[error("a granularity of {length} bits is longer than the VIP's addresses, {longest} bits")]
@@ -85,6 +87,7 @@ impl EditError {
             | Self::BadThresholds { .. }
             | Self::BadTimeout { .. }
             | Self::WrongProtocol { .. }
+            | Self::CheckProtocol { .. }
             | Self::BadGranularity { .. }
             | Self::BadSource { .. }
             | Self::BadVip { .. }
@@ -138,6 +141,9 @@ impl EditError {
             Self::BadSource { right, .. } => format!("{right}."),
             Self::TooManySources { .. } => "Put prefixes together, or let a firewall deny them.".to_owned(),
             Self::WrongProtocol { option, .. } => format!("Leave {option} out."),
+            Self::CheckProtocol { .. } => {
+                "Give the check a `port` of its own in the file, or keep a TCP endpoint.".to_owned()
+            }
             Self::BadTimeout { .. } => "Leave out what shall stay as it is.".to_owned(),
             Self::BadGranularity { .. } => "Give fewer bits, or none for each client by itself.".to_owned(),
             Self::BadVip { .. } | Self::BadBackend { .. } => "Give a unicast address.".to_owned(),
@@ -419,6 +425,7 @@ fn check_backend(service: &Service, others: &[Backend], backend: &Backend) -> Re
     if others.iter().any(|b| b.key == key) {
         return Err(EditError::BackendExists { service: service.name.clone(), key });
     }
+    check_checks(service, backend.health.checks.as_deref().unwrap_or_default())?;
     check_thresholds(backend)
 }
 
@@ -426,6 +433,9 @@ fn check_options(service: &Service) -> Result<(), EditError> {
     if let Some((option, its)) = option_fault(|protocol| service.has(protocol), &service.options) {
         return Err(EditError::WrongProtocol { service: service.name.clone(), option, its });
     }
+    check_checks(service, &service.health.checks)?;
+    let mut own = service.backends.iter().filter_map(|backend| backend.health.checks.as_ref());
+    own.try_for_each(|checks| check_checks(service, checks))?;
     check_timeouts(service.options.timeouts)?;
     let Some(persistence) = service.options.persistence else { return Ok(()) };
     if !(1..=MAX_TIMEOUT).contains(&persistence.timeout) {
@@ -436,6 +446,13 @@ fn check_options(service: &Service) -> Result<(), EditError> {
         Some(length) if length > longest => Err(EditError::BadGranularity { length, longest }),
         _ => Ok(()),
     }
+}
+
+fn check_checks(service: &Service, checks: &[Check]) -> Result<(), EditError> {
+    let wrong = checks.iter().find(|check| check_fault(|protocol| service.has(protocol), check));
+    wrong.map_or(Ok(()), |check| {
+        Err(EditError::CheckProtocol { service: service.name.clone(), check: check.kind.name() })
+    })
 }
 
 fn check_timeouts(given: PartialTimeouts) -> Result<(), EditError> {
