@@ -142,4 +142,34 @@ mod tests {
         let renewed = renewed(armed, 300, 60, Tick(1010));
         assert_eq!((expiry(renewed, 60), renewed.is_template()), (Tick(1070), true));
     }
+
+    /// Persistence 15, `--set 13 5 13`, a tick a second: the template counts down by itself, whatever its connection
+    /// sends, and outlives it by less than the time for which it is armed again.
+    #[test]
+    fn the_walk_through_of_the_notes() {
+        const TCP: u32 = 13;
+        const FIN: u32 = 5;
+        let mut template = Some(value(1, ASSURED, Tick(0).after(15), REARM));
+        let mut connection = Tick(0).after(TCP);
+        let (mut armed, mut left) = (Vec::new(), Vec::new());
+        for now in (1..200).map(Tick) {
+            match now.0 {
+                101 => connection = now.after(FIN),
+                second if second < 101 && second % 10 == 0 => connection = now.after(TCP),
+                _ => {}
+            }
+            let Some(held) = template else { break };
+            if expiry(held, REARM).is_past(now) {
+                template = at_end(held, REARM, !connection.is_past(now), now);
+                armed.push(now.0);
+            }
+            left.extend(template.map(|held| expiry(held, REARM).until(now)));
+        }
+        // Its last connection ended at 106.
+        let [first, second, end] = armed[..] else { panic!("{armed:?}") };
+        assert!((15..=16).contains(&first) && (75..=77).contains(&second), "{armed:?}");
+        assert!((135..=138).contains(&end) && template.is_none(), "{armed:?}");
+        assert_eq!(left[..14], [14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1]);
+        assert_eq!(left[first as usize - 1], 60);
+    }
 }

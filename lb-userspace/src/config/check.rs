@@ -13,26 +13,28 @@ use super::{
     values::{address, fault, millis, number, word},
 };
 use crate::model::{
+    Protocol,
     check::{Check, CheckKind, Initial, Timing, Via},
-    rules::{family, same_family},
+    rules::{check_fault, family, same_family},
 };
 
 pub(super) const VIAS: [(&str, Via); 3] = [("rip", Via::Rip), ("vip", Via::Vip), ("both", Via::Both)];
 pub(super) const INITIALS: [(&str, Initial); 2] = [("down", Initial::Down), ("up", Initial::Up)];
 
-/// What is checked, as far as it is known: the backends' family, and the service's port.
+/// What is checked, as far as it is known: the backends' family, the service's port, and which protocols it has.
 #[derive(Clone, Copy)]
-pub(super) struct Of {
+pub(super) struct Of<'a> {
     pub family: Option<IpAddr>,
     pub port: Option<u16>,
+    pub protocols: &'a [Protocol],
 }
 
 /// The checks in a list.
-pub(super) fn checks(items: &[Node], of: Of, problems: &mut Problems) -> Vec<Check> {
+pub(super) fn checks(items: &[Node], of: Of<'_>, problems: &mut Problems) -> Vec<Check> {
     items.iter().filter_map(|item| check(item, of, problems)).collect()
 }
 
-fn check(node: &Node, of: Of, problems: &mut Problems) -> Option<Check> {
+fn check(node: &Node, of: Of<'_>, problems: &mut Problems) -> Option<Check> {
     use schema::check::*;
     if let Value::Scalar(word) = &node.value {
         // Short for one with nothing else in it.
@@ -81,7 +83,14 @@ fn check(node: &Node, of: Of, problems: &mut Problems) -> Option<Check> {
             problems.add(node.pos, wrong, "leave one of the two keys out");
         }
     }
-    Some(Check { kind, address: own_address, port, source, interface, via, timing })
+    let check = Check { kind, address: own_address, port, source, interface, via, timing };
+    if fields.node(&PORT).is_none() && check_fault(|protocol| of.protocols.contains(&protocol), &check) {
+        let wrong = format!("{} check speaks TCP, and the service's port SCTP alone", an(check.kind.name()));
+        let right =
+            "add the `port: ...` of something that speaks TCP on the backend, or make an `exec` check";
+        problems.add(fields.pos, wrong, right);
+    }
+    Some(check)
 }
 
 /// With its article.

@@ -129,13 +129,14 @@ fn service(node: &Node, problems: &mut Problems) -> Option<(Service, Places)> {
 
     let sources = sources(fields.list(&SOURCES, problems), vip, problems);
 
-    let of = Of { family: vip, port };
+    let protocols: Vec<Protocol> = endpoints.iter().map(|(endpoint, _)| endpoint.protocol).collect();
+    let of = Of { family: vip, port, protocols: &protocols };
     let health = health(&fields, of, problems);
     let mut backends: Vec<Backend> = Vec::new();
     let mut seen: HashMap<BackendKey, Pos> = HashMap::new();
     for item in fields.list(&BACKENDS, problems) {
         // Read even when the service itself is broken, so that every problem is told at once.
-        let Some((backend, pos)) = backend(item, vip, port, problems) else {
+        let Some((backend, pos)) = backend(item, vip, of, problems) else {
             continue;
         };
         match seen.get(&backend.key) {
@@ -243,7 +244,7 @@ pub(super) fn ports(text: &str) -> Result<(u16, Option<u16>), Fault> {
     }
 }
 
-fn health(fields: &Fields<'_>, of: Of, problems: &mut Problems) -> ServiceHealth {
+fn health(fields: &Fields<'_>, of: Of<'_>, problems: &mut Problems) -> ServiceHealth {
     use schema::service::*;
     let default = ServiceHealth::default();
     let quorum = fields.value(&QUORUM, problems, |t| number(t, 0..=u32::MAX)).unwrap_or(default.quorum);
@@ -351,14 +352,10 @@ pub(super) fn persistence_scope(text: &str) -> Result<Scope, Fault> {
     word(text, "persistence_scope", &words.map(|word| (word.name(), word)))
 }
 
-/// The backend, and where its address stands. `vip` and `port` are `None` where the service's are wrong.
-fn backend(
-    node: &Node,
-    vip: Option<IpAddr>,
-    port: Option<u16>,
-    problems: &mut Problems,
-) -> Option<(Backend, Pos)> {
+/// The backend, and where its address stands. `vip` and its service's port are `None` where those are wrong.
+fn backend(node: &Node, vip: Option<IpAddr>, of: Of<'_>, problems: &mut Problems) -> Option<(Backend, Pos)> {
     use schema::backend::*;
+    let port = of.port;
     let fields = Fields::of(node, &SECTION, problems)?;
     let address = fields.required(&ADDRESS, problems, |text| backend_address(text, vip));
     fields.value(&PORT, problems, |text| match (number(text, 0..=u16::MAX)?, port) {
@@ -373,7 +370,7 @@ fn backend(
     let lower = fields.value(&LOWER_THRESHOLD, problems, |t| number(t, 0..=u32::MAX));
     let drained = fields.value(&DRAINED, problems, boolean);
     let checks = fields.node(&CHECKS).map(|_| {
-        let of = Of { family: address.or(vip), port };
+        let of = Of { family: address.or(vip), ..of };
         checks(fields.list(&CHECKS, problems), of, problems)
     });
     let backup = fields.value(&BACKUP, problems, boolean);

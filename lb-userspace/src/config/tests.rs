@@ -456,6 +456,16 @@ fn bad_files_are_refused_where_they_are_bad() {
             "3:44: the service has every port, so a tcp check needs its own; add `port: ...`",
         ),
         (
+            bad_service("address: 192.0.2.1, port: 80, protocol: sctp, checks: [tcp]"),
+            "3:61: a tcp check speaks TCP, and the service's port SCTP alone; add the `port: ...` of something",
+        ),
+        (
+            bad_service(
+                "address: 192.0.2.1, port: 80, protocol: sctp, backends: [{address: 10.0.0.1, checks: [http]}]",
+            ),
+            "3:92: a http check speaks TCP, and the service's port SCTP alone; add",
+        ),
+        (
             bad_service("address: 192.0.2.1, port: 80, checks: [{tcp: , source: \"fd00::1\"}]"),
             "3:61: `source`: fd00::1 is IPv6, but what is checked is IPv4; write one of the director's IPv4",
         ),

@@ -166,12 +166,19 @@ fn for_protocol(mut service: Service) -> Service {
     service.options.ops &= service.has(Protocol::Udp);
     let is_ipv4 = service.endpoint.address.is_ipv4();
     service.sources.retain(|network, _| network.addr().is_ipv4() == is_ipv4);
+    let all = service.clone();
+    let own = service.backends.iter_mut().filter_map(|backend| backend.health.checks.as_mut()).flatten();
+    for check in service.health.checks.iter_mut().chain(own) {
+        if rules::check_fault(|protocol| all.has(protocol), check) {
+            check.port = Some(80);
+        }
+    }
     service
 }
 
 /// None, or some.
 pub(crate) fn timeouts() -> impl Strategy<Value = PartialTimeouts> {
-    let some = vec(option::of(prop_oneof![Just(900), Just(120), 1..=MAX_TIMEOUT]), 6).prop_map(|given| {
+    let some = vec(option::of(prop_oneof![Just(900), Just(120), 1..=MAX_TIMEOUT]), 12).prop_map(|given| {
         let mut given = given.into_iter();
         PartialTimeouts::default().map(|_| given.next().flatten())
     });

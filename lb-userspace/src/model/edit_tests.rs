@@ -1,7 +1,10 @@
 use super::*;
 use crate::{
-    api::types::SourcesEdit,
-    model::{Limits, Protocol, Scheduler},
+    api::types::{ApiError, SourcesEdit},
+    model::{
+        Limits, Protocol, Scheduler,
+        check::{Check, CheckKind},
+    },
 };
 
 fn name(text: &str) -> ServiceName {
@@ -84,7 +87,7 @@ fn edits_change_what_is_given_and_nothing_else() {
 fn a_refused_change_changes_nothing_and_says_what_would_be_right() {
     type Edit = fn(&mut Model) -> Result<(), EditError>;
     let service = || name("mysql-read");
-    let cases: [(Edit, u16, &str, &str); 18] = [
+    let cases: [(Edit, u16, &str, &str); 19] = [
         (
             |m| add_service(m, &service_add(Some("mysql-read"), endpoint("172.18.14.101", 1))).map(drop),
             409,
@@ -185,6 +188,23 @@ fn a_refused_change_changes_nothing_and_says_what_would_be_right() {
             400,
             "sloppy_tcp is for tcp services, and service dns is none",
             "Leave sloppy_tcp out",
+        ),
+        (
+            |m| {
+                let sctp = Endpoint { protocol: Protocol::Sctp, ..endpoint("172.18.14.101", 2905) };
+                let tcp = endpoint("172.18.14.101", 2905);
+                add_service(m, &ServiceAdd { group: [tcp].into(), ..service_add(Some("sig"), sctp) })?;
+                let service = m.services.last_mut().expect("added");
+                service.health.checks = vec![Check::new(CheckKind::Tcp)];
+                let endpoints = EndpointsEdit { del: [tcp].into(), ..EndpointsEdit::default() };
+                let edited =
+                    edit_service(m, &name("sig"), &ServiceEdit { endpoints, ..ServiceEdit::default() });
+                m.services.pop();
+                edited.map(drop)
+            },
+            400,
+            "a tcp check speaks TCP, and service sig has only SCTP endpoints",
+            "Give the check a `port` of its own",
         ),
         (
             |m| {

@@ -14,6 +14,7 @@ mod name;
 pub mod nearest;
 pub mod notify;
 pub mod persistence;
+mod refusal;
 pub mod rules;
 mod scheduler;
 pub mod sources;

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use super::{Protocol, ServiceOptions};
+use super::{Protocol, ServiceOptions, check::Check};
 
 /// Why `address` cannot be a VIP, as the end of a sentence "a VIP cannot be ..."; `None`: it can.
 pub fn vip_fault(address: IpAddr) -> Option<&'static str> {
@@ -53,6 +53,13 @@ pub fn option_fault(
     ];
     let wrong = given.into_iter().find(|(_, is_given, its)| *is_given && !has(*its));
     wrong.map(|(name, _, its)| (name, its))
+}
+
+/// Whether a check cannot say anything of a service: it speaks TCP to the service's own port, where nobody does.
+/// A UDP service may well be served over TCP beside it, as DNS is.
+pub fn check_fault(has: impl Fn(Protocol) -> bool, check: &Check) -> bool {
+    let is_sctp = has(Protocol::Sctp) && !has(Protocol::Tcp) && !has(Protocol::Udp);
+    is_sctp && check.port.is_none() && check.kind.protocol() == Some(Protocol::Tcp)
 }
 
 /// "IPv4" or "IPv6".

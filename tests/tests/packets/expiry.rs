@@ -1,10 +1,15 @@
 //! Flows end: by the sweeper, and by the data path alone when there is no agent.
 
+use aya::maps::{Array, Map, MapData};
 use lb::{
     model::{FlowSizes, PartialTimeouts, Timeouts},
     plan::Desired,
 };
-use lb_common::{tcp::flag::*, verdict::Verdict::*};
+use lb_common::{
+    counters::ConnCounts,
+    tcp::{State, flag::*},
+    verdict::Verdict::*,
+};
 use lb_tests::{
     wait::{PATIENCE, Seen, eventually},
     xdp::Director,
@@ -49,6 +54,30 @@ fn the_sweeper_frees_each_state_at_its_timeout() {
         assert_eq!(director.sweep_in(299).expect("swept"), 0);
         assert_eq!(director.sweep_in(301).expect("swept"), 1);
     }
+}
+
+/// Counts that are wrong, as a program that was killed in the middle of a packet leaves them, are put right by the second
+/// round that sees the same: what moves meanwhile is no error.
+#[test]
+fn the_sweeper_heals_counts() {
+    let mut director = director(&every_kind());
+    assert_eq!(send(&mut director, &TCP4.open()), Ok(1));
+    assert_eq!(send(&mut director, &UDP4.open()), Ok(1));
+    let dest =
+        director.flows().iter().find(|flow| flow.value.state() == State::UDP).expect("it").value.dest();
+    let map = Map::from_map_data(MapData::from_pin(director.layout().map("CONNS")).expect("a pin"));
+    let mut conns =
+        Array::<_, [u64; size_of::<ConnCounts>() / 8]>::try_from(map.expect("a map")).expect("words");
+    let mut words = conns.get(&dest, 0).expect("read");
+    assert_eq!(words[..2], [0, 1]);
+    // Two too many, and one below zero.
+    [words[0], words[1]] = [2, u64::MAX];
+    conns.set(dest, words, 0).expect("written");
+    director.sweep_in(0).expect("swept");
+    assert_eq!(conns.get(&dest, 0).expect("read")[..2], [2, u64::MAX], "one look is not enough");
+    director.sweep_in(0).expect("swept");
+    assert_eq!(conns.get(&dest, 0).expect("read")[..2], [0, 1]);
+    assert_eq!(counts(&director), (1, 1));
 }
 
 #[test]

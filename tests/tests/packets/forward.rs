@@ -11,7 +11,7 @@ use crate::{
 #[test]
 fn a_packet_of_a_service_leaves_for_its_backend() {
     let mut director = director(&every_kind());
-    for kind in KINDS {
+    for kind in ALL_KINDS {
         let (open, later) = (kind.open(), kind.later());
         let to_1 = |what: &str, p: Packet| case(format!("{} {what}", kind.name), &p, tx(&forwarded(&p, 1)));
         check(
@@ -34,11 +34,11 @@ fn a_packet_of_a_service_leaves_for_its_backend() {
 #[test]
 fn a_jumbo_frame_in_pieces_leaves_whole() {
     let mut want = every_kind();
-    for kind in KINDS {
+    for kind in ALL_KINDS {
         want.hosts.insert(kind.backend(1), neighbour_with_mtu(1, 9000));
     }
     let mut director = director(&want);
-    for kind in KINDS {
+    for kind in ALL_KINDS {
         let jumbo = kind.open().with(|p| p.payload = (0..8900u32).map(|i| (i % 251) as u8).collect());
         let short = jumbo.with(|p| p.claimed_length = Some(9100));
         check(
@@ -70,7 +70,7 @@ fn what_is_addressed_to_nobody_here_is_left_alone() {
     let mut want = every_kind();
     want.links[0].macs.push(VIRTUAL_MAC);
     let mut director = director(&want);
-    for kind in KINDS {
+    for kind in ALL_KINDS {
         let open = kind.open();
         let to = |mac| open.with(|p| p.to = mac);
         let name = |what: &str| format!("{} {what}", kind.name);
@@ -95,7 +95,7 @@ fn what_is_for_no_service_is_left_alone() {
     // TCP only on one port more.
     want.services.push(TCP4.service(80, &[2]));
     let mut director = director(&want);
-    for kind in KINDS {
+    for kind in ALL_KINDS {
         let open = kind.open();
         let other = if kind.is_ipv6 { TCP6.backend(5) } else { TCP4.backend(5) };
         let name = |what: &str| format!("{} {what}", kind.name);

@@ -8,6 +8,7 @@ use std::{fs, path::Path};
 
 use etherparse::{NetSlice, SlicedPacket, TransportSlice};
 use fastrand::Rng;
+use lb_common::protocol;
 use lb_tests::xdp::Director;
 
 use crate::world::*;
@@ -44,7 +45,7 @@ fn no_frame_gets_a_wrong_verdict() {
 /// Good frames of all kinds, and those of the corpus: one a line, in hex.
 fn seeds() -> Vec<Vec<u8>> {
     use lb_tests::packet::{Extension::*, Icmp};
-    let mut seeds: Vec<Vec<u8>> = KINDS
+    let mut seeds: Vec<Vec<u8>> = ALL_KINDS
         .into_iter()
         .flat_map(|kind| {
             let open = kind.open();
@@ -165,7 +166,7 @@ fn was_sent(frame: &[u8], out: &[u8]) -> bool {
 
 enum Reading {
     NotOurs,
-    /// A whole packet of TCP or UDP to a service: it must not reach the stack.
+    /// A whole packet of TCP, UDP or SCTP to a service: it must not reach the stack.
     Ours,
     Unsure,
 }
@@ -212,7 +213,10 @@ fn reading(frame: &[u8]) -> Reading {
     let port = match &packet.transport {
         Some(TransportSlice::Tcp(tcp)) => tcp.destination_port(),
         Some(TransportSlice::Udp(udp)) => udp.destination_port(),
-        _ => return Reading::Unsure,
+        _ => match sctp_port(&packet) {
+            Some(port) => port,
+            None => return Reading::Unsure,
+        },
     };
     match port {
         PORT if ttl > 1 && !fragmented && !extended => Reading::Ours,
@@ -221,4 +225,11 @@ fn reading(frame: &[u8]) -> Reading {
         _ if !fragmented => Reading::NotOurs,
         _ => Reading::Unsure,
     }
+}
+
+/// The destination port of an SCTP packet with the head of a chunk, which etherparse does not read (RFC 9260 section 3).
+fn sctp_port(packet: &SlicedPacket<'_>) -> Option<u16> {
+    let payload = packet.net.as_ref()?.ip_payload_ref()?;
+    let is_whole = payload.ip_number.0 == protocol::SCTP && payload.payload.len() >= 16;
+    is_whole.then(|| u16::from_be_bytes([payload.payload[2], payload.payload[3]]))
 }

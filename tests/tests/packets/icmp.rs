@@ -3,7 +3,7 @@
 
 use std::net::SocketAddr;
 
-use lb::plan::Desired;
+use lb::{model::Guard, plan::Desired};
 use lb_common::{tcp::flag::ACK, verdict::Verdict::*};
 use lb_tests::{
     packet::{ICMP, ICMPV6, Icmp, Packet},
@@ -105,6 +105,29 @@ fn an_error_leaves_state_and_timer_as_they_are() {
         director.run(&error(kind, Icmp::TimeExceeded, &answer(kind, 1001), 100)).expect("ran");
     }
     assert_eq!(format!("{:?}", director.flows()), before);
+}
+
+/// Under the guard connections have no entry: the quoted packet, read backwards, says where the hash has placed them.
+#[test]
+fn an_error_about_a_connection_that_was_placed_by_hash_goes_to_its_backend() {
+    for kind in ALL_KINDS {
+        let mut service = kind.service(PORT, &[1, 2, 3]);
+        service.options.guard = Guard::Rate(1);
+        let mut director = director(&Desired { services: vec![service], ..lab() });
+        let backends: Vec<(u16, u8)> = (1000..1060)
+            .map(|port| (port, send(&mut director, &kind.open().from_port(port)).expect("forwarded")))
+            .collect();
+        let stored: Vec<u16> = director.flows().iter().map(|flow| flow.client_port).collect();
+        let without = backends.iter().filter(|(port, _)| !stored.contains(port));
+        assert!(without.clone().count() > 40, "{}: {} stored", kind.name, stored.len());
+        let cases = without.map(|(port, backend)| {
+            let frame = error(kind, Icmp::TooBig(1280), &answer(kind, *port), 400);
+            let expect = to_backend(kind, &frame, *backend);
+            raw(format!("{} from {port}", kind.name), frame, expect)
+        });
+        check(&mut director, cases.collect::<Vec<_>>());
+        assert_eq!(director.flows().len(), stored.len(), "an error opens nothing");
+    }
 }
 
 #[test]

@@ -15,7 +15,7 @@ const MTU: u16 = 1400;
 fn narrow() -> Desired {
     let mut want = every_kind();
     want.links[0].tags = vec![Tags::new(100, 0)];
-    for kind in KINDS {
+    for kind in ALL_KINDS {
         want.hosts.insert(kind.backend(1), neighbour_with_mtu(1, MTU));
     }
     want
@@ -37,14 +37,14 @@ fn what_fits_is_sent() {
     let mut director = director(&narrow());
     check(
         &mut director,
-        KINDS.map(|kind| case(kind.name, &of(kind, MTU), tx(&forwarded(&of(kind, MTU), 1)))),
+        ALL_KINDS.map(|kind| case(kind.name, &of(kind, MTU), tx(&forwarded(&of(kind, MTU), 1)))),
     );
 }
 
 #[test]
 fn who_sends_too_much_is_told_how_much_fits() {
     let mut director = director(&narrow());
-    for kind in KINDS {
+    for kind in ALL_KINDS {
         let told = |packet: &Packet| {
             answered(AnsweredTooBig, packet.icmp_error(Icmp::TooBig(MTU), ETH0_MAC, kind.vip()))
         };
@@ -77,18 +77,18 @@ fn merged_frames_are_left_to_the_kernel() {
     let mut director = director(&want);
     check(
         &mut director,
-        KINDS.map(|kind| case(kind.name, &of(kind, 9000), tx(&forwarded(&of(kind, 9000), 1)))),
+        ALL_KINDS.map(|kind| case(kind.name, &of(kind, 9000), tx(&forwarded(&of(kind, 9000), 1)))),
     );
 }
 
 #[test]
 fn a_local_backend_gets_packets_of_any_length() {
     let mut want = narrow();
-    for kind in KINDS {
+    for kind in ALL_KINDS {
         want.hosts.insert(kind.backend(1), HostRoute::Local);
     }
     let mut director = director(&want);
-    for kind in KINDS {
+    for kind in ALL_KINDS {
         assert_eq!(send(&mut director, &of(kind, 9000)), Err(PassedLocalBackend));
     }
 }

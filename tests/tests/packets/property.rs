@@ -1,23 +1,17 @@
-//! Whatever happens to services, backends and clients: an established flow never changes its backend, and what is
-//! counted is what is there.
+//! Whatever happens to services, backends, tables and clients: an established flow never changes its backend, what is
+//! counted is what is there, a template lives as long as it controls connections, and in the end nothing is left.
 
-use std::collections::BTreeMap;
+mod history;
 
-use lb::{
-    model::{ExpireNodest, Service, Timeouts},
-    plan::Desired,
-};
-use lb_common::{
-    tcp::{self, State, flag::*},
-    verdict::Verdict,
-};
-use lb_tests::xdp::Director;
+use lb::model::{ExpireNodest, FlowSizes, HashFlags, Scheduler};
+use lb_common::{sctp::chunk, tcp::flag::*};
 use proptest::prelude::*;
 
+use self::history::{FOREVER, World};
 use crate::world::*;
 
 /// The services there may be, by index: of a port, the wildcards of two kinds, and ranges from a port on.
-const SERVICES: [(Kind, u16); 8] = [
+const SERVICES: [(Kind, u16); 10] = [
     (TCP4, PORT),
     (TCP4, 0),
     (UDP4, PORT),
@@ -26,16 +20,18 @@ const SERVICES: [(Kind, u16); 8] = [
     (UDP6, 0),
     (TCP4, PORT - 6),
     (UDP6, PORT - 6),
+    (SCTP4, PORT),
+    (SCTP6, 0),
 ];
 const RANGES: [usize; 2] = [6, 7];
 /// What happens to what a removed backend of each had. A range and the wildcard behind it are of one mind: the
 /// flows of the one go to the other when it is deleted.
-const NODEST: [ExpireNodest; 8] = {
+const NODEST: [ExpireNodest; 10] = {
     use ExpireNodest::*;
-    [Auto, Reschedule, Drop, Reschedule, Auto, Auto, Reschedule, Auto]
+    [Auto, Reschedule, Drop, Reschedule, Auto, Auto, Reschedule, Auto, Auto, Reschedule]
 };
 /// What clients connect to, and the services that may serve it: the first that there is.
-const TARGETS: [(Kind, u16, &[usize]); 8] = [
+const TARGETS: [(Kind, u16, &[usize]); 10] = [
     (TCP4, PORT, &[0, 6, 1]),
     (TCP4, PORT + 1, &[6, 1]),
     (TCP4, 9, &[1]),
@@ -44,12 +40,14 @@ const TARGETS: [(Kind, u16, &[usize]); 8] = [
     (UDP6, PORT, &[4, 7, 5]),
     (UDP6, PORT + 1, &[7, 5]),
     (UDP6, 9, &[5]),
+    (SCTP4, PORT, &[8]),
+    (SCTP6, PORT, &[9]),
 ];
+/// Clients differ by their port: those of one family share an address, and so a persistence template.
 const CLIENTS: u16 = 5;
-/// None so short that it passes for real while a case runs.
-fn no_short_timeouts() -> Timeouts {
-    Timeouts { tcp_fin: 200, tcp_syn: 200, tcp_time_wait: 200, tcp_close: 200, ..Timeouts::default() }
-}
+/// Client 0's.
+const FIRST_PORT: u16 = 1000;
+const LARGE: FlowSizes = FlowSizes { ipv4: 4096, wide: 2048 };
 
 /// One thing that happens.
 #[derive(Clone, Debug)]
@@ -57,6 +55,7 @@ enum Step {
     Packet {
         client: u16,
         target: usize,
+        /// TCP flags, or the type of an SCTP packet's first chunk.
         flags: u8,
     },
     /// A backend is added at the head, or removed.
@@ -68,11 +67,31 @@ enum Step {
         service: usize,
         backend: u8,
     },
+    Weight {
+        service: usize,
+        backend: u8,
+        weight: u16,
+    },
+    Scheduler {
+        service: usize,
+        scheduler: Scheduler,
+    },
+    /// A service becomes persistent, or ceases to be.
+    Persist {
+        service: usize,
+    },
+    /// Nobody may open connections any more, or everybody again.
+    Deny {
+        service: usize,
+    },
     /// A service is added, or deleted.
     Service {
         service: usize,
     },
-    /// The sweeper comes this many seconds later: 0, beyond every timeout but that of established flows, beyond all.
+    /// Flow tables of another size, and one step after the other on the way to them.
+    Resize,
+    /// The sweeper comes this many seconds later: 0; beyond every timeout but that of established flows, while templates
+    /// are due that are as old, or some are due that were armed again; beyond all.
     Sweep {
         seconds: u32,
     },
@@ -88,194 +107,43 @@ fn step() -> impl Strategy<Value = Step> {
         1 => Just(RST | ACK),
         1 => Just(0u8),
     ];
-    let packet = (0..CLIENTS, 0..TARGETS.len(), flags);
+    let chunk = prop_oneof![
+        5 => Just(chunk::INIT),
+        4 => Just(chunk::COOKIE_ECHO),
+        2 => Just(chunk::DATA),
+        1 => Just(chunk::SHUTDOWN),
+        1 => Just(chunk::SHUTDOWN_COMPLETE),
+        1 => Just(chunk::ABORT),
+    ];
+    let packet = (0..CLIENTS, 0..TARGETS.len(), flags, chunk);
+    let packet = packet.prop_map(|(client, target, flags, chunk)| {
+        let flags = if TARGETS[target].0.is_sctp { chunk } else { flags };
+        Step::Packet { client, target, flags }
+    });
     let backend = (service.clone(), 1..4u8);
+    let weight = (backend.clone(), prop::sample::select(vec![0, 1, 3]));
+    let seconds = prop_oneof![3 => Just(0), 3 => Just(330), 1 => Just(420), 1 => Just(FOREVER)];
     prop_oneof![
-        60 => packet.prop_map(|(client, target, flags)| Step::Packet { client, target, flags }),
-        2 => backend.clone().prop_map(|(service, backend)| Step::Toggle { service, backend }),
-        2 => backend.prop_map(|(service, backend)| Step::Drain { service, backend }),
-        1 => service.prop_map(|service| Step::Service { service }),
-        2 => prop_oneof![3 => Just(0), 2 => Just(400), 1 => Just(2000)].prop_map(|seconds| Step::Sweep { seconds }),
+        120 => packet,
+        4 => backend.clone().prop_map(|(service, backend)| Step::Toggle { service, backend }),
+        3 => backend.prop_map(|(service, backend)| Step::Drain { service, backend }),
+        2 => weight.prop_map(|((service, backend), weight)| Step::Weight { service, backend, weight }),
+        2 => (service.clone(), scheduler()).prop_map(|(service, scheduler)| Step::Scheduler { service, scheduler }),
+        4 => service.clone().prop_map(|service| Step::Persist { service }),
+        2 => service.clone().prop_map(|service| Step::Deny { service }),
+        2 => service.prop_map(|service| Step::Service { service }),
+        1 => Just(Step::Resize),
+        4 => seconds.prop_map(|seconds| Step::Sweep { seconds }),
     ]
 }
 
-/// What a client knows of its connection.
-#[derive(Clone, Copy, Debug)]
-struct Known {
-    service: usize,
-    backend: u8,
-    state: State,
-}
-
-/// A connection: target, client.
-type Flow = (usize, u16);
-
-/// The director, what is wanted of it, and what the clients know.
-struct World {
-    director: Director,
-    services: BTreeMap<usize, Service>,
-    /// Services that were deleted come back as they were.
-    deleted: BTreeMap<usize, Service>,
-    flows: BTreeMap<Flow, Known>,
-}
-
-impl World {
-    fn new() -> Self {
-        let make = |(index, (kind, port)): (usize, &(Kind, u16))| {
-            let mut service = kind.service(*port, &[1, 2]);
-            service.options.expire_nodest = NODEST[index];
-            if RANGES.contains(&index) {
-                service.endpoint.last_port = Some(PORT + 100);
-                service.name = service.endpoint.default_name();
-            }
-            (index, service)
-        };
-        let services: BTreeMap<usize, Service> = SERVICES.iter().enumerate().map(make).collect();
-        let mut world =
-            Self { director: director(&lab()), services, deleted: BTreeMap::new(), flows: BTreeMap::new() };
-        world.configure();
-        world
-    }
-
-    fn configure(&mut self) {
-        let services = self.services.values().cloned().collect();
-        let want = Desired { services, timeouts: no_short_timeouts(), ..lab() };
-        self.director.configure(&want).expect("configured");
-    }
-
-    fn act(&mut self, step: &Step) -> Result<(), TestCaseError> {
-        match step {
-            Step::Packet { client, target, flags } => self.packet((*target, *client), *flags)?,
-            Step::Toggle { service, backend } => {
-                let (kind, port) = SERVICES[*service];
-                if let Some(service) = self.services.get_mut(service) {
-                    let mut one = kind.service(port, &[*backend]).backends;
-                    let before = service.backends.len();
-                    service.backends.retain(|b| b.key != one[0].key);
-                    if service.backends.len() == before {
-                        one.append(&mut service.backends);
-                        service.backends = one;
-                    }
-                }
-                self.configure();
-            }
-            Step::Drain { service, backend } => {
-                let address = SERVICES[*service].0.backend(*backend);
-                let backends = self.services.get_mut(service).map(|s| &mut s.backends).into_iter().flatten();
-                backends.filter(|b| b.key.address == address).for_each(|b| b.drained = !b.drained);
-                self.configure();
-            }
-            Step::Service { service } => {
-                let (from, to) = match self.services.contains_key(service) {
-                    true => (&mut self.services, &mut self.deleted),
-                    false => (&mut self.deleted, &mut self.services),
-                };
-                to.extend(from.remove_entry(service));
-                self.configure();
-            }
-            Step::Sweep { seconds } => {
-                self.director.sweep_in(*seconds).expect("swept");
-                // The client knows what the timeouts are, and that what is not kept for a removed backend is over.
-                let mut flows = std::mem::take(&mut self.flows);
-                flows.retain(|_, known| {
-                    let over = self.reschedules(*known) && !self.has(known.service, known.backend);
-                    no_short_timeouts().of(known.state) > *seconds && !over
-                });
-                self.flows = flows;
-            }
-        }
-        Ok(())
-    }
-
-    fn packet(&mut self, flow: Flow, flags: u8) -> Result<(), TestCaseError> {
-        let (kind, port, services) = TARGETS[flow.0];
-        let packet = kind.open().from_port(1000 + flow.1).to_port(port);
-        let packet = if kind.is_udp { packet } else { packet.flags(flags) };
-        let outcome = send(&mut self.director, &packet);
-        let opens = kind.is_udp || tcp::opens(flags);
-        let next = |state| if kind.is_udp { State::UDP } else { tcp::next(state, flags) };
-        let known = self.flows.get(&flow).copied();
-        let abandoned = known.is_some_and(|known| opens && self.is_abandoned(known));
-        match known {
-            Some(known) if !(abandoned || opens && known.state.is_reusable()) => {
-                let there = self.has(known.service, known.backend);
-                let expected = if there { Ok(known.backend) } else { Err(Verdict::DroppedBackendRemoved) };
-                prop_assert_eq!(outcome, expected, "{:?} of {:?} {:?}", packet.flags, flow, known);
-                // What is dropped keeps no flow alive.
-                if there {
-                    self.flows.insert(flow, Known { state: next(known.state), ..known });
-                }
-            }
-            _ => {
-                let server = services.iter().copied().find(|service| self.services.contains_key(service));
-                match (outcome, server) {
-                    (Ok(backend), Some(service)) if opens => {
-                        // A wildcard's flow from before may have been waiting.
-                        let waited = abandoned && self.has(service, backend);
-                        prop_assert!(
-                            waited || self.takes_new(service, backend),
-                            "to {} that takes nothing new",
-                            backend
-                        );
-                        self.flows.insert(flow, Known { service, backend, state: next(State::NONE) });
-                    }
-                    (Err(Verdict::DroppedNoBackend), Some(service)) if opens => {
-                        prop_assert!(!(1..4).any(|backend| self.takes_new(service, backend)));
-                    }
-                    (Err(Verdict::DroppedNoFlow), Some(_)) if !opens => {}
-                    (Err(Verdict::PassedNoService), None) => {}
-                    _ => {
-                        prop_assert!(false, "{:?} of {:?}: {:?} by {:?}", packet.flags, flow, outcome, server)
-                    }
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Whether flows of the service may go to the backend: it has it, or was deleted when it had it.
-    fn has(&self, service: usize, backend: u8) -> bool {
-        let address = SERVICES[service].0.backend(backend);
-        let found = self.services.get(&service).or(self.deleted.get(&service));
-        found.is_some_and(|s| s.backends.iter().any(|b| b.key.address == address))
-    }
-
-    /// Whether a service schedules flows of removed backends anew.
-    fn reschedules(&self, known: Known) -> bool {
-        let service = self.services.get(&known.service).or(self.deleted.get(&known.service));
-        service.is_some_and(|service| NODEST[known.service].reschedules(service.endpoint.protocol))
-    }
-
-    /// Whether a SYN or datagram of it is scheduled anew: its backend was removed, or is drained and it is TCP.
-    fn is_abandoned(&self, known: Known) -> bool {
-        let (kind, _) = SERVICES[known.service];
-        let address = kind.backend(known.backend);
-        let service = self.services.get(&known.service).or(self.deleted.get(&known.service));
-        let drained = service.is_some_and(|s| {
-            s.backends.iter().any(|b| b.key.address == address && b.effective_weight() == 0)
-        });
-        self.reschedules(known) && (!self.has(known.service, known.backend) || drained && !kind.is_udp)
-    }
-
-    fn takes_new(&self, service: usize, backend: u8) -> bool {
-        let address = SERVICES[service].0.backend(backend);
-        let backends = self.services.get(&service).map(|s| &s.backends).into_iter().flatten();
-        backends.into_iter().any(|b| b.key.address == address && b.effective_weight() != 0)
-    }
-
-    /// The kernel's counts, and the table counted anew, by destination: active, inactive.
-    fn counts(&mut self) -> [BTreeMap<u32, (u64, u64)>; 2] {
-        self.director.sweep_in(0).expect("swept");
-        let maps = self.director.maps();
-        let dests = maps.snapshot().expect("a snapshot").dests;
-        let mut recount: BTreeMap<u32, (u64, u64)> = dests.keys().map(|id| (*id, (0, 0))).collect();
-        for flow in self.director.flows() {
-            let (active, inactive) = recount.entry(flow.value.dest()).or_default();
-            *(if flow.value.state().is_active() { active } else { inactive }) += 1;
-        }
-        let kernel = recount.keys().map(|id| (*id, maps.conn_counts(*id)));
-        [kernel.map(|(id, counts)| (id, (counts.active, counts.inactive))).collect(), recount]
-    }
+fn scheduler() -> impl Strategy<Value = Scheduler> {
+    let flags = (any::<bool>(), any::<bool>()).prop_map(|(fallback, port)| HashFlags { fallback, port });
+    (prop::sample::select(Scheduler::ALL.to_vec()), flags).prop_map(|(scheduler, flags)| match scheduler {
+        Scheduler::Sh(_) => Scheduler::Sh(flags),
+        Scheduler::Mh(_) => Scheduler::Mh(flags),
+        other => other,
+    })
 }
 
 proptest! {
@@ -286,10 +154,6 @@ proptest! {
         for step in &steps {
             world.act(step)?;
         }
-        // What counts are compared after.
-        world.act(&Step::Sweep { seconds: 0 })?;
-        let [kernel, recount] = world.counts();
-        prop_assert_eq!(kernel, recount);
-        prop_assert!(world.director.flows().len() >= world.flows.len(), "flows were lost");
+        world.end()?;
     }
 }

@@ -233,6 +233,45 @@ fn classic_load_counts_inactive_instead_of_all() {
     }
 }
 
+/// The same of those that take the least loaded where they remember nobody: their first connection.
+#[test]
+fn classic_load_counts_for_lblc_lblcr_and_twos_too() {
+    const DRAWS: u16 = 2_000;
+    for classic_load in [false, true] {
+        let with = |scheduler, ops, backends: &[(u8, u16)]| {
+            let mut want = with_datagrams(scheduler, backends);
+            (want.services[0].options.ops, want.services[0].options.classic_load) = (ops, classic_load);
+            want
+        };
+        for scheduler in [Lblc, Lblcr, Twos] {
+            let sizes = FlowSizes { ipv4: 4096, wide: 64 };
+            let mut director = Director::new(sizes, &with(Rr, false, &[(2, 1)])).expect("a director");
+            for port in 1000..1256 {
+                assert_eq!(send(&mut director, &UDP4.open().from_port(port)), Ok(2));
+            }
+            director.configure(&with(Rr, false, &[(1, 1)])).expect("configured");
+            assert_eq!(send(&mut director, &TCP4.open()), Ok(1));
+            director.configure(&with(scheduler, scheduler == Twos, &[(1, 1), (2, 1)])).expect("configured");
+            assert_eq!(loads(&director), [(1, 0), (0, 256)]);
+            if scheduler != Twos {
+                let went = send(&mut director, &TCP4.open().from_port(9));
+                assert_eq!(
+                    went,
+                    Ok(if classic_load { 1 } else { 2 }),
+                    "{scheduler}, classic: {classic_load}"
+                );
+                continue;
+            }
+            // Backend 1 is drawn with the chance of 2/3. In a tie the first draw decides, otherwise both must be of it.
+            let turns = open(&mut director, UDP4, 2000..2000 + DRAWS);
+            let first = shares(&turns).get(&1).copied().unwrap_or(0);
+            let expected: usize = if classic_load { 1333 } else { 889 };
+            // Ten standard deviations, and half of the way to the other figure.
+            assert!(first.abs_diff(expected) < 220, "{first} of {DRAWS} draws, classic: {classic_load}");
+        }
+    }
+}
+
 #[test]
 fn lblc_stays_until_there_is_relief() {
     // Backend 1 may have two active connections; the third is one too many as soon as it is there.

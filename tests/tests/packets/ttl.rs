@@ -22,7 +22,7 @@ fn an_expired_ttl_is_answered() {
     let mut want = every_kind();
     want.links[0].tags = vec![Tags::new(100, 0), Tags::new(10, 20)];
     let mut director = director(&want);
-    for kind in KINDS {
+    for kind in ALL_KINDS {
         let last = kind.open().ttl(1);
         let answer = |what: &str, packet: Packet| {
             case(format!("{} {what}", kind.name), &packet, expired(kind, &packet))
@@ -87,7 +87,7 @@ fn nothing_is_quoted_that_a_short_datagram_does_not_have() {
 
 #[test]
 fn every_checksum_of_an_answer_is_right() {
-    for kind in KINDS {
+    for kind in ALL_KINDS {
         // Of its own: its allowance of answers is for these cases.
         let mut director = director(&every_kind());
         // Ports and payload run the sums through carries.
@@ -104,17 +104,17 @@ fn without_an_address_of_its_own_the_director_answers_nothing() {
     let mut want = every_kind();
     (want.links[0].ipv4, want.links[0].ipv6) = (None, None);
     let mut director = director(&want);
-    check(&mut director, KINDS.map(|kind| case(kind.name, &kind.open().ttl(1), dropped(DroppedTtl))));
+    check(&mut director, ALL_KINDS.map(|kind| case(kind.name, &kind.open().ttl(1), dropped(DroppedTtl))));
 }
 
 #[test]
 fn the_director_itself_is_no_hop() {
     let mut want = every_kind();
-    for kind in KINDS {
+    for kind in ALL_KINDS {
         want.hosts.insert(kind.backend(1), HostRoute::Local);
     }
     let mut director = director(&want);
-    for kind in KINDS {
+    for kind in ALL_KINDS {
         let name = |what: &str| format!("{} {what}", kind.name);
         check(
             &mut director,
@@ -153,5 +153,5 @@ fn answers_are_limited() {
 #[test]
 fn an_expired_ttl_of_nobody_is_not_ours_to_answer() {
     let mut director = director(&Desired { services: Vec::new(), ..every_kind() });
-    check(&mut director, KINDS.map(|kind| case(kind.name, &kind.open().ttl(1), passed(PassedNoService))));
+    check(&mut director, ALL_KINDS.map(|kind| case(kind.name, &kind.open().ttl(1), passed(PassedNoService))));
 }

@@ -19,7 +19,7 @@ fn trunk() -> Desired {
     let mut want = lab();
     want.links[0].tags = WAYS.iter().filter(|way| !way.is_empty()).map(|way| tags(way)).collect();
     for (number, way) in (1..).zip(WAYS) {
-        for kind in KINDS {
+        for kind in ALL_KINDS {
             want.services.push(kind.service(PORT + u16::from(number), &[number]));
             want.hosts.insert(kind.backend(number), neighbour(number, ETH0, tags(way)));
         }
@@ -39,7 +39,7 @@ fn sent(packet: &Packet, number: u8) -> Packet {
 #[test]
 fn every_way_in_goes_with_every_way_out() {
     let mut director = director(&trunk());
-    for kind in KINDS {
+    for kind in ALL_KINDS {
         let cases = WAYS.iter().flat_map(|way| {
             (1..=6u8).map(move |number| {
                 let packet = kind.open().to_port(PORT + u16::from(number)).tagged(way);
@@ -55,7 +55,7 @@ fn every_way_in_goes_with_every_way_out() {
 fn priority_and_drop_eligibility_are_kept() {
     let mut director = director(&trunk());
     let tag = |priority, vid| Tag { ethertype: C_TAG, priority, vid };
-    for kind in KINDS {
+    for kind in ALL_KINDS {
         let carried = |what: &str, number: u8, given: &[Tag], expected: &[Tag]| {
             let packet = kind.open().to_port(PORT + u16::from(number)).with(|p| p.tags = given.to_vec());
             let sent = forwarded(&packet, number).with(|p| p.tags = expected.to_vec());
@@ -85,7 +85,7 @@ fn a_service_tag_is_another_tag() {
     let mut want = trunk();
     let ways = [Tags::new(vlan::tag(true, 10), 20), Tags::new(vlan::tag(true, 11), 0)];
     want.links[0].tags.extend(ways);
-    for kind in KINDS {
+    for kind in ALL_KINDS {
         want.hosts.insert(kind.backend(5), neighbour(5, ETH0, ways[0]));
         want.hosts.insert(kind.backend(6), neighbour(6, ETH0, ways[1]));
     }
@@ -93,7 +93,7 @@ fn a_service_tag_is_another_tag() {
     let open = |kind: Kind, number: u16, tags: &[Tag]| {
         kind.open().to_port(PORT + number).with(|p| p.tags = tags.to_vec())
     };
-    for kind in KINDS {
+    for kind in ALL_KINDS {
         let carried = |number: u8, given: &[Tag], expected: &[Tag]| {
             let packet = open(kind, number.into(), given);
             let sent = forwarded(&packet, number).with(|p| p.tags = expected.to_vec());
@@ -134,7 +134,7 @@ fn a_service_tag_is_another_tag() {
 fn a_tag_that_is_not_ours_is_left_alone() {
     let mut want = trunk();
     let mut director = director(&want);
-    for kind in KINDS {
+    for kind in ALL_KINDS {
         let open = kind.open().to_port(PORT + 1);
         let cases =
             [&[101][..], &[10], &[20], &[20, 10], &[10, 22], &[100, 10], &[4095], &[0, 100], &[100, 100]]
@@ -159,7 +159,7 @@ fn a_priority_tag_is_no_vlan() {
     // IEEE 802.1Q: VLAN id 0 carries a priority only; the frame belongs where an untagged one does.
     let mut director = director(&trunk());
     let tag = |vid| Tag { ethertype: C_TAG, priority: 0xa, vid };
-    for kind in KINDS {
+    for kind in ALL_KINDS {
         let given = kind.open().with(|p| p.tags = vec![tag(0)]);
         let (untagged, tagged) = (given.to_port(PORT + 1), given.to_port(PORT + 2));
         let sent = forwarded(&tagged, 2).with(|p| p.tags = vec![tag(100)]);

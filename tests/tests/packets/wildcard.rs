@@ -12,11 +12,11 @@ use crate::{
 #[test]
 fn a_wildcard_service_takes_every_port_but_those_that_have_their_own() {
     let mut want = lab();
-    for kind in KINDS {
+    for kind in ALL_KINDS {
         want.services.extend([kind.service(0, &[1]), kind.service(80, &[2])]);
     }
     let mut director = director(&want);
-    for kind in KINDS {
+    for kind in ALL_KINDS {
         let cases = [1, 79, 81, 3306, 65535].map(|port| {
             let packet = kind.open().to_port(port);
             case(format!("{} {port}", kind.name), &packet, tx(&forwarded(&packet, 1)))
@@ -45,9 +45,9 @@ fn a_wildcard_service_takes_every_port_but_those_that_have_their_own() {
 #[test]
 fn ports_of_a_wildcard_service_are_flows_of_their_own() {
     let mut want = lab();
-    want.services = KINDS.map(|kind| kind.service(0, &[1, 2])).to_vec();
+    want.services = ALL_KINDS.map(|kind| kind.service(0, &[1, 2])).to_vec();
     let mut director = director(&want);
-    for kind in KINDS {
+    for kind in ALL_KINDS {
         let ports = |packet: lb_tests::packet::Packet| (0..6u16).map(move |port| packet.to_port(port));
         let opened: Vec<_> = ports(kind.open()).map(|p| send(&mut director, &p)).collect();
         assert_eq!(opened, [1, 2, 1, 2, 1, 2].map(Ok), "{}", kind.name);
@@ -59,15 +59,15 @@ fn ports_of_a_wildcard_service_are_flows_of_their_own() {
 #[test]
 fn a_flow_of_the_wildcard_service_survives_a_service_of_its_own_port() {
     let mut want = lab();
-    want.services = KINDS.map(|kind| kind.service(0, &[1])).to_vec();
+    want.services = ALL_KINDS.map(|kind| kind.service(0, &[1])).to_vec();
     let mut director = director(&want);
-    for kind in KINDS {
+    for kind in ALL_KINDS {
         assert_eq!(send(&mut director, &kind.open()), Ok(1));
         assert_eq!(send(&mut director, &kind.later()), Ok(1));
         want.services.push(kind.service(PORT, &[2]));
     }
     director.configure(&want).expect("configured");
-    for kind in KINDS {
+    for kind in ALL_KINDS {
         assert_eq!(send(&mut director, &kind.later()), Ok(1), "{}: established", kind.name);
         assert_eq!(send(&mut director, &kind.open().from_port(50000)), Ok(2), "new: exact before wildcard");
         assert_eq!(send(&mut director, &kind.later().from_port(50000)), Ok(2));
@@ -77,9 +77,9 @@ fn a_flow_of_the_wildcard_service_survives_a_service_of_its_own_port() {
         assert_eq!(send(&mut director, &kind.later().from_port(50001)), Err(DroppedNoFlow));
     }
     // The exact services go again: their flows stay, their ports are the wildcard's.
-    want.services.truncate(4);
+    want.services.truncate(ALL_KINDS.len());
     director.configure(&want).expect("configured");
-    for kind in KINDS {
+    for kind in ALL_KINDS {
         let deleted = kind.later().from_port(50000);
         assert_eq!(send(&mut director, &deleted), Ok(2), "{}: a flow of the deleted service", kind.name);
         assert_eq!(send(&mut director, &kind.later()), Ok(1));

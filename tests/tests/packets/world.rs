@@ -65,8 +65,9 @@ pub const TCP6: Kind = Kind { name: "tcp6", is_ipv6: true, is_udp: false, is_sct
 pub const UDP6: Kind = Kind { name: "udp6", is_ipv6: true, is_udp: true, is_sctp: false };
 pub const SCTP4: Kind = Kind { name: "sctp4", is_ipv6: false, is_udp: false, is_sctp: true };
 pub const SCTP6: Kind = Kind { name: "sctp6", is_ipv6: true, is_udp: false, is_sctp: true };
-/// Those that most tables are about; SCTP has a table of its own.
+/// Those that most tables are about; what is special about SCTP has a table of its own.
 pub const KINDS: [Kind; 4] = [TCP4, UDP4, TCP6, UDP6];
+pub const ALL_KINDS: [Kind; 6] = [TCP4, UDP4, TCP6, UDP6, SCTP4, SCTP6];
 
 impl Kind {
     pub fn vip(self) -> IpAddr {
@@ -188,7 +189,7 @@ pub fn lab() -> Desired {
 
 /// [`lab`] with a service of every kind on [`PORT`], each with backend 1 alone.
 pub fn every_kind() -> Desired {
-    Desired { services: KINDS.map(|kind| kind.service(PORT, &[1])).to_vec(), ..lab() }
+    Desired { services: ALL_KINDS.map(|kind| kind.service(PORT, &[1])).to_vec(), ..lab() }
 }
 
 pub fn neighbour(number: u8, link: &str, tags: Tags) -> HostRoute {

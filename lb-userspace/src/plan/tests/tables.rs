@@ -75,4 +75,19 @@ proptest! {
         let kept = before.len() - before.len() / count;
         prop_assert!(moved * 100 <= kept * 12, "{moved} of {kept} others moved");
     }
+    /// One that comes moves what one that goes moves, back again: few entries of the others, whatever the weights.
+    #[test]
+    fn mh_moves_few_others_with_any_weights(
+        weights in vec(1..20u16, 3..24), one in any::<prop::sample::Index>()
+    ) {
+        let all = weighted(&weights);
+        let one = one.index(weights.len());
+        let mut rest = all.clone();
+        rest.remove(one);
+        let (with, without) = (maglev(&all), maglev(&rest));
+        let own = one as u32 + 1;
+        let kept = with.iter().filter(|entry| **entry != own).count();
+        let moved = with.iter().zip(&without).filter(|(with, without)| **with != own && with != without).count();
+        prop_assert!(moved * 100 <= kept * 12, "{moved} of {kept} others moved");
+    }
 }
