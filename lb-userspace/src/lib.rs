@@ -3,7 +3,7 @@
 //! Three rings, imports point inward only:
 //! * PURE: [`model`], [`config`], [`overlay`] (its journal apart), [`plan`], [`neigh`], [`health`], [`estimator`],
 //!   [`pressure`], [`api::types`] - no tokio, no aya, no sockets, no clock;
-//! * IO: [`dataplane`], [`net`], [`checks`], [`realserver`], [`doctor`], [`api`], [`clock`], [`durable`], [`log`] - BPF, netlink,
+//! * IO: [`dataplane`], [`net`], [`checks`], [`realserver`], [`doctor`], [`explain`], [`api`], [`clock`], [`durable`], [`log`] - BPF, netlink,
 //!   HTTP, the time;
 //! * ROOT: [`agent`] and [`cli`].
 
@@ -17,6 +17,7 @@ pub mod dataplane;
 pub mod doctor;
 pub mod durable;
 pub mod estimator;
+pub mod explain;
 pub mod health;
 pub mod log;
 pub mod model;

@@ -10,6 +10,7 @@ mod conn;
 mod doctor;
 mod drain;
 mod exit;
+mod explain;
 mod number;
 mod output;
 mod pages;
@@ -89,6 +90,10 @@ fn dispatch(cli: Cli, output: &mut Output<'_>) -> Result<(), CliError> {
             log_to_stderr(global.log.as_deref().unwrap_or("info"), run.log_format)?;
             return Ok(crate::agent::run(global.options(run))?);
         }
+        Command::Explain(args) => {
+            log_to_stderr(global.log.as_deref().unwrap_or("warn"), LogFormat::Auto)?;
+            return explain::run(args, &global.instance, output);
+        }
         Command::CheckConfig { file } => return agent::check_config(&file, output),
         Command::Completions { shell } => return pages::completions(shell, output),
         Command::Man { directory } => return pages::man(directory.as_deref(), output),
@@ -115,6 +120,7 @@ fn dispatch(cli: Cli, output: &mut Output<'_>) -> Result<(), CliError> {
             Command::Timeout(verb) => timeout::run(verb, &client, output).await,
             Command::Run(_)
             | Command::CheckConfig { .. }
+            | Command::Explain(_)
             | Command::Completions { .. }
             | Command::Man { .. } => {
                 unreachable!("returned above: these need no agent")

@@ -13,6 +13,7 @@ mod doctor_backend;
 mod doctor_director;
 mod drain;
 mod endpoints;
+mod explain;
 mod flood;
 mod generic;
 mod groups;
