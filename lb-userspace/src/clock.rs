@@ -2,11 +2,22 @@
 
 use std::time::Duration;
 
+use jiff::Timestamp;
 use rustix::time::{ClockId, Timespec, clock_getres, clock_gettime};
 
 /// CLOCK_MONOTONIC, the clock that BPF sees too.
 pub fn monotonic() -> Duration {
     duration(clock_gettime(ClockId::Monotonic))
+}
+
+/// CLOCK_REALTIME, to the microsecond: for people and for files only, as it may jump.
+pub fn realtime() -> Timestamp {
+    let time = clock_gettime(ClockId::Realtime);
+    let micros = i128::from(time.tv_sec) * 1_000_000 + i128::from(time.tv_nsec) / 1000;
+    i64::try_from(micros)
+        .ok()
+        .and_then(|it| Timestamp::from_microsecond(it).ok())
+        .unwrap_or(Timestamp::UNIX_EPOCH)
 }
 
 /// CONFIG_HZ: the coarse clock ticks with it.

@@ -2,8 +2,9 @@
 //!
 //! Three rings, imports point inward only:
 //! * PURE: [`model`], [`config`], [`overlay`] (its journal apart), [`plan`], [`neigh`], [`health`], [`estimator`],
-//!   [`pressure`], [`api::types`] - no tokio, no aya, no sockets, no clock;
-//! * IO: [`dataplane`], [`net`], [`checks`], [`realserver`], [`doctor`], [`explain`], [`api`], [`clock`], [`durable`], [`log`] - BPF, netlink,
+//!   [`events`] (its file apart), [`pressure`], [`api::types`] - no tokio, no aya, no sockets, no clock;
+//! * IO: [`dataplane`], [`net`], [`checks`], [`notify`], [`program`], [`realserver`], [`doctor`], [`explain`], [`api`], [`clock`],
+//!   [`durable`], [`log`] - BPF, netlink,
 //!   HTTP, the time;
 //! * ROOT: [`agent`] and [`cli`].
 
@@ -17,13 +18,16 @@ pub mod dataplane;
 pub mod doctor;
 pub mod durable;
 pub mod estimator;
+pub mod events;
 pub mod explain;
 pub mod health;
 pub mod log;
 pub mod model;
 pub mod neigh;
 pub mod net;
+pub mod notify;
 pub mod overlay;
 pub mod plan;
 pub mod pressure;
+pub mod program;
 pub mod realserver;

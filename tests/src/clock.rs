@@ -14,6 +14,11 @@ pub fn now() -> Instant {
     Instant::now()
 }
 
+/// CLOCK_REALTIME, to compare with times of events.
+pub fn realtime() -> jiff::Timestamp {
+    lb::clock::realtime()
+}
+
 /// CPU time of this thread, in the kernel and out of it.
 pub fn cpu() -> Result<Duration> {
     let usage = getrusage(UsageWho::RUSAGE_THREAD)?;

@@ -2,7 +2,9 @@
 //!
 //! * [`topo`] builds a lab: switch, clients, director, backends; [`scope`] owns its names and takes it down;
 //! * [`agent`] runs `lb run` on the director and talks to it through the `lb` command line;
+//! * [`doctor`] asks `lb doctor`;
 //! * [`mariadb`], [`hello`], [`udp`], [`dns`], [`errqueue`] are what runs on the backends, and how a client asks them;
+//! * [`nginx`], [`mail`], [`receiver`] are real servers of other kinds, that are checked or told of events;
 //! * [`lab::Lab::test`] runs a test and prints packets, maps and logs if it fails;
 //! * [`xdp`] runs the program on frames made by [`packet`], without any interface;
 //! * [`netns`], [`proc`], [`xdp_pass`], [`wait`], [`clock`] are the tools all of these are made of.
@@ -12,11 +14,13 @@ mod capture;
 pub mod clock;
 pub mod config;
 pub mod dns;
+pub mod doctor;
 pub mod errqueue;
 pub mod feeder;
 pub mod hello;
 pub mod lab;
 pub mod load;
+pub mod mail;
 pub mod mariadb;
 pub mod netns;
 pub mod nginx;
@@ -24,7 +28,10 @@ pub mod notes;
 pub mod packet;
 mod pins;
 pub mod proc;
+pub mod receiver;
 pub mod scope;
+pub mod sql_load;
+pub mod steps;
 pub mod supervise;
 pub mod topo;
 pub mod udp;

@@ -60,6 +60,12 @@ pub fn start_with(scope: &Scope, node: &Node, options: &[&str]) -> Result<Proc> 
     copy.arg("-a").arg(template()?).arg(dir.join("data"));
     proc::run(copy)?.ok()?;
     fs::write(dir.join("init.sql"), INIT)?;
+    again(scope, node, options)
+}
+
+/// Starts one that was started before and has ended, on the same data.
+pub fn again(scope: &Scope, node: &Node, options: &[&str]) -> Result<Proc> {
+    let dir = scope.dir().join(format!("mariadb-{}", node.role));
     let mut command = node.netns.command("mariadbd")?;
     with_hostname(&mut command, &node.role);
     command.arg("--no-defaults").args(SETTINGS).arg("--port=3306").args(options);

@@ -1,4 +1,5 @@
-//! VLAN devices and bonds, end to end. The development machine's kernel has neither; Debian's 6.1 in the VM has both.
+//! VLAN devices and bonds, end to end, and IPVS beside us. The development machine's kernel has none of them; Debian's
+//! 6.1 in the VM has all.
 //!
 //! Every host of a lab gets VLAN devices on its trunk: 10.100.0.0/24 with tag 100, 10.200.0.0/24 with tag 200, host
 //! numbers as in the front segment.
@@ -10,10 +11,11 @@ use lb::api::types::{BackendState, BackendView, Status};
 use lb_tests::{
     agent::Agent,
     config::{Config, Service},
+    doctor::{finds, says},
     hello::{Hello, Session, spread},
     lab::Lab,
     netns::Netns,
-    topo::{Node, Segment, Topology},
+    topo::{Node, Segment, Topology, VIP4},
     wait::{PATIENCE, Seen, eventually, until_ok},
     xdp_pass,
 };
@@ -36,12 +38,20 @@ fn vlan_device_with_backends_of_its_tag_and_of_another() {
         let named = |warning: &&String| warning.contains("eth0") && warning.contains("rx-vlan-hw-parse");
         ensure!(status.warnings.iter().find(named).is_some_and(|w| w.contains("ethtool -K")), "{status:#?}");
         ensure!(strips_tags(director)?, "`offloads: check` changed something");
+        let found = finds(&agent, &["offload-in-the-way", "offload-in-the-way"])?;
+        says(&found[0], &["eth0", "ethtool -K eth0 rx-vlan-hw-parse off"])?;
+        says(&found[1], &["eth0", "ethtool -K eth0 rx-vlan-stag-hw-parse off"])?;
         agent.detach()?;
 
         agent.write_config(&Config { offloads: "set", ..config }.to_yaml(&agent.socket()))?;
         agent.start()?;
         ensure!(!strips_tags(director)?, "the offload is still on");
         balances(lab, &agent, "eth0")?;
+        // Asked by frames with tags, from both of the director's addresses.
+        finds(&agent, &[])?;
+        slave2(lab).netns.ip(&format!("addr del {VIP}/32 dev lo"))?;
+        let found = finds(&agent, &["vip-missing"])?;
+        says(&found[0], &[&slave2(lab).in_vlan(200).to_string()])?;
         agent.detach()?;
         ensure!(strips_tags(director)?, "`lb detach` must switch the offload on again");
         Ok(())
@@ -83,6 +93,26 @@ fn vlan_device_on_a_bond() {
             Ok(())
         })
     });
+}
+
+/// Left over from before, or managed by somebody still.
+#[test]
+fn ipvs_has_the_service_too() {
+    Lab::test(Topology::one_segment(1), |lab| {
+        let service = Service::tcp("hello", VIP4, PORT, [lab.net.backends[0].ipv4()]);
+        let _servers = servers(lab)?;
+        lab.start_realservers(&[VIP4])?;
+        let agent = lab.start_agent(&Config::on_eth0("lab", vec![service]))?;
+        finds(&agent, &[])?;
+        let at = SocketAddr::new(VIP4, PORT).to_string();
+        lab.net.director.netns.run("ipvsadm", &["-A", "-t", &at, "-s", "rr"])?.ok()?;
+        let found = finds(&agent, &["ipvs-active"])?;
+        says(&found[0], &[&at, "ipvsadm -D"])
+    });
+}
+
+fn slave2(lab: &Lab) -> &Node {
+    &lab.net.backends[1]
 }
 
 /// Rr over slave1, which is in the VIP's VLAN, and slave2, which the director reaches in the other one.

@@ -20,6 +20,7 @@ pub fn main() -> Result<()> {
     report.check("clippy for BPF", check::lint_bpf);
     report.check("unused dependencies", check::unused_dependencies);
     test::steps(&mut report, test::Scope::All);
-    report.check("demo", || lab::demo(false));
+    report.check("demo", || lab::demo(lab::What::Connections, false));
+    report.check("demo health", || lab::demo(lab::What::Health, false));
     report.finish()
 }

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use clap::{Args as ClapArgs, Subcommand};
+use clap::{Args as ClapArgs, Subcommand, ValueEnum};
 
 use crate::build;
 use crate::clock::Stopwatch;
@@ -21,9 +21,31 @@ const DEMO_LIMIT: Duration = Duration::from_secs(5 * 60);
 
 #[derive(ClapArgs)]
 pub struct DemoArgs {
+    /// Which one: connections, or the health of the backends
+    #[arg(value_enum, default_value_t)]
+    pub what: What,
     /// Leave the lab up afterwards
     #[arg(long)]
     pub keep: bool,
+}
+
+/// The demos.
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+pub enum What {
+    /// The notes' transcript, and a drain
+    #[default]
+    Connections,
+    /// A dead server and its return, replicas that lag
+    Health,
+}
+
+impl What {
+    fn program(self) -> &'static str {
+        match self {
+            Self::Connections => "demo",
+            Self::Health => "demo_health",
+        }
+    }
 }
 
 #[derive(ClapArgs)]
@@ -47,11 +69,11 @@ enum LabVerb {
     Status,
 }
 
-pub fn demo(keep: bool) -> Result<()> {
+pub fn demo(what: What, keep: bool) -> Result<()> {
     repo::require_root("cargo xtask demo")?;
     timed("setup", || setup::ensure(&[Group::Build, Group::Lab]))?;
     let lb = timed("build lb", || build::lb(false))?;
-    let program = timed("build the demo", || build_program("demo"))?;
+    let program = timed("build the demo", || build_program(what.program()))?;
     let before = Before::look();
     let flags: &[&str] = if keep { &["--keep"] } else { &[] };
     let ran = timed("demo", || Cmd::new(program).args(flags).env("LB_BIN", lb).limit(DEMO_LIMIT).run());

@@ -50,7 +50,7 @@ enum Verb {
     Tidy,
     /// All tests, as root: unit, packets and labs in the kernel, kernel 6.1 in a VM
     Test(test::Args),
-    /// The main job: two MySQL servers behind an XDP director, in namespaces
+    /// The main job: MySQL servers behind an XDP director, in namespaces; `demo health`: what becomes of sick ones
     Demo(lab::DemoArgs),
     /// The demo's lab for yourself: up, down, shell NODE, status
     Lab(lab::LabArgs),
@@ -85,7 +85,7 @@ fn run(verb: Option<Verb>) -> Result<()> {
         Some(Verb::Lint) => check::lint()?,
         Some(Verb::Tidy) => tidy::main()?,
         Some(Verb::Test(args)) => test::main(&args)?,
-        Some(Verb::Demo(args)) => lab::demo(args.keep)?,
+        Some(Verb::Demo(args)) => lab::demo(args.what, args.keep)?,
         Some(Verb::Lab(args)) => lab::main(&args)?,
         Some(Verb::Bench(args)) => bench::main(&args)?,
         Some(Verb::Vm(args)) => vm::main(&args)?,

@@ -12,7 +12,9 @@ use crate::{
         types::{Done, ReloadOptions, Reloaded},
     },
     config,
+    events::{Draft, Kind},
     model::{Model, edit::EditError},
+    notify::Settings,
     overlay::{Change, Overlay, diff},
     plan::plan,
 };
@@ -43,7 +45,9 @@ impl Agent {
         let mut overlay = self.overlay.clone();
         overlay.push(&self.config.model, change);
         let warnings = self.adopt(model, overlay, None).await?;
-        tracing::info!("{said}");
+        self.say(Draft::new(Kind::Change).because(said));
+        self.see_pools();
+        self.see_neighbours();
         Ok(Done { warnings })
     }
 
@@ -67,6 +71,7 @@ impl Agent {
         self.config = config.unwrap_or_else(|| self.config.clone());
         self.model = model;
         self.monitor.watch(&self.model);
+        self.events.follow(Settings::new(&self.config.instance, &self.config.notify, &self.model));
         let mut warnings = self.news();
         if let Err(error) = self.follow_model().await {
             tracing::error!("a change is not complete: {error:#}; trying again");
@@ -104,6 +109,24 @@ impl Agent {
 
     /// Reads the configuration file again: all of it, or on any error nothing.
     pub(super) async fn reload(&mut self, options: &ReloadOptions) -> Result<Reloaded, Failure> {
+        let reloaded = self.reread(options).await;
+        match &reloaded {
+            Ok(done) => {
+                let changes = done.changes.iter().map(|change| Draft::new(Kind::Reload).because(change));
+                let nothing =
+                    done.changes.is_empty().then(|| Draft::new(Kind::Reload).because("nothing changed"));
+                let discarded =
+                    (done.discarded.iter()).map(|entry| Draft::new(Kind::Discarded).because(entry));
+                self.events.say(changes.chain(nothing).chain(discarded));
+            }
+            Err(failure) => self.say(Draft::new(Kind::ReloadRefused).because(failure.error.to_string())),
+        }
+        self.see_pools();
+        self.see_neighbours();
+        reloaded
+    }
+
+    async fn reread(&mut self, options: &ReloadOptions) -> Result<Reloaded, Failure> {
         let name = self.options.config.display().to_string();
         let text = std::fs::read_to_string(&self.options.config)
             .map_err(|error| Failure::bad_input(format!("reading {name}: {error}")))?;
@@ -114,15 +137,15 @@ impl Agent {
         self.check_fixed(&new)?;
         let (overlay, discarded) = self.overlay.reload(&new.model, options.keep_runtime);
         let (model, _) = overlay.apply(&new.model);
-        let changes = diff(&self.model, &model);
+        let mut changes = diff(&self.model, &model);
+        if new.notify != self.config.notify {
+            changes.push("notify: who is told, or how, changed".to_owned());
+        }
         let mut warnings = self.adopt(model, overlay, Some(new)).await?;
         // A new file is a reason to try again at once.
         self.growth.not_before = Duration::ZERO;
         self.resize().await;
         warnings.extend(self.growth.warning.clone());
-        for change in &changes {
-            tracing::info!("reload: {change}");
-        }
         Ok(Reloaded { changes, discarded, warnings })
     }
 

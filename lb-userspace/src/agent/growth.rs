@@ -7,7 +7,12 @@ use anyhow::{Context, Result, ensure};
 use lb_common::meta::{Meta, buckets};
 
 use super::Agent;
-use crate::{clock::monotonic, dataplane::grace_period, model::FlowSizes};
+use crate::{
+    clock::monotonic,
+    dataplane::grace_period,
+    events::{Draft, Kind},
+    model::FlowSizes,
+};
 
 /// After a step that failed.
 const AGAIN: Duration = Duration::from_secs(30);
@@ -91,11 +96,8 @@ impl Agent {
         self.growth = Growth::default();
         self.pins.follow(meta)?;
         self.sweep.forget_places();
-        tracing::info!(
-            ipv4 = meta.narrow_buckets,
-            wide = meta.wide_buckets,
-            "flow tables of other sizes: moving what is in the old ones"
-        );
+        let sizes = format!("ipv4 {}, wide {}", meta.narrow_buckets, meta.wide_buckets);
+        self.say(Draft::new(Kind::ResizeBegin).because(sizes));
         self.swap(programs)?;
         self.is_everywhere()
     }
@@ -120,7 +122,7 @@ impl Agent {
         self.swap(programs)?;
         grace_period()?;
         self.pins.follow(meta)?;
-        tracing::info!(moved = self.growth.moved, "the flow tables have their new sizes");
+        self.say(Draft::new(Kind::ResizeEnd).because(format!("{} entries were moved", self.growth.moved)));
         self.growth = Growth::default();
         let model = self.model.clone();
         // Guards against floods go by the sizes.

@@ -9,7 +9,8 @@ use super::Agent;
 use crate::{
     checks::{self, Checks, Results, SavedFile},
     clock::monotonic,
-    health::{Action, Health, Input, Outcome, ProbeId, Reweighting, Saved, State, Transition},
+    events::Draft,
+    health::{Action, Health, Input, Outcome, ProbeId, Saved},
     model::{BackendKey, Model, ServiceName},
     plan::{Snapshot, dest_address, name_of},
 };
@@ -20,6 +21,8 @@ pub struct Monitor {
     pub(super) checks: Checks,
     results: Results,
     file: SavedFile,
+    /// What checks have shown since it was said last.
+    pub said: Vec<Draft>,
 }
 
 impl Monitor {
@@ -33,7 +36,7 @@ impl Monitor {
         let mut health = Health::new(u64::from_ne_bytes(seed), saved);
         health.watch(monotonic(), model);
         let (checks, results) = checks::start().context("starting the thread of the health checks")?;
-        let mut monitor = Self { health, checks, results, file };
+        let mut monitor = Self { health, checks, results, file, said: Vec::new() };
         monitor.save();
         Ok((monitor, warning))
     }
@@ -65,14 +68,11 @@ impl Monitor {
             match action {
                 Action::Attempt(id, probe) => self.checks.attempt(id, probe),
                 Action::Changed(transition) => {
-                    log(&transition);
+                    self.said.push(Draft::transition(&transition));
                     changed = true;
                 }
-                Action::Step => changed = true,
-                Action::Reweighted(Reweighting { service, backend, check, why }) => {
-                    tracing::info!(%service, %backend, "backend has another weight: {check}: {why}");
-                    changed = true;
-                }
+                // What it makes of the weight is seen in the pool.
+                Action::Step | Action::Reweighted(_) => changed = true,
             }
         }
         if changed {
@@ -136,15 +136,13 @@ impl Agent {
             return;
         }
         let model = self.model.clone();
-        let before = self.monitor.troubled(&model);
         self.monitor.health.settle(&model);
-        for said in self.monitor.troubled(&model).difference(&before) {
-            tracing::warn!("{said}");
-        }
         if let Err(error) = self.reconcile(&model) {
             tracing::error!("following a change of health failed: {error:#}; trying again");
             self.unfinished = true;
         }
+        // After the maps: writing it down takes its time.
+        self.see_pools();
     }
 }
 
@@ -156,18 +154,6 @@ fn remember(saved: &mut Saved, kernel: &Snapshot) {
         if let Some(name) = name.filter(|_| !gone).and_then(|name| ServiceName::new(name).ok()) {
             let key = BackendKey { address: dest_address(record), port: u16::from_be_bytes(record.port) };
             saved.add(name, key);
-        }
-    }
-}
-
-fn log(transition: &Transition) {
-    let Transition { service, backend, check, state, why, healthy } = transition;
-    match healthy {
-        Some(true) => tracing::info!(%service, %backend, "backend is up: {check}: {why}"),
-        Some(false) => tracing::warn!(%service, %backend, "backend is down: {check}: {why}"),
-        None => {
-            let word = if *state == State::Up { "passes" } else { "fails" };
-            tracing::info!(%service, %backend, "a check {word}, the backend stays as it is: {check}: {why}");
         }
     }
 }

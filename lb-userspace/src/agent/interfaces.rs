@@ -8,6 +8,7 @@ use lb_common::meta::Meta;
 use super::{Agent, drivers, host::HostChanges};
 use crate::{
     dataplane::{Attached, Loaded, Pins, Target},
+    events::{Draft, Kind},
     model::{InterfaceSpec, Model, OffloadPolicy},
     net::{
         Attachment, Link, ethtool, offload, resolve_attach,
@@ -99,9 +100,10 @@ impl Interfaces {
         here.any(|interface| interface.attached.as_ref().is_none_or(|attached| attached.generic))
     }
 
-    /// Interfaces where the program can give answers to the checks through the VIP.
-    pub fn answering(&self) -> impl Iterator<Item = &Attachment> {
-        self.attachments().filter(|at| !self.no_redirect.contains(&at.name))
+    /// Interfaces where the program can give answers to the checks through the VIP, by the name that was configured.
+    pub fn answering(&self) -> impl Iterator<Item = (&str, &Attachment)> {
+        let able = self.all.iter().filter(|one| !self.no_redirect.contains(&one.attachment.name));
+        able.map(|one| (one.spec.name.as_str(), &one.attachment))
     }
 
     /// Indices of the configured interfaces whose program is on device `name`.
@@ -164,6 +166,9 @@ impl Agent {
             }
             let attached = put(&self.pins, loaded, &self.network.links)?;
             report(&attached, &mut self.warnings);
+            if attached.adopted {
+                self.say(Draft::new(Kind::Program).because(&attached.interface));
+            }
             self.interfaces.shared(&attached);
         }
         self.attach_redirect_targets();
@@ -187,6 +192,7 @@ impl Agent {
                 in_place = attached.adopted,
                 "swapped the XDP program"
             );
+            self.say(Draft::new(Kind::Program).because(&attached.interface));
             for one in self.interfaces.all.iter_mut().filter(|one| one.attachment.ifindex == ifindex) {
                 one.attached = Some(attached.clone());
             }

@@ -9,6 +9,7 @@
 
 mod change;
 mod drivers;
+mod events;
 mod growth;
 mod health;
 mod host;
@@ -38,9 +39,11 @@ use crate::{
     dataplane::{Clock, Pins, Sweep},
     estimator::Estimator,
     model::{FlowSizes, Model},
+    notify::Failures,
     overlay::{Journal, Overlay},
     plan::{Desired, Snapshot, plan, reclaim},
 };
+use events::EventLog;
 use growth::Growth;
 use health::Monitor;
 use host::HostChanges;
@@ -95,6 +98,9 @@ struct Agent {
     sweep: Sweep,
     rates: Estimator<Counted>,
     growth: Growth,
+    events: EventLog,
+    /// What could not be told.
+    untold: Failures,
     pressure: pressure::Tables,
     started: Duration,
     /// For `lb status`; those of the last attempt at something are replaced by its next.
@@ -139,6 +145,7 @@ impl Agent {
             self.unfinished = true;
             return;
         }
+        self.see_neighbours();
         let moved = self.interfaces.follow(&self.network.links);
         if let Err(error) = self.follow_model().await {
             tracing::error!("following a change of the network failed: {error:#}; trying again");
@@ -180,6 +187,7 @@ impl Agent {
         self.look_at_fill();
         let reclaimed = self.pins.maps.without_rules().and_then(|now| {
             rates::read(&mut self.rates, &self.pins.maps, &now, monotonic())?;
+            self.look_around(&now);
             let ops = reclaim(&now, &settled);
             self.pins.maps.apply(&ops)
         });

@@ -15,8 +15,8 @@ use lb_common::{
 use super::interfaces::Interfaces;
 use crate::{
     clock::monotonic,
-    model::Model,
-    neigh::{Neighbours, News},
+    model::{Model, rules::same_family},
+    neigh::{Known, Neighbours, News},
     net::{
         Address, Attachment, Error, Event, Events, Link, Neighbour, NeighbourState, Netlink,
         Route as KernelRoute, resolve_attach,
@@ -120,7 +120,7 @@ impl Network {
         };
         let changed = self.neighbours.heard(monotonic(), neighbour.address, neighbour.ifindex, news);
         if changed {
-            tracing::info!(backend = %neighbour.address, ?news, "backend's MAC");
+            tracing::debug!(backend = %neighbour.address, ?news, "backend's MAC");
         }
         changed
     }
@@ -208,6 +208,12 @@ impl Network {
         }
     }
 
+    /// The MACs that are known, by backend address.
+    pub fn known(&self, model: &Model) -> BTreeMap<IpAddr, Known> {
+        let known = backends(model).into_iter().map(|address| (address, self.neighbours.known(address)));
+        known.filter_map(|(address, known)| Some((address, known?))).collect()
+    }
+
     /// Why a backend is not reachable, for people; none if it is.
     pub fn trouble(&self, address: IpAddr) -> Option<String> {
         match self.reach.get(&address)? {
@@ -274,18 +280,25 @@ impl Network {
     /// Where checks through the VIP come from, by backend: an address of the director's that is no VIP, on an
     /// interface where the program sees the answer and can send it on. From another one a backend answers as it would a client's.
     pub fn sources(&self, interfaces: &Interfaces, model: &Model) -> BTreeMap<IpAddr, IpAddr> {
-        let vips: BTreeSet<IpAddr> = vips(model);
+        let vips = vips(model);
+        // On the very interface that was named: what comes for an address of its parent has another tag.
         let own = |name: &str, family: IpAddr| {
-            let spec = self.link_spec(name, interfaces, model)?;
-            if family.is_ipv4() { spec.ipv4.map(IpAddr::V4) } else { spec.ipv6.map(IpAddr::V6) }
+            let index = self.links.iter().find(|link| link.name == name)?.index;
+            let usable = |it: &&Address| {
+                let is_local = matches!(it.address, IpAddr::V6(v6) if v6.is_unicast_link_local());
+                it.ifindex == index && !it.tentative && !is_local && !vips.contains(&it.address)
+            };
+            let mut usable = self.addresses.iter().filter(usable).map(|it| it.address);
+            usable.find(|address| same_family(*address, family))
         };
         let source = |backend: IpAddr, at: &Attachment| {
-            let is_seen = |other: &Attachment| other.name == at.name && other.vlans == at.vlans;
-            if interfaces.answering().any(is_seen) {
+            let mut seen =
+                interfaces.answering().filter(|(_, it)| it.name == at.name && it.vlans == at.vlans);
+            if let Some((name, _)) = seen.next() {
                 let preferred = self.preferred.get(&backend).filter(|source| !vips.contains(source));
-                return preferred.copied().or_else(|| own(&at.name, backend));
+                return preferred.copied().or_else(|| own(name, backend));
             }
-            interfaces.answering().find_map(|other| own(&other.name, backend))
+            interfaces.answering().find_map(|(name, _)| own(name, backend))
         };
         let reached = self.reach.iter().filter_map(|(backend, reach)| match reach {
             Reach::OnLink(at) => Some((*backend, source(*backend, at)?)),

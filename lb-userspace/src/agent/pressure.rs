@@ -5,6 +5,7 @@ use lb_common::tick;
 use super::Agent;
 use crate::{
     clock::monotonic,
+    events::{Draft, Kind},
     pressure::{IDLE, Pressure, Turn},
 };
 
@@ -25,21 +26,20 @@ impl Agent {
             ("ipv4", &mut self.pressure.narrow, &mut sweep.narrow, sweep.narrow_live, meta.narrow_buckets),
             ("wide", &mut self.pressure.wide, &mut sweep.wide, sweep.wide_live, meta.wide_buckets),
         ];
+        let mut drafts = Vec::new();
         for (table, (pressure, gone), round, used, rated) in tables {
             *gone += round.pruned;
             match pressure.look(now, used, rated.into()) {
-                Some(Turn::On) => tracing::warn!(
-                    table,
-                    used,
-                    rated,
-                    "the flow table is nearly full: half-open and closing connections that are idle for {IDLE} s give way"
+                Some(Turn::On) => drafts.push(Draft::new(Kind::TableFull).because(format!(
+                    "{table}, {used} of {rated}: half-open and closing connections that are idle for {IDLE} s give way"
+                ))),
+                Some(Turn::Off) => drafts.push(
+                    Draft::new(Kind::TableRoom).because(format!("{table}, {used} of {rated}: {gone} gave way")),
                 ),
-                Some(Turn::Off) => {
-                    tracing::info!(table, used, rated, gave_way = *gone, "the flow table has room again");
-                }
                 None => {}
             }
             round.idle = pressure.is_on().then_some(idle);
         }
+        self.events.say(drafts);
     }
 }

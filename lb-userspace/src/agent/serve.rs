@@ -24,6 +24,7 @@ use crate::{
     },
     clock::monotonic,
     config::{Config, render},
+    events::{Draft, Kind},
     model::{
         Backend, Service,
         check::{BackendHealth, ServiceHealth},
@@ -62,7 +63,8 @@ pub async fn run(
         let _ = stopped.await;
     }));
     notify(&[sd_notify::NotifyState::Ready]);
-    tracing::info!(instance = agent.config.instance, services = agent.model.services.len(), "forwarding");
+    let (instance, services) = (&agent.config.instance, agent.model.services.len());
+    tracing::info!(instance, services, "forwarding");
     let mut next_sweep = monotonic() + SWEEP;
     let mut next_look = monotonic() + LOOK;
     let end = loop {
@@ -87,6 +89,7 @@ pub async fn run(
                 Asked::Reload => reload_by_signal(&mut agent).await,
                 Asked::Stop => break End::Stop,
             },
+            Some(untold) = agent.untold.recv() => agent.say(untold),
             results = agent.monitor.next() => agent.heard_health(results),
             () = wait_until(deadline) => {
                 if monotonic() >= next_sweep {
@@ -104,19 +107,21 @@ pub async fn run(
         }
     };
     notify(&[sd_notify::NotifyState::Stopping]);
-    let finished = finish(&agent, end).await;
+    if matches!(end, End::Stop) {
+        let how = "forwarding goes on without the agent (`lb detach` takes it down)";
+        agent.say(Draft::new(Kind::AgentStop).because(how));
+    }
+    let finished = finish(&mut agent, end).await;
     let _ = stop.send(());
     // The answer to the last request is on its way.
     let _ = server.await;
+    agent.events.finish();
     finished
 }
 
-async fn finish(agent: &Agent, end: End) -> Result<()> {
+async fn finish(agent: &mut Agent, end: End) -> Result<()> {
     let reply = match end {
-        End::Stop => {
-            tracing::info!("stopping; forwarding goes on without the agent (`lb detach` takes it down)");
-            return Ok(());
-        }
+        End::Stop => return Ok(()),
         End::Detach(reply) => reply,
     };
     let state = agent.options.state_dir.join(&agent.config.instance);
@@ -124,7 +129,7 @@ async fn finish(agent: &Agent, end: End) -> Result<()> {
     let (answer, outcome) = match detached {
         Ok(warnings) => {
             warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
-            tracing::info!("detached");
+            agent.say(Draft::new(Kind::Detach));
             (Ok(Done { warnings }), Ok(()))
         }
         Err(error) => {
@@ -158,15 +163,8 @@ async fn reload_by_signal(agent: &mut Agent) {
         Ok(now) => notify(&[sd_notify::NotifyState::Reloading, now]),
         Err(_) => notify(&[sd_notify::NotifyState::Reloading]),
     }
-    match agent.reload(&ReloadOptions::default()).await {
-        Ok(done) => {
-            for entry in done.discarded {
-                tracing::warn!("reload: discarded, the file overrules it: {entry}");
-            }
-            tracing::info!(changes = done.changes.len(), "reloaded");
-        }
-        Err(failure) => tracing::error!("reload refused: {}", failure.error),
-    }
+    // What came of it is an event.
+    let _ = agent.reload(&ReloadOptions::default()).await;
     notify(&[sd_notify::NotifyState::Ready]);
 }
 
@@ -198,6 +196,7 @@ async fn handle_events(agent: &mut Agent, first: Event, events: &mut Events) {
             tracing::error!("following a neighbour's change failed: {error:#}; trying again");
             agent.unfinished = true;
         }
+        agent.see_neighbours();
     }
     agent.ask_neighbours().await;
 }
@@ -224,6 +223,7 @@ async fn handle_request(agent: &mut Agent, request: Request) -> Option<End> {
         Request::Stats { reply } => answer(reply, views::stats(agent).map_err(internal)),
         Request::Conns { filter, reply } => answer(reply, views::conns(agent, &filter)),
         Request::ConnsFlush { filter, reply } => answer(reply, views::flush(agent, &filter)),
+        Request::Events { reply } => answer(reply, Ok(agent.events.feed())),
         Request::Config { reply } => answer(reply, Ok(running_config(agent))),
         Request::Reload { options, reply } => {
             let reloaded = agent.reload(&options).await;

@@ -12,8 +12,8 @@ use rustix::fs::FlockOperation;
 use tokio::net::UnixListener;
 
 use super::{
-    Agent, Options, growth::Growth, health::Monitor, host::HostChanges, interfaces, interfaces::Interfaces,
-    network::Network, probing::Probing, serve, signals::Signals, takedown::Before,
+    Agent, Options, events::EventLog, growth::Growth, health::Monitor, host::HostChanges, interfaces,
+    interfaces::Interfaces, network::Network, probing::Probing, serve, signals::Signals, takedown::Before,
 };
 use crate::{
     api::server::{AgentHandle, bind},
@@ -21,8 +21,10 @@ use crate::{
     config::{self, Config},
     dataplane::{Adopted, Clock, Layout, Object, Pins, Sweep},
     estimator::Estimator,
+    events::{Draft, Kind},
     model::Model,
     net::Events,
+    notify::{self, Settings},
     overlay::{Journal, JournalError, Overlay},
 };
 
@@ -84,6 +86,10 @@ async fn start(
     events: &mut Events,
 ) -> Result<Agent> {
     let (journal, overlay, mut warnings) = open_journal(state)?;
+    let settings = Settings::new(&config.instance, &config.notify, &config.model);
+    let (notifier, untold) = notify::start(settings).context("starting the thread that tells people")?;
+    let (event_log, warning) = EventLog::open(state, notifier);
+    warnings.extend(warning);
     let (overlay, dropped) = overlay.reload(&config.model, true);
     warnings.extend(
         dropped.into_iter().map(|entry| format!("a change made by command no longer applies: {entry}")),
@@ -139,12 +145,15 @@ async fn start(
         pressure: Default::default(),
         rates: Estimator::default(),
         growth: Growth::default(),
+        events: event_log,
+        untold,
         started: monotonic(),
         warnings,
         unfinished: false,
     };
     let model = agent.model.clone();
     agent.network.await_answers(&model, events, FIRST_ANSWERS).await?;
+    agent.events.begin(&model, &agent.monitor.health);
     agent.prepare_probes().await;
     agent.reconcile(&model)?;
     agent.attach().await?;
@@ -157,9 +166,13 @@ async fn start(
     }
     // Last: with a VIP but without the program, the host itself would refuse its connections.
     agent.place_vips().await?;
-    if agent.pins.adopted == Adopted::Tables {
-        tracing::info!("adopted the tables of an earlier agent, with their connections and counters");
-    }
+    let how = match agent.pins.adopted {
+        Adopted::Tables => "with the tables of an earlier agent, their connections and counters",
+        _ => "with tables of its own",
+    };
+    agent.say(Draft::new(Kind::AgentStart).because(how));
+    agent.see_pools();
+    agent.see_neighbours();
     Ok(agent)
 }
 

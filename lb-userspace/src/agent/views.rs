@@ -72,6 +72,7 @@ pub fn status(agent: &Agent) -> Status {
             .chain(&agent.growth.warning)
             .cloned()
             .chain(agent.monitor.troubled(model))
+            .chain(agent.events.warning.clone())
             .chain(agent.probe_warnings())
             .collect(),
     }

@@ -18,7 +18,10 @@ use super::types::{
     ApiError, BackendAdd, BackendEdit, ConnFilter, ConnList, Done, ReloadOptions, Reloaded, ServiceAdd,
     ServiceEdit, ServiceView, Stats, Status,
 };
-use crate::model::{BackendKey, PartialTimeouts, ServiceName, Timeouts};
+use crate::{
+    events::{Filter, Listed},
+    model::{BackendKey, PartialTimeouts, ServiceName, Timeouts},
+};
 
 /// Talks to the agent that serves one socket. Each request is a connection of its own.
 #[derive(Clone, Debug)]
@@ -134,6 +137,10 @@ impl Client {
 
     pub async fn conns_flush(&self, filter: &ConnFilter) -> Result<Done, ClientError> {
         self.json(Method::DELETE, &self.with_query("/v1/conns", filter)?, NOTHING).await
+    }
+
+    pub async fn events(&self, filter: &Filter) -> Result<Listed, ClientError> {
+        self.json(Method::GET, &self.with_query("/v1/events", filter)?, NOTHING).await
     }
 
     pub async fn stats(&self) -> Result<Stats, ClientError> {

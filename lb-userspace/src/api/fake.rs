@@ -8,7 +8,7 @@ use std::{
 use tokio::{sync::oneshot, task::JoinHandle};
 
 use super::{
-    server::{AgentHandle, Failure, Request, bind, serve},
+    server::{AgentHandle, Failure, Feed, Request, bind, serve},
     types::{
         BackendState, BackendView, ConnList, ConnView, Counters, Done, Health, InterfaceView, Rate, Reloaded,
         ServiceStats, ServiceView, Stats, Status, TableStats, VerdictCount,
@@ -16,6 +16,7 @@ use super::{
 };
 use crate::{
     api::types::BackendStats,
+    events::{Draft, Kind, Ring},
     model::{Endpoint, Protocol, Scheduler, ServiceName, ServiceOptions, Timeouts},
 };
 
@@ -130,6 +131,7 @@ fn answer(request: Request, memory: &mut Memory) {
             drop(reply.send(done()))
         }
         Request::Timeouts { reply } => drop(reply.send(Ok(Timeouts::default()))),
+        Request::Events { reply } => drop(reply.send(Ok(feed()))),
         Request::Config { reply } => drop(reply.send(Ok("services: []\n".to_owned()))),
         Request::Conns { reply, .. } => drop(reply.send(Ok(conns()))),
         Request::Reload { reply, .. } => drop(reply.send(Ok(Reloaded {
@@ -142,6 +144,20 @@ fn answer(request: Request, memory: &mut Memory) {
             drop(reply.send(Ok(stats(memory.readings))))
         }
     }
+}
+
+/// A backend that went and came.
+fn feed() -> Feed {
+    let feed = Feed::new(Ring::default());
+    let key = services()[0].backends[0].key;
+    let down = Draft::new(Kind::BackendDown)
+        .of(&name("mysql"))
+        .at(key)
+        .because("tcp: connection refused after 0.3 ms");
+    let up = Draft::new(Kind::BackendUp).of(&name("mysql")).at(key).because("tcp: connected in 0.2 ms");
+    let time = "2026-11-28T14:00:00Z".parse().unwrap();
+    feed.push(time, [down, up, Draft::new(Kind::AgentStop)]);
+    feed
 }
 
 fn find(name: &ServiceName) -> Result<ServiceView, Failure> {

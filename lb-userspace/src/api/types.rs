@@ -12,6 +12,7 @@
 //! | GET, PATCH `/v1/timeouts` | PATCH: [`PartialTimeouts`] | [`Timeouts`](crate::model::Timeouts) or [`Done`] |
 //! | GET, DELETE `/v1/conns` | query: [`ConnFilter`] | [`ConnList`] or [`Done`] |
 //! | GET `/v1/stats` | | [`Stats`] |
+//! | GET `/v1/events` | query: [`Filter`](crate::events::Filter) | [`Listed`](crate::events::Listed) |
 //! | GET `/v1/config` | | the running state as a configuration file, text/yaml |
 //! | POST `/v1/reload` | query: [`ReloadOptions`] | [`Reloaded`] |
 //! | POST `/v1/detach` | | [`Done`]; the agent ends |

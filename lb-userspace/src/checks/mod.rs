@@ -11,7 +11,7 @@ mod tcp;
 #[cfg(test)]
 mod tests;
 mod through;
-mod tls;
+pub(crate) mod tls;
 
 use std::{io, sync::Arc, thread, time::Duration};
 

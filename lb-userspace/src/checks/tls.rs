@@ -39,6 +39,16 @@ impl Tls {
         let address = probe.target.ip().to_string();
         let host = host.map(|host| host.rsplit_once(':').map_or(host, |(name, _)| name));
         let name = how.sni.as_deref().or(host).unwrap_or(&address).to_owned();
+        self.speak(stream, name, how).await
+    }
+
+    /// The same with a server of this name, or address.
+    pub async fn speak(
+        &self,
+        stream: TcpStream,
+        name: String,
+        how: &TlsCheck,
+    ) -> Result<TlsStream<TcpStream>, Failure> {
         let name = ServerName::try_from(name).map_err(|error| Failure { why: format!("TLS: {error}") })?;
         let connector = TlsConnector::from(self.config(how)?);
         connector.connect(name, stream).await.map_err(|error| {

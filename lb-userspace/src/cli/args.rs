@@ -5,8 +5,9 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::{
-    agent::ReloadArgs, backend::BackendCommand, conn::ConnCommand, exit::EXIT_CODES, explain::ExplainArgs,
-    parse, realserver::RealserverCommand, service::ServiceCommand, stats::StatsArgs, timeout::TimeoutCommand,
+    agent::ReloadArgs, backend::BackendCommand, conn::ConnCommand, events::EventsArgs, exit::EXIT_CODES,
+    explain::ExplainArgs, parse, realserver::RealserverCommand, service::ServiceCommand, stats::StatsArgs,
+    timeout::TimeoutCommand,
 };
 use crate::log::LogFormat;
 
@@ -116,6 +117,11 @@ pub(super) enum Command {
     /// Idle timeouts of connections (ipvsadm --set)
     #[command(subcommand)]
     Timeout(TimeoutCommand),
+    /// What has happened: backends, services, floods, changes, the agent itself
+    ///
+    /// One line for each event, oldest first; with --output json one object a line. docs/operations.md lists
+    /// the kinds. They are kept over restarts of the agent.
+    Events(EventsArgs),
     /// Counters of services, backends, verdicts and flow tables
     Stats(StatsArgs),
     /// Prepares this host as a backend: VIPs on lo, and ARP silent about them

@@ -27,5 +27,5 @@ pub(super) async fn run(paths: Paths, output: &mut Output<'_>) -> Result<(), Cli
         Some(Severity::Warning) => Exit::Warnings,
         Some(Severity::Error) => Exit::Unhealthy,
     };
-    Err(CliError::Local { exit, message: report.summary() })
+    Err(CliError::Local { exit, message: format!("the doctor found {}", report.summary()) })
 }

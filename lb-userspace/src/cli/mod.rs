@@ -9,6 +9,7 @@ mod backend;
 mod conn;
 mod doctor;
 mod drain;
+mod events;
 mod exit;
 mod explain;
 mod number;
@@ -107,6 +108,7 @@ fn dispatch(cli: Cli, output: &mut Output<'_>) -> Result<(), CliError> {
             Command::Backend(verb) => backend::run(verb, &client, output).await,
             Command::Conn(verb) => conn::run(verb, &client, output).await,
             Command::Detach(place) => agent::detach(&client, &global.paths(&place), output).await,
+            Command::Events(args) => events::run(args, &client, output).await,
             Command::Doctor(place) => doctor::run(global.paths(&place), output).await,
             Command::Realserver(verb) => realserver::run(verb, output).await,
             Command::Reload(reload) => agent::reload(reload, &client, output).await,

@@ -4,6 +4,7 @@ use super::{
     Config, Control,
     error::{Pos, Problems},
     fields::{Fields, scalar},
+    notify::notify,
     schema,
     service::{ports, services},
     tree::{Node, Value},
@@ -30,6 +31,7 @@ pub(super) fn file(root: &Node, problems: &mut Problems) -> Config {
         config.instance = name;
     }
     config.control = section(&fields, &CONTROL, problems, control);
+    config.notify = section(&fields, &NOTIFY, problems, notify);
     let limits = section(&fields, &LIMITS, problems, limits);
     config.model = Model {
         interfaces: interfaces(&fields, problems),

@@ -9,6 +9,7 @@ mod director;
 mod error;
 mod fields;
 mod memory;
+mod notify;
 mod reference;
 mod render;
 mod schema;
@@ -19,7 +20,7 @@ mod values;
 
 use std::path::PathBuf;
 
-use crate::model::{ExpireNodest, Model, Reject, Scope};
+use crate::model::{ExpireNodest, Model, Reject, Scope, notify::Notify};
 
 pub use error::{ConfigErrors, Pos, Problem};
 pub use memory::{EntrySizes, MemoryItem, memory};
@@ -32,6 +33,7 @@ pub struct Config {
     /// Names pins, socket and state directory: 1 to 32 letters, digits, `-` and `_`.
     pub instance: String,
     pub control: Control,
+    pub notify: Notify,
     pub model: Model,
 }
 
@@ -46,7 +48,12 @@ pub struct Control {
 
 impl Default for Config {
     fn default() -> Self {
-        Self { instance: "default".to_owned(), control: Control::default(), model: Model::default() }
+        Self {
+            instance: "default".to_owned(),
+            control: Control::default(),
+            notify: Notify::default(),
+            model: Model::default(),
+        }
     }
 }
 

@@ -1,5 +1,7 @@
 //! [`Config`] -> the file that says it: `lb save`.
 
+mod notify;
+
 use std::fmt::{Display, Write};
 
 use super::{
@@ -47,6 +49,7 @@ pub fn render(config: &Config) -> String {
             out.line(&schema::control::GROUP, group);
         }
     });
+    out.section(&NOTIFY, |out| out.notify(&config.notify));
     out.services(&model.services);
     out.text
 }
@@ -261,8 +264,15 @@ impl Out {
 
     fn health(&mut self, health: &ServiceHealth) {
         use schema::service::*;
-        let ServiceHealth { checks, minimum_healthy, quorum, hysteresis, inhibit_on_failure, slow_start } =
-            health;
+        let ServiceHealth {
+            checks,
+            minimum_healthy,
+            quorum,
+            hysteresis,
+            inhibit_on_failure,
+            slow_start,
+            hooks,
+        } = health;
         let default = ServiceHealth::default();
         if !checks.is_empty() {
             self.checks(&CHECKS, checks);
@@ -272,6 +282,7 @@ impl Out {
         self.line_unless(&HYSTERESIS, hysteresis, &default.hysteresis);
         self.line_unless(&INHIBIT_ON_FAILURE, inhibit_on_failure, &default.inhibit_on_failure);
         self.line_if(&SLOW_START, slow_start);
+        self.hooks(hooks);
     }
 
     fn checks(&mut self, key: &Key, checks: &[Check]) {

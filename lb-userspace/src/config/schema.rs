@@ -5,6 +5,7 @@ use crate::model::PerState;
 
 pub(super) mod backend;
 mod checks;
+pub(super) mod notify;
 pub(super) mod service_timeouts;
 pub(super) mod source;
 
@@ -74,6 +75,8 @@ pub(super) static SECTIONS: &[&Section] = &[
     &timeouts::SECTION,
     &probes::SECTION,
     &control::SECTION,
+    &notify::SECTION,
+    &notify::webhook::SECTION,
     &service::SECTION,
     &endpoint::SECTION,
     &source::SECTION,
@@ -93,7 +96,18 @@ pub(super) mod file {
     pub static SECTION: Section = Section {
         path: "",
         doc: "The top level of the file.",
-        keys: &[&INSTANCE, &INTERFACES, &VIPS, &FLOWS, &LIMITS, &TIMEOUTS, &PROBES, &CONTROL, &SERVICES],
+        keys: &[
+            &INSTANCE,
+            &INTERFACES,
+            &VIPS,
+            &FLOWS,
+            &LIMITS,
+            &TIMEOUTS,
+            &PROBES,
+            &CONTROL,
+            &NOTIFY,
+            &SERVICES,
+        ],
     };
     pub static INSTANCE: Key = key(
         "instance",
@@ -128,6 +142,9 @@ pub(super) mod file {
         Words("the defaults below"),
         "The socket that the command line talks to.",
     );
+    pub static NOTIFY: Key =
+        key("notify", "`notify`", Words("nobody is told"), "Who is told of what happens.")
+            .also(&["global_defs"]);
     pub static SERVICES: Key = key(
         "services",
         "list of `services[]`",
@@ -137,47 +154,9 @@ pub(super) mod file {
     .also(&["virtual_servers"]);
 }
 
-pub(super) mod interface {
-    use super::*;
-    pub static SECTION: Section = Section {
-        path: "interfaces[]",
-        doc: "One interface to attach to.",
-        keys: &[&NAME, &MODE, &OFFLOADS],
-    };
-    pub static NAME: Key = key(
-        "name",
-        "interface name",
-        Required,
-        "`eth0`, `bond0`, or a VLAN device such as `eth0.100`, which means its parent plus the tag.",
-    )
-    .also(&["interface", "device"]);
-    pub static MODE: Key = key(
-        "mode",
-        "`auto`, `native` or `generic`",
-        Is("auto"),
-        "`native` runs in the driver or not at all; `generic` runs in the stack (any device, several times \
-         slower); `auto` takes native where it can, else generic with a warning.",
-    );
-    pub static OFFLOADS: Key = key(
-        "offloads",
-        "`check` or `set`",
-        Is("check"),
-        "What to do about rx VLAN offload, LRO and hardware GRO that are in the way: `check` warns, `set` \
-         switches them off and `lb detach` restores them.",
-    );
-}
+pub(super) mod interface;
 
-pub(super) mod vips {
-    use super::*;
-    pub static SECTION: Section =
-        Section { path: "vips", doc: "What is done about the services' addresses.", keys: &[&ADD_TO] };
-    pub static ADD_TO: Key = key(
-        "add_to",
-        "interface name",
-        Words("the operator adds them"),
-        "The agent adds every VIP to this interface, as /32 or /128.",
-    );
-}
+pub(super) mod vips;
 
 pub(super) mod flows {
     use super::*;
@@ -288,6 +267,10 @@ pub(super) mod service {
             &HYSTERESIS,
             &INHIBIT_ON_FAILURE,
             &SLOW_START,
+            &notify::hooks::NOTIFY_UP,
+            &notify::hooks::NOTIFY_DOWN,
+            &notify::hooks::QUORUM_UP,
+            &notify::hooks::QUORUM_DOWN,
             &BACKENDS,
         ],
     };

@@ -9,6 +9,7 @@ use super::{
     director::partial_timeouts,
     error::{Pos, Problems},
     fields::{Fields, scalar},
+    notify::hooks,
     schema,
     sources::{check_count, sources},
     tree::Node,
@@ -258,6 +259,7 @@ fn health(fields: &Fields<'_>, of: Of, problems: &mut Problems) -> ServiceHealth
         hysteresis,
         inhibit_on_failure: fields.value(&INHIBIT_ON_FAILURE, problems, boolean).unwrap_or_default(),
         slow_start: fields.value(&SLOW_START, problems, millis),
+        hooks: hooks(fields, problems),
     }
 }
 

@@ -112,6 +112,12 @@ fn documented_defaults_are_the_real_ones() {
     ] {
         explicit += &format!("{}:\n{}", section.path, written(section, "  "));
     }
+    explicit += &format!(
+        "notify:\n  webhooks:\n    - url: http://a\n{}",
+        written(&schema::notify::webhook::SECTION, "      ")
+    );
+    explicit += "  notification_email: [a@b]\n  notification_email_from: a@b\n  smtp_server: b\n";
+    explicit += &written(&schema::notify::SECTION, "  ");
     explicit += "services:\n  - address: 192.0.2.1\n    port: 80\n";
     explicit += &written(&schema::service::SECTION, "    ");
     explicit += &format!("    checks:\n      - tcp: {{}}\n{}", written(&schema::check::SECTION, "        "));
@@ -124,9 +130,12 @@ fn documented_defaults_are_the_real_ones() {
     explicit += &written(&schema::exec_check::SECTION, "          ");
     explicit += "    backends:\n      - address: 192.0.2.2\n";
     explicit += &written(&schema::backend::SECTION, "        ");
-    let implicit = with_service(
+    let told = "notify: {webhooks: [{url: http://a}], notification_email: [a@b], notification_email_from: a@b, \
+                smtp_server: b}\n";
+    let service = with_service(
         "    checks: [tcp, https, {mysql: {user: a}}, {exec: {command: [/a]}}]\n    backends: [{address: 192.0.2.2}]\n",
     );
+    let implicit = format!("{told}{service}");
     let config = parse("explicit", &explicit).unwrap_or_else(|e| panic!("{e}\n{explicit}"));
     assert_eq!(Ok(config), parse("implicit", &implicit));
     for key in schema::SECTIONS.iter().flat_map(|s| s.keys) {
@@ -211,6 +220,46 @@ services:
         "26:29: unknown key `wieght` in services[].backends[]; did you mean `weight`?",
     ];
     assert_eq!(errors(text), expected);
+}
+
+#[test]
+fn whoever_is_told_is_said_right_or_refused() {
+    let text = "
+interfaces: [eth0]
+notify:
+  router_id: \"a\\tb\"
+  events: [backend-dwon]
+  program: notify.sh
+  webhooks:
+    - {url: \"ftp://token@a/\"}
+    - {url: http://a, header: \"X Y\", secret: a, secret_file: /b}
+    - {timeout: 1s}
+  notification_email: [ops, a@b]
+  smtp_server: \"a b c\"
+  smtp_user: x
+services:
+  - {address: 192.0.2.1, port: 80, notify_down: [down.sh]}
+";
+    let found = errors(text);
+    let wanted = [
+        "4:14: `router_id`: \"a\\tb\" cannot be a router_id; write 1 to 64 printable ASCII characters",
+        "5:12: `events`: unknown kind of event `backend-dwon`; did you mean `backend-down`?",
+        "6:12: `program` must be a list, not a single value; begin each element with `- `",
+        "8:13: `url`: the URL's scheme is `ftp`; write an http or https URL",
+        "9:31: `header`: \"X Y\" cannot be the name of a header; write one such as X-Token",
+        "9:62: `secret_file` beside `secret`; keep one of them",
+        "10:7: notify.webhooks[] has no `url`; add `url: ...` (http or https URL)",
+        "11:24: `notification_email`: \"ops\" is not a mail address; write one such as ops@example.net",
+        "11:23: `notification_email` without `notification_email_from`; add `notification_email_from: ...`",
+        "12:16: `smtp_server`: `b c` is not a whole number; write a number from 1 to 65535",
+        "13:14: `smtp_user` without a password; add `smtp_password_file: ...`",
+        "15:49: `notify_down` does not begin with the absolute path of a program; write [/path/of/program, its, \
+         arguments]; there is no shell",
+    ];
+    for line in wanted {
+        assert!(found.iter().any(|it| it == line), "{line}\n{found:#?}");
+    }
+    assert_eq!(found.len(), wanted.len(), "{found:#?}");
 }
 
 #[test]
@@ -589,10 +638,12 @@ fn configs() -> impl Strategy<Value = Config> {
         option::of(sockets),
         option::of(groups),
         arbitrary::models(),
+        arbitrary::notify(),
     )
-        .prop_map(|(instance, socket, group, model)| Config {
+        .prop_map(|(instance, socket, group, model, notify)| Config {
             instance: instance.to_owned(),
             control: Control { socket: socket.map(PathBuf::from), group: group.map(str::to_owned) },
+            notify,
             model,
         })
 }

@@ -27,6 +27,8 @@ pub struct Held {
     pub ways: Vec<Way>,
     /// The devices (by index), with tags, that clients' or backends' frames go by.
     pub segments: BTreeSet<(u32, TagPair)>,
+    /// Those of them that clients' frames come in by.
+    pub ingress: BTreeSet<(u32, TagPair)>,
 }
 
 /// An interface that the program knows.
@@ -69,6 +71,13 @@ pub type Mac = [u8; 6];
 /// Outer and inner VLAN tag as [`lb_common::vlan::tag`] makes them, 0 for none.
 pub type TagPair = (u16, u16);
 
+impl Way {
+    /// Something has to listen on its port, and can be asked to take a connection.
+    pub fn has_listener(&self) -> bool {
+        self.protocol == Protocol::Tcp && self.vip.port() != 0
+    }
+}
+
 impl Held {
     pub fn new(snapshot: &Snapshot) -> Self {
         let endpoints = endpoints(snapshot);
@@ -103,8 +112,9 @@ impl Held {
             Next::Host { ifindex, tags, .. } => Some((ifindex, tags)),
             _ => None,
         });
-        let segments = ingress.iter().filter_map(device).chain(egress).collect();
-        Self { vips, links: links.collect(), ways, segments }
+        let ingress: BTreeSet<(u32, TagPair)> = ingress.iter().filter_map(device).collect();
+        let segments = ingress.iter().copied().chain(egress).collect();
+        Self { vips, links: links.collect(), ways, segments, ingress }
     }
 
     /// Addresses of the backends.

@@ -9,6 +9,7 @@ mod pool;
 mod saved;
 #[cfg(test)]
 pub(super) mod tests;
+mod view;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -21,6 +22,7 @@ use std::{
 pub use machine::{Failure, Machine, Outcome, Pass, State, Weight};
 pub use pool::{Condition, Pool};
 pub use saved::{Saved, SavedCheck};
+pub use view::CheckView;
 
 use crate::{
     model::{
@@ -99,38 +101,10 @@ pub struct Transition {
     pub state: State,
     /// What it was, by its word.
     pub why: String,
+    /// How long the attempt took that decided.
+    pub took: Option<Duration>,
     /// Whether the backend as a whole is healthy now, if that has changed.
     pub healthy: Option<bool>,
-}
-
-/// One check of a backend as it stands.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct CheckView {
-    /// What it does: `tcp`, `tcp to port 8080`.
-    pub check: String,
-    pub state: State,
-    /// How the last attempt ended.
-    pub last: Option<Outcome>,
-    /// Results in a row that speak against the state, and how many change it.
-    pub against: Option<(u16, u16)>,
-    pub weight: Weight,
-}
-
-impl CheckView {
-    /// What there is to say if it does not simply pass: `tcp: connection refused after 0.3 ms (1 of 3)`.
-    pub fn trouble(&self) -> Option<String> {
-        let Self { check, state, last, against, weight } = self;
-        let told = match last {
-            Some(outcome) => outcome.told(),
-            None => "not checked yet".to_owned(),
-        };
-        let so_far = against.map(|(so_far, needed)| format!(" ({so_far} of {needed})")).unwrap_or_default();
-        let is_plain = *weight == Weight::Configured
-            && *state == State::Up
-            && against.is_none()
-            && last.as_ref().is_none_or(|it| it.result.is_ok());
-        (!is_plain).then(|| format!("{check}: {told}{so_far}"))
-    }
 }
 
 /// The machines of all backends.
@@ -364,6 +338,7 @@ impl Health {
     /// most results change nothing.
     fn changed(&mut self, now: Duration, id: ProbeId, served: bool, state: State, actions: &mut Vec<Action>) {
         let (Some(entry), Some(told)) = (self.entries.get(&id), self.reweighting(id)) else { return };
+        let took = self.last(entry).map(|last| last.took);
         let Entry { service, backend, .. } = entry;
         let ids = self.backends.get(service).and_then(|of| of.get(backend)).into_iter().flatten();
         let mut others = ids.filter(|other| **other != id).filter_map(|other| self.entries.get(other));
@@ -372,7 +347,7 @@ impl Health {
         let healthy = (was != is).then_some(is);
         let Reweighting { service, backend, check, why } = told;
         self.begin_or_end(now, &service, backend, healthy);
-        actions.push(Action::Changed(Transition { service, backend, check, state, why, healthy }));
+        actions.push(Action::Changed(Transition { service, backend, check, state, why, took, healthy }));
     }
 
     /// Of a slow start.
@@ -398,6 +373,11 @@ impl Health {
     /// Whether a backend may get new connections; one that is not checked, or not known, may.
     pub fn healthy(&self, service: &ServiceName, backend: BackendKey) -> bool {
         self.machines(service, backend).all(|entry| entry.machine.serves())
+    }
+
+    /// Whether a backend has come back lately and has not all of its weight yet.
+    pub fn is_starting(&self, service: &ServiceName, backend: BackendKey) -> bool {
+        self.starting.contains_key(&(service.clone(), backend))
     }
 
     /// Whether somebody's first result may still be on its way.

@@ -12,6 +12,7 @@ pub mod edit_sources;
 pub mod endpoint;
 mod name;
 pub mod nearest;
+pub mod notify;
 pub mod persistence;
 pub mod rules;
 mod scheduler;

@@ -2,6 +2,7 @@
 
 use std::fmt::Display;
 
+use crate::events::Kind;
 use crate::model::{
     Backend, Endpoint, InterfaceSpec, Model, Persistence, Service, ServiceName, ServiceOptions, Sources,
     check::{Check, Millis, ServiceHealth},
@@ -201,8 +202,15 @@ fn one_backend(old: &Backend, new: &Backend) -> String {
 }
 
 fn health(service: &ServiceName, old: &ServiceHealth, new: &ServiceHealth, changes: &mut Vec<String>) {
-    let ServiceHealth { checks: of_old, minimum_healthy, quorum, hysteresis, inhibit_on_failure, slow_start } =
-        old;
+    let ServiceHealth {
+        checks: of_old,
+        minimum_healthy,
+        quorum,
+        hysteresis,
+        inhibit_on_failure,
+        slow_start,
+        hooks,
+    } = old;
     if *of_old != new.checks {
         changes.push(format!("service {service}: {}", checks(of_old, &new.checks)));
     }
@@ -218,6 +226,11 @@ fn health(service: &ServiceName, old: &ServiceHealth, new: &ServiceHealth, chang
     word("inhibit_on_failure", inhibit_on_failure, &new.inhibit_on_failure);
     let shown = |it: Option<Millis>| it.map_or_else(|| "none".to_owned(), |it| it.to_string());
     word("slow_start", &shown(*slow_start), &shown(new.slow_start));
+    let program = |words: &[String]| if words.is_empty() { "none".to_owned() } else { words.join(" ") };
+    for kind in [Kind::BackendUp, Kind::BackendDown, Kind::QuorumUp, Kind::QuorumDown] {
+        let (old, new) = (program(hooks.program(kind)), program(new.hooks.program(kind)));
+        word(&format!("the program for {kind}"), &old, &new);
+    }
 }
 
 fn checks(old: &[Check], new: &[Check]) -> String {

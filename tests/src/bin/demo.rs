@@ -1,9 +1,6 @@
 //! `cargo xtask demo`: the notes' configuration and transcript, with real servers and clients, checked.
 
-use std::{
-    process::{Command, ExitCode},
-    time::Instant,
-};
+use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
@@ -13,6 +10,7 @@ use lb_tests::{
     notes::{NotesLab, SERVICE},
     proc::{self, Lifetime},
     scope::{self, DEVELOPER_LAB, Scope},
+    steps::Steps,
     supervise::{exit_code, supervise},
     topo::VIP4,
     wait::PATIENCE,
@@ -134,24 +132,4 @@ fn jq(demo: &NotesLab) -> Result<()> {
 fn shown(demo: &NotesLab, host: &str, args: &[&str]) -> Result<String> {
     let output = demo.agent.lb(args)?.ok()?;
     Ok(format!("{host}> lb {}\n{output}", args.join(" ")))
-}
-
-/// Titles, and how long each step took.
-#[derive(Default)]
-struct Steps {
-    began: Option<Instant>,
-}
-
-impl Steps {
-    fn next(&mut self, title: &str) {
-        self.end();
-        println!("== {title}");
-        self.began = Some(now());
-    }
-
-    fn end(&mut self) {
-        if let Some(began) = self.began.take() {
-            println!("   ({:.2} s)", began.elapsed().as_secs_f32());
-        }
-    }
 }

@@ -3,10 +3,11 @@
 use std::{fs, net::IpAddr};
 
 use anyhow::{Result, ensure};
-use aya::maps::{Array, MapData};
-use lb_common::{SCHEMA_VERSION, meta::Meta};
+use aya::maps::{Array, Map, MapData};
+use lb_common::{SCHEMA_VERSION, meta::Meta, tick::Reading};
 use lb_tests::{
     config::Config,
+    doctor::{doctor_command, findings, finds, finds_of, says},
     hello::{Hello, Session},
     lab::Lab,
     proc::{Lifetime, Proc},
@@ -20,7 +21,7 @@ use nix::{
 };
 
 use crate::{
-    doctor::{doctor_command, finds, finds_of, says},
+    doctor::end,
     doctor_backend::rule,
     setup::{HELLO, HelloLab, PORT, SERVICE, config, service, until_verdict},
 };
@@ -96,6 +97,26 @@ fn a_program_that_is_gone_and_one_of_somebody_else() {
         let found = finds(&hello.agent, &["agent-down", "foreign-program"])?;
         says(&found[1], &["eth0", "xdpdrv off", "--replace"])?;
         xdp_pass::detach(director, "eth0")
+    });
+}
+
+#[test]
+fn a_clock_that_has_gone_wrong() {
+    Lab::test(Topology::one_segment(1), |lab| {
+        let hello = HelloLab::start(lab, 1)?;
+        hello.agent.terminate()?;
+        let pin = hello.agent.pins().join(format!("v{SCHEMA_VERSION}")).join("CLOCK");
+        let mut clock = Array::<_, Reading>::try_from(Map::from_map_data(MapData::from_pin(pin)?)?)?;
+        let Reading { jiffies, monotonic_ns } = clock.get(&0, 0)?;
+        finds(&hello.agent, &["agent-down"])?;
+        // An hour of jiffies that CLOCK_MONOTONIC has not seen.
+        clock.set(
+            0,
+            Reading { jiffies: jiffies - 3600 * u64::from(lb::clock::kernel_hz()), monotonic_ns },
+            0,
+        )?;
+        let found = finds(&hello.agent, &["agent-down", "clock-apart"])?;
+        says(&found[1], &["3600 s apart"])
     });
 }
 
@@ -198,7 +219,7 @@ fn flow_tables_that_are_too_small() {
         sessions.extend(self::sessions(&hello, 80)?);
         until_verdict(&hello.agent, "event-placed-by-hash", 1)?;
         eventually(PATIENCE, "the doctor to see that connections find no room", || {
-            let found = crate::doctor::findings(&hello.agent)?;
+            let found = findings(&hello.agent)?;
             sessions.push(Session::open(hello.client(), HELLO)?);
             let overflows = found.iter().any(|finding| finding.id == "table-overflows");
             Ok(if overflows { Seen::Yes(()) } else { Seen::NotYet(format!("{found:#?}")) })
@@ -238,7 +259,7 @@ fn a_strict_reverse_path_filter_of_a_director_that_serves() {
         rule(director, "input", &format!("ip daddr {VIP4} tcp dport {PORT} drop"))?;
         let found = finds(&hello.agent, &["firewall-drops"])?;
         says(&found[0], &[&VIP4.to_string()])?;
-        drop(server);
+        end(server, lab, &lab.net.director)?;
         let found = finds(&hello.agent, &["port-closed", "firewall-drops"])?;
         says(&found[0], &["the backend is this director", "start the server"])
     });

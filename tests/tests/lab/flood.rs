@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, os::fd::AsRawFd};
 
 use anyhow::{Result, ensure};
-use lb::api::types::ConnList;
+use lb::{api::types::ConnList, events::Kind};
 use lb_common::tcp::flag::SYN;
 use lb_tests::{
     hello::{Session, spread},
@@ -16,7 +16,7 @@ use nix::sys::socket::{
     AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrStorage, sendto, socket,
 };
 
-use crate::setup::{HELLO, HelloLab, SERVICE, said, verdict};
+use crate::setup::{HELLO, HelloLab, SERVICE, happened, said, verdict};
 
 const SYNS: u32 = 20_000;
 
@@ -37,6 +37,8 @@ fn connections_go_on_and_new_ones_work_beside_a_syn_flood() {
             sessions.push(new);
         }
         said(&agent.lb(&["status"])?.ok()?, &[SERVICE, "guard (100)", "flood"])?;
+        let begun = happened(agent, Kind::FloodBegin)?;
+        ensure!(begun.what.service == Some(SERVICE.parse()?), "{begun:?}");
         let stats = agent.stats()?;
         ensure!(verdict(&stats, "event-guarded")? > u64::from(SYNS / 2), "{stats:#?}");
         ensure!(verdict(&stats, "event-placed-by-hash")? == 0, "{stats:#?}");

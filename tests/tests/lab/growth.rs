@@ -3,7 +3,7 @@
 use std::{fs, time::Duration};
 
 use anyhow::{Context, Result, ensure};
-use lb::api::types::Status;
+use lb::{api::types::Status, events::Kind};
 use lb_tests::{
     agent::Agent,
     hello::{Session, spread},
@@ -15,7 +15,7 @@ use lb_tests::{
 };
 
 use crate::{
-    setup::{HELLO, HelloLab, SERVICE, config, said, service, verdict},
+    setup::{HELLO, HelloLab, SERVICE, config, happened, said, service, verdict},
     talk::{MISSES, Talk},
 };
 
@@ -41,6 +41,8 @@ fn grown_and_shrunk_under_a_thousand_flows() {
             resize(agent, &sizes)?;
             talk.wait_for_round(&format!("while the tables change to {sizes}"))?;
             settled(agent, &[("ipv4", ipv4 << 10), ("wide", wide << 10)])?;
+            let (begun, ended) = (happened(agent, Kind::ResizeBegin)?, happened(agent, Kind::ResizeEnd)?);
+            ensure!(begun.seq < ended.seq, "{begun:?} {ended:?}");
             talk.wait_for_round(&format!("with {sizes}"))?;
         }
         ensure!(agent.link("eth0")?.0 == link, "there was a gap: it is another link");

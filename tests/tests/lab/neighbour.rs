@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use lb::api::types::BackendState;
+use lb::{api::types::BackendState, events::Kind};
 use lb_tests::{
     clock::now,
     hello::{Session, spread},
@@ -13,7 +13,7 @@ use lb_tests::{
     wait::{Seen, eventually},
 };
 
-use crate::setup::{HELLO, HelloLab, SERVICE};
+use crate::setup::{HELLO, HelloLab, SERVICE, happened};
 
 /// The kernel's neighbour table takes its time to doubt an entry (base_reachable_time, delay_first_probe_time);
 /// TCP's retransmissions back off meanwhile.
@@ -40,6 +40,8 @@ fn backend_with_a_new_mac_under_load() {
             Ok(if mac == NEW_MAC { Seen::Yes(()) } else { Seen::NotYet(mac) })
         })?;
         let learned = now();
+        let changed = happened(&hello.agent, Kind::NeighbourChanged)?;
+        ensure!(changed.what.reason.starts_with(&format!("{NEW_MAC} instead of ")), "{changed:?}");
         eventually(LIMIT, "100 connections of the load after that", || {
             let late = load.attempts().iter().filter(|a| a.started > learned).count();
             Ok(if late >= 100 { Seen::Yes(()) } else { Seen::NotYet(format!("{late} made")) })
@@ -93,6 +95,8 @@ fn silent_backend_gets_no_new_connections() {
         session.set_limit(LIMIT)?;
         lab.net.backends[1].netns.ip("link set dev eth0 down")?;
         is(BackendState::Unresolved)?;
+        let lost = happened(&hello.agent, Kind::NeighbourLost)?;
+        ensure!(lost.what.backend.is_some_and(|key| key.to_string() == hello.key(2)), "{lost:?}");
         let answered = spread(hello.client(), HELLO, 20)?;
         ensure!(answered == [("slave1".to_owned(), 20)].into(), "{answered:?}");
 

@@ -6,7 +6,10 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use lb::api::types::{BackendState, ServiceView, Stats};
+use lb::{
+    api::types::{BackendState, ServiceView, Stats},
+    events::{Event, Kind},
+};
 use lb_tests::{
     agent::Agent,
     config::{Config, Service},
@@ -86,6 +89,16 @@ pub fn backend_is(agent: &Agent, service: &str, key: &str, state: BackendState) 
     eventually(PATIENCE, &format!("{key} to be {state:?}"), || {
         let backend = agent.backend(service, key)?;
         Ok(if backend.state == state { Seen::Yes(()) } else { Seen::NotYet(format!("{backend:?}")) })
+    })
+}
+
+/// Waits until `lb events` has one of this kind, and gives the newest.
+pub fn happened(agent: &Agent, kind: Kind) -> Result<Event> {
+    eventually(PATIENCE, &format!("the event {kind}"), || {
+        let listed = agent.lb(&["events", "--last", "1000", "--output", "json"])?.ok()?;
+        let events: Vec<Event> = listed.lines().map(serde_json::from_str).collect::<Result<_, _>>()?;
+        let found = events.iter().rfind(|event| event.what.kind == kind).cloned();
+        Ok(found.map_or_else(|| Seen::NotYet(listed), Seen::Yes))
     })
 }
 

@@ -30,6 +30,7 @@ const TABLE: &[Package] = &[
     lab("dnsmasq-base", "dnsmasq", "a real DNS server for UDP services"),
     lab("nginx-light", "nginx", "a real web server, with TLS, for http and https checks"),
     lab("openssl", "openssl", "the certificate of that web server"),
+    lab("python3-aiosmtpd", "aiosmtpd", "a real mail server, with STARTTLS and login, that keeps the mails"),
     lab("nftables", "nft", "firewalls on backends and the director, which `lb doctor` has to name"),
     lab("keepalived", "keepalived", "runs beside the director with blocks that `lb doctor` has to find"),
     lab("jq", "jq", "the demo reads `--output json` with it"),

@@ -3,6 +3,7 @@
 /// The PURE ring of lb-userspace: decisions without IO, tested without a kernel.
 const PURE: &[&str] = &[
     "lb-userspace/src/config/",
+    "lb-userspace/src/events/",
     "lb-userspace/src/doctor/finding.rs",
     "lb-userspace/src/doctor/held.rs",
     "lb-userspace/src/doctor/judge/",
@@ -24,6 +25,7 @@ const PURE: &[&str] = &[
 /// Files in those directories that do their ring's IO, with the reason.
 const PURE_EXCEPT: &[(&str, &str)] = &[
     ("lb-userspace/src/config/file.rs", "reads the config file"),
+    ("lb-userspace/src/events/file.rs", "appends to the event log and syncs it"),
     ("lb-userspace/src/overlay/file.rs", "reads and writes the state file"),
     ("lb-userspace/src/overlay/journal.rs", "appends to the state file and syncs it"),
 ];

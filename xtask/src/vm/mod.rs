@@ -30,13 +30,15 @@ const PACKET_TESTS: KernelTests = KernelTests {
     target: "packets",
     args: &["forward::", "vlan::", "--skip", "a_tag_that_does_not_fit"],
     modules: &[],
+    commands: &[],
     limit: Duration::from_secs(900),
 };
-/// What the development machine's kernel cannot show: VLAN devices and bonds.
+/// What the development machine's kernel cannot show: VLAN devices, bonds, IPVS.
 const LABS: KernelTests = KernelTests {
     target: LAB_TARGET,
     args: &[],
-    modules: &["8021q", "bonding", "bridge"],
+    modules: &["8021q", "bonding", "bridge", "ip_vs"],
+    commands: &["ipvsadm"],
     limit: Duration::from_secs(600),
 };
 /// The test target that runs nowhere else.
@@ -92,6 +94,7 @@ struct KernelTests {
     target: &'static str,
     args: &'static [&'static str],
     modules: &'static [&'static str],
+    commands: &'static [&'static str],
     /// On a busy machine.
     limit: Duration,
 }
@@ -220,6 +223,7 @@ fn run_tests(tests: &KernelTests) -> Result<Tally> {
     job.files.push((build::lb(false)?, LB.into()));
     job.envs.push(("LB_BIN".to_owned(), LB.to_owned()));
     job.modules = tests.modules.iter().map(|&module| module.to_owned()).collect();
+    job.commands = tests.commands.iter().map(|&command| command.to_owned()).collect();
     job.limit = tests.limit;
     let mut tally = Tally::NONE;
     let status = job.run(|line| {

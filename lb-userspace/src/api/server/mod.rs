@@ -5,6 +5,7 @@
 //! `curl --unix-socket /run/lb/default.sock http://lb/v1/status`.
 
 mod extract;
+mod feed;
 mod request;
 mod routes;
 mod socket;
@@ -15,6 +16,7 @@ use std::{io, time::Duration};
 
 use tokio::{net::UnixListener, sync::oneshot};
 
+pub use feed::Feed;
 pub use request::{AgentHandle, Failure, Reply, Request};
 pub use routes::router;
 pub use socket::{BindError, bind};

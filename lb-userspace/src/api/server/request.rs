@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 
+use super::Feed;
 use crate::{
     api::types::{
         ApiError, BackendAdd, BackendEdit, ConnFilter, ConnList, Done, ReloadOptions, Reloaded, ServiceAdd,
@@ -59,6 +60,10 @@ pub enum Request {
     /// The agent answers first and ends then.
     Detach {
         reply: Reply<Done>,
+    },
+    /// Where events can be read.
+    Events {
+        reply: Reply<Feed>,
     },
     Reload {
         options: ReloadOptions,

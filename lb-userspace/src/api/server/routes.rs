@@ -17,6 +17,7 @@ use crate::{
         BackendAdd, BackendEdit, ConnFilter, ConnList, Done, ReloadOptions, Reloaded, ServiceAdd,
         ServiceEdit, ServiceView, Stats, Status,
     },
+    events::{Filter, Listed},
     model::{BackendKey, PartialTimeouts, ServiceName, Timeouts},
 };
 
@@ -42,6 +43,7 @@ pub fn router(agent: AgentHandle) -> Router {
         .route("/v1/timeouts", get(timeouts).patch(timeouts_edit))
         .route("/v1/conns", get(conns).delete(conns_flush))
         .route("/v1/stats", get(stats))
+        .route("/v1/events", get(events))
         .route("/v1/config", get(config))
         .route("/v1/reload", post(reload))
         .route("/v1/detach", post(detach))
@@ -130,6 +132,11 @@ async fn stats(State(agent): Agent) -> Answer<Stats> {
     agent.ask(|reply| Request::Stats { reply }).await.map(Json)
 }
 
+async fn events(State(agent): Agent, Checked(Query(filter)): Checked<Query<Filter>>) -> Answer<Listed> {
+    let feed = agent.ask(|reply| Request::Events { reply }).await?;
+    Ok(Json(feed.list(&filter).await))
+}
+
 async fn config(State(agent): Agent) -> Result<impl IntoResponse, Failure> {
     let text = agent.ask(|reply| Request::Config { reply }).await?;
     Ok(([(CONTENT_TYPE, "text/yaml; charset=utf-8")], text))
@@ -148,7 +155,7 @@ async fn detach(State(agent): Agent) -> Answer<Done> {
 
 async fn no_such_route(uri: Uri) -> Failure {
     Failure::not_found(format!("this agent has no route {}", uri.path())).hint(
-        "routes begin with /v1/: status, services, timeouts, conns, stats, config, reload, detach; a `/` in a service's \
+        "routes begin with /v1/: status, services, timeouts, conns, stats, events, config, reload, detach; a `/` in a service's \
          name is written %2F; if `lb` asked, it is newer than the agent: restart the agent",
     )
 }

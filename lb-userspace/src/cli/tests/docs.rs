@@ -9,6 +9,7 @@ use lb_common::verdict::{Event, Verdict};
 use crate::{
     cli::{args::Cli, exit::EXIT_CODES},
     doctor::{self, Severity},
+    events::Kind,
 };
 
 /// What the definitions do not say.
@@ -26,6 +27,7 @@ With `--output json` numbers are exact, and every command prints the body of the
 |---|---|
 | `lb backend list` | one array of the backends of all chosen services; each is the API's with a field `service` |
 | `lb backend drain --wait` | an object a line for each change, with `active` and `inactive`: the connections that are left |
+| `lb events` | the events alone, one object a line |
 | `lb stats --rate` | `seconds`, and per second `connections`, `packets`, `bytes` of `total` and of each of `services` and its `backends`; `verdicts` |
 | `lb stats --watch` | one object a line |
 | `lb check-config` | `services`, `backends`, and `memory`: `what` and `bytes` of each kind of map |
@@ -109,6 +111,17 @@ fn every_verdict_and_event_is_in_the_operators_page() {
     for name in names {
         let rows = page.lines().filter(|line| line.starts_with(&format!("| `{name}` |"))).count();
         assert_eq!(rows, 1, "docs/operations.md needs one row that begins with | `{name}` |");
+    }
+}
+
+#[test]
+fn every_kind_of_event_is_in_the_operators_page() {
+    let page = document("docs/operations.md");
+    for kind in Kind::ALL {
+        let told = if kind.is_told() { " yes" } else { "" };
+        let begin = format!("| `{kind}` |{told} |");
+        let rows = page.lines().filter(|line| line.starts_with(&begin)).count();
+        assert_eq!(rows, 1, "docs/operations.md needs one row that begins with {begin}");
     }
 }
 

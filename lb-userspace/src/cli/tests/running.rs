@@ -12,6 +12,7 @@ use crate::{
         types::{ConnList, OptionsEdit, ServiceAdd, ServiceEdit, ServiceView, Stats, Status},
     },
     cli::{Exit, Output, execute},
+    events::{Event, Kind},
     model::{Endpoint, ExpireNodest, PartialTimeouts, Protocol, Reject, Scheduler, ServiceOptions},
 };
 
@@ -38,6 +39,27 @@ fn arguments(socket: &Path, line: &str) -> Vec<OsString> {
     let mut arguments: Vec<OsString> = vec!["lb".into(), "--socket".into(), socket.into()];
     arguments.extend(line.split_whitespace().map(OsString::from));
     arguments
+}
+
+#[tokio::test]
+async fn events_are_lines_for_people_and_for_programs() {
+    let agent = FakeAgent::start().await;
+    let ran = run(agent.socket(), "events").await;
+    assert_eq!((ran.exit, ran.stderr.as_str()), (Exit::Success, ""));
+    let down = "2026-11-28T14:00:00.000Z  backend-down       mysql 172.18.14.11:3306 backend is down: tcp: connection \
+                refused after 0.3 ms";
+    let lines: Vec<_> = ran.stdout.lines().collect();
+    assert_eq!((lines.len(), lines[0]), (3, down));
+    let ran = run(agent.socket(), "events --last 2 --output json").await;
+    let events: Vec<Event> = ran.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(
+        events.iter().map(|it| (it.seq, it.what.kind)).collect::<Vec<_>>(),
+        [(2, Kind::BackendUp), (3, Kind::AgentStop)]
+    );
+    let ran = run(agent.socket(), "events --service dns --since 2020-01-01T00:00:00Z").await;
+    assert_eq!((ran.exit, ran.stdout.as_str()), (Exit::Success, ""));
+    let ran = run(agent.socket(), "events --since tomorrow").await;
+    assert_eq!(ran.exit, Exit::Usage);
 }
 
 #[tokio::test]

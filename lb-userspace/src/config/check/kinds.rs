@@ -172,14 +172,14 @@ fn expression(text: &str) -> Result<String, Fault> {
     }
 }
 
-fn printable(text: &str, what: &str) -> Result<String, Fault> {
+pub(in crate::config) fn printable(text: &str, what: &str) -> Result<String, Fault> {
     if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_graphic()) {
         return fault(format!("{text:?} cannot be {what}"), "write printable ASCII without spaces");
     }
     Ok(text.to_owned())
 }
 
-fn file(text: &str) -> Result<PathBuf, Fault> {
+pub(in crate::config) fn file(text: &str) -> Result<PathBuf, Fault> {
     if !text.starts_with('/') || text.contains('\0') {
         return fault(
             format!("{text:?} is not the absolute path of a file"),

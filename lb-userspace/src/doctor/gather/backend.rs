@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     io,
-    net::{IpAddr, Ipv6Addr, SocketAddr},
+    net::{IpAddr, SocketAddr},
 };
 
 use super::network::Network;
@@ -19,7 +19,6 @@ use crate::{
         },
         probe::{self, Ask, Lane, Question, WhoHas, Wire},
     },
-    model::Protocol,
 };
 
 /// Bytes of a short ping, as ping(8) sends it.
@@ -45,7 +44,6 @@ struct Asker<'a> {
     held: &'a Held,
     network: &'a Network,
     services: &'a [ServiceView],
-    wire: Wire,
 }
 
 /// A way that can be tried, and from where.
@@ -54,155 +52,190 @@ struct Trial<'a> {
     lane: Lane,
     source: IpAddr,
     across: Option<(IpAddr, String)>,
+    /// Bytes of a long ping; for one way of each backend.
+    long: Option<u32>,
 }
 
-/// Asks everybody. Blocks for some seconds where somebody does not answer.
+/// What a trial asks.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Slot {
+    Vip,
+    Own,
+    OtherVip,
+    OtherOwn,
+    Across,
+    Long,
+}
+
+/// Replies by trial.
+type Replies = BTreeMap<(usize, Slot), Reply>;
+
+/// Where who has an address is asked: device, tags, address.
+type Target = (u32, TagPair, IpAddr);
+
+/// Asks everybody, everything at once. Blocks for some seconds where somebody does not answer.
 pub fn gather(held: &Held, network: &Network, services: &[ServiceView]) -> io::Result<Asked> {
-    let mut asked = Asked::default();
-    let mut asker = Asker { held, network, services, wire: Wire::open()? };
-    let trials: Vec<Trial<'_>> =
-        held.ways.iter().filter_map(|way| asker.trial(way, &mut asked.unknown)).collect();
-    asked.ways = asker.ways(&trials)?;
-    asked.mtus = asker.mtus(&trials, &asked.ways)?;
-    asked.reach = asker.reach()?;
-    asked.vips = asker.vips()?;
-    Ok(asked)
+    let asker = Asker { held, network, services };
+    let mut wire = Wire::open()?;
+    let (trials, unknown) = asker.trials();
+    let questions: Vec<((usize, Slot), Question)> =
+        trials.iter().enumerate().flat_map(|(n, trial)| trial.questions(n)).collect();
+    let asked: Vec<Question> = questions.iter().map(|(_, question)| *question).collect();
+    let replies: Replies =
+        questions.iter().map(|(slot, _)| *slot).zip(probe::ask(&mut wire, &asked)?).collect();
+    let owners = asker.owners(&mut wire, &trials, &replies)?;
+    let ways = trials.iter().enumerate().map(|(n, trial)| asker.way(n, trial, &replies, &owners)).collect();
+    Ok(Asked {
+        ways,
+        mtus: asker.mtus(&trials, &replies),
+        reach: asker.reach(&owners),
+        vips: asker.vips(&owners),
+        unknown: unknown.into_iter().collect(),
+    })
+}
+
+impl Trial<'_> {
+    fn questions(&self, n: usize) -> Vec<((usize, Slot), Question)> {
+        let Self { way, lane, source, across, long } = self;
+        let (vip, own) = (way.vip.ip(), way.backend.ip());
+        let (first, other): (Probe, Probe) = if way.has_listener() { (syn, echo) } else { (echo, syn) };
+        let port = Some(way.vip.port()).filter(|port| *port != 0).unwrap_or(ANY_PORT);
+        let mut asked = vec![
+            (Slot::Vip, *source, first(vip, port)),
+            (Slot::Own, *source, first(own, port)),
+            (Slot::OtherVip, *source, other(vip, port)),
+            (Slot::OtherOwn, *source, other(own, port)),
+        ];
+        asked.extend(across.as_ref().map(|(from, _)| (Slot::Across, *from, first(vip, port))));
+        asked.extend(long.map(|length| (Slot::Long, *source, Ask::Echo(own, length as usize))));
+        let question = |(slot, from, ask)| ((n, slot), Question { lane: *lane, from, ask });
+        asked.into_iter().map(question).collect()
+    }
 }
 
 impl Asker<'_> {
-    fn trial<'a>(&self, way: &'a Way, unknown: &mut Vec<String>) -> Option<Trial<'a>> {
-        let Next::Host { ifindex, mac, tags, .. } = way.next else { return None };
-        let backend = way.backend.ip();
-        // A device that is down, and a route that is missing, are findings of their own.
-        let from = self.network.mac(ifindex).filter(|_| self.network.works(ifindex))?;
-        self.network.routes.get(&backend)?.as_ref()?;
-        let Some(source) = self.network.source(backend).filter(|source| !self.held.vips.contains(source))
-        else {
-            let sentence =
-                format!("backend {backend}: the director has no address besides its VIPs to ask it from");
-            if !unknown.contains(&sentence) {
-                unknown.push(sentence);
-            }
-            return None;
-        };
-        let across = self.network.elsewhere(backend, self.held);
-        Some(Trial { way, lane: Lane { ifindex, from, to: mac, tags }, source, across })
+    /// And what cannot be tried.
+    fn trials(&self) -> (Vec<Trial<'_>>, BTreeSet<String>) {
+        let (mut trials, mut unknown) = (Vec::new(), BTreeSet::new());
+        let mut seen = BTreeSet::new();
+        let ingress_mtu = self.network.ingress(self.held).map(|(_, mtu)| mtu);
+        for way in &self.held.ways {
+            let Next::Host { ifindex, mac, tags, mtu } = way.next else { continue };
+            let backend = way.backend.ip();
+            // A device that is down, and a route that is missing, are findings of their own.
+            let from = self.network.mac(ifindex).filter(|_| self.network.works(ifindex));
+            let (Some(from), Some(Some(_))) = (from, self.network.routes.get(&backend)) else { continue };
+            let source = self.network.source(backend).filter(|source| !self.held.vips.contains(source));
+            let Some(source) = source else {
+                unknown.insert(format!(
+                    "backend {backend}: the director has no address besides its VIPs to ask it from"
+                ));
+                continue;
+            };
+            trials.push(Trial {
+                way,
+                lane: Lane { ifindex, from, to: mac, tags },
+                source,
+                across: self.network.elsewhere(backend, self.held),
+                long: ingress_mtu.filter(|_| seen.insert(backend)).map(|ingress| ingress.min(mtu.into())),
+            });
+        }
+        (trials, unknown)
     }
 
-    fn ways(&mut self, trials: &[Trial<'_>]) -> io::Result<Vec<Facts>> {
-        let first = self.pairs(trials.iter().map(|trial| (trial, first(trial.way))))?;
-        let unclear: Vec<usize> =
-            (0..trials.len()).filter(|n| matches!(first[*n].vip, Reply::Silent | Reply::Unsent)).collect();
-        let second = self.pairs(unclear.iter().map(|n| (&trials[*n], other(trials[*n].way))))?;
-        let second: BTreeMap<usize, Pair> = unclear.iter().copied().zip(second).collect();
-        let mut across = self.across(trials)?;
-        let mute = |n: &usize| {
-            !first[*n].own.is_answer() && !second[n].vip.is_answer() && !second[n].own.is_answer()
-        };
-        let mute: Vec<usize> = unclear.iter().filter(|n| mute(n)).copied().collect();
-        let owners = self.owners(mute.iter().map(|n| (trials[*n].lane, trials[*n].way.backend.ip())))?;
-        let mut owners: BTreeMap<usize, BTreeSet<Mac>> = mute.into_iter().zip(owners).collect();
-        let facts = trials.iter().enumerate().map(|(n, trial)| Facts {
+    fn way(
+        &self,
+        n: usize,
+        trial: &Trial<'_>,
+        replies: &Replies,
+        owners: &BTreeMap<Target, BTreeSet<Mac>>,
+    ) -> Facts {
+        let reply = |slot| replies.get(&(n, slot)).copied().unwrap_or(Reply::Unsent);
+        let across = trial.across.as_ref().map(|(source, device)| Across {
+            source: *source,
+            device: device.clone(),
+            vip: reply(Slot::Across),
+        });
+        Facts {
             way: trial.way.clone(),
             source: trial.source,
-            first: first[n],
-            second: second.get(&n).copied(),
-            across: across.remove(&n),
-            owners: owners.remove(&n).unwrap_or_default(),
+            first: Pair { vip: reply(Slot::Vip), own: reply(Slot::Own) },
+            second: Pair { vip: reply(Slot::OtherVip), own: reply(Slot::OtherOwn) },
+            across,
+            owners: owners.get(&target_of(trial)).cloned().unwrap_or_default(),
             health: self.health(trial.way),
-        });
-        Ok(facts.collect())
+        }
     }
 
-    /// Each asks for the VIP and for the backend's own address, all at once.
-    fn pairs<'a, 'w: 'a>(
-        &mut self,
-        asked: impl Iterator<Item = (&'a Trial<'w>, fn(IpAddr, u16) -> Ask)>,
-    ) -> io::Result<Vec<Pair>> {
-        let questions: Vec<Question> = asked
-            .flat_map(|(trial, ask)| {
-                let port = Some(trial.way.vip.port()).filter(|port| *port != 0).unwrap_or(ANY_PORT);
-                [trial.way.vip.ip(), trial.way.backend.ip()].map(|to| Question {
-                    lane: trial.lane,
-                    from: trial.source,
-                    ask: ask(to, port),
-                })
-            })
-            .collect();
-        let replies = probe::ask(&mut self.wire, &questions)?;
-        Ok(replies.chunks_exact(2).map(|pair| Pair { vip: pair[0], own: pair[1] }).collect())
-    }
-
-    fn across(&mut self, trials: &[Trial<'_>]) -> io::Result<BTreeMap<usize, Across>> {
-        let from: Vec<(usize, &(IpAddr, String))> =
-            trials.iter().enumerate().filter_map(|(n, trial)| Some((n, trial.across.as_ref()?))).collect();
-        let questions: Vec<Question> = from
-            .iter()
-            .map(|(n, (source, _))| {
-                let Trial { way, lane, .. } = &trials[*n];
-                let port = Some(way.vip.port()).filter(|port| *port != 0).unwrap_or(ANY_PORT);
-                Question { lane: *lane, from: *source, ask: first(way)(way.vip.ip(), port) }
-            })
-            .collect();
-        let replies = probe::ask(&mut self.wire, &questions)?;
-        let found = from
-            .into_iter()
-            .zip(replies)
-            .map(|((n, (source, device)), vip)| (n, Across { source: *source, device: device.clone(), vip }));
-        Ok(found.collect())
-    }
-
-    fn mtus(&mut self, trials: &[Trial<'_>], ways: &[Facts]) -> io::Result<Vec<mtu::Facts>> {
-        let Some((ingress, ingress_mtu)) = self.network.ingress(self.held) else { return Ok(Vec::new()) };
-        let by_backend: BTreeMap<IpAddr, &Trial<'_>> =
-            trials.iter().map(|trial| (trial.way.backend.ip(), trial)).collect();
-        let mut facts: Vec<mtu::Facts> = Vec::new();
-        let mut questions = Vec::new();
-        for (backend, trial) in by_backend {
-            let Next::Host { ifindex, mtu, .. } = trial.way.next else { continue };
-            let length = ingress_mtu.min(u32::from(mtu));
-            let announced = ways.iter().filter(|facts| facts.way.backend.ip() == backend).find_map(|facts| {
-                match facts.first.vip {
-                    Reply::Open { mss, .. } => mss,
-                    _ => None,
-                }
-            });
-            for length in [SHORT, length] {
-                let ask = Ask::Echo(backend, length as usize);
-                questions.push(Question { lane: trial.lane, from: trial.source, ask });
-            }
+    fn mtus(&self, trials: &[Trial<'_>], replies: &Replies) -> Vec<mtu::Facts> {
+        let Some((ingress, ingress_mtu)) = self.network.ingress(self.held) else { return Vec::new() };
+        let mut facts = Vec::new();
+        for (n, trial) in trials.iter().enumerate() {
+            let (Some(length), Next::Host { ifindex, mtu, .. }) = (trial.long, trial.way.next) else {
+                continue;
+            };
+            let backend = trial.way.backend.ip();
+            let short = if trial.way.has_listener() { Slot::OtherOwn } else { Slot::Own };
+            let reply = |slot| replies.get(&(n, slot)).copied().unwrap_or(Reply::Unsent);
             facts.push(mtu::Facts {
                 backend,
                 device: self.network.name(ifindex),
                 mtu: mtu.into(),
                 ingress: ingress.clone(),
                 ingress_mtu,
-                short: Reply::Silent,
-                long: Reply::Silent,
+                short: reply(short),
+                long: reply(Slot::Long),
                 length,
-                mss: announced,
+                mss: announced(trials, replies, backend),
             });
         }
-        let replies = probe::ask(&mut self.wire, &questions)?;
-        for (facts, pair) in facts.iter_mut().zip(replies.chunks_exact(2)) {
-            (facts.short, facts.long) = (pair[0], pair[1]);
-        }
-        Ok(facts)
+        facts
     }
 
-    fn reach(&mut self) -> io::Result<Vec<reach::Facts>> {
+    /// Asks who has: the VIPs in every segment, backends without a MAC, and those that answered nothing.
+    fn owners(
+        &self,
+        wire: &mut Wire,
+        trials: &[Trial<'_>],
+        replies: &Replies,
+    ) -> io::Result<BTreeMap<Target, BTreeSet<Mac>>> {
+        let slots = [Slot::Vip, Slot::Own, Slot::OtherVip, Slot::OtherOwn];
+        let is_mute = |n: usize| {
+            !slots.iter().any(|slot| replies.get(&(n, *slot)).is_some_and(|reply| reply.is_answer()))
+        };
+        let mute = trials.iter().enumerate().filter(|(n, _)| is_mute(*n)).map(|(_, trial)| target_of(trial));
+        let unresolved = self.held.ways.iter().filter(|way| way.next == Next::Unresolved);
+        let unresolved = unresolved.filter_map(|way| self.by_route(way.backend.ip()));
+        let vips =
+            self.held.vips.iter().flat_map(|vip| {
+                self.held.segments.iter().map(move |(ifindex, tags)| (*ifindex, *tags, *vip))
+            });
+        let targets: BTreeSet<Target> = mute.chain(unresolved).chain(vips).collect();
+        let questions: Vec<(Target, WhoHas)> = targets
+            .into_iter()
+            .filter_map(|(ifindex, tags, target)| {
+                let from = self.network.mac(ifindex)?;
+                let lane = Lane { ifindex, from, to: BROADCAST, tags };
+                Some((
+                    (ifindex, tags, target),
+                    WhoHas { lane, from: self.network.link_local(ifindex), target },
+                ))
+            })
+            .collect();
+        let asked: Vec<WhoHas> = questions.iter().map(|(_, question)| *question).collect();
+        let found = probe::who_has(wire, &asked)?;
+        Ok(questions.into_iter().map(|(target, _)| target).zip(found).collect())
+    }
+
+    /// Where a backend would be asked for, that is in a segment of the director's.
+    fn by_route(&self, backend: IpAddr) -> Option<Target> {
+        let route = self.network.routes.get(&backend)?.filter(|route| route.gateway.is_none())?;
+        Some((route.oif, (0, 0), backend))
+    }
+
+    fn reach(&self, owners: &BTreeMap<Target, BTreeSet<Mac>>) -> Vec<reach::Facts> {
         let backends: BTreeMap<IpAddr, Next> =
             self.held.ways.iter().map(|way| (way.backend.ip(), way.next)).collect();
-        let lane = |backend: &IpAddr| {
-            let route = self.network.routes.get(backend)?.filter(|route| route.gateway.is_none())?;
-            let from = self.network.mac(route.oif)?;
-            Some((Lane { ifindex: route.oif, from, to: BROADCAST, tags: (0, 0) }, *backend))
-        };
-        let unknown = backends.iter().filter(|(_, next)| **next == Next::Unresolved);
-        let unknown: Vec<(Lane, IpAddr)> = unknown.filter_map(|(backend, _)| lane(backend)).collect();
-        let owners = self.owners(unknown.iter().copied())?;
-        let mut owners: BTreeMap<IpAddr, BTreeSet<Mac>> =
-            unknown.into_iter().map(|(_, backend)| backend).zip(owners).collect();
         // What a device that is down has caused is no news.
         let broken = self.held.links.iter().any(|link| !self.network.works(link.ifindex));
         let is_news = |backend: &IpAddr, next: &Next| match (next, self.network.routes.get(backend)) {
@@ -211,64 +244,40 @@ impl Asker<'_> {
             _ => !broken,
         };
         let news = backends.into_iter().filter(|(backend, next)| is_news(backend, next));
-        let facts =
-            news.map(|(backend, next)| reach::Facts {
+        let facts = news.map(|(backend, next)| {
+            let route = self.network.routes.get(&backend).copied().flatten();
+            reach::Facts {
                 backend,
                 next,
-                route: self.network.routes.get(&backend).copied().flatten().map(|route| reach::Route {
+                route: route.map(|route| reach::Route {
                     device: self.network.name(route.oif),
                     gateway: route.gateway,
                 }),
-                owners: owners.remove(&backend).unwrap_or_default(),
-            });
-        Ok(facts.collect())
+                owners: self
+                    .by_route(backend)
+                    .and_then(|target| owners.get(&target))
+                    .cloned()
+                    .unwrap_or_default(),
+            }
+        });
+        facts.collect()
     }
 
-    fn vips(&mut self) -> io::Result<Vec<vip::Facts>> {
-        let asked: Vec<(IpAddr, u32, TagPair)> = self
-            .held
-            .vips
-            .iter()
-            .flat_map(|vip| self.held.segments.iter().map(move |(ifindex, tags)| (*vip, *ifindex, *tags)))
-            .collect();
-        let lanes = asked.iter().filter_map(|(vip, ifindex, tags)| {
-            let from = self.network.mac(*ifindex)?;
-            Some((Lane { ifindex: *ifindex, from, to: BROADCAST, tags: *tags }, *vip))
-        });
-        let lanes: Vec<(Lane, IpAddr)> = lanes.collect();
-        let answers = self.owners(lanes.iter().copied())?;
-        let mut facts: BTreeMap<IpAddr, vip::Facts> = BTreeMap::new();
-        for vip in &self.held.vips {
-            let fresh = vip::Facts {
+    fn vips(&self, owners: &BTreeMap<Target, BTreeSet<Mac>>) -> Vec<vip::Facts> {
+        let facts = self.held.vips.iter().map(|vip| {
+            let mut answered: BTreeMap<String, BTreeSet<Mac>> = BTreeMap::new();
+            for ((ifindex, _, _), macs) in owners.iter().filter(|((.., target), _)| target == vip) {
+                answered.entry(self.network.name(*ifindex)).or_default().extend(macs);
+            }
+            vip::Facts {
                 vip: *vip,
                 here: self.network.having(*vip),
-                answered: BTreeMap::new(),
+                answered,
                 own: self.network.macs(),
                 backends: self.held.macs(),
-            };
-            facts.insert(*vip, fresh);
-        }
-        for ((lane, vip), macs) in lanes.into_iter().zip(answers) {
-            let device = self.network.name(lane.ifindex);
-            if let Some(facts) = facts.get_mut(&vip) {
-                facts.answered.entry(device).or_default().extend(macs);
             }
-        }
-        Ok(facts.into_values().collect())
-    }
-
-    fn owners(&mut self, asked: impl Iterator<Item = (Lane, IpAddr)>) -> io::Result<Vec<BTreeSet<Mac>>> {
-        let questions: Vec<WhoHas> = asked
-            .map(|(lane, target)| WhoHas { lane, from: self.link_local(lane.ifindex), target })
-            .collect();
-        if questions.is_empty() {
-            return Ok(Vec::new());
-        }
-        probe::who_has(&mut self.wire, &questions)
-    }
-
-    fn link_local(&self, ifindex: u32) -> Option<Ipv6Addr> {
-        self.network.link_local(ifindex)
+        });
+        facts.collect()
     }
 
     /// None: nothing checks it, or there is no result yet.
@@ -299,11 +308,18 @@ fn echo(to: IpAddr, _: u16) -> Ask {
     Ask::Echo(to, SHORT as usize)
 }
 
-/// What a service's protocol allows to ask first, and what else.
-fn first(way: &Way) -> fn(IpAddr, u16) -> Ask {
-    if way.protocol == Protocol::Tcp && way.vip.port() != 0 { syn } else { echo }
+type Probe = fn(IpAddr, u16) -> Ask;
+
+/// The backend's own address, where its frames go.
+fn target_of(trial: &Trial<'_>) -> Target {
+    (trial.lane.ifindex, trial.lane.tags, trial.way.backend.ip())
 }
 
-fn other(way: &Way) -> fn(IpAddr, u16) -> Ask {
-    if way.protocol == Protocol::Tcp && way.vip.port() != 0 { echo } else { syn }
+/// The MSS of any SYN-ACK of a backend's VIPs.
+fn announced(trials: &[Trial<'_>], replies: &Replies, backend: IpAddr) -> Option<u16> {
+    let of_backend = trials.iter().enumerate().filter(|(_, trial)| trial.way.backend.ip() == backend);
+    of_backend.filter_map(|(n, _)| replies.get(&(n, Slot::Vip))).find_map(|reply| match reply {
+        Reply::Open { mss, .. } => *mss,
+        _ => None,
+    })
 }

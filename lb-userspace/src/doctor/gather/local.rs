@@ -5,22 +5,16 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
 };
 
-use crate::{
-    doctor::{
-        held::{Held, Next},
-        judge::local::Facts,
-    },
-    model::Protocol,
+use crate::doctor::{
+    held::{Held, Next},
+    judge::local::Facts,
 };
 
 /// TCP_LISTEN (`include/net/tcp_states.h`)
 const LISTEN: &str = "0A";
 
 pub fn gather(held: &Held) -> Vec<Facts> {
-    let local = held
-        .ways
-        .iter()
-        .filter(|way| way.next == Next::Local && way.protocol == Protocol::Tcp && way.vip.port() != 0);
+    let local = held.ways.iter().filter(|way| way.next == Next::Local && way.has_listener());
     let mut local = local.peekable();
     if local.peek().is_none() {
         return Vec::new();

@@ -5,10 +5,15 @@ use std::{
     net::{IpAddr, Ipv6Addr},
 };
 
+use lb_common::vlan::tag;
+
 use crate::{
     doctor::held::{Held, Mac},
-    net::{Address, Error, Link, Netlink, Route, host_prefix},
+    net::{Address, Error, Link, Netlink, Route, host_prefix, resolve_attach},
 };
+
+/// 802.1ad
+const SERVICE_TAG: u16 = 0x88a8;
 
 pub struct Network {
     pub links: Vec<Link>,
@@ -83,10 +88,12 @@ impl Network {
             .max_by_key(|it| it.1)
     }
 
-    /// A VLAN device's frames come in by its parent.
+    /// Whether clients' frames come in by it: a VLAN device's by its parent, with its tags.
     fn is_ingress(&self, ifindex: u32, held: &Held) -> bool {
-        let below = self.link(ifindex).filter(|link| link.vlan.is_some()).and_then(|link| link.parent);
-        held.links.iter().any(|it| it.ingress && (it.ifindex == ifindex || Some(it.ifindex) == below))
+        let Ok(at) = resolve_attach(&self.links, &self.name(ifindex)) else { return false };
+        let mut tags = at.vlans.iter().map(|vlan| tag(vlan.tpid == SERVICE_TAG, vlan.tag));
+        let tags = (tags.next().unwrap_or(0), tags.next().unwrap_or(0));
+        held.ingress.contains(&(at.ifindex, tags))
     }
 
     pub fn link_local(&self, ifindex: u32) -> Option<Ipv6Addr> {

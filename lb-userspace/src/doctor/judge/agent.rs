@@ -125,10 +125,12 @@ fn agent(facts: &Facts) -> Option<Finding> {
     }
 }
 
-/// Generic mode is a finding of its own.
+/// Generic mode and offloads are findings of their own.
 fn warnings(facts: &Facts) -> impl Iterator<Item = Finding> {
     let warnings =
-        facts.warnings.iter().enumerate().filter(|(_, text)| !text.contains("attached in generic mode"));
+        facts.warnings.iter().enumerate().filter(|(_, text)| {
+            !["attached in generic mode", "ethtool -K"].iter().any(|own| text.contains(own))
+        });
     warnings.map(|(n, text)| {
         Finding::new(
             Id::AgentWarning,

@@ -3,12 +3,9 @@
 use std::{collections::BTreeSet, net::IpAddr};
 
 use super::{mac_text, reply::Reply};
-use crate::{
-    doctor::{
-        finding::{Finding, Id, Severity},
-        held::{Mac, Next, Way},
-    },
-    model::Protocol,
+use crate::doctor::{
+    finding::{Finding, Id, Severity},
+    held::{Mac, Next, Way},
 };
 
 /// A way that was tried.
@@ -19,8 +16,8 @@ pub struct Facts {
     pub source: IpAddr,
     /// A SYN for a TCP port; else an echo request.
     pub first: Pair,
-    /// The other one of the two, where the first was not answered.
-    pub second: Option<Pair>,
+    /// The other one of the two, which counts where the first was not answered.
+    pub second: Pair,
     /// The same question to the VIP from an address of another segment, as most clients have.
     pub across: Option<Across>,
     /// Who answers ARP or ND for the backend's own address; asked where nothing came back.
@@ -81,31 +78,23 @@ fn known(facts: &Facts, mut finding: Finding) -> Finding {
     finding
 }
 
-/// Whether something has to listen on the port that was asked for.
-fn must_listen(way: &Way) -> bool {
-    way.protocol == Protocol::Tcp && way.vip.port() != 0
-}
-
 fn verdict(facts: &Facts) -> Verdict {
     let Facts { way, first, second, .. } = facts;
     let vip = way.vip.ip();
-    let seconds = second.map_or([Reply::Silent; 2], |pair| [pair.vip, pair.own]);
-    let to_vip = [first.vip, seconds[0]];
-    let from_elsewhere = to_vip.into_iter().filter_map(Reply::source).find(|source| *source != vip);
-    let expired = to_vip.into_iter().find(|reply| matches!(reply, Reply::Expired { .. }));
-    if let Some(reply) = expired {
-        return Verdict::Bad(missing(facts, &format!("{}: it would route the packet on", reply.words())));
+    let to_vip = if first.vip.is_answer() { first.vip } else { second.vip };
+    if let Reply::Expired { .. } = to_vip {
+        return Verdict::Bad(missing(facts, &format!("{}: it would route the packet on", to_vip.words())));
     }
-    if let Some(source) = from_elsewhere {
+    if let Some(source) = to_vip.source().filter(|source| *source != vip) {
         return Verdict::Bad(wrong_source(facts, source));
     }
     match first.vip {
-        Reply::Refused { .. } if must_listen(way) => Verdict::Bad(refused(facts)),
+        Reply::Refused { .. } if way.has_listener() => Verdict::Bad(refused(facts)),
         Reply::Unreachable { .. } => Verdict::Bad(rejected(facts)),
         reply if reply.is_from(vip) => Verdict::Good,
-        _ if seconds[0].is_from(vip) && must_listen(way) => Verdict::Bad(filtered(facts, seconds[0])),
-        _ if seconds[0].is_from(vip) => Verdict::Good,
-        _ => match [first.own, seconds[1]].into_iter().find(|reply| reply.is_answer()) {
+        _ if second.vip.is_from(vip) && way.has_listener() => Verdict::Bad(filtered(facts, second.vip)),
+        _ if second.vip.is_from(vip) => Verdict::Good,
+        _ => match [first.own, second.own].into_iter().find(|reply| reply.is_answer()) {
             Some(own) => {
                 Verdict::Bad(missing(facts, &format!("none, while its own address gives: {}", own.words())))
             }
@@ -269,12 +258,14 @@ fn check_blind(facts: &Facts, cause: &Finding) -> Option<Finding> {
         port_at(&facts.way),
         format!("its checks pass ({}), but see {} of it", health.words, cause.id),
         "the backend goes on getting its share of the connections, which fail",
-        format!("mend the cause; until then: lb backend drain {service} {backend}"),
+        format!(
+            "mend the cause (until then: lb backend drain {service} {backend}), and let the check go through the VIP: `via: both`"
+        ),
     ))
 }
 
 fn check_wrong(facts: &Facts) -> Option<Finding> {
-    let health = facts.health.as_ref().filter(|health| !health.passes && must_listen(&facts.way))?;
+    let health = facts.health.as_ref().filter(|health| !health.passes && facts.way.has_listener())?;
     Some(Finding::new(
         Id::CheckWrong,
         port_at(&facts.way),

@@ -2,9 +2,11 @@
 //!
 //! What this does to others, at most:
 //! * for each way from a VIP to a backend two SYNs (to the VIP and to the backend's own address), each answered one
-//!   ended by a RST before any server accepts it; twice more only where nothing comes back;
-//! * for each backend two echo requests, a short one and one of the MTU;
-//! * for each VIP and segment two ARP probes or neighbour solicitations, which nobody learns from.
+//!   ended by a RST before any server accepts it, and two echo requests; twice more only where nothing comes back;
+//!   where the director has an address in another segment too, one SYN more from there;
+//! * for each backend an echo request of the MTU;
+//! * for each VIP and segment two ARP probes or neighbour solicitations, which nobody learns from; as many for each
+//!   backend that answers nothing.
 //!
 //! No flow, cursor or counter of the data plane is touched: what is sent here never passes the XDP program, and the
 //! answers go to an address and port that no service has. IO.
@@ -42,6 +44,9 @@ const WAITS: [Duration; 3] =
 
 /// How long and how often hosts are asked who has an address.
 const WHO_HAS: [Duration; 2] = [Duration::from_millis(300), Duration::from_millis(700)];
+
+/// Between broadcasts.
+const BETWEEN: Duration = Duration::from_millis(2);
 
 /// One question to one host.
 #[derive(Clone, Copy, Debug)]
@@ -88,6 +93,9 @@ pub fn ask(wire: &mut Wire, questions: &[Question]) -> io::Result<Vec<Reply>> {
 /// The MAC addresses that answer for each, in the order of the questions.
 pub fn who_has(wire: &mut Wire, questions: &[WhoHas]) -> io::Result<Vec<BTreeSet<Mac>>> {
     let mut found = vec![BTreeSet::new(); questions.len()];
+    if questions.is_empty() {
+        return Ok(found);
+    }
     let mut take = |ifindex: u32, frame: &[u8]| {
         let Some(Heard::Has { mac, address }) = frame::read(frame) else { return };
         for (question, found) in questions.iter().zip(&mut found) {
@@ -108,7 +116,7 @@ pub fn who_has(wire: &mut Wire, questions: &[WhoHas]) -> io::Result<Vec<BTreeSet
             if let Some(frame) = frame {
                 // A link that is down is a finding of its own.
                 let _ = wire.send(lane.ifindex, &frame);
-                wire.receive(Duration::from_millis(1), &mut take)?;
+                wire.receive(BETWEEN, &mut take)?;
             }
         }
         let until = monotonic() + wait;

@@ -16,7 +16,7 @@ pub use kinds::{
 };
 pub use via::{ProbePorts, Via};
 
-use super::{Backend, Service};
+use super::{Backend, Service, notify::Hooks};
 
 /// What a service does about the health of its backends.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -35,6 +35,9 @@ pub struct ServiceHealth {
     /// How long a backend that has come back takes to its whole weight.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub slow_start: Option<Millis>,
+    /// Programs that are told.
+    #[serde(skip_serializing_if = "Hooks::is_default")]
+    pub hooks: Hooks,
 }
 
 impl Default for ServiceHealth {
@@ -46,6 +49,7 @@ impl Default for ServiceHealth {
             hysteresis: 0,
             inhibit_on_failure: false,
             slow_start: None,
+            hooks: Hooks::default(),
         }
     }
 }

@@ -1,5 +1,5 @@
 use super::*;
-use crate::doctor::held::Next;
+use crate::model::Protocol;
 
 const VIP: &str = "10.0.0.100";
 const OWN: &str = "10.0.0.11";
@@ -35,7 +35,7 @@ fn facts(vip: Reply, own: Reply, second: Option<(Reply, Reply)>) -> Facts {
         way,
         source: ip("10.0.0.1"),
         first: Pair { vip, own },
-        second: second.map(|(vip, own)| Pair { vip, own }),
+        second: second.map_or(Pair { vip: SILENT, own: SILENT }, |(vip, own)| Pair { vip, own }),
         across: None,
         owners: [MAC].into(),
         health: None,

@@ -1,0 +1,371 @@
+//! `cargo xtask demo health`: replicas that die, come back, lose their VIP and lag, under clients that query all the
+//! time. What is printed is the product's own output, and every claim is checked.
+
+use std::{process::ExitCode, sync::Arc};
+
+use anyhow::{Context, Result, ensure};
+use clap::Parser;
+use jiff::Timestamp;
+use lb::{
+    api::types::{BackendState, BackendView},
+    events::{Event, Kind},
+};
+use lb_tests::{
+    agent::Agent,
+    clock::{now, realtime},
+    config::{Config, Service},
+    lab::Lab,
+    mariadb,
+    proc::{self, Lifetime, Proc},
+    scope::{self, DEVELOPER_LAB, Scope},
+    sql_load::SqlLoad,
+    steps::Steps,
+    supervise::{exit_code, supervise},
+    topo::{Node, Topology, VIP4},
+    wait::{PATIENCE, Seen, eventually},
+};
+
+const INSTANCE: &str = "lbdemo";
+const SERVICE: &str = "mysql-read";
+const CLIENTS: usize = 6;
+/// `fall` x `fast_interval` finds a dead server.
+const CHECK: &str = "checks: [{mysql: {user: root, password: \"123\", lag: [{from: 2s, weight: 50}, {from: 4s, weight: \
+                     20}, {from: 1h, weight: 0}]}, interval: 500ms, fast_interval: 200ms, timeout: 1s, fall: 3, rise: 2}], \
+                     slow_start: 3s";
+
+/// MySQL replicas that die, come back and lag, behind an XDP director.
+#[derive(Parser)]
+struct Args {
+    /// Leave the lab up afterwards (`cargo xtask lab down` takes it down).
+    #[arg(long)]
+    keep: bool,
+    /// The lab's name: do the work itself instead of supervising it.
+    #[arg(long, hide = true)]
+    inner: Option<String>,
+}
+
+fn main() -> ExitCode {
+    let Args { keep, inner } = Args::parse();
+    let outcome = match inner {
+        None => outer(keep),
+        Some(name) => demo(&name, keep).map(|()| ExitCode::SUCCESS),
+    };
+    exit_code(outcome)
+}
+
+fn outer(keep: bool) -> Result<ExitCode> {
+    let name = if keep { DEVELOPER_LAB.to_owned() } else { format!("lb{}-1", std::process::id()) };
+    ensure!(
+        !scope::dir_of(&name)?.exists(),
+        "the lab {name} is up already; `cargo xtask lab down` takes it down"
+    );
+    let mut args = vec!["--inner", &name];
+    args.extend(keep.then_some("--keep"));
+    supervise(&args, &name, keep)
+}
+
+/// In the order of their taking down.
+struct Health {
+    events: Events,
+    agent: Arc<Agent>,
+    /// slave1 and slave2, which the service has, and slave3, their primary.
+    servers: Vec<Proc>,
+    lab: Lab,
+}
+
+fn demo(name: &str, keep: bool) -> Result<()> {
+    let start = now();
+    let lifetime = if keep { Lifetime::Kept } else { Lifetime::Guarded };
+    let mut steps = Steps::default();
+    let mut health = Health::up(Scope::named(name, lifetime)?, &mut steps)?;
+    steps.end();
+    let outcome = health.show(&mut steps);
+    if outcome.is_ok() {
+        health.lab.finish();
+    }
+    outcome?;
+    if keep {
+        println!("\nThe lab stays up. Look around with");
+        println!("    cargo xtask lab shell client      (or director, slave1, slave2, slave3)");
+        println!("    cargo xtask lab down");
+    } else {
+        steps.next("clean-up: lb detach, servers, namespaces");
+        health.agent.detach()?;
+        drop(health);
+        steps.end();
+    }
+    println!("\ndone in {:.1} s: everything was as it should be", start.elapsed().as_secs_f32());
+    Ok(())
+}
+
+impl Health {
+    fn up(scope: Scope, steps: &mut Steps) -> Result<Self> {
+        steps.next("network: client, director, slave1, slave2, slave3 on one switch");
+        let lab = Lab::build(Topology::one_segment(3), scope)?;
+        steps.next("MariaDB on all three; slave1 and slave2 replicate slave3");
+        let servers = (1..=3).map(|n| {
+            let options = options(n);
+            mariadb::start_with(&lab.scope, node(&lab, n), &options.each_ref().map(String::as_str))
+        });
+        let servers = servers.collect::<Result<Vec<_>>>()?;
+        steps.next("slave1, slave2: lb realserver start 172.18.14.100; director: lb run");
+        lab.start_realservers(&[VIP4])?;
+        let backends = lab.net.backends[..2].iter().map(|backend| (backend.ipv4(), 100)).collect();
+        let more = CHECK.to_owned();
+        let service = Service { more, backends, scheduler: "wrr", ..Service::tcp(SERVICE, VIP4, 3306, []) };
+        for n in [1, 2] {
+            let primary = lab.net.backends[2].ipv4();
+            sql(
+                &lab,
+                n,
+                &format!(
+                    "CHANGE MASTER TO MASTER_HOST='{primary}', MASTER_USER='root', MASTER_PASSWORD='123', \
+                     MASTER_USE_GTID=slave_pos, MASTER_CONNECT_RETRY=1; START SLAVE; SET GLOBAL read_only=1"
+                ),
+            )?;
+        }
+        let agent = lab.start_agent(&Config::on_eth0(INSTANCE, vec![service]))?;
+        let events = Events::follow(&lab, &agent)?;
+        Ok(Self { events, agent, servers, lab })
+    }
+
+    fn show(&mut self, steps: &mut Steps) -> Result<()> {
+        steps.next(&format!("{CLIENTS} clients query all the time"));
+        for n in [1, 2] {
+            self.until(n, "healthy", |view| view.state == BackendState::Up && view.health_weight == 100)?;
+        }
+        let load = SqlLoad::start(self.lab.net.client(), VIP4, CLIENTS)?;
+        self.more_queries(&load, 500)?;
+        self.shown(&["backend", "list"])?;
+        self.events.print()?;
+
+        steps.next("slave1: kill -9 of mariadbd");
+        let killed = realtime();
+        self.servers[0].kill9()?;
+        let down = self.events.wait(killed, Kind::BackendDown, &self.key(1))?;
+        let detected = milliseconds(killed, down.time);
+        self.more_queries(&load, 500)?;
+        self.events.print()?;
+        self.shown(&["status"])?;
+        println!("   detected and out of service {detected} ms after kill -9");
+
+        steps.next("slave1: mariadbd is started again; it comes back with slow start");
+        let begun = realtime();
+        let options = options(1);
+        self.servers[0] =
+            mariadb::again(&self.lab.scope, node(&self.lab, 1), &options.each_ref().map(String::as_str))?;
+        let ready = realtime();
+        let up = self.events.wait(begun, Kind::BackendUp, &self.key(1))?;
+        let whole = self.events.weighs(up.time, &self.key(1), |weight| weight == 100)?;
+        self.events.print()?;
+        println!(
+            "   back in service {} ms after it was ready, with all of its weight {} ms later",
+            milliseconds(ready, up.time).max(0),
+            milliseconds(up.time, whole.time)
+        );
+
+        steps.next("slave1: the VIP is taken off lo; its own address goes on answering");
+        let vip = format!("{VIP4}/32");
+        let taken = realtime();
+        node(&self.lab, 1).netns.ip(&format!("addr del {vip} dev lo"))?;
+        let black = self.events.wait(taken, Kind::BackendDown, &self.key(1))?;
+        sql(&self.lab, 1, "SELECT 1").context("its own address must answer")?;
+        self.events.print()?;
+        println!("   detected and out of service {} ms after the VIP went", milliseconds(taken, black.time));
+        let told = self.doctor()?;
+        println!("director> lb --instance {INSTANCE} doctor\n{}", told.trim_end());
+        let address = self.lab.net.backends[0].ipv4().to_string();
+        let is_named = |line: &str| line.contains("vip-missing") && line.contains(&address);
+        ensure!(told.lines().any(is_named), "the doctor did not name it");
+        node(&self.lab, 1).netns.ip(&format!("addr add {vip} dev lo"))?;
+        let again = self.events.wait(black.time, Kind::BackendUp, &self.key(1))?;
+        self.events.weighs(again.time, &self.key(1), |weight| weight == 100)?;
+        println!("   put back on lo:");
+        self.events.print()?;
+
+        steps.next(
+            "slave2: replication is put off (MASTER_DELAY), and writes go on: the weight falls with the lag",
+        );
+        let late = realtime();
+        sql(&self.lab, 2, "STOP SLAVE; CHANGE MASTER TO MASTER_DELAY=3000; START SLAVE")?;
+        sql(&self.lab, 3, "CREATE DATABASE late")?;
+        self.events.weighs(late, &self.key(2), |weight| weight == 50)?;
+        let fifth = self.events.weighs(late, &self.key(2), |weight| weight == 20)?;
+        self.events.print()?;
+        self.shown(&["backend", "list"])?;
+        self.balance(&load)?;
+
+        steps.next("slave2: STOP SLAVE SQL_THREAD: nobody knows how far behind it is, so it is out");
+        let stopped = realtime();
+        sql(&self.lab, 2, "STOP SLAVE SQL_THREAD")?;
+        let out = self.events.weighs(fifth.time, &self.key(2), |weight| weight == 0)?;
+        self.events.print()?;
+        println!("   out of service {} ms after STOP SLAVE SQL_THREAD", milliseconds(stopped, out.time));
+
+        steps.next("slave2: replication goes on, and so does the replica");
+        sql(&self.lab, 2, "STOP SLAVE; CHANGE MASTER TO MASTER_DELAY=0; START SLAVE")?;
+        self.events.weighs(out.time, &self.key(2), |weight| weight == 100)?;
+        self.events.print()?;
+
+        steps.next("what the clients have met");
+        self.more_queries(&load, 500)?;
+        self.judge(&load.finish()?)?;
+        steps.end();
+        Ok(())
+    }
+
+    /// How the queries of a moment are spread.
+    fn balance(&self, load: &SqlLoad) -> Result<()> {
+        // Connections that were opened before have ended when these have.
+        self.more_queries(load, 300)?;
+        let before = load.seen().answered;
+        self.more_queries(load, 1000)?;
+        let after = load.seen().answered;
+        let spread: Vec<_> = after
+            .iter()
+            .map(|(server, count)| format!("{server} {}", count - before.get(server).copied().unwrap_or(0)))
+            .collect();
+        println!("   queries answered meanwhile: {}", spread.join(", "));
+        Ok(())
+    }
+
+    fn judge(&self, seen: &lb_tests::sql_load::Seen) -> Result<()> {
+        let on_the_dead = seen.broken.iter().filter(|(server, _)| server == "slave1").count();
+        let others: Vec<_> = seen.broken.iter().filter(|(server, _)| server != "slave1").collect();
+        println!("   queries in all                                              {:>7}", seen.queries());
+        for (server, answered) in &seen.answered {
+            println!("   answered by {server}                                          {answered:>7}");
+        }
+        println!("   failed on connections that were open on slave1 as it died,");
+        println!("   or lost the VIP                                             {on_the_dead:>7}");
+        println!("   connections that slave1 refused, or did not answer, until");
+        println!("   it was out; tried again at once by the client               {:>7}", seen.refused);
+        println!(
+            "   failed otherwise                                            {:>7}",
+            others.len() + seen.failed.len()
+        );
+        ensure!(others.is_empty() && seen.failed.is_empty(), "{others:?} {:?}", seen.failed);
+        ensure!(on_the_dead <= 2 * CLIENTS, "each client has one connection: {:?}", seen.broken);
+        Ok(())
+    }
+
+    fn more_queries(&self, load: &SqlLoad, count: u64) -> Result<()> {
+        let goal = load.seen().queries() + count;
+        eventually(PATIENCE, "queries to go on", || {
+            let done = load.seen().queries();
+            Ok(if done >= goal { Seen::Yes(()) } else { Seen::NotYet(format!("{done} of {goal}")) })
+        })
+    }
+
+    /// `lb doctor`, which ends with another code than 0 if it finds something; told where this lab's things are.
+    fn doctor(&self) -> Result<String> {
+        let mut command = self.agent.lb_command(&["--instance", INSTANCE, "doctor", "--state-dir"])?;
+        let state = self.agent.state();
+        command.arg(state.parent().context("the state directory has a parent")?);
+        command.arg("--bpffs").arg(self.agent.bpffs());
+        Ok(proc::run(command)?.stdout)
+    }
+
+    fn key(&self, n: usize) -> String {
+        format!("{}:3306", self.lab.net.backends[n - 1].ipv4())
+    }
+
+    fn until(&self, n: usize, what: &str, is: impl Fn(&BackendView) -> bool) -> Result<()> {
+        eventually(PATIENCE, what, || {
+            let view = self.agent.backend(SERVICE, &self.key(n))?;
+            Ok(if is(&view) { Seen::Yes(()) } else { Seen::NotYet(format!("{view:?}")) })
+        })
+    }
+
+    /// A command of the product with its prompt and its output.
+    fn shown(&self, args: &[&str]) -> Result<()> {
+        println!("director> lb {}\n{}", args.join(" "), self.agent.lb(args)?.ok()?.trim_end());
+        Ok(())
+    }
+}
+
+fn options(n: usize) -> [String; 2] {
+    [format!("--server-id={n}"), "--log-bin=bin".to_owned()]
+}
+
+fn node(lab: &Lab, n: usize) -> &Node {
+    &lab.net.backends[n - 1]
+}
+
+/// On one server itself, as its administrator.
+fn sql(lab: &Lab, n: usize, statement: &str) -> Result<String> {
+    let node = node(lab, n);
+    mariadb::query(&node.netns, node.ipv4(), &["-N", "-B"], statement)?.ok()
+}
+
+fn milliseconds(from: Timestamp, to: Timestamp) -> i128 {
+    to.duration_since(from).as_millis()
+}
+
+/// `lb events --follow`, once for people and once for the demo itself.
+struct Events {
+    shown: Proc,
+    printed: usize,
+    known: Proc,
+}
+
+impl Events {
+    fn follow(lab: &Lab, agent: &Agent) -> Result<Self> {
+        let follow = |more: &[&str], log: &str| {
+            let arguments = [&["events", "--follow"], more].concat();
+            let command = agent.lb_command(&arguments)?;
+            Proc::spawn("lb events --follow", command, &lab.scope.dir().join(log), Lifetime::Guarded)
+        };
+        let (shown, known) = (follow(&[], "events.txt")?, follow(&["--output", "json"], "events.json")?);
+        Ok(Self { shown, printed: 0, known })
+    }
+
+    /// Prints what `lb events --follow` has printed since the last time.
+    fn print(&mut self) -> Result<()> {
+        let wanted = self.all()?.len();
+        let log = eventually(PATIENCE, "the other `lb events --follow`", || {
+            let log = self.shown.log();
+            let lines = log.lines().count();
+            Ok(if lines >= wanted { Seen::Yes(log) } else { Seen::NotYet(format!("{lines} lines")) })
+        })?;
+        println!("director> lb events --follow");
+        let whole = log.rfind('\n').map_or("", |end| &log[..end]);
+        whole.lines().skip(self.printed).for_each(|line| println!("{line}"));
+        self.printed = whole.lines().count();
+        Ok(())
+    }
+
+    fn all(&self) -> Result<Vec<Event>> {
+        let log = self.known.log();
+        let whole = log.rfind('\n').map_or("", |end| &log[..end]);
+        whole.lines().map(|line| serde_json::from_str(line).context(line.to_owned())).collect()
+    }
+
+    /// The first event since then of this kind, of this backend.
+    fn wait(&self, since: Timestamp, kind: Kind, backend: &str) -> Result<Event> {
+        self.first(&format!("the event {kind}"), |event| {
+            event.time >= since && event.what.kind == kind && is_of(event, backend)
+        })
+    }
+
+    /// The first event since then that gives this backend such a weight.
+    fn weighs(&self, since: Timestamp, backend: &str, is: impl Fn(u16) -> bool) -> Result<Event> {
+        self.first("another weight", |event| {
+            event.time >= since && event.what.weight.is_some_and(|(_, now)| is(now)) && is_of(event, backend)
+        })
+    }
+
+    fn first(&self, what: &str, is: impl Fn(&Event) -> bool) -> Result<Event> {
+        eventually(PATIENCE, what, || {
+            let events = self.all()?;
+            Ok(match events.iter().find(|event| is(event)) {
+                Some(event) => Seen::Yes(event.clone()),
+                None => Seen::NotYet(format!("{:?}", events.last())),
+            })
+        })
+    }
+}
+
+fn is_of(event: &Event, backend: &str) -> bool {
+    event.what.backend.is_some_and(|key| key.to_string() == backend)
+}
