@@ -5,4 +5,6 @@ mod builder;
 
 fn main() {
     builder::build(&["lb", "pass", "deliver"], "");
+    // The same program, as `lb explain` runs it.
+    builder::build_as(&["lb"], "explain", "-explain");
 }

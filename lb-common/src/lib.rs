@@ -23,6 +23,7 @@ pub mod icmp;
 pub mod link;
 pub mod meta;
 pub mod probe;
+pub mod record;
 pub mod scheduler;
 pub mod sctp;
 pub mod service;

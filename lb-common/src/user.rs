@@ -4,7 +4,7 @@
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use crate::{
-    bucket::Word, counters, dest, endpoint, fragment, host, link, meta, probe, service, source, tick,
+    bucket::Word, counters, dest, endpoint, fragment, host, link, meta, probe, record, service, source, tick,
 };
 
 macro_rules! pod {
@@ -31,6 +31,7 @@ pod!(
     link::Link,
     meta::Meta,
     probe::Probes,
+    record::Record,
     service::Rotation,
     service::Service,
     source::Data4,

@@ -3,6 +3,7 @@
 use lb_common::{
     counters::{ConnCounts, Counters, is_overloaded},
     dest::Dest,
+    record::Step,
     tcp::{self, State},
     tick::Tick,
     value::Value,
@@ -11,21 +12,27 @@ use lb_common::{
 
 use crate::{
     maps::{CONNS, DEST_COUNTERS, DESTS, SERVICE_COUNTERS, VERDICTS},
+    record,
     word::fetch_add,
 };
 
 #[inline(always)]
 pub fn verdict(verdict: Verdict) {
+    record::step(Step::Verdict, verdict as u64, 0);
     bump(verdict as u32);
 }
 
 #[inline(always)]
 pub fn event(event: Event) {
+    record::step(Step::Event, event as u64, 0);
     bump(event.index());
 }
 
 #[inline(always)]
 fn bump(index: u32) {
+    if record::is_dry() {
+        return;
+    }
     if let Some(count) = VERDICTS.get_ptr_mut(index) {
         // SAFETY: this CPU's own copy.
         unsafe { *count += 1 }
@@ -35,6 +42,9 @@ fn bump(index: u32) {
 /// A packet of `bytes` (IP total length) went to `dest`; `opened` if it made a new connection.
 #[inline(always)]
 pub fn served(service: u32, dest: u32, bytes: u32, opened: bool) {
+    if record::is_dry() {
+        return;
+    }
     add(SERVICE_COUNTERS.get_ptr_mut(service), bytes, opened);
     // SAFETY: only the address of a part of the map's value is taken.
     add(DEST_COUNTERS.get_ptr_mut(dest).map(|all| unsafe { &raw mut (*all).served }), bytes, opened);
@@ -58,7 +68,7 @@ fn add(counters: Option<*mut Counters>, bytes: u32, opened: bool) {
 #[inline(always)]
 pub fn heard(dest: u32, state: State, flags: u8) {
     let (resets, retransmits) = (tcp::resets(state, flags), tcp::retransmits_syn(state, flags));
-    if !resets && !retransmits {
+    if (!resets && !retransmits) || record::is_dry() {
         return;
     }
     if let Some(counters) = DEST_COUNTERS.get_ptr_mut(dest) {
@@ -102,6 +112,9 @@ pub fn moved(dest: u32, from: State, to: State) {
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn count_change(dest: u32, active: i64, inactive: i64, incomplete: u64) -> u32 {
+    if record::is_dry() {
+        return 0;
+    }
     let Some(counts) = CONNS.get_ptr_mut(dest) else { return 0 };
     // SAFETY: pointers into the map's value, valid for the program's run.
     let (active_word, inactive_word, incomplete_word) =

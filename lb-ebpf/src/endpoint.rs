@@ -4,13 +4,14 @@ use aya_ebpf::{btf_maps::lpm_trie::Key, programs::XdpContext};
 use lb_common::{
     endpoint::{Endpoint, Key6, filter, flag, key4, range},
     protocol,
+    record::Step,
     verdict::Verdict,
 };
 
 use crate::{
     maps::{ENDPOINTS4, ENDPOINTS6, FILTER, RANGES4, RANGES6},
     packet::Packet,
-    probe,
+    probe, record,
 };
 
 /// The endpoints that may serve a packet, the exact one first.
@@ -26,6 +27,7 @@ pub fn find(ctx: &XdpContext, packet: &Packet) -> Result<Endpoints, Verdict> {
     let (word, shift) = filter::position(packet.dest);
     let bits = FILTER.get(word).copied().unwrap_or(0) >> shift;
     if bits & (filter::ANY | filter::WILDCARD) == 0 {
+        record::step(Step::Filter, 0, 0);
         return Err(Verdict::PassedNoService);
     }
     let exact = lookup(packet.dest, packet.is_ipv6, packet.dest_port, packet.protocol);
@@ -34,6 +36,10 @@ pub fn find(ctx: &XdpContext, packet: &Packet) -> Result<Endpoints, Verdict> {
     } else {
         None
     };
+    if record::is_dry() {
+        let word = |endpoint: Option<Endpoint>| endpoint.map_or(0, |endpoint| endpoint.0);
+        record::step(Step::Endpoints, word(exact), word(wildcard));
+    }
     if exact.is_none() && wildcard.is_none() {
         return Err(probe::answered(ctx, packet));
     }

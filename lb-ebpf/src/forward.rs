@@ -8,6 +8,7 @@ use lb_common::{
     dest, host,
     host::{Path, Route},
     link::{self, MAC_MASK},
+    record::Step,
     verdict::Verdict,
     vlan::{SERVICE, Tags, VID_MASK},
 };
@@ -17,6 +18,7 @@ use crate::{
     flow::Flow,
     maps::{DESTS, DEVICES, HOSTS, INGRESS, LINKS},
     packet::{ETH_LEN, ETH_P_8021AD, ETH_P_8021Q, ETH_P_IP, ETH_P_IPV6, Packet, TAG_LEN, at, read},
+    record,
 };
 
 /// Sends the packet to its flow's destination.
@@ -24,6 +26,7 @@ use crate::{
 pub fn forward(ctx: &XdpContext, packet: &Packet, flow: &Flow) -> Result<Verdict, Verdict> {
     let dest = DESTS.get(flow.dest).ok_or(Verdict::DroppedBackendRemoved)?;
     if dest.flags & dest::flag::RETIRED != 0 {
+        record::step(Step::Dest, flow.dest as u64, flow.service as u64);
         return Err(answer::removed(ctx, packet, flow.service));
     }
     let host = HOSTS.get(dest.host).ok_or(Verdict::DroppedUnresolved)?;
@@ -31,6 +34,10 @@ pub fn forward(ctx: &XdpContext, packet: &Packet, flow: &Flow) -> Result<Verdict
     let (route, path) = unsafe {
         (Route(ptr::read_volatile(&raw const host.route)), Path(ptr::read_volatile(&raw const host.path)))
     };
+    if record::is_dry() {
+        record::step(Step::Dest, flow.dest as u64, flow.service as u64);
+        record::step(Step::Host, route.0, path.0);
+    }
     if route.link() == host::LOCAL {
         count::served(flow.service, flow.dest, packet.bytes, flow.opened);
         return Ok(Verdict::PassedLocalBackend);

@@ -13,6 +13,7 @@ use crate::{
     flow::Flow,
     maps::{FRAGMENTS, REFRESH},
     packet::{Outline, Packet, Part, read},
+    record,
 };
 
 /// Where a later fragment goes.
@@ -92,6 +93,9 @@ extern "C" fn fragment_find(ctx: *mut xdp_md, outline: u64) -> u64 {
 extern "C" fn fragment_remember(ctx: *mut xdp_md, outline: u64, dest: u32, service: u32) -> u32 {
     let outline = Outline(outline);
     let Ok(key) = key(&XdpContext::new(ctx), outline) else { return 0 };
+    if record::is_dry() {
+        return 0;
+    }
     if dest == 0 && !endpoint::may_be_ours(key.dest, outline.is_ipv6(), outline.protocol()) {
         return 0;
     }

@@ -17,6 +17,7 @@ mod maps;
 mod packet;
 mod probe;
 mod quoted;
+mod record;
 mod schedule;
 mod table;
 mod template;

@@ -129,5 +129,9 @@ pub static SWEEP: PerCpuArray<u32, 2> = PerCpuArray::new();
 pub static STATE: PerCpuArray<[u64; MAX_STATE / 8], 1> = PerCpuArray::new();
 #[btf_map]
 pub static ALLOWANCE: PerCpuArray<Allowance, 1> = PerCpuArray::new();
+/// The steps of the packet that was explained last.
+#[cfg(feature = "explain")]
+#[btf_map]
+pub static RECORD: Array<lb_common::record::Record, 1> = Array::new();
 #[btf_map]
 pub static CLOCK: Array<Reading, 1, MMAPABLE> = Array::new();

@@ -5,6 +5,7 @@ use lb_common::{
     dest,
     endpoint::Endpoint,
     flow::{WideBucket, WideKey},
+    record::Step,
     service::{self, Service},
     template::{ASSURED, NONE, Owner, key, renewed, value},
     verdict::Event,
@@ -14,6 +15,7 @@ use crate::{
     clock, count,
     flow::open::{Placed, store},
     maps::{DESTS, SERVICES},
+    record,
     table::{Side, Table, on_both_sides, secret},
     word::KernelWord,
 };
@@ -51,6 +53,7 @@ extern "C" fn template_find(source: *const Source, endpoint: u64, side: u32) -> 
             continue;
         }
         let dest = hit.value.dest();
+        record::step(Step::Template, dest as u64, holds(record, dest) as u64);
         if !holds(record, dest) {
             // For good, should its destination come back (`ip_vs_check_template`).
             bucket.value(hit.slot).cas(hit.value.0, hit.value.moved_to(hit.value.state(), now).0);
@@ -76,6 +79,7 @@ pub extern "C" fn template_store(source: *const Source, endpoint: u64, placed: u
         return placed;
     };
     let now = clock::now();
+    record::step(Step::TemplateMade, Placed(placed).dest() as u64, 0);
     let value = value(Placed(placed).dest(), NONE, now.after(record.persistence), record.rearm);
     for bucket in [first, second] {
         let hit = find(bucket, &key);

@@ -8,6 +8,8 @@ use core::{
 
 use lb_common::bucket::Word;
 
+use crate::record;
+
 /// A word of map memory. Plain loads and stores are volatile: on x86, the only architecture that the
 /// agent starts on, the hardware keeps their order.
 #[repr(transparent)]
@@ -22,6 +24,9 @@ impl Word for KernelWord {
 
     #[inline(always)]
     fn store(&self, new: u64) {
+        if record::is_dry() {
+            return;
+        }
         // SAFETY: as above; other CPUs read and write it only as whole words.
         unsafe { write_volatile(self.0.get(), new) }
     }
@@ -35,6 +40,10 @@ impl Word for KernelWord {
 /// Replaces a shared word by `new` if it is `seen`; whether it was.
 #[inline(always)]
 pub fn compare_and_swap(word: *mut u64, seen: u64, new: u64) -> bool {
+    if record::is_dry() {
+        // SAFETY: as below.
+        return unsafe { read_volatile(word) } == seen;
+    }
     // SAFETY: callers pass a pointer to an aligned word of a map's value.
     unsafe { atomic_cxchg::<u64, { AtomicOrdering::SeqCst }, { AtomicOrdering::SeqCst }>(word, seen, new).1 }
 }
@@ -42,6 +51,10 @@ pub fn compare_and_swap(word: *mut u64, seen: u64, new: u64) -> bool {
 /// Adds to a shared counter and returns what it was before.
 #[inline(always)]
 pub fn fetch_add(word: *mut u64, by: u64) -> u64 {
+    if record::is_dry() {
+        // SAFETY: as below.
+        return unsafe { read_volatile(word) };
+    }
     // SAFETY: callers pass a pointer to an aligned word of a map's value.
     unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::SeqCst }>(word, by) }
 }

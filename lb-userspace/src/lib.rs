@@ -3,7 +3,7 @@
 //! Three rings, imports point inward only:
 //! * PURE: [`model`], [`config`], [`overlay`] (its journal apart), [`plan`], [`neigh`], [`health`], [`estimator`],
 //!   [`events`] (its file apart), [`pressure`], [`api::types`] - no tokio, no aya, no sockets, no clock;
-//! * IO: [`dataplane`], [`net`], [`checks`], [`notify`], [`program`], [`realserver`], [`doctor`], [`api`], [`clock`],
+//! * IO: [`dataplane`], [`net`], [`checks`], [`notify`], [`program`], [`realserver`], [`doctor`], [`explain`], [`api`], [`clock`],
 //!   [`durable`], [`log`] - BPF, netlink,
 //!   HTTP, the time;
 //! * ROOT: [`agent`] and [`cli`].
@@ -19,6 +19,7 @@ pub mod doctor;
 pub mod durable;
 pub mod estimator;
 pub mod events;
+pub mod explain;
 pub mod health;
 pub mod log;
 pub mod model;

@@ -4,6 +4,7 @@ use lb_common::{
     bucket::{Hit, SLOTS, Word, find},
     dest,
     endpoint::{Endpoint, flag},
+    record::{Step, followed},
     service::{Rotation, Service},
     tcp::{self, State},
     tick::Tick,
@@ -14,14 +15,16 @@ use super::{Outcome, Segment};
 use crate::{
     clock, count,
     maps::{DESTS, REFRESH, ROTATIONS, SERVICES},
+    record,
     table::{Side, Table, is_migrating},
 };
 
 /// A flow of which this packet changes nothing. A miss otherwise.
 #[inline(always)]
 pub fn steady<B: Table>(key: &B::Key, segment: Segment, endpoint: Endpoint) -> Outcome {
-    // They change something, or are counted. Said first, it saves the tests for them further down.
-    if segment.flags() & (tcp::flag::SYN | tcp::flag::RST) != 0 {
+    // They change something, or are counted. Said first, it saves the tests for them further down. Steps are noted
+    // by `follow`, which comes to the same end.
+    if segment.flags() & (tcp::flag::SYN | tcp::flag::RST) != 0 || record::is_dry() {
         return Outcome::MISS;
     }
     let (first, second) = B::places(key, Side::NEW);
@@ -104,6 +107,11 @@ pub fn follow<B: Table>(place: u32, value: Value, segment: Segment, service: u32
     };
     let now = clock::now();
     let (dest, state) = (value.dest(), value.state());
+    if record::is_dry() {
+        let (left, next) = (value.expiry().until(now), segment.next(state));
+        let is_over = is_over(value, segment, record, now);
+        record::step(Step::Flow, value.0, followed(left, next.0, is_over));
+    }
     if is_over(value, segment, record, now) {
         return Outcome::MISS;
     }

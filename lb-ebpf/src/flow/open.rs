@@ -6,6 +6,7 @@ use lb_common::{
     flow::{NarrowBucket, NarrowKey, WideBucket, WideKey},
     guard::Guard,
     hashed::fold,
+    record::Step,
     service::{Rotation, Service},
     tcp::State,
     tick::Tick,
@@ -22,6 +23,7 @@ use crate::{
     clock, count,
     maps::{REFRESH, ROTATIONS, SERVICES},
     packet::Packet,
+    record,
     schedule::{schedule_by_hash, schedule_next},
     table::{Side, Table},
     template::{Source, assure_template, find_template, template_store},
@@ -135,7 +137,9 @@ fn open<B: Table>(key: &B::Key, segment: Segment, service: u32, placed: Placed) 
     }
     let now = clock::now();
     let value = first_value(placed, segment, record, now);
-    B::sweep(now);
+    if !record::is_dry() {
+        B::sweep(now);
+    }
     let mut before = Value::FREE;
     if placed.is_again() {
         // The flow's old entry, expired or closed, takes the new connection.
@@ -153,6 +157,7 @@ fn open<B: Table>(key: &B::Key, segment: Segment, service: u32, placed: Placed) 
     if before.is_locked() {
         return Outcome::NO_ROOM;
     }
+    record::step(Step::Opened, value.0, before.0);
     if before.is_flow() {
         if !is_over(before, segment, record, now) {
             count::event(Event::Evicted);
@@ -245,7 +250,10 @@ fn without_entry(service: u32, placed: Placed, segment: Segment, record: &Servic
     // As long as packets come that find no room: theirs are connections that go on.
     let state = if segment.is_udp() { State::UDP } else { segment.hashed_state() };
     let until = now.after(timeout(record, state));
-    if let Some(rotation) = ROTATIONS.get_ptr_mut(service) {
+    record::step(Step::WithoutEntry, dest as u64, 0);
+    if !record::is_dry()
+        && let Some(rotation) = ROTATIONS.get_ptr_mut(service)
+    {
         // SAFETY: an aligned word of the map's value, read and stored whole; the latest writer wins.
         unsafe {
             let word = &raw mut (*rotation).hashed_until;
@@ -291,6 +299,7 @@ extern "C" fn flow_guard(service: u32, segment: u32) -> u64 {
     let before = Guard(unsafe { word.read_volatile() });
     let after = before.take(now, record.guard);
     if after == before {
+        record::step(Step::Guard, service as u64, 0);
         return Placed::HELD;
     }
     // Lost to another CPU: one flow more than the rate.
@@ -305,11 +314,13 @@ extern "C" fn flow_schedule(service: u32, segment: u64, client: u32, port: u32, 
     let held = segment & Placed::HELD != 0;
     let segment = Segment(segment as u32);
     let one_packet = SERVICES.get(service).is_some_and(|record| segment.is_one_packet(record));
-    if !one_packet && (held || by_hash(service, segment, clock::now())) {
+    let placed = if !one_packet && (held || by_hash(service, segment, clock::now())) {
         schedule_by_hash(service, client, port, vip) as u64 | Placed::BY_HASH
     } else {
         schedule_next(service, client, port, vip) as u64
-    }
+    };
+    record::step(Step::Scheduled, Placed(placed).dest() as u64, Placed(placed).is_by_hash() as u64);
+    placed
 }
 
 #[unsafe(no_mangle)]

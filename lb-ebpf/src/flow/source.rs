@@ -3,6 +3,7 @@
 
 use aya_ebpf::btf_maps::lpm_trie::Key;
 use lb_common::{
+    record::Step,
     source::{BITS4, BITS6, Data4, Data6, Rule, Tag, take},
     verdict::{Event, Verdict},
 };
@@ -12,6 +13,7 @@ use crate::{
     clock, count,
     maps::{RULES4, RULES6, SERVICES, SOURCES},
     packet::Packet,
+    record,
     table::secret,
     template::Source,
 };
@@ -44,7 +46,8 @@ extern "C" fn source_judge(source: *const Source, is_ipv6: u32, segment: u32, se
         let data = Data4 { service, address: address[0] as u32 };
         RULES4.get(&Key::new(BITS4 + 32, data))
     };
-    match found.map_or(Rule::ALLOW, |word| Rule(*word)) {
+    let rule = found.map_or(Rule::ALLOW, |word| Rule(*word));
+    let judged = match rule {
         Rule::ALLOW => ADMITTED,
         Rule::DENY => DENIED,
         rule => {
@@ -53,7 +56,9 @@ extern "C" fn source_judge(source: *const Source, is_ipv6: u32, segment: u32, se
             let is_new = segment.begins() || SERVICES.get(service).is_some_and(|it| segment.is_taken_up(it));
             if is_new { limit(Tag::new(secret(), service, address, is_ipv6, rule), rule) } else { ADMITTED }
         }
-    }
+    };
+    record::step(Step::Source, rule.0, judged as u64);
+    judged
 }
 
 #[inline(always)]

@@ -13,6 +13,7 @@ use super::{header, load, load::schedule_least, members::each};
 use crate::{
     clock,
     maps::{CONNS, REFRESH, ROTATIONS},
+    record,
 };
 
 /// `sysctl_lblc_expiration`, `sysctl_lblcr_expiration`: 24 hours, here in units of [`REFRESH`], half a second.
@@ -97,7 +98,9 @@ extern "C" fn schedule_most(region: u32, load: u32) -> u32 {
 
 #[inline(always)]
 fn join(dest: u32, number: u32) {
-    if let Some(counts) = CONNS.get_ptr_mut(dest) {
+    if !record::is_dry()
+        && let Some(counts) = CONNS.get_ptr_mut(dest)
+    {
         // SAFETY: an aligned word of the map's value; of two CPUs the later one wins.
         unsafe { ptr::write_volatile(&raw mut (*counts).joined, number as u64) }
     }
@@ -116,6 +119,9 @@ fn read(word: *mut u64) -> Locality {
 
 #[inline(always)]
 fn write(word: *mut u64, locality: Locality) {
+    if record::is_dry() {
+        return;
+    }
     // SAFETY: as above; of two CPUs the later one wins.
     unsafe { ptr::write_volatile(word, locality.0) }
 }

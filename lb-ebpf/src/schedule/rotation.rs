@@ -9,7 +9,7 @@ use super::{
     load::schedule_first,
     repeat::{GO_ON, STOP, repeat, state},
 };
-use crate::{maps::ROTATIONS, word::fetch_add};
+use crate::{maps::ROTATIONS, record, word::fetch_add};
 
 /// Turns of the rotation that overloaded destinations may take before the members are looked
 /// at one by one.
@@ -18,9 +18,11 @@ const TRIES: u32 = 32;
 #[inline(always)]
 pub fn next(service: u32, region: u32, header: &Header) -> u32 {
     let Some(rotation) = ROTATIONS.get_ptr_mut(service) else { return 0 };
-    for _ in 0..TRIES {
+    for turn in 0..TRIES {
         // SAFETY: only the address of a word of the map's value is taken.
         let position = fetch_add(unsafe { &raw mut (*rotation).position }, 1);
+        // The cursor stands still then.
+        let position = if record::is_dry() { position + turn as u64 } else { position };
         let dest = at(region, header, (position % header.period as u64) as u32);
         if dest != 0 && !is_overloaded(dest) {
             return dest;

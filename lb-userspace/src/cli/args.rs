@@ -6,7 +6,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::{
     agent::ReloadArgs, backend::BackendCommand, conn::ConnCommand, events::EventsArgs, exit::EXIT_CODES,
-    parse, realserver::RealserverCommand, service::ServiceCommand, stats::StatsArgs, timeout::TimeoutCommand,
+    explain::ExplainArgs, parse, realserver::RealserverCommand, service::ServiceCommand, stats::StatsArgs,
+    timeout::TimeoutCommand,
 };
 use crate::log::LogFormat;
 
@@ -91,6 +92,13 @@ pub(super) enum Command {
     /// seen, what it causes, the command that mends it; docs/operations.md has a table of them. Exits with 8 if there
     /// are only warnings, with 9 if there are errors. On a backend: `lb realserver status`.
     Doctor(Place),
+    /// Says what would happen to a packet now, step by step, and why
+    ///
+    /// Runs the director's program on the packet and on the pinned maps, in a build that writes nothing: no
+    /// connection, counter, cursor or limit changes, and nothing is sent. Needs no agent. Given for a packet of a
+    /// known connection, it says where that goes; for a SYN, which backend the next connection would get. Exits with 0
+    /// whatever the verdict is, with 2 if the packet cannot come in, with 3 if there are no pins.
+    Explain(ExplainArgs),
     /// Writes the running state as a configuration file that reproduces it
     Save {
         /// Where to, - for stdout

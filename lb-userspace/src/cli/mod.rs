@@ -11,6 +11,7 @@ mod doctor;
 mod drain;
 mod events;
 mod exit;
+mod explain;
 mod number;
 mod output;
 mod pages;
@@ -90,6 +91,10 @@ fn dispatch(cli: Cli, output: &mut Output<'_>) -> Result<(), CliError> {
             log_to_stderr(global.log.as_deref().unwrap_or("info"), run.log_format)?;
             return Ok(crate::agent::run(global.options(run))?);
         }
+        Command::Explain(args) => {
+            log_to_stderr(global.log.as_deref().unwrap_or("warn"), LogFormat::Auto)?;
+            return explain::run(args, &global.instance, output);
+        }
         Command::CheckConfig { file } => return agent::check_config(&file, output),
         Command::Completions { shell } => return pages::completions(shell, output),
         Command::Man { directory } => return pages::man(directory.as_deref(), output),
@@ -117,6 +122,7 @@ fn dispatch(cli: Cli, output: &mut Output<'_>) -> Result<(), CliError> {
             Command::Timeout(verb) => timeout::run(verb, &client, output).await,
             Command::Run(_)
             | Command::CheckConfig { .. }
+            | Command::Explain(_)
             | Command::Completions { .. }
             | Command::Man { .. } => {
                 unreachable!("returned above: these need no agent")

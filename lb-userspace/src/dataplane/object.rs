@@ -4,7 +4,7 @@ use std::{io, path::PathBuf};
 
 use aya::{
     Ebpf, EbpfError, EbpfLoader,
-    maps::MapError,
+    maps::{Map, MapError},
     programs::{ProgramError, Xdp},
 };
 use lb_common::{meta::Meta, tick};
@@ -13,6 +13,8 @@ use super::layout::Layout;
 
 /// The production program, as build.rs made it.
 static DIRECTOR: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/lb.o"));
+/// The same, built to say what it would do with a packet.
+static EXPLAIN: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/lb-explain.o"));
 /// Passes everything: for interfaces that only transmit.
 static PASS: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/pass.o"));
 
@@ -151,6 +153,11 @@ impl Object {
         Self::open_build(DIRECTOR, layout, meta, link)
     }
 
+    /// Opens the build that only says what it would do, on the same maps.
+    pub(super) fn open_explaining(layout: &Layout, meta: &Meta, link: u16) -> Result<Self, LoadError> {
+        Self::open_build(EXPLAIN, layout, meta, link)
+    }
+
     /// The same of another build of the program: benchmarks compare some.
     pub fn open_build(build: &[u8], layout: &Layout, meta: &Meta, link: u16) -> Result<Self, LoadError> {
         let (ingress, shift) = (u32::from(link), tick::shift(meta.hz));
@@ -192,6 +199,11 @@ impl Object {
     /// The program that reads the clocks.
     pub fn clock(&mut self) -> Result<&mut Xdp, LoadError> {
         self.load("clock")
+    }
+
+    /// A map of the object's own.
+    pub(super) fn map_mut(&mut self, name: &str) -> Option<&mut Map> {
+        self.ebpf.map_mut(name)
     }
 
     fn load(&mut self, name: &'static str) -> Result<&mut Xdp, LoadError> {

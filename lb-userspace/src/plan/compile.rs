@@ -81,6 +81,11 @@ fn number(scheduler: Scheduler) -> u8 {
     }
 }
 
+/// IPVS's name of a generation's scheduler.
+pub fn scheduler_name(of: u8) -> Option<&'static str> {
+    Scheduler::ALL.into_iter().find(|scheduler| number(*scheduler) == of).map(Scheduler::name)
+}
+
 /// The greatest common divisor of all positive weights, 1 if there is none: wrr's step.
 pub fn step(members: &[Member]) -> u32 {
     match members.iter().fold(0, |step, member| gcd(step, u32::from(member.weight()))) {

@@ -24,7 +24,7 @@ mod tables;
 #[cfg(test)]
 mod tests;
 
-pub use compile::{CompileError, compile};
+pub use compile::{CompileError, compile, scheduler_name};
 pub use desired::{ByHealth, Desired, HostRoute, LinkSpec, ProbeSpec, Weights};
 pub use op::Op;
 pub use ranges::RangeKey;

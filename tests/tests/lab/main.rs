@@ -14,6 +14,7 @@ mod doctor_director;
 mod drain;
 mod endpoints;
 mod events;
+mod explain;
 mod flood;
 mod generic;
 mod groups;

@@ -3,6 +3,7 @@
 //!
 //! One binary, one module per topic; [`world`] names who is who, [`table`] runs cases and tells what differs.
 
+mod bytes;
 mod table;
 mod world;
 
@@ -10,6 +11,7 @@ mod capacity;
 mod change;
 mod counters;
 mod expiry;
+mod explain;
 mod forward;
 mod fragment;
 mod full;

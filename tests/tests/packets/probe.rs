@@ -5,22 +5,16 @@ use std::{
     net::{IpAddr, SocketAddr},
 };
 
-use aya::maps::{Array, Map, MapData, PerCpuArray};
 use lb::plan::{Desired, LinkSpec, ProbeSpec};
 use lb_common::{
-    counters::{ConnCounts, Counters, DestCounters},
-    flow::{NarrowBucket, WideBucket},
-    service::{Rotation, Service},
     tcp::flag::{ACK, RST, SYN},
     verdict::Verdict::*,
     vlan::Tags,
 };
-use lb_tests::{
-    packet::{Icmp, Mac, Packet},
-    xdp::Director,
-};
+use lb_tests::packet::{Icmp, Mac, Packet};
 
 use crate::{
+    bytes::of_services,
     table::{case, check, frame_to_check, passed, raw, to_check, tx},
     world::*,
 };
@@ -150,48 +144,19 @@ fn checks_come_and_go_with_what_is_wanted() {
     check(&mut director, answers(|_| passed(PassedNoService)));
 }
 
-/// Of every map in which a client's packets leave something, or that says where they go.
-fn bytes(director: &Director) -> Vec<Vec<u8>> {
-    vec![
-        array::<{ size_of::<NarrowBucket<u64>>() }>(director, "FLOWS4_0"),
-        array::<{ size_of::<WideBucket<u64>>() }>(director, "FLOWSW_0"),
-        array::<{ size_of::<Rotation>() }>(director, "ROTATIONS"),
-        array::<{ size_of::<ConnCounts>() }>(director, "CONNS"),
-        array::<{ size_of::<Service>() }>(director, "SERVICES"),
-        per_cpu::<{ size_of::<Counters>() }>(director, "SERVICE_COUNTERS"),
-        per_cpu::<{ size_of::<DestCounters>() }>(director, "DEST_COUNTERS"),
-    ]
-}
-
-fn pinned(director: &Director, name: &str) -> Map {
-    let data =
-        MapData::from_pin(director.layout().map(name)).unwrap_or_else(|error| panic!("{name}: {error}"));
-    Map::from_map_data(data).expect("a map")
-}
-
-fn array<const N: usize>(director: &Director, name: &str) -> Vec<u8> {
-    let map = Array::<_, [u8; N]>::try_from(pinned(director, name)).expect(name);
-    map.iter().flat_map(|value| value.expect("read")).collect()
-}
-
-fn per_cpu<const N: usize>(director: &Director, name: &str) -> Vec<u8> {
-    let map = PerCpuArray::<_, [u8; N]>::try_from(pinned(director, name)).expect(name);
-    map.iter().flat_map(|values| values.expect("read").concat()).collect()
-}
-
 #[test]
 fn no_flow_no_cursor_and_no_counter_of_a_service_moves() {
     let mut director = director(&probing());
     for kind in KINDS {
         send(&mut director, &kind.open()).expect("forwarded");
     }
-    let before = bytes(&director);
+    let before = of_services(&director);
     for port in FIRST..=LAST {
         let answers = KINDS.map(|kind| answer(kind).to_port(port));
         check(&mut director, answers.map(|packet| case("an answer", &packet, to_check(&given(&packet)))));
     }
-    assert!(bytes(&director) == before, "a check left something in the maps");
+    assert!(of_services(&director) == before, "a check left something in the maps");
     // And the comparison sees a client.
     send(&mut director, &TCP4.open().from_port(FIRST)).expect("forwarded");
-    assert!(bytes(&director) != before, "a client left nothing in the maps");
+    assert!(of_services(&director) != before, "a client left nothing in the maps");
 }

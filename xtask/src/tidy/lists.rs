@@ -9,6 +9,8 @@ const PURE: &[&str] = &[
     "lb-userspace/src/doctor/judge/",
     "lb-userspace/src/doctor/probe/frame.rs",
     "lb-userspace/src/doctor/report.rs",
+    "lb-userspace/src/explain/packet.rs",
+    "lb-userspace/src/explain/story.rs",
     "lb-userspace/src/health/",
     "lb-userspace/src/estimator.rs",
     "lb-userspace/src/model/",
