@@ -164,7 +164,7 @@ impl World {
     fn resize(&mut self) {
         let meta = *self.director.meta();
         if !meta.is_migrating() {
-            let other = if meta.narrow_generation % 2 == 0 { LARGE } else { SMALL };
+            let other = if meta.narrow_generation.is_multiple_of(2) { LARGE } else { SMALL };
             self.director.begin_resize(other).expect("it begins");
         } else if self.director.move_flows().left == 0 {
             self.director.end_resize().expect("it ends");
