@@ -58,10 +58,6 @@ pub fn open_under(
             placed = template_store(&source, endpoint.0, placed);
         }
     }
-    if persistent && !Placed(placed).is_by_hash() && segment.next(State::NONE).is_established() {
-        // Taken up in its middle.
-        assure_template(&source, endpoint, Placed(placed).dest());
-    }
     placed |= held | if again { Placed::AGAIN } else { 0 };
     let mut outcome = if held != 0 && !again {
         // Nothing to look for, nothing to store.
@@ -71,7 +67,9 @@ pub fn open_under(
     } else {
         flow_open_narrow(narrow_key(packet, endpoint).0, segment.0, service, placed)
     };
-    if outcome == Outcome::NO_ROOM.0 {
+    if outcome & Outcome::ASSURES != 0 {
+        assure_template(&source, endpoint, outcome as u32);
+    } else if outcome == Outcome::NO_ROOM.0 {
         // A template says where, or it is the same for every packet of the flow.
         let dest = if Placed(placed).is_controlled() {
             Placed(placed).dest()
@@ -165,12 +163,15 @@ fn open<B: Table>(key: &B::Key, segment: Segment, service: u32, placed: Placed) 
         count::ended(before, now);
     }
     count::opened(value);
+    // Taken up in its middle, it is established.
+    let assures = if placed.is_controlled() && value.state().is_established() { Outcome::ASSURES } else { 0 };
     // A connection that was placed by hash counted with its SYN.
-    if goes_on(placed, segment, record) {
+    let outcome = if goes_on(placed, segment, record) {
         Outcome::known(placed.dest())
     } else {
         Outcome::opened(placed.dest())
-    }
+    };
+    Outcome(outcome.0 | assures)
 }
 
 /// Gives a flow's finished entry in `bucket` to its new connection; what it held, or

@@ -7,7 +7,10 @@ use lb::{
     model::{FlowSizes, Guard, Persistence, Scope},
     plan::Desired,
 };
-use lb_common::tcp::{State, flag::*};
+use lb_common::{
+    tcp::{State, flag::*},
+    template::ASSURED,
+};
 use lb_tests::{
     clock,
     feeder::{Feed, Feeder, Target},
@@ -290,10 +293,16 @@ fn an_ack_of_a_persistent_client_makes_a_half_open_entry() {
             let flow = director.flows().into_iter().find(|flow| flow.client_port == port);
             flow.map(|flow| flow.value.state())
         };
-        for (port, state) in [(*port, State::SYN_RECV), (*port, State::ESTABLISHED), (7, State::SYN_RECV)] {
+        let half_open = State::SYN_RECV;
+        for (port, state, assured) in
+            [(*port, half_open, false), (*port, State::ESTABLISHED, true), (7, half_open, true)]
+        {
             let ack = kind.later().from_port(port);
             assert_eq!(send(&mut director, &ack), Ok(*backend), "{} port {port}", kind.name);
             assert_eq!(state_of(&director, port), Some(state), "{} port {port}", kind.name);
+            let templates = director.flows().into_iter().filter(|flow| flow.value.is_template());
+            let is: Vec<bool> = templates.map(|template| template.value.state() == ASSURED).collect();
+            assert_eq!(is, [assured], "{} port {port}", kind.name);
         }
     }
 }
