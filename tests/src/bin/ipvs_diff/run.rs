@@ -42,8 +42,12 @@ pub struct Directors {
 }
 
 /// A SYN with ACK or RST: to IPVS it is as good as a SYN alone where no connection stands, or one that is over
-/// (docs/ipvs-differences.md).
+/// (docs/ipvs-differences.md). And a service is deleted only when none of its templates is left: whether one ends
+/// before the last of its connections is a tie that a packet parts ([`ties`]), and a deleted service's do not.
 fn is_compared(step: Step, before: &View, config: &Config) -> bool {
+    if let Step::DeleteService(endpoint) = step {
+        return !before.flows.iter().any(|(key, flow)| flow.template.is_some() && key.to == endpoint);
+    }
     let Step::Packet { to, client, flags } = step else { return true };
     if to.protocol != Protocol::Tcp || flags & SYN == 0 || flags & (ACK | RST) == 0 {
         return true;
