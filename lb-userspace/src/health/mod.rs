@@ -76,6 +76,9 @@ pub enum Input {
     Done(ProbeId, Outcome),
 }
 
+/// How the label of a check says that it goes through the VIP.
+pub const THROUGH_VIP: &str = " through the VIP ";
+
 /// What is to be done.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
@@ -186,7 +189,7 @@ impl Health {
                 for (check, vip) in service.attempts(backend) {
                     let own = check.label();
                     let label = match vip {
-                        Some(vip) => format!("{own} through the VIP {vip}"),
+                        Some(vip) => format!("{own}{THROUGH_VIP}{vip}"),
                         None => own.clone(),
                     };
                     let probe = probe(&service.name, backend, check, vip);

@@ -19,6 +19,7 @@ use crate::{
         },
         probe::{self, Ask, Lane, Question, WhoHas, Wire},
     },
+    health::THROUGH_VIP,
 };
 
 /// Bytes of a short ping, as ping(8) sends it.
@@ -296,7 +297,8 @@ impl Asker<'_> {
         if passes {
             words = checks.iter().map(|check| check.check.clone()).collect();
         }
-        Some(Health { passes, words: words.join("; ") })
+        let through_vip = checks.iter().any(|check| check.check.contains(THROUGH_VIP));
+        Some(Health { passes, words: words.join("; "), through_vip })
     }
 }
 

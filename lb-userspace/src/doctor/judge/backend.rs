@@ -48,6 +48,8 @@ pub struct Health {
     pub passes: bool,
     /// The checks, and what the failing ones found.
     pub words: String,
+    /// One of them goes through the VIP: it finds what is wrong there by itself, if it has not yet.
+    pub through_vip: bool,
 }
 
 /// What the replies say of the way.
@@ -251,7 +253,8 @@ fn reverse_path(facts: &Facts) -> Option<Finding> {
 }
 
 fn check_blind(facts: &Facts, cause: &Finding) -> Option<Finding> {
-    let health = facts.health.as_ref().filter(|health| health.passes && !facts.way.out)?;
+    let health =
+        facts.health.as_ref().filter(|health| health.passes && !health.through_vip && !facts.way.out)?;
     let Way { service, backend, .. } = &facts.way;
     Some(Finding::new(
         Id::CheckBlind,

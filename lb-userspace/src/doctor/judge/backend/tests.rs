@@ -116,13 +116,16 @@ fn from_another_segment() {
 
 #[test]
 fn checks_that_know_better() {
-    let health = |passes| Some(Health { passes, words: "tcp".into() });
+    let health = |passes| Some(Health { passes, words: "tcp".into(), through_vip: false });
     let good = facts(open(VIP), open(OWN), None);
     let dead = facts(SILENT, open(OWN), Some((SILENT, SILENT)));
     finds(&Facts { health: health(true), ..good.clone() }, &[]);
     finds(&Facts { health: health(false), ..good }, &[Id::CheckWrong]);
     finds(&Facts { health: health(true), ..dead.clone() }, &[Id::VipMissing, Id::CheckBlind]);
     finds(&Facts { health: health(false), ..dead.clone() }, &[Id::VipMissing]);
+    // It is about to find it.
+    let through = Health { passes: true, words: "tcp".into(), through_vip: true };
+    finds(&Facts { health: Some(through), ..dead.clone() }, &[Id::VipMissing]);
     // One that is out of the pool already is no error any more.
     let mut out = Facts { health: health(false), ..dead };
     out.way.out = true;
