@@ -7,13 +7,42 @@ use std::{
     process::{Command, ExitCode},
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
+use clap::Args;
 use nix::sys::signal::{SigSet, Signal};
 
-use crate::scope::teardown;
+use crate::scope::{DEVELOPER_LAB, dir_of, teardown};
 
 /// What a shell says after a Ctrl-C.
 const INTERRUPTED: u8 = 130;
+
+/// What a demo is told.
+#[derive(Args)]
+pub struct DemoArgs {
+    /// Leave the lab up afterwards (`cargo xtask lab down` takes it down).
+    #[arg(long)]
+    keep: bool,
+    /// The lab's name: do the work itself instead of supervising it.
+    #[arg(long, hide = true)]
+    inner: Option<String>,
+}
+
+/// Shows a demo in a lab of its own, supervised. `demo` gets the lab's name, and whether to leave it up.
+pub fn show(args: DemoArgs, demo: impl FnOnce(&str, bool) -> Result<()>) -> ExitCode {
+    let DemoArgs { keep, inner } = args;
+    exit_code(match inner {
+        None => outer(keep),
+        Some(name) => demo(&name, keep).map(|()| ExitCode::SUCCESS),
+    })
+}
+
+fn outer(keep: bool) -> Result<ExitCode> {
+    let name = if keep { DEVELOPER_LAB.to_owned() } else { format!("lb{}-1", std::process::id()) };
+    ensure!(!dir_of(&name)?.exists(), "the lab {name} is up already; `cargo xtask lab down` takes it down");
+    let mut args = vec!["--inner", &name];
+    args.extend(keep.then_some("--keep"));
+    supervise(&args, &name, keep)
+}
 
 /// Runs this executable again with `args` and waits for it. The lab `name` is taken down after a signal, and after
 /// the end of the child too unless it succeeded and `keep` is set.

@@ -78,33 +78,19 @@ pub const STATES: PerState<State> = PerState {
 
 impl<T> PerState<T> {
     pub fn map<U>(self, mut f: impl FnMut(T) -> U) -> PerState<U> {
-        let Self {
-            tcp,
-            tcp_fin,
-            tcp_syn,
-            tcp_time_wait,
-            tcp_close,
-            udp,
-            sctp,
-            sctp_init1,
-            sctp_init,
-            sctp_echoed,
-            sctp_shutdown,
-            sctp_closed,
-        } = self;
         PerState {
-            tcp: f(tcp),
-            tcp_fin: f(tcp_fin),
-            tcp_syn: f(tcp_syn),
-            tcp_time_wait: f(tcp_time_wait),
-            tcp_close: f(tcp_close),
-            udp: f(udp),
-            sctp: f(sctp),
-            sctp_init1: f(sctp_init1),
-            sctp_init: f(sctp_init),
-            sctp_echoed: f(sctp_echoed),
-            sctp_shutdown: f(sctp_shutdown),
-            sctp_closed: f(sctp_closed),
+            tcp: f(self.tcp),
+            tcp_fin: f(self.tcp_fin),
+            tcp_syn: f(self.tcp_syn),
+            tcp_time_wait: f(self.tcp_time_wait),
+            tcp_close: f(self.tcp_close),
+            udp: f(self.udp),
+            sctp: f(self.sctp),
+            sctp_init1: f(self.sctp_init1),
+            sctp_init: f(self.sctp_init),
+            sctp_echoed: f(self.sctp_echoed),
+            sctp_shutdown: f(self.sctp_shutdown),
+            sctp_closed: f(self.sctp_closed),
         }
     }
 
@@ -127,33 +113,19 @@ impl<T> PerState<T> {
 
     /// All of them, in the order in which they are shown.
     pub fn all(self) -> [T; 12] {
-        let Self {
-            tcp,
-            tcp_fin,
-            tcp_syn,
-            tcp_time_wait,
-            tcp_close,
-            udp,
-            sctp,
-            sctp_init1,
-            sctp_init,
-            sctp_echoed,
-            sctp_shutdown,
-            sctp_closed,
-        } = self;
         [
-            tcp,
-            tcp_fin,
-            tcp_syn,
-            tcp_time_wait,
-            tcp_close,
-            udp,
-            sctp,
-            sctp_init1,
-            sctp_init,
-            sctp_echoed,
-            sctp_shutdown,
-            sctp_closed,
+            self.tcp,
+            self.tcp_fin,
+            self.tcp_syn,
+            self.tcp_time_wait,
+            self.tcp_close,
+            self.udp,
+            self.sctp,
+            self.sctp_init1,
+            self.sctp_init,
+            self.sctp_echoed,
+            self.sctp_shutdown,
+            self.sctp_closed,
         ]
     }
 

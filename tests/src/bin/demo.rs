@@ -9,9 +9,9 @@ use lb_tests::{
     mariadb::{self, MysqlSession},
     notes::{NotesLab, SERVICE},
     proc::{self, Lifetime},
-    scope::{self, DEVELOPER_LAB, Scope},
+    scope::Scope,
     steps::Steps,
-    supervise::{exit_code, supervise},
+    supervise::{self, DemoArgs},
     topo::VIP4,
     wait::PATIENCE,
 };
@@ -19,32 +19,12 @@ use lb_tests::{
 /// MySQL connections balanced through an XDP director, in network namespaces of this machine.
 #[derive(Parser)]
 struct Args {
-    /// Leave the lab up afterwards (`cargo xtask lab down` takes it down).
-    #[arg(long)]
-    keep: bool,
-    /// The lab's name: do the work itself instead of supervising it.
-    #[arg(long, hide = true)]
-    inner: Option<String>,
+    #[command(flatten)]
+    demo: DemoArgs,
 }
 
 fn main() -> ExitCode {
-    let Args { keep, inner } = Args::parse();
-    let outcome = match inner {
-        None => outer(keep),
-        Some(name) => demo(&name, keep).map(|()| ExitCode::SUCCESS),
-    };
-    exit_code(outcome)
-}
-
-fn outer(keep: bool) -> Result<ExitCode> {
-    let name = if keep { DEVELOPER_LAB.to_owned() } else { format!("lb{}-1", std::process::id()) };
-    ensure!(
-        !scope::dir_of(&name)?.exists(),
-        "the lab {name} is up already; `cargo xtask lab down` takes it down"
-    );
-    let mut args = vec!["--inner", &name];
-    args.extend(keep.then_some("--keep"));
-    supervise(&args, &name, keep)
+    supervise::show(Args::parse().demo, demo)
 }
 
 fn demo(name: &str, keep: bool) -> Result<()> {

@@ -17,10 +17,10 @@ use lb_tests::{
     lab::Lab,
     mariadb,
     proc::{self, Lifetime, Proc},
-    scope::{self, DEVELOPER_LAB, Scope},
+    scope::Scope,
     sql_load::SqlLoad,
     steps::Steps,
-    supervise::{exit_code, supervise},
+    supervise::{self, DemoArgs},
     topo::{Node, Topology, VIP4},
     wait::{PATIENCE, Seen, eventually},
 };
@@ -36,32 +36,12 @@ const CHECK: &str = "checks: [{mysql: {user: root, password: \"123\", lag: [{fro
 /// MySQL replicas that die, come back and lag, behind an XDP director.
 #[derive(Parser)]
 struct Args {
-    /// Leave the lab up afterwards (`cargo xtask lab down` takes it down).
-    #[arg(long)]
-    keep: bool,
-    /// The lab's name: do the work itself instead of supervising it.
-    #[arg(long, hide = true)]
-    inner: Option<String>,
+    #[command(flatten)]
+    demo: DemoArgs,
 }
 
 fn main() -> ExitCode {
-    let Args { keep, inner } = Args::parse();
-    let outcome = match inner {
-        None => outer(keep),
-        Some(name) => demo(&name, keep).map(|()| ExitCode::SUCCESS),
-    };
-    exit_code(outcome)
-}
-
-fn outer(keep: bool) -> Result<ExitCode> {
-    let name = if keep { DEVELOPER_LAB.to_owned() } else { format!("lb{}-1", std::process::id()) };
-    ensure!(
-        !scope::dir_of(&name)?.exists(),
-        "the lab {name} is up already; `cargo xtask lab down` takes it down"
-    );
-    let mut args = vec!["--inner", &name];
-    args.extend(keep.then_some("--keep"));
-    supervise(&args, &name, keep)
+    supervise::show(Args::parse().demo, demo)
 }
 
 /// In the order of their taking down.

@@ -2,6 +2,7 @@
 
 pub mod redis_check {
     use super::super::super::*;
+    pub use super::super::mysql_check::PASSWORD_FILE;
     pub static SECTION: Section = Section {
         path: "services[].checks[].redis",
         doc: "The server answers PING with PONG, after a login if there is a password. What speaks Redis's protocol \
@@ -16,12 +17,6 @@ pub mod redis_check {
         Words("none: no login"),
         "Its password. `lb save` writes it; listings and the log do not show it.",
     );
-    pub static PASSWORD_FILE: Key = key(
-        "password_file",
-        "absolute path",
-        Words("none"),
-        "A file with the password, read at each check, in the place of `password`.",
-    );
     pub static ROLE: Key = key(
         "role",
         "`any`, `primary` or `replica`",
@@ -32,6 +27,7 @@ pub mod redis_check {
 
 pub mod postgres_check {
     use super::super::super::*;
+    pub use super::super::mysql_check::{PASSWORD, PASSWORD_FILE, QUERY, TLS};
     pub static SECTION: Section = Section {
         path: "services[].checks[].postgres",
         doc: "With `user` (and `database`) alone: the server answers the begin of a login with a question for a \
@@ -43,25 +39,6 @@ pub mod postgres_check {
     pub static DATABASE: Key =
         key("database", "name", Words("the user's name"), "Where to, as with libpq's `dbname`.")
             .also(&["dbname"]);
-    pub static PASSWORD: Key = key(
-        "password",
-        "password",
-        Words("none"),
-        "Its password. `lb save` writes it; listings and the log do not show it.",
-    );
-    pub static PASSWORD_FILE: Key = key(
-        "password_file",
-        "absolute path",
-        Words("none"),
-        "A file with the password, read at each check, in the place of `password`.",
-    );
-    pub static TLS: Key = key(
-        "tls",
-        "`off` or `on`",
-        Is("off"),
-        "`on`: the login is over TLS; the certificate is not verified.",
-    );
-    pub static QUERY: Key = key("query", "SQL", Words("none"), "It must succeed and give at least one row.");
     pub static ROLE: Key = key(
         "role",
         "`any`, `primary` or `replica`",
