@@ -1,5 +1,5 @@
 //! A look at every member of a generation. So a new connection costs the more the more members there are
-//! (at most [`MAX_MEMBERS`]), as in IPVS.
+//! (at most [`lb_common::generation::MAX_MEMBERS`]), as in IPVS.
 
 use core::ffi::c_void;
 
