@@ -5,7 +5,7 @@
 use std::net::IpAddr;
 
 use lb::{
-    model::{Endpoint, Guard, Persistence, Protocol, Scope, Service, sources::rule},
+    model::{Endpoint, Guard, Persistence, Scope, Service, sources::rule},
     plan::Desired,
 };
 use lb_common::{
@@ -63,7 +63,7 @@ fn opens(director: &mut Director, kind: Kind, client: IpAddr, port: u16) -> Resu
 
 #[test]
 fn the_longest_prefix_decides_who_opens_connections() {
-    for kind in KINDS {
+    for kind in ALL_KINDS {
         let one = client(kind, 11);
         let rules = [
             format!("{} deny", network(kind, None)),
@@ -89,7 +89,7 @@ fn the_longest_prefix_decides_who_opens_connections() {
 
 #[test]
 fn an_established_connection_goes_on_when_its_client_is_denied() {
-    for kind in KINDS {
+    for kind in ALL_KINDS {
         let deny = format!("{} deny", network(kind, Some(1)));
         let mut director = director(&ruled(kind.service(PORT, &[1, 2]), &[]));
         let (open, later) = (from(kind.open(), client(kind, 11)), from(kind.later(), client(kind, 11)));
@@ -99,10 +99,10 @@ fn an_established_connection_goes_on_when_its_client_is_denied() {
         for _ in 0..3 {
             assert_eq!(send(&mut director, &later), Ok(backend), "{}", kind.name);
         }
-        if !kind.is_udp {
+        if let Some([end, reset]) = kind.ending() {
             // Until it ends: its client's next one is new.
-            assert_eq!(send(&mut director, &later.flags(FIN | ACK)), Ok(backend), "{}", kind.name);
-            assert_eq!(send(&mut director, &later.flags(RST)), Ok(backend), "{}", kind.name);
+            assert_eq!(send(&mut director, &later.flags(end)), Ok(backend), "{}", kind.name);
+            assert_eq!(send(&mut director, &later.flags(reset)), Ok(backend), "{}", kind.name);
             assert_eq!(send(&mut director, &open), Err(DroppedDenied), "{}", kind.name);
         }
         assert_eq!(send(&mut director, &open.from_port(1)), Err(DroppedDenied), "{}", kind.name);
@@ -111,7 +111,7 @@ fn an_established_connection_goes_on_when_its_client_is_denied() {
 
 #[test]
 fn a_source_opens_a_burst_and_then_what_its_rate_allows() {
-    for kind in KINDS {
+    for kind in ALL_KINDS {
         let limit = format!("{} limit 1/m burst 5", network(kind, None));
         let mut director = director(&ruled(kind.service(PORT, &[1, 2]), &[&limit]));
         let (opened, refused) = attempts(&mut director, kind, client(kind, 11), 1..21);
@@ -170,9 +170,8 @@ fn services_have_rules_and_limits_of_their_own() {
 
 #[test]
 fn they_hold_for_every_endpoint_of_a_group() {
-    for kind in KINDS {
-        let protocol = if kind.is_udp { Protocol::Udp } else { Protocol::Tcp };
-        let at = |port| Endpoint::new(kind.vip(), port, protocol);
+    for kind in ALL_KINDS {
+        let at = |port| Endpoint::new(kind.vip(), port, kind.protocol());
         let range = Endpoint { last_port: Some(5100), ..at(5000) };
         let group = Service { group: [at(81), range].into(), ..kind.service(PORT, &[1]) };
         let rules =
@@ -219,7 +218,7 @@ fn with_one_packet_scheduling_each_datagram_is_a_connection() {
 
 #[test]
 fn a_template_lets_nobody_in() {
-    for kind in KINDS {
+    for kind in ALL_KINDS {
         let mut service = kind.service(PORT, &[1, 2, 3]);
         service.options.persistence =
             Some(Persistence { timeout: 300, granularity: None, scope: Scope::default() });
