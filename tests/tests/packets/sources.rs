@@ -2,17 +2,22 @@
 //!
 //! Limits here are of one a minute, so that within a test time gives nobody room.
 
-use std::net::IpAddr;
+use std::{
+    net::{IpAddr, Ipv6Addr},
+    ops::Range,
+};
 
 use lb::{
+    clock::kernel_hz,
     model::{Endpoint, Guard, Persistence, Scope, Service, sources::rule},
-    plan::Desired,
+    plan::{Desired, plan},
 };
 use lb_common::{
+    source::MAX_RULES,
     tcp::flag::*,
     verdict::Verdict::{self, *},
 };
-use lb_tests::{packet::Packet, xdp::Director};
+use lb_tests::{clock, packet::Packet, xdp::Director};
 
 use crate::world::*;
 
@@ -45,12 +50,7 @@ fn from(packet: Packet, client: IpAddr) -> Packet {
 }
 
 /// What becomes of a new connection from each of so many ports: how many were opened, and what the others got.
-fn attempts(
-    director: &mut Director,
-    kind: Kind,
-    client: IpAddr,
-    ports: std::ops::Range<u16>,
-) -> (usize, Vec<Verdict>) {
+fn attempts(director: &mut Director, kind: Kind, client: IpAddr, ports: Range<u16>) -> (usize, Vec<Verdict>) {
     let open = from(kind.open(), client);
     let seen: Vec<_> = ports.map(|port| send(director, &open.from_port(port))).collect();
     let refused: Vec<Verdict> = seen.iter().filter_map(|seen| seen.err()).collect();
@@ -330,4 +330,56 @@ fn a_spoofed_flood_lifts_no_limit_and_holds_nobody_up() {
     let forgotten = of("event-source-forgotten");
     assert!((94_000..150_000).contains(&forgotten), "{forgotten}");
     assert_eq!(of("dropped-limited"), 100 + 40 * 8);
+}
+
+/// As many as there may be, all of one family, then as many others in their place, then none. The times are printed: what
+/// an edit costs while there are so many.
+#[test]
+fn as_many_rules_as_there_may_be_come_change_and_go() {
+    for kind in [TCP4, TCP6] {
+        let network = |n: u32| -> IpAddr {
+            match kind.is_ipv6 {
+                true => Ipv6Addr::from(0x2001_0db8_u128 << 96 | u128::from(n) << 64).into(),
+                false => (0x0a10_0000 + n).to_be_bytes().into(),
+            }
+        };
+        let length = if kind.is_ipv6 { 64 } else { 32 };
+        let want = |numbers: Range<u32>, action: &str| {
+            let text = |n| format!("{}/{length} {action}", network(n));
+            let sources = numbers.map(|n| rule(&text(n)).expect("a rule")).collect();
+            let service = Service { sources, ..kind.service(PORT, &[1]) };
+            Desired { services: vec![service], hz: kernel_hz(), ..lab() }
+        };
+        let mut director = director(&want(0..0, ""));
+        let change = |director: &mut Director, what: &str, want: &Desired| {
+            let begin = clock::now();
+            let now = director.maps().snapshot().expect("a snapshot");
+            let read = clock::now();
+            let ops = plan(want, &now).expect("a plan");
+            let planned = clock::now();
+            director.maps_mut().apply(&ops).unwrap_or_else(|error| panic!("{} {what}: {error:#}", kind.name));
+            println!(
+                "{} {what}: {} operations; read {:?}, planned {:?}, applied {:?}",
+                kind.name,
+                ops.len(),
+                read - begin,
+                planned - read,
+                clock::now() - planned
+            );
+            let now = director.maps().snapshot().expect("a snapshot");
+            assert!(plan(want, &now).expect("a plan").is_empty(), "{} {what}", kind.name);
+        };
+        let is_denied =
+            |director: &mut Director, n, port| opens(director, kind, network(n), port) == Err(DroppedDenied);
+        change(&mut director, "all come", &want(0..MAX_RULES, "deny"));
+        assert!(is_denied(&mut director, 0, 1) && is_denied(&mut director, MAX_RULES - 1, 1));
+        assert!(!is_denied(&mut director, MAX_RULES, 1));
+        change(&mut director, "all change", &want(0..MAX_RULES, "allow"));
+        assert!(!is_denied(&mut director, 0, 2));
+        change(&mut director, "all are replaced", &want(MAX_RULES..2 * MAX_RULES, "deny"));
+        assert!(!is_denied(&mut director, 0, 3) && is_denied(&mut director, MAX_RULES, 3));
+        change(&mut director, "all go", &want(0..0, ""));
+        assert!(!is_denied(&mut director, MAX_RULES, 4));
+        assert!(director.maps().snapshot().expect("a snapshot").rules.is_empty());
+    }
 }
