@@ -39,7 +39,7 @@ const LABS: KernelTests = KernelTests {
     args: &[],
     modules: &["8021q", "bonding", "bridge", "ip_vs", "sctp"],
     commands: &["ipvsadm"],
-    limit: Duration::from_secs(600),
+    limit: Duration::from_secs(900),
 };
 /// The test target that runs nowhere else.
 pub const LAB_TARGET: &str = "vm61";
