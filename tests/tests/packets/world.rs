@@ -17,7 +17,7 @@ use lb::{
 };
 use lb_common::{
     sctp::chunk,
-    tcp::flag::{ACK, SYN},
+    tcp::flag::{ACK, FIN, RST, SYN},
     verdict::Verdict,
     vlan::Tags,
 };
@@ -65,7 +65,7 @@ pub const TCP6: Kind = Kind { name: "tcp6", is_ipv6: true, is_udp: false, is_sct
 pub const UDP6: Kind = Kind { name: "udp6", is_ipv6: true, is_udp: true, is_sctp: false };
 pub const SCTP4: Kind = Kind { name: "sctp4", is_ipv6: false, is_udp: false, is_sctp: true };
 pub const SCTP6: Kind = Kind { name: "sctp6", is_ipv6: true, is_udp: false, is_sctp: true };
-/// Those that most tables are about; what is special about SCTP has a table of its own.
+/// Those that need no telling of what is SCTP's: that has a table of its own.
 pub const KINDS: [Kind; 4] = [TCP4, UDP4, TCP6, UDP6];
 pub const ALL_KINDS: [Kind; 6] = [TCP4, UDP4, TCP6, UDP6, SCTP4, SCTP6];
 
@@ -107,6 +107,15 @@ impl Kind {
             Protocol::Tcp => self.open().flags(ACK),
             Protocol::Udp => self.open(),
             Protocol::Sctp => self.open().flags(chunk::COOKIE_ECHO),
+        }
+    }
+
+    /// What a client ends its connection with, as flags of a packet: in order, and at once.
+    pub fn ending(self) -> Option<[u8; 2]> {
+        match self.protocol() {
+            Protocol::Tcp => Some([FIN | ACK, RST]),
+            Protocol::Udp => None,
+            Protocol::Sctp => Some([chunk::SHUTDOWN, chunk::ABORT]),
         }
     }
 
