@@ -12,11 +12,11 @@ use crate::{
 };
 
 /// Packets of a measurement.
-pub const PACKETS: u32 = 20_000;
+pub const PACKETS: u32 = 10_000;
 /// The smallest is the figure: what else the kernel has to do now and then is in the others.
 pub const ROUNDS: usize = 2;
 /// Packets before it. Of known flows each must have come once.
-const WARM_UP: u32 = 2_000;
+const WARM_UP: u32 = 1_000;
 const MANY: u32 = 10_000;
 /// 10.64.0.1 and what follows; new flows come from 10.128.0.0 on, never twice.
 const KNOWN: u32 = 0x0a40_0001;
@@ -118,6 +118,7 @@ impl<'a> Bench<'a> {
                 Feed::Frames => ("gen0", Some(Bare::relay(generator, "gen1", "out0")?)),
                 Feed::Skbs => ("out0", None),
             };
+            subject.expect(feed)?;
             for load in Load::ALL {
                 let rounds = self.rounds(&subject, generator, device, load);
                 let rounds = rounds.with_context(|| format!("{}, {feed:?}, {load:?}", kind.name()))?;

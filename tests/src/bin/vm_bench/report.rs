@@ -24,7 +24,7 @@ pub struct Report {
     targets: Vec<Judged>,
 }
 
-/// Instructions above a bare XDP drop, fed with frames: lb's by IPVS's.
+/// Instructions above a bare XDP drop, fed with frames: lb's by IPVS's, of its cheaper form.
 #[derive(Serialize)]
 struct Judged {
     load: Load,
@@ -41,7 +41,7 @@ impl Report {
         let mut report = Self { kernel, packets: PACKETS, rounds: ROUNDS, figures, targets: Vec::new() };
         for (load, at_most) in TARGETS {
             let lb = report.above_drop(Feed::Frames, load, Kind::Lb)?;
-            let ipvs = report.above_drop(Feed::Frames, load, Kind::Ipvs)?;
+            let ipvs = report.above_drop(Feed::Frames, load, report.best_ipvs(Feed::Frames, load)?)?;
             let measured = lb / ipvs;
             report.targets.push(Judged { load, lb, ipvs, measured, at_most, passed: measured <= at_most });
         }
@@ -62,7 +62,7 @@ impl Report {
         }
         println!();
         self.print_ratios()?;
-        println!("\n{:<46}{:>10}{:>12}", "target: lb by IPVS, above a bare XDP drop", "measured", "at most");
+        println!("\n{:<46}{:>10}{:>12}", "target: lb by IPVS above a bare XDP drop", "measured", "at most");
         for Judged { load, lb, ipvs, measured, at_most, passed } in &self.targets {
             let verdict = if *passed { "passed" } else { "MISSED" };
             let fraction = 1.0 / measured;
@@ -96,17 +96,24 @@ impl Report {
 
     /// What the other way of feeding would say, which nothing is decided by.
     fn print_ratios(&self) -> Result<()> {
-        heading("lb by IPVS");
+        heading("lb by IPVS, its cheaper form");
         let whole = |feed, load, kind| -> Result<f64> {
             Ok(self.figure(feed, load, Some(kind))?.minimum() - self.figure(feed, load, None)?.minimum())
         };
         for (feed, what) in [(Feed::Frames, "XDP frames"), (Feed::Skbs, "pktgen's skbs")] {
             row(&format!("{what}, above the generator"), |load| {
-                let (lb, ipvs) = (whole(feed, load, Kind::Lb)?, whole(feed, load, Kind::Ipvs)?);
-                Ok(format!("{:.3}", lb / ipvs))
+                let ipvs = whole(feed, load, self.best_ipvs(feed, load)?)?;
+                Ok(format!("{:.3}", whole(feed, load, Kind::Lb)? / ipvs))
             })?;
         }
         Ok(())
+    }
+
+    /// With or without GRO, whatever is cheaper for it.
+    fn best_ipvs(&self, feed: Feed, load: Load) -> Result<Kind> {
+        let cost = |kind| Ok::<_, anyhow::Error>(self.figure(feed, load, Some(kind))?.minimum());
+        let is_better = cost(Kind::IpvsWithoutGro)? < cost(Kind::Ipvs)?;
+        Ok(if is_better { Kind::IpvsWithoutGro } else { Kind::Ipvs })
     }
 
     fn above_drop(&self, feed: Feed, load: Load, kind: Kind) -> Result<f64> {

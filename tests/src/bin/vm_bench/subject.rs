@@ -3,13 +3,14 @@
 use std::{fs, net::Ipv4Addr, ops::Sub};
 
 use anyhow::{Result, ensure};
-use lb_tests::{agent::Agent, config::Config, netns::Netns, topo::Node};
+use lb_tests::{agent::Agent, config::Config, netns::Netns, topo::Node, xdp_pass};
 use nix::sys::signal::Signal;
 use serde::Serialize;
 
 use crate::{
     bare::Bare,
     lab::{BACKENDS, ETH1_MAC, Lab, PORT, SINK_MAC, VIP, received},
+    measure::Feed,
 };
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -23,6 +24,8 @@ pub enum Kind {
     /// The kernel as a router.
     Forward,
     Ipvs,
+    /// With GRO off on the director's interface, which saves it the search for packets to merge.
+    IpvsWithoutGro,
 }
 
 /// A director that does one thing.
@@ -49,7 +52,8 @@ pub struct Done {
 }
 
 impl Kind {
-    pub const ALL: [Self; 5] = [Self::Drop, Self::Rewrite, Self::Lb, Self::Forward, Self::Ipvs];
+    pub const ALL: [Self; 6] =
+        [Self::Drop, Self::Rewrite, Self::Lb, Self::Forward, Self::Ipvs, Self::IpvsWithoutGro];
 
     pub fn name(self) -> &'static str {
         match self {
@@ -58,6 +62,7 @@ impl Kind {
             Self::Lb => "lb",
             Self::Forward => "kernel forwarding",
             Self::Ipvs => "IPVS, DR, rr",
+            Self::IpvsWithoutGro => "IPVS, DR, rr, without GRO",
         }
     }
 
@@ -68,7 +73,11 @@ impl Kind {
 
     /// Whether it knows connections.
     pub fn is_balancer(self) -> bool {
-        matches!(self, Self::Lb | Self::Ipvs)
+        self == Self::Lb || self.is_ipvs()
+    }
+
+    fn is_ipvs(self) -> bool {
+        matches!(self, Self::Ipvs | Self::IpvsWithoutGro)
     }
 }
 
@@ -82,12 +91,28 @@ impl<'a> Subject<'a> {
             Kind::Lb => Holds::Agent(lb(lab)?),
             Kind::Forward => Holds::Nothing,
             Kind::Ipvs => ipvs(lab)?,
+            Kind::IpvsWithoutGro => ipvs(lab)?,
         };
         Ok(Self { kind, lab, holds })
     }
 
     pub fn kind(&self) -> Kind {
         self.kind
+    }
+
+    /// Before packets come in this way.
+    pub fn expect(&self, feed: Feed) -> Result<()> {
+        if self.kind != Kind::IpvsWithoutGro {
+            return Ok(());
+        }
+        let Lab { director, scope, .. } = self.lab;
+        match feed {
+            // A veth without GRO takes redirected frames only if it has a program.
+            Feed::Frames => xdp_pass::attach(director, "eth0", &scope.bpffs(), "pass", &xdp_pass::PASS)?,
+            // For which skbs would be copied.
+            Feed::Skbs => xdp_pass::detach(director, "eth0")?,
+        }
+        set_gro(self.lab, "off")
     }
 
     /// Does something while only the kernel works: no agent's timers.
@@ -108,18 +133,23 @@ impl<'a> Subject<'a> {
         };
         let connections = match &self.holds {
             Holds::Agent(agent) => agent.stats()?.total.connections,
-            _ if self.kind == Kind::Ipvs => ipvs_connections(director)?,
+            _ if self.kind.is_ipvs() => ipvs_connections(director)?,
             _ => 0,
         };
         Ok(Done { packets, connections })
     }
 
     pub fn end(self) -> Result<()> {
-        match self.holds {
-            Holds::Agent(agent) => agent.detach(),
-            _ if self.kind == Kind::Ipvs => self.lab.director.run("ipvsadm", &["-C"])?.ok().map(drop),
-            _ => Ok(()),
+        if let Holds::Agent(agent) = self.holds {
+            return agent.detach();
         }
+        if self.kind.is_ipvs() {
+            self.lab.director.run("ipvsadm", &["-C"])?.ok()?;
+        }
+        if self.kind == Kind::IpvsWithoutGro {
+            set_gro(self.lab, "on")?;
+        }
+        Ok(())
     }
 }
 
@@ -162,6 +192,11 @@ fn ipvs(lab: &Lab) -> Result<Holds> {
         ipvsadm(&["-a", "-u", &service, "-r", &format!("{backend}:{PORT}"), "-g"])?;
     }
     Ok(Holds::Nothing)
+}
+
+fn set_gro(lab: &Lab, to: &str) -> Result<()> {
+    lab.director.run("ethtool", &["-K", "eth0", "gro", to])?.ok()?;
+    Ok(())
 }
 
 /// Lines `CPU CONNECTIONS ..` in hexadecimal, below two of headings. What follows the CPUs, and `ip_vs_stats`, are the
