@@ -55,7 +55,7 @@ impl Report {
             self.kernel
         );
         self.print_feed(Feed::Frames, "fed with XDP frames, as by a driver")?;
-        self.print_feed(Feed::Skbs, "fed with pktgen's skbs: XDP copies each, flatters IPVS")?;
+        self.print_feed(Feed::Skbs, "fed with pktgen's own skbs, which XDP copies")?;
         heading("above a bare XDP drop, fed with XDP frames");
         for kind in Kind::ALL.into_iter().filter(|kind| *kind != Kind::Drop) {
             row(kind.name(), |load| Ok(format!("{:.0}", self.above_drop(Feed::Frames, load, kind)?)))?;
