@@ -5,7 +5,7 @@
 mod builder;
 
 fn main() {
-    builder::build(&["bench"], "bench");
+    builder::build(&["bench", "bare"], "bench");
     if std::env::var_os("CARGO_FEATURE_BENCH").is_some() {
         builder::build_as(&["lb"], "lru", "-lru");
         builder::build_as(&["lb"], "stub", "-stub");

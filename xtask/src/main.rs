@@ -54,7 +54,7 @@ enum Verb {
     Demo(lab::DemoArgs),
     /// The demo's lab for yourself: up, down, shell NODE, status
     Lab(lab::LabArgs),
-    /// What a packet costs, beside a kernel LRU map and no table at all; whether the targets hold
+    /// What a packet costs, beside a kernel LRU map and no table at all; `--vm`: beside IPVS; whether the targets hold
     Bench(bench::Args),
     /// Run a program under Debian's kernel 6.1 in qemu
     Vm(vm::Args),

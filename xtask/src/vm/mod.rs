@@ -4,6 +4,7 @@
 //! `kernel` fetches the package once, `rootfs` makes an initramfs of busybox, modules and the
 //! program with its libraries, `qemu` boots it and reads its result.
 
+pub mod bench;
 mod cpio;
 mod ipvs_diff;
 mod kernel;
