@@ -156,6 +156,7 @@ fn pictured(service: &Service, health: &Health) -> ServicePicture {
                 starting.into_iter().chain(checks.iter().flatten().filter_map(CheckView::trouble)).collect();
             let picture = BackendPicture {
                 drained: backend.drained,
+                maintenance: backend.maintenance.as_ref().map(ToString::to_string),
                 healthy: health.healthy(&service.name, backend.key),
                 configured: backend.weight,
                 weight,

@@ -14,6 +14,7 @@ mod growth;
 mod health;
 mod host;
 mod interfaces;
+mod maintenance;
 mod network;
 mod preflight;
 mod pressure;

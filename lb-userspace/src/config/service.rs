@@ -389,6 +389,7 @@ fn backend(node: &Node, vip: Option<IpAddr>, of: Of<'_>, problems: &mut Problems
         upper_threshold: upper,
         lower_threshold: lower,
         drained: drained.unwrap_or(false),
+        maintenance: None,
         health: BackendHealth { checks, backup: backup.unwrap_or(false) },
     };
     Some((backend, pos))

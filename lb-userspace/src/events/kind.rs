@@ -61,6 +61,8 @@ kinds! {
     AllKeptEnd "all-kept-end" Info true "the checks are believed again",
     Drained "drained" Info false "backend is drained",
     Undrained "undrained" Info false "backend is not drained any more",
+    Maintenance "maintenance" Info true "backend is in maintenance",
+    MaintenanceEnd "maintenance-end" Info true "the maintenance of the backend is over",
     NeighbourLost "neighbour-lost" Warning true "backend does not answer ARP/ND any more",
     NeighbourFound "neighbour-found" Info true "backend answers ARP/ND",
     NeighbourChanged "neighbour-changed" Info true "backend has another MAC",

@@ -138,6 +138,8 @@ pub struct Health {
     damped: BTreeMap<(ServiceName, BackendKey), Damping>,
     /// The first hold of those that flap.
     holds: BTreeMap<ServiceName, Duration>,
+    /// Somebody works on them: their failures are none.
+    maintained: BTreeSet<(ServiceName, BackendKey)>,
     /// Services whose backends have no quorum.
     without_quorum: BTreeSet<ServiceName>,
     /// What an earlier agent knew, until the first model comes.
@@ -240,6 +242,7 @@ impl Health {
             holds.contains_key(service) && backends.get(service).is_some_and(|of| of.contains_key(key))
         });
         self.without_quorum.retain(|service| self.backends.contains_key(service));
+        self.maintain(now, model);
         self.settle(model);
     }
 
@@ -342,7 +345,9 @@ impl Health {
         let mut others = ids.filter(|other| **other != id).filter_map(|other| self.entries.get(other));
         let others = others.all(|other| other.machine.serves());
         let (was, is) = (others && served, others && entry.machine.serves());
-        let healthy = (was != is).then_some(is);
+        // Who gets no connections neither fails nor comes back.
+        let is_kept_back = self.maintained.contains(&(service.clone(), *backend));
+        let healthy = (was != is && !is_kept_back).then_some(is);
         let Reweighting { service, backend, check, why } = told;
         match healthy {
             Some(true) if self.held(&service, backend).is_none() => self.begin_slowly(now, &service, backend),

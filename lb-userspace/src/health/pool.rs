@@ -69,7 +69,7 @@ pub fn pool(service: &Service, condition: impl Fn(BackendKey) -> Condition, had_
         keep_the_least_behind(members.iter().filter(|it| it.is_backup() == backups), &mut given);
     }
     let weight_of = |it: &Member<'_>| match given.get(&it.backend.key) {
-        _ if it.backend.drained => 0,
+        _ if it.backend.is_kept_back() => 0,
         None => u32::from(it.backend.weight),
         Some(ByHealth::Weight(weight)) => u32::from(*weight),
         Some(ByHealth::Out) => 0,

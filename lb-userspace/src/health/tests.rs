@@ -20,6 +20,7 @@ pub(super) fn service(timing: Timing, backends: &[&str]) -> Service {
         upper_threshold: 0,
         lower_threshold: 0,
         drained: false,
+        maintenance: None,
         health: Default::default(),
     };
     Service {

@@ -236,9 +236,17 @@ pub(crate) fn backends() -> impl Strategy<Value = Backend> {
             upper_threshold: upper,
             lower_threshold: lower,
             drained,
+            maintenance: None,
             health,
         },
     )
+}
+
+/// What somebody does to a backend.
+pub(crate) fn maintenances() -> impl Strategy<Value = Maintenance> {
+    (select(vec!["new memory", "a reboot"]), option::of(1..9000u32)).prop_map(|(comment, seconds)| {
+        Maintenance::begin(comment, "root", jiff::Timestamp::UNIX_EPOCH, seconds).expect("can be")
+    })
 }
 
 fn unique<T>(items: Vec<T>, same: impl Fn(&T, &T) -> bool) -> Vec<T> {
