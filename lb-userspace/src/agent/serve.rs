@@ -62,6 +62,8 @@ pub async fn run(
         // An error means that the sender is gone: stop as well.
         let _ = stopped.await;
     }));
+    // What was counted until now is nothing recent.
+    agent.look_at_connections();
     notify(&[sd_notify::NotifyState::Ready]);
     let (instance, services) = (&agent.config.instance, agent.model.services.len());
     tracing::info!(instance, services, "forwarding");

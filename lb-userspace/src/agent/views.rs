@@ -157,6 +157,7 @@ fn backend_view(
     };
     let healthy = agent.monitor.health.healthy(&service.name, backend.key);
     let held = agent.monitor.health.held(&service.name, backend.key);
+    let suspicion = agent.monitor.health.suspicion(&service.name, backend.key);
     let counts = agent.pins.maps.conn_counts(dest);
     let host = snapshot.dests.get(&dest).and_then(|dest| snapshot.hosts.get(&dest.host));
     let route = host.map_or(Route::UNRESOLVED, |host| Route(host.route));
@@ -168,7 +169,7 @@ fn backend_view(
         BackendState::Maintenance
     } else if trouble.is_some() {
         BackendState::Unresolved
-    } else if (!healthy || held.is_some()) && health_weight == 0 {
+    } else if (!healthy || held.is_some() || suspicion.is_some()) && health_weight == 0 {
         BackendState::Down
     } else if backend.health.backup && given == Some(ByHealth::Out) {
         BackendState::Standby
@@ -186,6 +187,10 @@ fn backend_view(
         let verb = if state == BackendState::Up { "would be kept" } else { "is kept" };
         format!("flaps ({failures} failures): {verb} out for {left} s more")
     });
+    let suspect = suspicion.map(|(_, until, why)| {
+        let left = until.saturating_sub(monotonic()).as_secs();
+        format!("suspect for {left} s more (passive): {why}")
+    });
     let maintenance = backend.maintenance.as_ref().map(ToString::to_string);
     let local = route.link() == lb_common::host::LOCAL;
     Ok(BackendView {
@@ -196,7 +201,7 @@ fn backend_view(
         lower_threshold: backend.lower_threshold,
         state,
         detail: detail(
-            [maintenance, trouble, local.then(|| "this director itself".to_owned()), kept, flaps],
+            [maintenance, trouble, local.then(|| "this director itself".to_owned()), kept, flaps, suspect],
             &checks,
         ),
         maintenance: backend.maintenance.clone(),
@@ -210,7 +215,7 @@ fn backend_view(
 }
 
 /// Why a backend is as it is: `why`, and the checks that are not simply passing.
-fn detail(why: [Option<String>; 5], checks: &[health::CheckView]) -> Option<String> {
+fn detail(why: [Option<String>; 6], checks: &[health::CheckView]) -> Option<String> {
     let parts: Vec<String> =
         why.into_iter().flatten().chain(checks.iter().filter_map(health::CheckView::trouble)).collect();
     (!parts.is_empty()).then(|| parts.join("; "))

@@ -53,6 +53,8 @@ kinds! {
     Weight "weight" Info false "backend has another weight",
     Flaps "flaps" Warning true "backend flaps",
     Settled "settled" Info true "backend is back in: it was kept out since it flapped",
+    Suspect "suspect" Warning true "the connections of a backend fare worse than those of the others",
+    Trusted "trusted" Info true "backend gets its connections back: it was suspect",
     QuorumDown "quorum-down" Warning true "service has lost its quorum",
     QuorumUp "quorum-up" Info true "service has its quorum",
     BackupsServe "backups-serve" Warning true "the backups serve",

@@ -221,6 +221,8 @@ fn health(service: &ServiceName, old: &ServiceHealth, new: &ServiceHealth, chang
         slow_start,
         hooks,
         flap_hold,
+        passive,
+        passive_hold,
     } = old;
     if *of_old != new.checks {
         changes.push(format!("service {service}: {}", checks(of_old, &new.checks)));
@@ -243,6 +245,8 @@ fn health(service: &ServiceName, old: &ServiceHealth, new: &ServiceHealth, chang
         word(&format!("the program for {kind}"), &old, &new);
     }
     word("flap_hold", &shown(*flap_hold), &shown(new.flap_hold));
+    word("passive", passive, &new.passive);
+    word("passive_hold", passive_hold, &new.passive_hold);
 }
 
 fn checks(old: &[Check], new: &[Check]) -> String {
