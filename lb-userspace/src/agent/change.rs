@@ -53,7 +53,7 @@ impl Agent {
 
     /// Checks that `model` can be had, journals `overlay`, makes the kernel follow. Until the journal
     /// is written nothing has changed; from then on the change stands, and what fails is tried again.
-    async fn adopt(
+    pub(super) async fn adopt(
         &mut self,
         model: Model,
         overlay: Overlay,

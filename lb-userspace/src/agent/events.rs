@@ -152,10 +152,15 @@ fn pictured(service: &Service, health: &Health) -> ServicePicture {
             // Only who has not all of its weight has something to say.
             let checks = pool.given.get(&backend.key).map(|_| health.checks(&service.name, backend.key));
             let starting = health.is_starting(&service.name, backend.key).then(|| "slow start".to_owned());
-            let why: Vec<_> =
-                starting.into_iter().chain(checks.iter().flatten().filter_map(CheckView::trouble)).collect();
+            let suspect = health.suspicion(&service.name, backend.key).map(|_| "suspect".to_owned());
+            let why: Vec<_> = starting
+                .into_iter()
+                .chain(suspect)
+                .chain(checks.iter().flatten().filter_map(CheckView::trouble))
+                .collect();
             let picture = BackendPicture {
                 drained: backend.drained,
+                maintenance: backend.maintenance.as_ref().map(ToString::to_string),
                 healthy: health.healthy(&service.name, backend.key),
                 configured: backend.weight,
                 weight,

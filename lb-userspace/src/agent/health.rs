@@ -1,6 +1,10 @@
 //! The backends' health: attempts out, results in, and what follows from them.
 
-use std::{collections::BTreeSet, path::Path, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+    time::Duration,
+};
 
 use anyhow::{Context, Result};
 use lb_common::dest;
@@ -10,8 +14,8 @@ use crate::{
     checks::{self, Checks, Results, SavedFile},
     clock::monotonic,
     events::{Draft, Kind},
-    health::{Action, Health, Input, Outcome, ProbeId, Saved},
-    model::{BackendKey, Model, ServiceName},
+    health::{Action, Figures, Health, Input, Outcome, ProbeId, Saved},
+    model::{BackendKey, Model, ServiceName, check::PassiveMode},
     plan::{Snapshot, dest_address, name_of},
 };
 
@@ -80,6 +84,15 @@ impl Monitor {
                     self.said.push(Draft::new(Kind::Settled).of(&service).at(backend));
                     changed = true;
                 }
+                Action::Suspect(service, backend, hold, why) => {
+                    let reason = format!("{why}; for {} s at least (passive)", hold.as_secs());
+                    self.said.push(Draft::new(Kind::Suspect).of(&service).at(backend).because(reason));
+                    changed = true;
+                }
+                Action::Trusted(service, backend) => {
+                    self.said.push(Draft::new(Kind::Trusted).of(&service).at(backend));
+                    changed = true;
+                }
                 // What it makes of the weight is seen in the pool.
                 Action::Step | Action::Reweighted(_) => changed = true,
             }
@@ -138,6 +151,49 @@ impl Agent {
     /// Takes in how checks ended. A rack that dies is one change.
     pub(super) fn heard_health(&mut self, results: Vec<(ProbeId, Outcome)>) {
         self.follow_health(results.into_iter().map(|(id, outcome)| Input::Done(id, outcome)));
+    }
+
+    /// Gives the machines what the data plane has counted, of services that want it.
+    pub(super) fn look_at_connections(&mut self) {
+        let asked = self.model.services.iter().filter(|service| service.health.passive != PassiveMode::Off);
+        let asked: Vec<_> = asked.map(|service| service.name.clone()).collect();
+        if asked.is_empty() {
+            return;
+        }
+        match self.counted(&asked) {
+            Ok(counted) => self.follow_health(counted),
+            Err(error) => tracing::error!("reading the counters of backends failed: {error:#}"),
+        }
+    }
+
+    fn counted(&self, asked: &[ServiceName]) -> Result<Vec<Input>> {
+        let (maps, snapshot) = (&self.pins.maps, self.pins.maps.without_rules()?);
+        let mut figures: BTreeMap<u16, Vec<(BackendKey, Figures)>> = BTreeMap::new();
+        let named = snapshot.services.iter().filter_map(|(id, record)| {
+            let name: ServiceName = name_of(&record.name).parse().ok()?;
+            asked.contains(&name).then_some((*id, name))
+        });
+        let named: BTreeMap<_, _> = named.collect();
+        for (id, record) in &snapshot.dests {
+            let gone = record.flags & (dest::flag::RETIRED | dest::flag::ORPHANED) != 0;
+            if gone || !named.contains_key(&record.service) {
+                continue;
+            }
+            let counters = maps.dest_counters(*id)?;
+            let key = BackendKey { address: dest_address(record), port: u16::from_be_bytes(record.port) };
+            let counted = Figures {
+                connections: counters.served.connections,
+                incomplete: maps.conn_counts(*id).incomplete,
+                retransmissions: counters.retransmissions,
+                resets: counters.resets,
+            };
+            figures.entry(record.service).or_default().push((key, counted));
+        }
+        let inputs = named.into_iter().map(|(id, name)| {
+            let guarded = maps.is_guarded(id, self.clock.now());
+            Input::Counted(name, guarded, figures.remove(&id).unwrap_or_default())
+        });
+        Ok(inputs.collect())
     }
 
     fn follow_health(&mut self, inputs: impl IntoIterator<Item = Input>) {

@@ -14,6 +14,7 @@ mod growth;
 mod health;
 mod host;
 mod interfaces;
+mod maintenance;
 mod network;
 mod preflight;
 mod pressure;
@@ -194,6 +195,7 @@ impl Agent {
         if let Err(error) = reclaimed {
             tracing::error!("reading counters and freeing unused ids failed: {error:#}");
         }
+        self.look_at_connections();
     }
 
     /// Asks the neighbours that are due.

@@ -62,6 +62,8 @@ pub async fn run(
         // An error means that the sender is gone: stop as well.
         let _ = stopped.await;
     }));
+    // What was counted until now is nothing recent.
+    agent.look_at_connections();
     notify(&[sd_notify::NotifyState::Ready]);
     let (instance, services) = (&agent.config.instance, agent.model.services.len());
     tracing::info!(instance, services, "forwarding");
@@ -94,6 +96,7 @@ pub async fn run(
             () = wait_until(deadline) => {
                 if monotonic() >= next_sweep {
                     agent.sweep();
+                    agent.end_maintenances().await;
                     agent.resize().await;
                     next_sweep = monotonic() + SWEEP;
                     if agent.unfinished || monotonic() >= next_look {
@@ -263,6 +266,14 @@ async fn handle_request(agent: &mut Agent, request: Request) -> Option<End> {
             let done = agent.change(Change::Drain { service, key }).await;
             answer(reply, done);
         }
+        Request::BackendMaintain { service, key, begin, reply } => {
+            let done = agent.maintain(service, key, &begin).await;
+            answer(reply, done);
+        }
+        Request::BackendMaintenanceEnd { service, key, reply } => {
+            let done = agent.change(Change::EndMaintenance { service, key }).await;
+            answer(reply, done);
+        }
         Request::BackendUndrain { service, key, reply } => {
             let done = agent.change(Change::Undrain { service, key }).await;
             answer(reply, done);
@@ -296,6 +307,7 @@ fn backend(add: BackendAdd) -> Backend {
         upper_threshold,
         lower_threshold,
         drained: false,
+        maintenance: None,
         health: BackendHealth::default(),
     }
 }

@@ -30,11 +30,14 @@ pub fn status(agent: &Agent) -> Status {
     let Agent { config, model, pins, network, interfaces, .. } = agent;
     let of_drivers = interfaces.warnings();
     let backends = model.services.iter().flat_map(|service| &service.backends);
-    let healthy = |service: &Service, key: &BackendKey| agent.monitor.health.healthy(&service.name, *key);
+    // What fails while somebody works on it is no failure.
+    let fails = |service: &Service, backend: &Backend| {
+        backend.maintenance.is_none() && !agent.monitor.health.healthy(&service.name, backend.key)
+    };
     let unhealthy = model
         .services
         .iter()
-        .map(|service| service.backends.iter().filter(|backend| !healthy(service, &backend.key)).count());
+        .map(|service| service.backends.iter().filter(|backend| fails(service, backend)).count());
     let unhealthy = unhealthy.sum();
     let interfaces = interfaces.all.iter().filter_map(|interface| {
         let attached = interface.attached.as_ref()?;
@@ -154,6 +157,7 @@ fn backend_view(
     };
     let healthy = agent.monitor.health.healthy(&service.name, backend.key);
     let held = agent.monitor.health.held(&service.name, backend.key);
+    let suspicion = agent.monitor.health.suspicion(&service.name, backend.key);
     let counts = agent.pins.maps.conn_counts(dest);
     let host = snapshot.dests.get(&dest).and_then(|dest| snapshot.hosts.get(&dest.host));
     let route = host.map_or(Route::UNRESOLVED, |host| Route(host.route));
@@ -161,9 +165,11 @@ fn backend_view(
     let trouble = agent.network.trouble(backend.key.address);
     let state = if backend.drained {
         BackendState::Drained
+    } else if backend.maintenance.is_some() {
+        BackendState::Maintenance
     } else if trouble.is_some() {
         BackendState::Unresolved
-    } else if (!healthy || held.is_some()) && health_weight == 0 {
+    } else if (!healthy || held.is_some() || suspicion.is_some()) && health_weight == 0 {
         BackendState::Down
     } else if backend.health.backup && given == Some(ByHealth::Out) {
         BackendState::Standby
@@ -181,6 +187,11 @@ fn backend_view(
         let verb = if state == BackendState::Up { "would be kept" } else { "is kept" };
         format!("flaps ({failures} failures): {verb} out for {left} s more")
     });
+    let suspect = suspicion.map(|(_, until, why)| {
+        let left = until.saturating_sub(monotonic()).as_secs();
+        format!("suspect for {left} s more (passive): {why}")
+    });
+    let maintenance = backend.maintenance.as_ref().map(ToString::to_string);
     let local = route.link() == lb_common::host::LOCAL;
     Ok(BackendView {
         key: backend.key,
@@ -189,7 +200,11 @@ fn backend_view(
         upper_threshold: backend.upper_threshold,
         lower_threshold: backend.lower_threshold,
         state,
-        detail: detail([trouble, local.then(|| "this director itself".to_owned()), kept, flaps], &checks),
+        detail: detail(
+            [maintenance, trouble, local.then(|| "this director itself".to_owned()), kept, flaps, suspect],
+            &checks,
+        ),
+        maintenance: backend.maintenance.clone(),
         checks: checks.into_iter().map(check_view).collect(),
         mac: link.map(|_| mac(route.mac())),
         interface: link.map(|link| name_of(&link.name)),
@@ -200,7 +215,7 @@ fn backend_view(
 }
 
 /// Why a backend is as it is: `why`, and the checks that are not simply passing.
-fn detail(why: [Option<String>; 4], checks: &[health::CheckView]) -> Option<String> {
+fn detail(why: [Option<String>; 6], checks: &[health::CheckView]) -> Option<String> {
     let parts: Vec<String> =
         why.into_iter().flatten().chain(checks.iter().filter_map(health::CheckView::trouble)).collect();
     (!parts.is_empty()).then(|| parts.join("; "))

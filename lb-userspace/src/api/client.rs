@@ -15,8 +15,8 @@ use serde::{Serialize, de::DeserializeOwned};
 use tokio::net::UnixStream;
 
 use super::types::{
-    ApiError, BackendAdd, BackendEdit, ConnFilter, ConnList, Done, ReloadOptions, Reloaded, ServiceAdd,
-    ServiceEdit, ServiceView, Stats, Status,
+    ApiError, BackendAdd, BackendEdit, ConnFilter, ConnList, Done, MaintenanceBegin, ReloadOptions, Reloaded,
+    ServiceAdd, ServiceEdit, ServiceView, Stats, Status,
 };
 use crate::{
     events::{Filter, Listed},
@@ -121,6 +121,25 @@ impl Client {
 
     pub async fn backend_undrain(&self, service: &ServiceName, key: BackendKey) -> Result<Done, ClientError> {
         self.json(Method::POST, &format!("{}/undrain", backend_path(service, key)), NOTHING).await
+    }
+
+    pub async fn backend_maintain(
+        &self,
+        service: &ServiceName,
+        key: BackendKey,
+        begin: &MaintenanceBegin,
+    ) -> Result<Done, ClientError> {
+        let path = format!("{}/maintenance", backend_path(service, key));
+        self.json(Method::POST, &path, Some(begin)).await
+    }
+
+    pub async fn backend_maintenance_end(
+        &self,
+        service: &ServiceName,
+        key: BackendKey,
+    ) -> Result<Done, ClientError> {
+        let path = format!("{}/maintenance", backend_path(service, key));
+        self.json(Method::DELETE, &path, NOTHING).await
     }
 
     pub async fn timeouts(&self) -> Result<Timeouts, ClientError> {

@@ -123,6 +123,8 @@ fn answer(request: Request, memory: &mut Memory) {
         Request::BackendEdit { reply, .. }
         | Request::BackendDelete { reply, .. }
         | Request::BackendUndrain { reply, .. }
+        | Request::BackendMaintain { reply, .. }
+        | Request::BackendMaintenanceEnd { reply, .. }
         | Request::ConnsFlush { reply, .. }
         | Request::TimeoutsEdit { reply, .. }
         | Request::Detach { reply } => drop(reply.send(done())),
@@ -183,6 +185,7 @@ fn backend(key: &str, state: BackendState) -> BackendView {
         upper_threshold: 0,
         lower_threshold: 0,
         state,
+        maintenance: None,
         checks: Vec::new(),
         detail: (!resolved).then(|| "no answer to ARP on eth1".to_owned()),
         mac: resolved.then(|| "02:00:00:00:00:0a".to_owned()),

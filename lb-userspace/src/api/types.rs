@@ -9,6 +9,7 @@
 //! | POST `/v1/services/{name}/backends` | [`BackendAdd`] | [`Done`] |
 //! | PATCH, DELETE `/v1/services/{name}/backends/{address:port}` | PATCH: [`BackendEdit`] | [`Done`] |
 //! | POST `…/backends/{address:port}/drain`, `…/undrain` | | [`Done`] |
+//! | POST, DELETE `…/backends/{address:port}/maintenance` | POST: [`MaintenanceBegin`] | [`Done`] |
 //! | GET, PATCH `/v1/timeouts` | PATCH: [`PartialTimeouts`] | [`Timeouts`](crate::model::Timeouts) or [`Done`] |
 //! | GET, DELETE `/v1/conns` | query: [`ConnFilter`] | [`ConnList`] or [`Done`] |
 //! | GET `/v1/stats` | | [`Stats`] |
@@ -26,8 +27,8 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::model::{
-    BackendKey, Endpoint, ExpireNodest, Guard, PartialTimeouts, Persistence, Reject, Scheduler, ServiceName,
-    ServiceOptions, Sources,
+    BackendKey, Endpoint, ExpireNodest, Guard, Maintenance, PartialTimeouts, Persistence, Reject, Scheduler,
+    ServiceName, ServiceOptions, Sources,
 };
 
 /// A change was made. `warnings` are for the operator, one sentence each.
@@ -159,6 +160,19 @@ pub struct BackendEdit {
     pub lower_threshold: Option<u32>,
 }
 
+/// The agent says since when, and until when.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MaintenanceBegin {
+    /// A line of 1 to 200 characters.
+    pub comment: String,
+    /// Who asks for it, 1 to 32 characters.
+    pub by: String,
+    /// How long it takes, 1 to 2678400 (31 days); none: until somebody ends it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seconds: Option<u32>,
+}
+
 /// A service with its backends, as it stands.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ServiceView {
@@ -201,6 +215,9 @@ pub struct BackendView {
     pub state: BackendState,
     /// Why, where `state` alone does not say it (for example which gateway is in the way).
     pub detail: Option<String>,
+    /// Who works on it, why and until when.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub maintenance: Option<Maintenance>,
     /// Its health checks, in the order of the configuration.
     #[serde(default)]
     pub checks: Vec<CheckView>,
@@ -220,8 +237,10 @@ pub struct BackendView {
 pub enum BackendState {
     /// Gets new connections.
     Up,
-    /// Drained by an operator.
+    /// Drained by an operator; in maintenance too, perhaps.
     Drained,
+    /// An operator works on it.
+    Maintenance,
     /// Weight 0, by configuration or by a health check that passes but says so.
     Quiesced,
     /// At its upper threshold.

@@ -16,7 +16,7 @@ use super::{
 use crate::{
     api::{
         client::Client,
-        types::{BackendAdd, BackendEdit, BackendState, BackendView, Done, ServiceView},
+        types::{BackendAdd, BackendEdit, BackendState, BackendView, Done, MaintenanceBegin, ServiceView},
     },
     model::{BackendKey, ServiceName},
 };
@@ -35,12 +35,43 @@ pub(super) enum BackendCommand {
     Drain(DrainArgs),
     /// Ends a drain
     Undrain(Which),
+    /// Keeps new connections from a backend that somebody works on, with the reason and an end
+    Maintenance {
+        #[command(subcommand)]
+        command: MaintenanceCommand,
+    },
     /// Lists the backends of one service or of all
     List {
         /// The service: its name, or its endpoint VIP:PORT or PROTOCOL/VIP:PORT
         #[arg(value_parser = parse::service)]
         service: Option<ServiceArg>,
     },
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum MaintenanceCommand {
+    /// lb backend maintenance on mysql 172.18.14.11 --comment "new memory" --for 2h
+    ///
+    /// Open connections go on. Its checks go on too, but what they find is no failure. A reload and a restart of
+    /// the agent keep it; given again, the new comment and end hold.
+    On(MaintenanceArgs),
+    /// Ends it before its time; with `slow_start` the backend comes back slowly
+    Off(Which),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct MaintenanceArgs {
+    #[command(flatten)]
+    pub(super) which: Which,
+    /// Why, for whoever looks at `lb status`
+    #[arg(long, value_name = "TEXT")]
+    pub(super) comment: String,
+    /// It ends by itself after so long, at most 31d; without, when somebody ends it
+    #[arg(long = "for", value_name = "DURATION", value_parser = parse::timeout)]
+    pub(super) seconds: Option<u32>,
+    /// Who is to be asked about it; the default is the user who types this, before sudo
+    #[arg(long, value_name = "NAME", env = "SUDO_USER", hide_env_values = true)]
+    pub(super) by: Option<String>,
 }
 
 /// A backend of a service.
@@ -119,6 +150,21 @@ pub(super) async fn run(
             let (service, key) = find(client, &which).await?;
             (client.backend_undrain(&service, key).await?, service, key, "undrained")
         }
+        BackendCommand::Maintenance { command: MaintenanceCommand::On(args) } => {
+            let MaintenanceArgs { which, comment, seconds, by } = args;
+            let (service, key) = find(client, &which).await?;
+            let begin = MaintenanceBegin { comment, by: by.unwrap_or_else(user), seconds };
+            (client.backend_maintain(&service, key, &begin).await?, service, key, "is in maintenance")
+        }
+        BackendCommand::Maintenance { command: MaintenanceCommand::Off(which) } => {
+            let (service, key) = find(client, &which).await?;
+            (
+                client.backend_maintenance_end(&service, key).await?,
+                service,
+                key,
+                "is not in maintenance any more",
+            )
+        }
     };
     say_done(&done, &service, key, what, output)
 }
@@ -139,6 +185,14 @@ async fn drain(args: DrainArgs, client: &Client, output: &mut Output<'_>) -> Res
     Wait { service: &service, key, deadline }
         .run(async || client.service(&service).await, interrupted, output)
         .await
+}
+
+/// Who types this.
+fn user() -> String {
+    let named = ["LOGNAME", "USER"].into_iter().find_map(|name| std::env::var(name).ok());
+    named
+        .filter(|name| !name.is_empty())
+        .unwrap_or_else(|| format!("uid {}", rustix::process::getuid().as_raw()))
 }
 
 fn say_done(
@@ -237,6 +291,7 @@ pub(super) fn state_word(state: BackendState) -> &'static str {
     match state {
         BackendState::Up => "up",
         BackendState::Drained => "drained",
+        BackendState::Maintenance => "maintenance",
         BackendState::Quiesced => "quiesced",
         BackendState::Overloaded => "overloaded",
         BackendState::Unresolved => "unresolved",
@@ -249,7 +304,10 @@ pub(super) fn state_word(state: BackendState) -> &'static str {
 pub(super) fn state_tone(state: BackendState) -> Tone {
     match state {
         BackendState::Up => Tone::Good,
-        BackendState::Drained | BackendState::Quiesced | BackendState::Standby => Tone::Notice,
+        BackendState::Drained
+        | BackendState::Maintenance
+        | BackendState::Quiesced
+        | BackendState::Standby => Tone::Notice,
         BackendState::Overloaded | BackendState::Unresolved | BackendState::Down => Tone::Bad,
     }
 }

@@ -274,6 +274,8 @@ impl Out {
             slow_start,
             hooks,
             flap_hold,
+            passive,
+            passive_hold,
         } = health;
         let default = ServiceHealth::default();
         if !checks.is_empty() {
@@ -286,6 +288,8 @@ impl Out {
         self.line_if(&SLOW_START, slow_start);
         self.hooks(hooks);
         self.line_if(&FLAP_HOLD, flap_hold);
+        self.line_unless(&PASSIVE, passive, &default.passive);
+        self.line_unless(&PASSIVE_HOLD, passive_hold, &default.passive_hold);
     }
 
     fn checks(&mut self, key: &Key, checks: &[Check]) {

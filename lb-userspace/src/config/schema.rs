@@ -248,6 +248,8 @@ pub(super) mod service {
             &notify::hooks::QUORUM_UP,
             &notify::hooks::QUORUM_DOWN,
             &FLAP_HOLD,
+            &PASSIVE,
+            &PASSIVE_HOLD,
             &BACKENDS,
         ],
     };
@@ -458,6 +460,21 @@ pub(super) mod service {
         "A backend that fails for the third time is kept out at least so long, also if its checks pass again; each \
          further failure doubles that, to 16 times. After ten times this without a failure all is forgotten, and by \
          a restart of the agent. Where no other backend serves, those that are kept out serve if they pass.",
+    );
+    pub static PASSIVE: Key = key(
+        "passive",
+        "`off`, `lower` or `out`",
+        Is("off"),
+        "A second opinion beside the checks: what becomes of a backend whose handshakes do not complete, while \
+         those of the others do. `lower`: it gets a tenth of its weight, rounded up; \
+         `out`: no new connections, as if a check failed. At most a third of the healthy backends at once, but \
+         one of two; nobody while the guard against floods is active, and for 90 s afterwards.",
+    );
+    pub static PASSIVE_HOLD: Key = key(
+        "passive_hold",
+        "short duration",
+        Is("30s"),
+        "For how long; then it gets its connections back, and if they fare as badly, twice as long, to 16 times.",
     );
     pub static BACKENDS: Key = key(
         "backends",

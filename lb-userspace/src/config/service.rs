@@ -18,7 +18,7 @@ use super::{
 use crate::model::{
     Backend, BackendKey, Endpoint, ExpireNodest, Guard, Limits, PartialTimeouts, Persistence, Protocol,
     Reject, Scheduler, Scope, Service, ServiceName, ServiceOptions,
-    check::{BackendHealth, ServiceHealth},
+    check::{BackendHealth, PassiveMode, ServiceHealth},
     endpoint::Claims,
     persistence::{granularity, longest_prefix},
     rules::{backend_fault, family, option_fault, same_family, thresholds_ok, vip_fault},
@@ -262,6 +262,8 @@ fn health(fields: &Fields<'_>, of: Of<'_>, problems: &mut Problems) -> ServiceHe
         slow_start: fields.value(&SLOW_START, problems, millis),
         hooks: hooks(fields, problems),
         flap_hold: fields.value(&FLAP_HOLD, problems, millis),
+        passive: fields.value(&PASSIVE, problems, passive).unwrap_or_default(),
+        passive_hold: fields.value(&PASSIVE_HOLD, problems, millis).unwrap_or(default.passive_hold),
     }
 }
 
@@ -300,6 +302,10 @@ pub(super) fn expire_nodest(text: &str) -> Result<ExpireNodest, Fault> {
 /// `icmp`, `reset`, `drop` or `pass`.
 pub(super) fn reject(text: &str) -> Result<Reject, Fault> {
     word(text, "reject", &Reject::ALL.map(|word| (word.name(), word)))
+}
+
+fn passive(text: &str) -> Result<PassiveMode, Fault> {
+    word(text, "passive", &PassiveMode::ALL.map(|word| (word.name(), word)))
 }
 
 fn guard(text: &str) -> Result<Guard, Fault> {
@@ -389,6 +395,7 @@ fn backend(node: &Node, vip: Option<IpAddr>, of: Of<'_>, problems: &mut Problems
         upper_threshold: upper,
         lower_threshold: lower,
         drained: drained.unwrap_or(false),
+        maintenance: None,
         health: BackendHealth { checks, backup: backup.unwrap_or(false) },
     };
     Some((backend, pos))

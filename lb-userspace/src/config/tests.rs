@@ -35,6 +35,7 @@ fn the_notes_service_reads_as_the_notes_mean_it() {
         upper_threshold: 0,
         lower_threshold: 0,
         drained: false,
+        maintenance: None,
         health: Default::default(),
     };
     let endpoint = Endpoint::new(address("172.18.14.100"), 3306, Protocol::Tcp);

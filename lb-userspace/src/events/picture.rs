@@ -29,6 +29,8 @@ pub struct ServicePicture {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct BackendPicture {
     pub drained: bool,
+    /// Who works on it, why and until when.
+    pub maintenance: Option<String>,
     pub healthy: bool,
     pub configured: u16,
     /// What health makes of the configured weight; 0 if it is out. A backup's own, whether it is needed or not.
@@ -74,7 +76,16 @@ impl BackendPicture {
             }
             _ => None,
         };
-        drained.into_iter().chain(weight)
+        let maintenance = match (&old.maintenance, &self.maintenance) {
+            (old, new) if old == new => None,
+            (_, Some(new)) => Some(Draft::new(Kind::Maintenance).because(new)),
+            // What fails meanwhile is no news; what still fails afterwards is.
+            (Some(old), None) if !self.healthy => {
+                Some(Draft::new(Kind::MaintenanceEnd).because(format!("{old}; it is down: {}", self.why)))
+            }
+            (old, None) => old.as_ref().map(|old| Draft::new(Kind::MaintenanceEnd).because(old)),
+        };
+        drained.into_iter().chain(maintenance).chain(weight)
     }
 }
 
@@ -207,7 +218,14 @@ mod tests {
         assert!(with(full.clone()).since(&with(down)).is_empty());
         let drained = BackendPicture { drained: true, ..full.clone() };
         assert_eq!(kinds(&with(drained.clone()).since(&with(full.clone()))), [Kind::Drained]);
-        assert_eq!(kinds(&with(full).since(&with(drained))), [Kind::Undrained]);
+        assert_eq!(kinds(&with(full.clone()).since(&with(drained))), [Kind::Undrained]);
+        let works = |by: &str| BackendPicture { maintenance: Some(by.to_owned()), ..full.clone() };
+        assert_eq!(kinds(&with(works("a")).since(&with(full.clone()))), [Kind::Maintenance]);
+        assert_eq!(kinds(&with(works("b")).since(&with(works("a")))), [Kind::Maintenance]);
+        let fails = BackendPicture { healthy: false, why: "tcp: refused".to_owned(), ..full.clone() };
+        let over = with(fails).since(&with(works("a")));
+        assert_eq!(kinds(&over), [Kind::MaintenanceEnd]);
+        assert_eq!(over[0].reason, "a; it is down: tcp: refused");
     }
 
     #[test]

@@ -6,6 +6,8 @@
 
 mod flap;
 mod machine;
+mod opinion;
+mod passive;
 mod pool;
 mod returning;
 mod saved;
@@ -23,6 +25,8 @@ use std::{
 
 use flap::Damping;
 pub use machine::{Failure, Machine, Outcome, Pass, State, Weight};
+use opinion::Opinion;
+pub use passive::{Figures, Passive, Turn};
 pub use pool::{Condition, Pool};
 use returning::{STEPS, Start};
 pub use saved::{Saved, SavedCheck};
@@ -31,7 +35,7 @@ pub use view::CheckView;
 use crate::{
     model::{
         Backend, BackendKey, Model, Service, ServiceName,
-        check::{Check, CheckKind, ProbePorts, Timing},
+        check::{Check, CheckKind, PassiveMode, ProbePorts, Timing},
     },
     plan::Weights,
 };
@@ -74,6 +78,8 @@ pub struct ProbeId(u64);
 pub enum Input {
     Time,
     Done(ProbeId, Outcome),
+    /// What the data plane has counted of the backends of a service; whether its guard is active.
+    Counted(ServiceName, bool, Vec<(BackendKey, Figures)>),
 }
 
 /// How the label of a check says that it goes through the VIP.
@@ -92,6 +98,10 @@ pub enum Action {
     Held(ServiceName, BackendKey, Duration),
     /// That is over, and its checks pass.
     Released(ServiceName, BackendKey),
+    /// Its connections fare worse than those of the others: until when at least, and why.
+    Suspect(ServiceName, BackendKey, Duration, String),
+    /// That is over.
+    Trusted(ServiceName, BackendKey),
 }
 
 /// The weight that a check gives has changed.
@@ -138,6 +148,10 @@ pub struct Health {
     damped: BTreeMap<(ServiceName, BackendKey), Damping>,
     /// The first hold of those that flap.
     holds: BTreeMap<ServiceName, Duration>,
+    /// Somebody works on them: their failures are none.
+    maintained: BTreeSet<(ServiceName, BackendKey)>,
+    /// What their connections show, of services that want it.
+    opinions: BTreeMap<ServiceName, Opinion>,
     /// Services whose backends have no quorum.
     without_quorum: BTreeSet<ServiceName>,
     /// What an earlier agent knew, until the first model comes.
@@ -240,6 +254,8 @@ impl Health {
             holds.contains_key(service) && backends.get(service).is_some_and(|of| of.contains_key(key))
         });
         self.without_quorum.retain(|service| self.backends.contains_key(service));
+        self.ask(model);
+        self.maintain(now, model);
         self.settle(model);
     }
 
@@ -303,6 +319,9 @@ impl Health {
             }
             // Of a check that is gone meanwhile: nobody's.
             Input::Done(id, outcome) => self.step(now, id, machine::Input::Done(outcome), actions),
+            Input::Counted(service, guarded, figures) => {
+                self.counted(now, service, guarded, figures, actions);
+            }
         }
     }
 
@@ -342,7 +361,9 @@ impl Health {
         let mut others = ids.filter(|other| **other != id).filter_map(|other| self.entries.get(other));
         let others = others.all(|other| other.machine.serves());
         let (was, is) = (others && served, others && entry.machine.serves());
-        let healthy = (was != is).then_some(is);
+        // Who gets no connections neither fails nor comes back.
+        let is_kept_back = self.maintained.contains(&(service.clone(), *backend));
+        let healthy = (was != is && !is_kept_back).then_some(is);
         let Reweighting { service, backend, check, why } = told;
         match healthy {
             Some(true) if self.held(&service, backend).is_none() => self.begin_slowly(now, &service, backend),
@@ -401,14 +422,6 @@ impl Health {
         Some(last)
     }
 
-    /// What there is to say of a check.
-    fn reweighting(&self, id: ProbeId) -> Option<Reweighting> {
-        let entry = self.entries.get(&id)?;
-        let why = self.last(entry).map(|last| last.told()).unwrap_or_default();
-        let Entry { service, backend, label, .. } = entry;
-        Some(Reweighting { service: service.clone(), backend: *backend, check: label.clone(), why })
-    }
-
     /// Whether any check goes through the VIP.
     pub fn takes_the_vip(&self) -> bool {
         self.entries.values().any(|entry| entry.probe.via_vip)
@@ -433,8 +446,11 @@ impl Health {
 
     fn condition(&self, service: &ServiceName, backend: BackendKey) -> Condition {
         let starting = self.starting.get(&(service.clone(), backend)).map(|start| start.step * (100 / STEPS));
-        let held = self.held(service, backend).is_some();
-        let mut condition = Condition { healthy: true, proven: true, weights: Vec::new(), starting, held };
+        let suspect = self.suspicion(service, backend).map(|(mode, ..)| mode);
+        let held = self.held(service, backend).is_some() || suspect == Some(PassiveMode::Out);
+        let lowered = suspect == Some(PassiveMode::Lower);
+        let mut condition =
+            Condition { healthy: true, proven: true, weights: Vec::new(), starting, held, lowered };
         for entry in self.machines(service, backend) {
             condition.healthy &= entry.machine.serves();
             condition.proven &= entry.machine.state() != State::Unproven;

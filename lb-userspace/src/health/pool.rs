@@ -18,9 +18,14 @@ pub struct Condition {
     pub weights: Vec<Weight>,
     /// Percent of its weight in its slow start; none: it is over.
     pub starting: Option<u8>,
-    /// It flaps: it stays out, unless nobody else is left.
+    /// It flaps, or is suspect: it stays out, unless nobody else is left.
     pub held: bool,
+    /// It is suspect, and keeps a part of its weight.
+    pub lowered: bool,
 }
+
+/// Percent of its weight that a suspect backend keeps.
+const LOWERED: u8 = 10;
 
 /// What a service's backends get.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -69,7 +74,7 @@ pub fn pool(service: &Service, condition: impl Fn(BackendKey) -> Condition, had_
         keep_the_least_behind(members.iter().filter(|it| it.is_backup() == backups), &mut given);
     }
     let weight_of = |it: &Member<'_>| match given.get(&it.backend.key) {
-        _ if it.backend.drained => 0,
+        _ if it.backend.is_kept_back() => 0,
         None => u32::from(it.backend.weight),
         Some(ByHealth::Weight(weight)) => u32::from(*weight),
         Some(ByHealth::Out) => 0,
@@ -123,13 +128,13 @@ impl Member<'_> {
         if !self.serves {
             return Some(if health.inhibit_on_failure { ByHealth::Weight(0) } else { ByHealth::Out });
         }
-        let Condition { weights, starting, .. } = &self.condition;
+        let Condition { weights, starting, lowered, .. } = &self.condition;
         let base = without_lag(self.backend.weight, weights);
         let percents = weights.iter().filter_map(|weight| match weight {
             Weight::Lagging { percent, .. } => Some(*percent),
             _ => None,
         });
-        match percents.chain(*starting).min() {
+        match percents.chain(*starting).chain(lowered.then_some(LOWERED)).min() {
             Some(0) => Some(ByHealth::Out),
             percent => {
                 let weight = share(base, percent.unwrap_or(100));
@@ -181,10 +186,22 @@ mod tests {
     use super::*;
     use crate::health::tests::service;
 
-    const UP: Condition =
-        Condition { healthy: true, proven: true, weights: Vec::new(), starting: None, held: false };
-    const DOWN: Condition =
-        Condition { healthy: false, proven: true, weights: Vec::new(), starting: None, held: false };
+    const UP: Condition = Condition {
+        healthy: true,
+        proven: true,
+        weights: Vec::new(),
+        starting: None,
+        held: false,
+        lowered: false,
+    };
+    const DOWN: Condition = Condition {
+        healthy: false,
+        proven: true,
+        weights: Vec::new(),
+        starting: None,
+        held: false,
+        lowered: false,
+    };
 
     fn says(weight: Weight) -> Condition {
         Condition { weights: vec![weight], ..UP }
@@ -257,6 +274,14 @@ mod tests {
         assert_eq!(weighed([held.clone(), UP, DOWN]), [-1, 10, -1]);
         assert_eq!(weighed([held.clone(), held, DOWN]), [10, 10, -1]);
         assert_eq!(weighed([Condition { held: true, ..DOWN }, DOWN, DOWN]), [-1, -1, -1]);
+    }
+
+    #[test]
+    fn a_suspect_keeps_a_tenth() {
+        let lowered = Condition { lowered: true, ..UP };
+        assert_eq!(weighed([lowered.clone(), UP, UP]), [1, 10, 10]);
+        let service = three(ServiceHealth { quorum: 22, ..ServiceHealth::default() });
+        assert_eq!(weighed_in(&service, [lowered.clone(), lowered, UP], true), [1, 1, 10]);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{Action, Health};
-use crate::model::{BackendKey, ServiceName};
+use crate::model::{BackendKey, Model, ServiceName};
 
 /// A backend's way to its whole weight, in [`STEPS`].
 #[derive(Debug)]
@@ -48,6 +48,21 @@ impl Health {
         if let Some(slow) = self.slow.get(service) {
             let start = Start { step: 1, next: now + *slow / u32::from(STEPS) };
             self.starting.insert((service.clone(), key), start);
+        }
+    }
+
+    /// Takes in whom somebody works on. Who comes out of that has come back.
+    pub(super) fn maintain(&mut self, now: Duration, model: &Model) {
+        let all =
+            model.services.iter().flat_map(|service| service.backends.iter().map(move |it| (service, it)));
+        let kept_back = all.filter(|(_, backend)| backend.maintenance.is_some());
+        let maintained = kept_back.map(|(service, backend)| (service.name.clone(), backend.key)).collect();
+        let before = std::mem::replace(&mut self.maintained, maintained);
+        for (service, key) in before.difference(&self.maintained.clone()) {
+            let is_there = self.backends.get(service).is_some_and(|of| of.contains_key(key));
+            if is_there && self.healthy(service, *key) && self.held(service, *key).is_none() {
+                self.begin_slowly(now, service, *key);
+            }
         }
     }
 

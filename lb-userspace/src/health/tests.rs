@@ -1,5 +1,7 @@
 //! On a virtual clock: an attempt takes what the test says.
 
+mod maintained;
+
 use std::collections::BTreeMap;
 
 use proptest::{collection::vec, prelude::*, sample::select};
@@ -20,6 +22,7 @@ pub(super) fn service(timing: Timing, backends: &[&str]) -> Service {
         upper_threshold: 0,
         lower_threshold: 0,
         drained: false,
+        maintenance: None,
         health: Default::default(),
     };
     Service {
@@ -87,9 +90,12 @@ impl World {
                     self.under_way.push((self.now + self.takes, id, passes));
                 }
                 Action::Changed(transition) => self.transitions.push((self.now, transition)),
-                Action::Reweighted(_) | Action::Step | Action::Held(..) | Action::Released(..) => {
-                    self.reweighted += 1;
-                }
+                Action::Reweighted(_)
+                | Action::Step
+                | Action::Held(..)
+                | Action::Released(..)
+                | Action::Suspect(..)
+                | Action::Trusted(..) => self.reweighted += 1,
             }
         }
     }

@@ -1,6 +1,6 @@
 //! A check as it is shown.
 
-use super::{Outcome, State, Weight};
+use super::{Entry, Health, Outcome, ProbeId, Reweighting, State, Weight};
 
 /// One check of a backend as it stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,5 +29,15 @@ impl CheckView {
             && against.is_none()
             && last.as_ref().is_none_or(|it| it.result.is_ok());
         (!is_plain).then(|| format!("{check}: {told}{so_far}"))
+    }
+}
+
+impl Health {
+    /// What there is to say of a check.
+    pub(super) fn reweighting(&self, id: ProbeId) -> Option<Reweighting> {
+        let entry = self.entries.get(&id)?;
+        let why = self.last(entry).map(|last| last.told()).unwrap_or_default();
+        let Entry { service, backend, label, .. } = entry;
+        Some(Reweighting { service: service.clone(), backend: *backend, check: label.clone(), why })
     }
 }

@@ -236,9 +236,17 @@ pub(crate) fn backends() -> impl Strategy<Value = Backend> {
             upper_threshold: upper,
             lower_threshold: lower,
             drained,
+            maintenance: None,
             health,
         },
     )
+}
+
+/// What somebody does to a backend.
+pub(crate) fn maintenances() -> impl Strategy<Value = Maintenance> {
+    (select(vec!["new memory", "a reboot"]), option::of(1..9000u32)).prop_map(|(comment, seconds)| {
+        Maintenance::begin(comment, "root", jiff::Timestamp::UNIX_EPOCH, seconds).expect("can be")
+    })
 }
 
 fn unique<T>(items: Vec<T>, same: impl Fn(&T, &T) -> bool) -> Vec<T> {
@@ -416,8 +424,17 @@ fn pools() -> impl Strategy<Value = ServiceHealth> {
     let slow_start = option::of((1..86_400_000u32).prop_map(Millis));
     let quorum = prop_oneof![Just((1, 0)), (1..9u32).prop_flat_map(|quorum| (Just(quorum), 0..quorum))];
     let flap_hold = option::of((1..86_400_000u32).prop_map(Millis));
-    (0..=100u8, quorum, any::<bool>(), slow_start, flap_hold, hooks()).prop_map(
-        |(minimum_healthy, (quorum, hysteresis), inhibit_on_failure, slow_start, flap_hold, hooks)| {
+    let passive = (select(PassiveMode::ALL.to_vec()), (1..86_400_000u32).prop_map(Millis));
+    (0..=100u8, quorum, any::<bool>(), slow_start, flap_hold, hooks(), passive).prop_map(
+        |(
+            minimum_healthy,
+            (quorum, hysteresis),
+            inhibit_on_failure,
+            slow_start,
+            flap_hold,
+            hooks,
+            (passive, passive_hold),
+        )| {
             ServiceHealth {
                 checks: Vec::new(),
                 minimum_healthy,
@@ -427,6 +444,8 @@ fn pools() -> impl Strategy<Value = ServiceHealth> {
                 slow_start,
                 hooks,
                 flap_hold,
+                passive,
+                passive_hold,
             }
         },
     )

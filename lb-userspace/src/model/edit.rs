@@ -4,7 +4,8 @@
 
 pub use super::refusal::EditError;
 use super::{
-    Backend, BackendKey, Endpoint, Model, PartialTimeouts, Persistence, Service, ServiceName, ServiceOptions,
+    Backend, BackendKey, Endpoint, Maintenance, Model, PartialTimeouts, Persistence, Service, ServiceName,
+    ServiceOptions,
     check::{BackendHealth, Check, ServiceHealth},
     edit_sources::{check_sources, edited_sources},
     nearest::nearest,
@@ -71,6 +72,7 @@ pub fn add_backend(
         upper_threshold: body.upper_threshold,
         lower_threshold: body.lower_threshold,
         drained: false,
+        maintenance: None,
         health: BackendHealth::default(),
     };
     insert_backend(model, service, backend.clone())?;
@@ -113,6 +115,18 @@ pub fn set_drained(
 ) -> Result<Backend, EditError> {
     let backend = backend_mut(model, service, key)?;
     backend.drained = drained;
+    Ok(backend.clone())
+}
+
+/// Begins or ends a maintenance; to do it twice is no error. Returns the backend.
+pub fn set_maintenance(
+    model: &mut Model,
+    service: &ServiceName,
+    key: BackendKey,
+    maintenance: Option<&Maintenance>,
+) -> Result<Backend, EditError> {
+    let backend = backend_mut(model, service, key)?;
+    backend.maintenance = maintenance.cloned();
     Ok(backend.clone())
 }
 

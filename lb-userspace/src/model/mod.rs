@@ -10,6 +10,7 @@ pub mod check;
 pub mod edit;
 pub mod edit_sources;
 pub mod endpoint;
+mod maintenance;
 mod name;
 pub mod nearest;
 pub mod notify;
@@ -21,6 +22,7 @@ pub mod sources;
 pub mod timeouts;
 mod types;
 
+pub use maintenance::Maintenance;
 pub use name::{NameError, ServiceName};
 pub use persistence::{Persistence, Scope};
 pub use scheduler::{HashFlags, Scheduler};

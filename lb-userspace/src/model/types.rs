@@ -11,7 +11,7 @@ use lb_common::guard::MAX_RATE;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    PartialTimeouts, Persistence, Scheduler, ServiceName, Sources, Timeouts,
+    Maintenance, PartialTimeouts, Persistence, Scheduler, ServiceName, Sources, Timeouts,
     check::{BackendHealth, ProbePorts, ServiceHealth},
 };
 
@@ -329,6 +329,9 @@ pub struct Backend {
     pub lower_threshold: u32,
     /// Drained by an operator: weight counts as 0 until undrained, the configured weight is kept.
     pub drained: bool,
+    /// Somebody works on it: the same, but with a reason and an end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub maintenance: Option<Maintenance>,
     #[serde(default, skip_serializing_if = "BackendHealth::is_default")]
     pub health: BackendHealth,
 }
@@ -336,7 +339,12 @@ pub struct Backend {
 impl Backend {
     /// The weight that the scheduler sees.
     pub fn effective_weight(&self) -> u16 {
-        if self.drained { 0 } else { self.weight }
+        if self.is_kept_back() { 0 } else { self.weight }
+    }
+
+    /// An operator wants it to get no new connections.
+    pub fn is_kept_back(&self) -> bool {
+        self.drained || self.maintenance.is_some()
     }
 }
 

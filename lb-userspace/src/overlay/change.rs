@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     api::types::{BackendEdit, EndpointsEdit, OptionsEdit, ServiceEdit},
     model::{
-        Backend, BackendKey, Model, PartialTimeouts, Service, ServiceName,
+        Backend, BackendKey, Maintenance, Model, PartialTimeouts, Service, ServiceName,
         edit::{self, EditError},
     },
 };
@@ -48,6 +48,16 @@ pub enum Change {
         service: ServiceName,
         key: BackendKey,
     },
+    /// Also in the place of an earlier one.
+    Maintain {
+        service: ServiceName,
+        key: BackendKey,
+        maintenance: Maintenance,
+    },
+    EndMaintenance {
+        service: ServiceName,
+        key: BackendKey,
+    },
     /// The global ones.
     EditTimeouts {
         timeouts: PartialTimeouts,
@@ -68,6 +78,12 @@ impl Change {
             Self::DeleteBackend { service, key } => edit::delete_backend(model, service, *key).map(drop),
             Self::Drain { service, key } => edit::set_drained(model, service, *key, true).map(drop),
             Self::Undrain { service, key } => edit::set_drained(model, service, *key, false).map(drop),
+            Self::Maintain { service, key, maintenance } => {
+                edit::set_maintenance(model, service, *key, Some(maintenance)).map(drop)
+            }
+            Self::EndMaintenance { service, key } => {
+                edit::set_maintenance(model, service, *key, None).map(drop)
+            }
             Self::EditTimeouts { timeouts } => edit::edit_timeouts(model, *timeouts),
         }
     }
@@ -82,7 +98,9 @@ impl Change {
             | Self::EditBackend { service, .. }
             | Self::DeleteBackend { service, .. }
             | Self::Drain { service, .. }
-            | Self::Undrain { service, .. } => Some(service),
+            | Self::Undrain { service, .. }
+            | Self::Maintain { service, .. }
+            | Self::EndMaintenance { service, .. } => Some(service),
         }
     }
 
@@ -97,7 +115,9 @@ impl Change {
             Self::EditBackend { key, .. }
             | Self::DeleteBackend { key, .. }
             | Self::Drain { key, .. }
-            | Self::Undrain { key, .. } => Some(*key),
+            | Self::Undrain { key, .. }
+            | Self::Maintain { key, .. }
+            | Self::EndMaintenance { key, .. } => Some(*key),
         }
     }
 }
@@ -113,8 +133,10 @@ impl fmt::Display for Change {
             Self::DeleteService { name } => write!(f, "service {name} deleted"),
             Self::AddBackend { service, backend } => {
                 let drained = if backend.drained { ", drained" } else { "" };
+                let maintenance = backend.maintenance.as_ref();
+                let maintenance = maintenance.map(|it| format!(", {it}")).unwrap_or_default();
                 let Backend { key, weight, .. } = backend;
-                write!(f, "backend {key} added to service {service} (weight {weight}{drained})")
+                write!(f, "backend {key} added to service {service} (weight {weight}{drained}{maintenance})")
             }
             Self::EditBackend { service, key, edit } => {
                 write!(f, "backend {key} of service {service}: {}", fields(edit))
@@ -122,6 +144,12 @@ impl fmt::Display for Change {
             Self::DeleteBackend { service, key } => write!(f, "backend {key} of service {service} deleted"),
             Self::Drain { service, key } => write!(f, "backend {key} of service {service} drained"),
             Self::Undrain { service, key } => write!(f, "backend {key} of service {service} undrained"),
+            Self::Maintain { service, key, maintenance } => {
+                write!(f, "backend {key} of service {service}: {maintenance}")
+            }
+            Self::EndMaintenance { service, key } => {
+                write!(f, "backend {key} of service {service}: maintenance ended")
+            }
             Self::EditTimeouts { timeouts } => {
                 let figures = timeouts.given().map(|(name, seconds)| format!("{name} set to {seconds}"));
                 write!(f, "timeouts: {}", sentence(figures))

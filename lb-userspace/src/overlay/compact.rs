@@ -10,7 +10,7 @@ use super::{Change, Overlay};
 use crate::{
     api::types::{BackendEdit, EndpointsEdit, OptionsEdit, ServiceEdit, SourcesEdit},
     model::{
-        Backend, BackendKey, Model, PartialTimeouts, Service, ServiceName, Sources, edit,
+        Backend, BackendKey, Maintenance, Model, PartialTimeouts, Service, ServiceName, Sources, edit,
         edit_sources::{edited_sources, to_sources},
     },
 };
@@ -36,6 +36,10 @@ impl Overlay {
             Change::DeleteBackend { service, key } => self.delete_backend(service, key),
             Change::Drain { service, key } => self.set_drained(file, service, key, true),
             Change::Undrain { service, key } => self.set_drained(file, service, key, false),
+            Change::Maintain { service, key, maintenance } => {
+                self.set_maintenance(service, key, Some(maintenance));
+            }
+            Change::EndMaintenance { service, key } => self.set_maintenance(service, key, None),
             Change::EditTimeouts { timeouts } => self.edit_timeouts(file, timeouts),
         }
     }
@@ -225,6 +229,23 @@ impl Overlay {
                 true => Change::Drain { service, key },
                 false => Change::Undrain { service, key },
             });
+        }
+    }
+
+    /// The file has none: what ends is simply gone.
+    fn set_maintenance(&mut self, service: ServiceName, key: BackendKey, maintenance: Option<Maintenance>) {
+        if let Origin::Change(at) = self.backend_origin(&service, key) {
+            if let Some(backend) = self.added_backend(at, key) {
+                backend.maintenance = maintenance;
+            }
+            return;
+        }
+        self.take(|c| match c {
+            Change::Maintain { service: s, key: k, .. } => (s, *k) == (&service, key),
+            _ => false,
+        });
+        if let Some(maintenance) = maintenance {
+            self.changes.push(Change::Maintain { service, key, maintenance });
         }
     }
 

@@ -110,7 +110,11 @@ fn one_service(old: &Service, new: &Service, changes: &mut Vec<String>) {
             None => {
                 let drained = if backend.drained { ", drained" } else { "" };
                 let weight = backend.weight;
-                changes.push(format!("service {name}: backend {key} added (weight {weight}{drained})"));
+                let maintenance = backend.maintenance.as_ref();
+                let maintenance = maintenance.map(|it| format!(", {it}")).unwrap_or_default();
+                changes.push(format!(
+                    "service {name}: backend {key} added (weight {weight}{drained}{maintenance})"
+                ));
             }
             Some(before) if before != backend => {
                 changes.push(format!("service {name}: backend {key}: {}", one_backend(before, backend)));
@@ -182,6 +186,11 @@ fn one_backend(old: &Backend, new: &Backend) -> String {
         (true, false) => Some("undrained".to_owned()),
         _ => None,
     };
+    let maintenance = match (&old.maintenance, &new.maintenance) {
+        (old, new) if old == new => None,
+        (_, Some(new)) => Some(new.to_string()),
+        (_, None) => Some("maintenance ended".to_owned()),
+    };
     let own = |backend: &Backend| backend.health.checks.clone();
     let checks = match (own(old), own(new)) {
         (old, new) if old == new => None,
@@ -194,6 +203,7 @@ fn one_backend(old: &Backend, new: &Backend) -> String {
         figure("upper_threshold", old.upper_threshold, new.upper_threshold),
         figure("lower_threshold", old.lower_threshold, new.lower_threshold),
         drained,
+        maintenance,
         checks,
         (old.health.backup != new.health.backup)
             .then(|| if new.health.backup { "is a backup" } else { "is no backup any more" }.to_owned()),
@@ -211,6 +221,8 @@ fn health(service: &ServiceName, old: &ServiceHealth, new: &ServiceHealth, chang
         slow_start,
         hooks,
         flap_hold,
+        passive,
+        passive_hold,
     } = old;
     if *of_old != new.checks {
         changes.push(format!("service {service}: {}", checks(of_old, &new.checks)));
@@ -233,6 +245,8 @@ fn health(service: &ServiceName, old: &ServiceHealth, new: &ServiceHealth, chang
         word(&format!("the program for {kind}"), &old, &new);
     }
     word("flap_hold", &shown(*flap_hold), &shown(new.flap_hold));
+    word("passive", passive, &new.passive);
+    word("passive_hold", passive_hold, &new.passive_hold);
 }
 
 fn checks(old: &[Check], new: &[Check]) -> String {

@@ -4,7 +4,7 @@ use super::{Change, Overlay};
 use crate::{
     api::types::{BackendEdit, EndpointsEdit, ServiceEdit},
     model::{
-        Backend, BackendKey, Model, ServiceName,
+        Backend, BackendKey, Maintenance, Model, ServiceName,
         edit::{edited, edited_service, to_options},
         edit_sources::to_sources,
     },
@@ -13,7 +13,7 @@ use crate::{
 impl Overlay {
     /// The overlay over a new file, and one sentence for each change that is discarded.
     ///
-    /// The file wins; drains are kept as long as their backend exists. With `keep_runtime` every change is
+    /// The file wins; drains and maintenance are kept as long as their backend exists. With `keep_runtime` every change is
     /// kept that still applies, also against what the file says. A change that the new file makes itself
     /// is neither kept nor mentioned.
     pub fn reload(&self, new_file: &Model, keep_runtime: bool) -> (Self, Vec<String>) {
@@ -27,6 +27,12 @@ impl Overlay {
             for (service, key) in drains(change) {
                 if backend(file, service, key).is_some() {
                     kept.push(file, Change::Drain { service: service.clone(), key });
+                }
+            }
+            for (service, key, maintenance) in maintained(change) {
+                if backend(file, service, key).is_some() {
+                    let (service, maintenance) = (service.clone(), maintenance.clone());
+                    kept.push(file, Change::Maintain { service, key, maintenance });
                 }
             }
             let superseded = || self.changes[at + 1..].iter().any(|later| adds_again(later, change));
@@ -81,6 +87,21 @@ fn drains(change: &Change) -> Vec<(&ServiceName, BackendKey)> {
     }
 }
 
+/// The backends that `change` leaves in maintenance.
+fn maintained(change: &Change) -> Vec<(&ServiceName, BackendKey, &Maintenance)> {
+    match change {
+        Change::Maintain { service, key, maintenance } => vec![(service, *key, maintenance)],
+        Change::AddBackend { service, backend } => {
+            backend.maintenance.iter().map(|it| (service, backend.key, it)).collect()
+        }
+        Change::AddService { service } => {
+            let backends = service.backends.iter();
+            backends.filter_map(|b| Some((&service.name, b.key, b.maintenance.as_ref()?))).collect()
+        }
+        _ => Vec::new(),
+    }
+}
+
 /// Whether `later` adds what `change` deleted, so that the deletion is no news.
 fn adds_again(later: &Change, change: &Change) -> bool {
     let about_the_same = (later.service(), later.backend()) == (change.service(), change.backend());
@@ -88,7 +109,7 @@ fn adds_again(later: &Change, change: &Change) -> bool {
     deletes && about_the_same && matches!(later, Change::AddService { .. } | Change::AddBackend { .. })
 }
 
-/// Whether `file` itself is as `change` wanted it, or will be with the drains that are kept.
+/// Whether `file` itself is as `change` wanted it, or will be with the drains and maintenances that are kept.
 fn is_made_by(file: &Model, change: &Change, later: &[&ServiceEdit]) -> bool {
     let edited_later = |service| later.iter().fold(service, |service, edit| edited_service(&service, edit));
     match change {
@@ -111,13 +132,15 @@ fn is_made_by(file: &Model, change: &Change, later: &[&ServiceEdit]) -> bool {
             backend(file, service, *key).is_some_and(|b| edited(b, edit) == *b)
         }
         Change::DeleteBackend { service, key } => backend(file, service, *key).is_none(),
-        Change::Drain { service, key } => backend(file, service, *key).is_some(),
+        Change::Drain { service, key }
+        | Change::Maintain { service, key, .. }
+        | Change::EndMaintenance { service, key } => backend(file, service, *key).is_some(),
         Change::Undrain { service, key } => backend(file, service, *key).is_some_and(|b| !b.drained),
         Change::EditTimeouts { timeouts } => file.timeouts.with(*timeouts) == file.timeouts,
     }
 }
 
-/// What a backend is, apart from being drained.
+/// What a backend is, apart from being drained or in maintenance.
 fn values(backend: &Backend) -> (u16, u32, u32) {
     (backend.weight, backend.upper_threshold, backend.lower_threshold)
 }
@@ -168,5 +191,9 @@ fn adapted_backend(service: &ServiceName, wanted: &Backend, model: &Model) -> Ve
         true => Change::Drain { service: service.clone(), key },
         false => Change::Undrain { service: service.clone(), key },
     };
-    vec![Change::EditBackend { service, key, edit }, drain]
+    let maintenance = match wanted.maintenance.clone() {
+        Some(maintenance) => Change::Maintain { service: service.clone(), key, maintenance },
+        None => Change::EndMaintenance { service: service.clone(), key },
+    };
+    vec![Change::EditBackend { service, key, edit }, drain, maintenance]
 }

@@ -25,6 +25,7 @@ enum Typed {
     EditBackend(usize, u8, BackendEdit),
     DeleteBackend(usize, u8),
     Drain(usize, u8, bool),
+    Maintain(usize, u8, Option<Maintenance>),
     EditTimeouts(PartialTimeouts),
 }
 
@@ -51,6 +52,8 @@ fn typed() -> impl Strategy<Value = Typed> {
         3 => (0..6usize, 0..6u8, edit).prop_map(|(s, k, e)| Typed::EditBackend(s, k, e)),
         3 => (0..6usize, 0..6u8).prop_map(|(s, k)| Typed::DeleteBackend(s, k)),
         3 => (0..6usize, 0..6u8, any::<bool>()).prop_map(|(s, k, d)| Typed::Drain(s, k, d)),
+        2 => (0..6usize, 0..6u8, option::of(arbitrary::maintenances()))
+            .prop_map(|(s, k, m)| Typed::Maintain(s, k, m)),
     ]
 }
 
@@ -93,6 +96,10 @@ fn meant(typed: Typed, model: &Model) -> Option<Change> {
         Typed::EditBackend(s, k, edit) => Change::EditBackend { service: service(s)?, key: key(s, k)?, edit },
         Typed::DeleteBackend(s, k) => Change::DeleteBackend { service: service(s)?, key: key(s, k)? },
         Typed::Drain(s, k, true) => Change::Drain { service: service(s)?, key: key(s, k)? },
+        Typed::Maintain(s, k, Some(maintenance)) => {
+            Change::Maintain { service: service(s)?, key: key(s, k)?, maintenance }
+        }
+        Typed::Maintain(s, k, None) => Change::EndMaintenance { service: service(s)?, key: key(s, k)? },
         Typed::EditTimeouts(timeouts) => Change::EditTimeouts { timeouts },
         Typed::Drain(s, k, false) => Change::Undrain { service: service(s)?, key: key(s, k)? },
     })
@@ -175,9 +182,10 @@ proptest! {
         prop_assert!(again == overlay || overlay.changes.iter().any(moves));
 
         let (kept, _) = overlay.reload(&file, false);
-        let all_drains = kept.changes.iter().all(|c| matches!(c, Change::Drain { .. }));
+        let is_kept = |c: &&Change| matches!(c, Change::Drain { .. } | Change::Maintain { .. });
+        let all_drains = kept.changes.iter().all(|c| is_kept(&c));
         prop_assert!(all_drains, "{:?}", kept);
-        for drain in overlay.changes.iter().filter(|c| matches!(c, Change::Drain { .. })) {
+        for drain in overlay.changes.iter().filter(is_kept) {
             prop_assert!(kept.changes.contains(drain));
         }
     }
@@ -186,8 +194,14 @@ proptest! {
     #[test]
     fn a_saved_state_absorbs_the_overlay(file in files(), typed in vec(typed(), 0..20)) {
         let (running, overlay, _) = run(&file, typed);
-        prop_assert_eq!(overlay.reload(&running, false), (Overlay::default(), vec![]));
-        prop_assert_eq!(overlay.reload(&running, true).1, Vec::<String>::new());
+        // A file has no maintenance: that alone stays in the overlay.
+        let mut saved = running.clone();
+        saved.services.iter_mut().flat_map(|s| &mut s.backends).for_each(|b| b.maintenance = None);
+        let (kept, discarded) = overlay.reload(&saved, false);
+        prop_assert_eq!(discarded, Vec::<String>::new());
+        prop_assert!(kept.changes.iter().all(|c| matches!(c, Change::Maintain { .. })), "{:?}", kept);
+        prop_assert_eq!(kept.apply(&saved), (running, vec![]));
+        prop_assert_eq!(overlay.reload(&saved, true).1, Vec::<String>::new());
     }
 
     #[test]
@@ -200,7 +214,9 @@ proptest! {
         prop_assert_eq!(skipped, Vec::<String>::new());
         if !keep_runtime {
             let undrained = |mut model: Model| {
-                model.services.iter_mut().flat_map(|s| &mut s.backends).for_each(|b| b.drained = false);
+                model.services.iter_mut().flat_map(|s| &mut s.backends).for_each(|b| {
+                    (b.drained, b.maintenance) = (false, None);
+                });
                 model
             };
             prop_assert_eq!(undrained(running), undrained(new_file), "the file must win");
@@ -246,6 +262,7 @@ fn new_backend(n: u8) -> Backend {
         upper_threshold: 0,
         lower_threshold: 0,
         drained: false,
+        maintenance: None,
         health: Default::default(),
     }
 }

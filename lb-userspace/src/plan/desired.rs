@@ -62,7 +62,7 @@ impl Weights {
     pub fn effective(&self, service: &ServiceName, backend: &Backend) -> u16 {
         match self.of(service, backend.key) {
             Some(ByHealth::Out) => 0,
-            Some(ByHealth::Weight(weight)) if !backend.drained => weight,
+            Some(ByHealth::Weight(weight)) if !backend.is_kept_back() => weight,
             _ => backend.effective_weight(),
         }
     }

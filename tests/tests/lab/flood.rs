@@ -7,7 +7,10 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use lb::{api::types::ConnList, events::Kind};
+use lb::{
+    api::types::{BackendState, ConnList},
+    events::Kind,
+};
 use lb_common::tcp::flag::{ACK, SYN};
 use lb_tests::{
     config::{Config, Service},
@@ -17,12 +20,13 @@ use lb_tests::{
     packet::Packet,
     topo::{Topology, VIP4},
     udp::{self, UdpHello},
+    wait::{PATIENCE, Seen, eventually},
 };
 use nix::sys::socket::{
     AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrStorage, sendto, socket,
 };
 
-use crate::setup::{HELLO, HelloLab, PORT, SERVICE, happened, said, verdict};
+use crate::setup::{HELLO, HelloLab, PORT, SERVICE, config, happened, said, verdict};
 
 const SYNS: u32 = 20_000;
 const ACKS: u32 = 40_000;
@@ -56,6 +60,34 @@ fn connections_go_on_and_new_ones_work_beside_a_syn_flood() {
         sessions.iter_mut().try_for_each(|session| session.echo(b"still there"))?;
         let answered = spread(hello.client(), HELLO, 40)?;
         ensure!(answered.len() == 2, "{answered:?}");
+        Ok(())
+    });
+}
+
+/// Also not when its handshakes run out.
+#[test]
+fn a_spoofed_flood_makes_nobody_suspect() {
+    Lab::test(Topology::one_segment(2), |lab| {
+        let mut config = config(lab, 2);
+        config.services[0].more = "guard: 100, passive: out, timeouts: {tcp_syn: 2s}".to_owned();
+        let hello = HelloLab::start_with(lab, &config)?;
+        for part in 0..5 {
+            flood(hello.client(), part * SYNS / 5, SYNS / 5)?;
+            spread(hello.client(), HELLO, 4)?;
+        }
+        happened(&hello.agent, Kind::FloodBegin)?;
+        eventually(PATIENCE, "its handshakes to run out", || {
+            let stats = hello.agent.stats()?;
+            let ran_out = stats.services[0].backends.iter().all(|it| it.health.incomplete_handshakes >= 20);
+            Ok(if ran_out { Seen::Yes(()) } else { Seen::NotYet(format!("{stats:#?}")) })
+        })?;
+        happened(&hello.agent, Kind::FloodEnd)?;
+        for n in 1..=2 {
+            let backend = hello.agent.backend(SERVICE, &hello.key(n))?;
+            ensure!(backend.state == BackendState::Up, "{backend:?}");
+        }
+        let events = hello.agent.lb(&["events", "--last", "1000"])?.ok()?;
+        ensure!(!events.contains("fare worse"), "{events}");
         Ok(())
     });
 }

@@ -28,6 +28,7 @@ mod instances;
 mod jumbo;
 mod leftovers;
 mod local;
+mod maintenance;
 mod mysql;
 mod neighbour;
 mod notify;

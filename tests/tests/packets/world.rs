@@ -144,6 +144,7 @@ impl Kind {
             upper_threshold: 0,
             lower_threshold: 0,
             drained: false,
+            maintenance: None,
             health: Default::default(),
         };
         let backends = weights.iter().map(backend).collect();

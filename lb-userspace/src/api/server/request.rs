@@ -7,8 +7,8 @@ use tokio::sync::{mpsc, oneshot};
 use super::Feed;
 use crate::{
     api::types::{
-        ApiError, BackendAdd, BackendEdit, ConnFilter, ConnList, Done, ReloadOptions, Reloaded, ServiceAdd,
-        ServiceEdit, ServiceView, Stats, Status,
+        ApiError, BackendAdd, BackendEdit, ConnFilter, ConnList, Done, MaintenanceBegin, ReloadOptions,
+        Reloaded, ServiceAdd, ServiceEdit, ServiceView, Stats, Status,
     },
     model::{BackendKey, PartialTimeouts, ServiceName, Timeouts},
 };
@@ -38,6 +38,17 @@ pub enum Request {
         service: ServiceName,
         key: BackendKey,
         edit: BackendEdit,
+        reply: Reply<Done>,
+    },
+    BackendMaintain {
+        service: ServiceName,
+        key: BackendKey,
+        begin: MaintenanceBegin,
+        reply: Reply<Done>,
+    },
+    BackendMaintenanceEnd {
+        service: ServiceName,
+        key: BackendKey,
         reply: Reply<Done>,
     },
     BackendUndrain {

@@ -14,8 +14,8 @@ use super::{
 };
 use crate::{
     api::types::{
-        BackendAdd, BackendEdit, ConnFilter, ConnList, Done, ReloadOptions, Reloaded, ServiceAdd,
-        ServiceEdit, ServiceView, Stats, Status,
+        BackendAdd, BackendEdit, ConnFilter, ConnList, Done, MaintenanceBegin, ReloadOptions, Reloaded,
+        ServiceAdd, ServiceEdit, ServiceView, Stats, Status,
     },
     events::{Filter, Listed},
     model::{BackendKey, PartialTimeouts, ServiceName, Timeouts},
@@ -40,6 +40,7 @@ pub fn router(agent: AgentHandle) -> Router {
         .route(backend, patch(backend_edit).delete(backend_delete))
         .route(&format!("{backend}/drain"), post(backend_drain))
         .route(&format!("{backend}/undrain"), post(backend_undrain))
+        .route(&format!("{backend}/maintenance"), post(backend_maintain).delete(backend_maintenance_end))
         .route("/v1/timeouts", get(timeouts).patch(timeouts_edit))
         .route("/v1/conns", get(conns).delete(conns_flush))
         .route("/v1/stats", get(stats))
@@ -107,6 +108,18 @@ async fn backend_drain(State(agent): Agent, Checked(Path((service, key))): Keyed
 
 async fn backend_undrain(State(agent): Agent, Checked(Path((service, key))): Keyed) -> Answer<Done> {
     agent.ask(|reply| Request::BackendUndrain { service, key, reply }).await.map(Json)
+}
+
+async fn backend_maintain(
+    State(agent): Agent,
+    Checked(Path((service, key))): Keyed,
+    Body(begin): Body<MaintenanceBegin>,
+) -> Answer<Done> {
+    agent.ask(|reply| Request::BackendMaintain { service, key, begin, reply }).await.map(Json)
+}
+
+async fn backend_maintenance_end(State(agent): Agent, Checked(Path((service, key))): Keyed) -> Answer<Done> {
+    agent.ask(|reply| Request::BackendMaintenanceEnd { service, key, reply }).await.map(Json)
 }
 
 async fn timeouts(State(agent): Agent) -> Answer<Timeouts> {

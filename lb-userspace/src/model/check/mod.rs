@@ -43,6 +43,10 @@ pub struct ServiceHealth {
     /// How long a backend that flaps stays out at first.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub flap_hold: Option<Millis>,
+    /// What becomes of a backend whose connections fare worse than those of the others.
+    pub passive: PassiveMode,
+    /// How long at first.
+    pub passive_hold: Millis,
 }
 
 impl Default for ServiceHealth {
@@ -56,7 +60,40 @@ impl Default for ServiceHealth {
             slow_start: None,
             hooks: Hooks::default(),
             flap_hold: None,
+            passive: PassiveMode::Off,
+            passive_hold: Millis(30_000),
         }
+    }
+}
+
+/// What the connections themselves may do to a backend, beside its checks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PassiveMode {
+    /// Nothing; they are not looked at.
+    #[default]
+    Off,
+    /// It gets a tenth of its weight.
+    Lower,
+    /// It is out.
+    Out,
+}
+
+impl PassiveMode {
+    pub const ALL: [Self; 3] = [Self::Off, Self::Lower, Self::Out];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Off => "off",
+            Self::Lower => "lower",
+            Self::Out => "out",
+        }
+    }
+}
+
+impl fmt::Display for PassiveMode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
     }
 }
 

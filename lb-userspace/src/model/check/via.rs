@@ -131,6 +131,7 @@ mod tests {
             upper_threshold: 0,
             lower_threshold: 0,
             drained: false,
+            maintenance: None,
             health: Default::default(),
         };
         Service {

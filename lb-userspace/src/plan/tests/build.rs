@@ -19,6 +19,7 @@ pub fn service(name: &str, port: u16, backends: &[&str]) -> Service {
         upper_threshold: 0,
         lower_threshold: 0,
         drained: false,
+        maintenance: None,
         health: Default::default(),
     };
     let backends: Vec<Backend> = backends.iter().map(backend).collect();

@@ -47,6 +47,7 @@ pub fn service(
         upper_threshold: 0,
         lower_threshold: 0,
         drained: false,
+        maintenance: None,
         health: Default::default(),
     };
     let backends = addresses.into_iter().map(backend).collect();

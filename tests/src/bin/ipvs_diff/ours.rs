@@ -240,6 +240,7 @@ fn service(config: &Config, configured: &Configured) -> Service {
         upper_threshold: settings.upper,
         lower_threshold: settings.lower,
         drained: false,
+        maintenance: None,
         health: Default::default(),
     };
     Service {

@@ -1,0 +1,90 @@
+//! Backends that somebody works on, and those that their connections speak against.
+
+use super::*;
+use crate::model::{Maintenance, check::PassiveMode};
+
+fn pair() -> Service {
+    let mut service = service(Timing { rise: 1, fall: 1, ..fast() }, &["10.0.0.1", "10.0.0.2"]);
+    service.health.slow_start = Some(Millis(10_000));
+    service.health.flap_hold = Some(Millis(30_000));
+    service.backends.iter_mut().for_each(|backend| backend.weight = 100);
+    service
+}
+
+fn given(world: &World, service: &Service, n: usize) -> Option<ByHealth> {
+    world.health.pool(service).given.get(&service.backends[n].key).copied()
+}
+
+#[test]
+fn what_fails_in_maintenance_is_no_failure_and_comes_back_slowly() {
+    let calm = pair();
+    let mut worked_on = calm.clone();
+    let since = jiff::Timestamp::UNIX_EPOCH;
+    worked_on.backends[0].maintenance = Maintenance::begin("a reboot", "root", since, None).ok();
+    let key = calm.backends[0].key;
+    let mut world = World::new(&model(std::slice::from_ref(&calm)), Saved::default());
+    world.run(20 * SECOND);
+    world.health.watch(world.now, &model(std::slice::from_ref(&worked_on)));
+    world.transitions.clear();
+    for _ in 0..5 {
+        world.set("10.0.0.1", false);
+        world.run(3 * SECOND);
+        world.set("10.0.0.1", true);
+        world.run(3 * SECOND);
+    }
+    assert_eq!(world.transitions.len(), 10, "its check goes on");
+    assert!(world.transitions.iter().all(|(_, it)| it.healthy.is_none()), "{:?}", world.transitions);
+    assert_eq!(world.health.held(&calm.name, key), None, "nor does it flap");
+    world.health.watch(world.now, &model(std::slice::from_ref(&calm)));
+    assert_eq!(given(&world, &calm, 0), Some(ByHealth::Weight(10)));
+    world.run(10 * SECOND);
+    assert_eq!(given(&world, &calm, 0), None);
+    // One that does not come back is down.
+    world.health.watch(world.now, &model(std::slice::from_ref(&worked_on)));
+    world.set("10.0.0.1", false);
+    world.run(3 * SECOND);
+    world.health.watch(world.now, &model(std::slice::from_ref(&calm)));
+    assert_eq!(given(&world, &calm, 0), Some(ByHealth::Out));
+}
+
+/// So many connections more of each, and as many SYNs again of the first.
+fn counted(world: &mut World, service: &Service, connections: &mut u64) {
+    *connections += 50;
+    let figures = |n: usize| Figures {
+        connections: *connections,
+        retransmissions: if n == 0 { *connections } else { 0 },
+        ..Figures::default()
+    };
+    let all = service.backends.iter().enumerate().map(|(n, backend)| (backend.key, figures(n))).collect();
+    world.run(SECOND);
+    world.act(Input::Counted(service.name.clone(), false, all));
+}
+
+#[test]
+fn connections_may_lower_a_weight_or_take_out() {
+    for (mode, expected) in [
+        (PassiveMode::Off, None),
+        (PassiveMode::Lower, Some(ByHealth::Weight(10))),
+        (PassiveMode::Out, Some(ByHealth::Out)),
+    ] {
+        let mut service = pair();
+        service.health.passive = mode;
+        let mut world = World::new(&model(std::slice::from_ref(&service)), Saved::default());
+        world.run(20 * SECOND);
+        let mut connections = 0;
+        counted(&mut world, &service, &mut connections);
+        assert_eq!(given(&world, &service, 0), None, "nothing is known to be recent");
+        counted(&mut world, &service, &mut connections);
+        assert_eq!(given(&world, &service, 0), expected, "{mode}");
+        // Nobody else is left: better a bad one than none.
+        world.set("10.0.0.2", false);
+        world.run(3 * SECOND);
+        assert_ne!(given(&world, &service, 0), Some(ByHealth::Out), "{mode}");
+        world.set("10.0.0.2", true);
+        world.run(30 * SECOND);
+        // Alone there is nothing to compare with, and by now it has another chance.
+        let key = service.backends[0].key;
+        world.act(Input::Counted(service.name.clone(), false, vec![(key, Figures::default())]));
+        assert_eq!(world.health.suspicion(&service.name, key), None, "{mode}");
+    }
+}
