@@ -156,8 +156,8 @@ fn shuffled(counter: u64, mask: u64) -> u64 {
 /// first address are 0, so both halves of it only grow.
 #[inline(always)]
 fn with_checksum(ttl: u32, beyond: u32) -> u32 {
-    let halves = (beyond >> 16) as u16;
-    let sum = u32::from(!((ttl >> 16) as u16)) + u32::from(halves.to_be()) + u32::from((beyond as u16).to_be());
+    let (high, low) = (((beyond >> 16) as u16).to_be(), (beyond as u16).to_be());
+    let sum = (!ttl >> 16) + high as u32 + low as u32;
     let sum = (sum & 0xffff) + (sum >> 16);
     let sum = (sum & 0xffff) + (sum >> 16);
     ttl & 0xffff | (!sum & 0xffff) << 16
