@@ -44,6 +44,35 @@ fn later_fragments_follow_the_first() {
     }
 }
 
+/// More datagrams at once than the table has room for: those it has forgotten are dropped, none goes astray.
+#[test]
+fn an_overflow_sends_nothing_to_another_backend() {
+    const DATAGRAMS: u16 = 20_000;
+    for kind in [UDP4, UDP6] {
+        let mut director = director(&Desired { services: vec![kind.service(PORT, &[1, 2])], ..lab() });
+        let piece = |id: u16, at, more| {
+            let of = kind.open().from_port(1000 + id % 2).with(|p| p.id = id.into());
+            of.fragment(at, more)
+        };
+        for id in 0..DATAGRAMS {
+            let first = piece(id, 0, true).bytes();
+            let (_, sent) = director.send(&first, None).expect("ran");
+            assert_eq!(sent[..6], backend_mac((id % 2 + 1) as u8), "{} {id}", kind.name);
+        }
+        let mut forgotten = 0;
+        // The last ones first: the table forgets what was used longest ago.
+        for id in (0..DATAGRAMS).rev().step_by(16) {
+            match send(&mut director, &piece(id, 1480, false)) {
+                Err(DroppedFragment) => forgotten += 1,
+                went => assert_eq!(went, Ok((id % 2 + 1) as u8), "{} {id}", kind.name),
+            }
+        }
+        println!("{}: {forgotten} of {} datagrams forgotten", kind.name, DATAGRAMS / 16);
+        assert!(forgotten >= (DATAGRAMS - 16384) / 16, "{}: the table is larger than it was", kind.name);
+        assert!(forgotten < DATAGRAMS / 16, "{}: none got through", kind.name);
+    }
+}
+
 #[test]
 fn a_later_fragment_without_its_first_is_dropped() {
     let mut director = director(&every_kind());

@@ -84,16 +84,34 @@ fn it_leaves_what_was_placed_by_hash() {
     assert_eq!(ports(&director).into_keys().collect::<Vec<_>>(), [port]);
 }
 
+/// A template goes as its client's connections do, if none was ever established: IPVS drops it with the last of them.
 #[test]
-fn it_leaves_templates() {
-    let mut service = TCP4.service(PORT, &[1, 2]);
-    service.options.persistence =
-        Some(Persistence { timeout: 300, granularity: None, scope: Scope::default() });
-    let mut director = director(&Desired { services: vec![service], ..lab() });
-    open(&mut director, TCP4, 1000..1010);
-    director.press(Some(10));
-    director.sweep_in(20).expect("swept");
-    assert_eq!(director.pruned(), 10);
-    let flows = director.flows();
-    assert!(flows.len() == 1 && flows[0].value.is_template(), "{flows:?}");
+fn it_leaves_the_templates_of_established_connections() {
+    let persistent = |kind: Kind| {
+        let mut service = kind.service(PORT, &[1, 2]);
+        service.options.persistence =
+            Some(Persistence { timeout: 300, granularity: None, scope: Scope::default() });
+        service
+    };
+    let cases = [
+        (TCP4, false, 8, 0, 1),
+        (TCP4, false, 20, 11, 0),
+        (TCP6, false, 20, 11, 0),
+        (TCP4, true, 20, 9, 1),
+        (TCP6, true, 20, 9, 1),
+        // Of datagrams nobody knows.
+        (UDP4, false, 20, 0, 1),
+    ];
+    for (kind, establishes, idle, pruned, left) in cases {
+        let mut director = director(&Desired { services: vec![persistent(kind)], ..lab() });
+        open(&mut director, kind, 1000..1010);
+        if establishes {
+            assert!(send(&mut director, &kind.later().from_port(1000)).is_ok());
+        }
+        director.press(Some(10));
+        director.sweep_in(idle).expect("swept");
+        let templates = director.flows().iter().filter(|flow| flow.value.is_template()).count();
+        let name = format!("{}, established: {establishes}, idle for {idle} s", kind.name);
+        assert_eq!((director.pruned(), templates), (pruned, left), "{name}");
+    }
 }
