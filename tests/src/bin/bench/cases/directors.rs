@@ -12,10 +12,7 @@ use lb::{
 use lb_common::{guard::MAX_RATE, vlan::Tags};
 use lb_tests::xdp::Director;
 
-use crate::{
-    packets::LRU,
-    world::{PORT, VIP4, VIP6, backend, desired, service},
-};
+use crate::world::{PORT, VIP4, VIP6, backend, desired, service};
 
 /// A service whose clients are persistent, one whose flows end, one behind a tag.
 pub const PERSISTENT: IpAddr = IpAddr::V4(Ipv4Addr::new(172, 18, 14, 103));
@@ -42,8 +39,6 @@ pub enum Which {
     Services(usize),
     /// [`MOST`] flows.
     Most,
-    /// The same with the table in a kernel LRU map.
-    MostLru,
     /// One service that uses everything there is.
     Features,
 }
@@ -52,7 +47,6 @@ pub struct Directors {
     plain: Director,
     services: Vec<Director>,
     most: Director,
-    most_lru: Director,
     features: Director,
 }
 
@@ -65,7 +59,6 @@ impl Directors {
             plain: build(SIZES, &plain())?,
             services: SERVICES.into_iter().map(|n| build(SIZES, &many(n))).collect::<Result<_>>()?,
             most: build(most, &one)?,
-            most_lru: Director::build(Some(LRU), most, LIMITS, &one)?,
             features: build(SIZES, &everything()?)?,
         })
     }
@@ -75,7 +68,6 @@ impl Directors {
             Which::Plain => &mut self.plain,
             Which::Services(number) => &mut self.services[number],
             Which::Most => &mut self.most,
-            Which::MostLru => &mut self.most_lru,
             Which::Features => &mut self.features,
         }
     }

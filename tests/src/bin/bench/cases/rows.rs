@@ -50,19 +50,7 @@ pub fn established() -> Vec<(Which, Run)> {
             services,
         ));
     }
-    for which in [Which::Most, Which::MostLru] {
-        // One after the other: neighbours share pages, which makes filling it quick.
-        runs.extend([SYN, ACK].map(|flags| {
-            (
-                which,
-                Run {
-                    frame: open(VIP4).flags(flags).bytes(),
-                    feed: Feed::new_flows(&open(VIP4)),
-                    packets: MOST,
-                },
-            )
-        }));
-    }
+    runs.extend(connected(Which::Most, &open(VIP4), MOST, 1));
     runs.extend(connected(Which::Features, &open(VIP4), 1, 1));
     runs
 }
@@ -134,7 +122,6 @@ pub fn rows() -> Vec<Row> {
     }
     rows.extend([
         flows("4 M known flows", Which::Most, &ack(VIP4), MOST),
-        flows("4 M known flows [kernel LRU map]", Which::MostLru, &ack(VIP4), MOST),
         flows("everything configured, 1 known flow", Which::Features, &ack(VIP4), 1),
         new("everything configured, new flow", Which::Features, &open(VIP4), Feed::new_flows(&open(VIP4))),
     ]);

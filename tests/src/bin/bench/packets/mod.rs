@@ -23,7 +23,7 @@ use crate::{
     world::{PORT, VIP4, VIP6, backend, counted, desired, open, service},
 };
 
-pub static LRU: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/lb-lru.o"));
+static LRU: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/lb-lru.o"));
 static STUB: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/lb-stub.o"));
 
 const ROUNDS: usize = 31;
