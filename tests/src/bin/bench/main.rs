@@ -16,7 +16,7 @@ mod sweeper;
 mod wire;
 mod world;
 
-use std::{fs, path::PathBuf};
+use std::{fs, ops::Range, path::PathBuf, thread};
 
 use anyhow::Result;
 use clap::{Parser, ValueEnum};
@@ -65,6 +65,7 @@ enum Table {
 fn main() -> Result<()> {
     let Args { what, beside, json } = Args::parse();
     let beside = beside.map(fs::read).transpose()?;
+    let online = thread::available_parallelism()?.get();
     // One CPU: its cache, its counters.
     stay_on(0..1)?;
     let mut reports = Reports::default();
@@ -73,7 +74,7 @@ fn main() -> Result<()> {
             Table::Packets => reports.packets = Some(packets::packets(beside.as_deref())?),
             Table::Wire => reports.wire = Some(wire::wire()?),
             Table::Cases => reports.cases = Some(cases::cases()?),
-            Table::Cpus => reports.cpus = Some(cpus::cpus()?),
+            Table::Cpus => reports.cpus = Some(cpus::cpus(online)?),
             Table::Schedulers => schedulers::schedulers()?,
             Table::Sweeper => sweeper::sweeper()?,
             Table::Evictions => evictions::evictions()?,
@@ -89,7 +90,7 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-fn stay_on(cpus: std::ops::Range<usize>) -> Result<()> {
+fn stay_on(cpus: Range<usize>) -> Result<()> {
     let mut set = CpuSet::new();
     cpus.into_iter().try_for_each(|cpu| set.set(cpu))?;
     Ok(sched_setaffinity(Pid::from_raw(0), &set)?)

@@ -19,6 +19,8 @@ use crate::world::{CLIENT_MAC, DIRECTOR_MAC, VIP4, VIP6, open};
 
 const NOT_A_VIP: IpAddr = IpAddr::V4(Ipv4Addr::new(172, 18, 14, 200));
 const MANY: u32 = 1 << 16;
+/// Flows whose buckets are as much as the largest caches: 32 MiB.
+const CACHES: u32 = 1 << 19;
 /// Client port of the flow that errors and fragments belong to: the number of one of the first [`MANY`].
 const PORT_OF_ONE: u16 = 40000;
 
@@ -66,10 +68,11 @@ pub fn rows() -> Vec<Row> {
         verdict: tx,
         rounds: Vec::new(),
     };
-    // Each of the flows once, so that every expiry is fresh.
-    let flows = |name: &str, which, packet: &Packet, flows| {
-        let warm_up = Run { packets: flows, ..known(packet, flows) };
-        row(name, which, vec![warm_up.clone()], Run { packets: PACKETS, ..warm_up })
+    // Each flow once, so that its expiry is fresh; of very many as many as fill the caches.
+    let flows = |name: &str, which, packet: &Packet, flows: u32| {
+        let known = known(packet, flows);
+        let warm_up = Run { packets: flows.min(CACHES), ..known.clone() };
+        row(name, which, vec![warm_up], Run { packets: PACKETS, ..known })
     };
     let new = |name, which, frame: &Packet, feed: Feed| {
         // Beyond all that are established, and none twice.
