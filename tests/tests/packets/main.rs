@@ -11,6 +11,7 @@ mod capacity;
 mod change;
 mod cost;
 mod counters;
+mod cpus;
 mod expiry;
 mod explain;
 mod forward;

@@ -43,7 +43,7 @@ fn shares(turns: &[u8]) -> BTreeMap<u8, usize> {
 
 #[test]
 fn wlc_and_lc_even_the_load_out() {
-    for kind in KINDS {
+    for kind in ALL_KINDS {
         let mut director = director(&only(kind, Wlc, &[(1, 1), (2, 2), (3, 0), (4, 3)]));
         let turns = open(&mut director, kind, 1000..1012);
         assert_eq!(shares(&turns), BTreeMap::from([(1, 2), (2, 4), (4, 6)]), "{}", kind.name);
@@ -84,7 +84,7 @@ fn fo_takes_the_heaviest_and_ovf_spills_over() {
 #[test]
 fn sh_and_mh_keep_a_client_to_its_backend() {
     let (plain, port) = (HashFlags::default(), HashFlags { port: true, ..HashFlags::default() });
-    for kind in KINDS {
+    for kind in ALL_KINDS {
         for (scheduler, with_port) in [(Sh(plain), Sh(port)), (Mh(plain), Mh(port))] {
             let weights = [(1, 1), (2, 1), (3, 1)];
             let mut by_address = director(&only(kind, scheduler, &weights));
