@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use aya::maps::{Array, Map, MapData};
 use lb::{
     model::{
         Endpoint, FlowSizes, HashFlags, Protocol,
@@ -9,7 +10,12 @@ use lb::{
     },
     plan::{Desired, dest_address},
 };
-use lb_common::{tcp::flag::*, verdict::Verdict::*};
+use lb_common::{
+    service::{Locality, Rotation},
+    tcp::flag::*,
+    tick::{Tick, ticks},
+    verdict::Verdict::*,
+};
 use lb_tests::xdp::Director;
 
 use crate::world::*;
@@ -279,6 +285,29 @@ fn lblc_stays_until_there_is_relief() {
     assert_eq!(open(&mut director, TCP4, 1000..1005), [1, 1, 1, 2, 2]);
     // Both are above their weight, so nobody relieves: it stays where it is.
     assert_eq!(open(&mut director, TCP4, 1005..1007), [2, 2]);
+}
+
+/// What lblc remembers of the VIP is forgotten after 24 hours without a new connection (`sysctl_lblc_expiration`): the
+/// least loaded one is looked for then.
+#[test]
+fn lblc_forgets_after_a_day() {
+    for (hours, expected) in [(23, 1), (25, 2)] {
+        let mut director = director(&only(TCP4, Lblc, &[(1, 9), (2, 9)]));
+        assert_eq!(open(&mut director, TCP4, 1000..1002), [1, 1]);
+        let service =
+            *director.maps().snapshot().expect("a snapshot").services.keys().next().expect("a service");
+        let pin = MapData::from_pin(director.layout().map("ROTATIONS")).expect("a pin");
+        let map = Map::from_map_data(pin).expect("a map");
+        let mut rotations = Array::<_, [u64; 5]>::try_from(map).expect("an array");
+        let mut rotation = rotations.get(&service.into(), 0).expect("its rotation");
+        // The record's third word.
+        let seen = Locality(rotation[2]);
+        assert!(seen.number() != 0 && size_of::<Rotation>() == 40);
+        let ago = ticks(hours * 3600, director.clock.hz());
+        rotation[2] = Locality::new(seen.number(), Tick(seen.tick().0.wrapping_sub(ago))).0;
+        rotations.set(service.into(), rotation, 0).expect("set");
+        assert_eq!(open(&mut director, TCP4, 1002..1003), [expected], "after {hours} hours");
+    }
 }
 
 #[test]
