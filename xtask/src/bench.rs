@@ -6,22 +6,28 @@ use std::path::PathBuf;
 use anyhow::Result;
 use clap::Args as ClapArgs;
 
+use crate::build;
 use crate::cmd::Cmd;
 use crate::setup::{self, Group};
 use crate::vm;
 
 #[derive(ClapArgs)]
 pub struct Args {
-    /// Tables (packets, schedulers, sweeper, evictions, cold-start); the packets with their targets if none is given
+    /// Tables (packets, wire, cases, cpus, schedulers, sweeper, evictions, cold-start, control, checks); the packets
+    /// with their targets if none is given
     tables: Vec<OsString>,
+    /// Packets a second from a generator through the director to a sink, beside the least that forwards and the
+    /// kernel's forwarding
+    #[arg(long, conflicts_with_all = ["tables", "full"])]
+    wire: bool,
     /// All tables
     #[arg(long, conflicts_with = "tables")]
     full: bool,
-    /// Writes the figures there, as JSON (of the packets, or of --vm)
+    /// Writes the figures of the packets, of --wire or of --vm there, as JSON
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
     /// Beside the kernel's IPVS instead: instructions per packet, in a VM with kernel 6.1 (three minutes)
-    #[arg(long, conflicts_with_all = ["tables", "full", "beside"])]
+    #[arg(long, conflicts_with_all = ["tables", "full", "beside", "wire"])]
     vm: bool,
     /// Another build of the XDP program (lb.o) to measure in the same run
     #[arg(long, value_name = "FILE")]
@@ -49,8 +55,13 @@ pub fn main(args: &Args) -> Result<()> {
             bench = bench.arg(option).arg(std::path::absolute(file)?);
         }
     }
-    if !args.full && args.tables.is_empty() {
+    if args.wire {
+        bench = bench.arg("wire");
+    } else if !args.full && args.tables.is_empty() {
         bench = bench.arg("packets");
+    }
+    if args.full || args.tables.iter().any(|table| table == "control" || table == "checks") {
+        bench = bench.env("LB_BIN", &build::lb(true)?);
     }
     bench.args(&args.tables).run()
 }

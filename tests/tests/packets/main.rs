@@ -9,6 +9,7 @@ mod world;
 
 mod capacity;
 mod change;
+mod cost;
 mod counters;
 mod cpus;
 mod expiry;

@@ -3,16 +3,20 @@
 //!
 //! Compare figures of one run only.
 
+mod cases;
 mod checks;
 mod cold_start;
+mod control;
+mod cpus;
 mod evictions;
 mod pace;
 mod packets;
 mod schedulers;
 mod sweeper;
+mod wire;
 mod world;
 
-use std::{fs, path::PathBuf};
+use std::{fs, ops::Range, path::PathBuf, thread};
 
 use anyhow::Result;
 use clap::{Parser, ValueEnum};
@@ -20,6 +24,7 @@ use nix::{
     sched::{CpuSet, sched_setaffinity},
     unistd::Pid,
 };
+use serde::Serialize;
 
 #[derive(Parser)]
 struct Args {
@@ -28,7 +33,7 @@ struct Args {
     /// Another build of the program (lb.o) to measure beside this one, in `packets`
     #[arg(long, value_name = "FILE")]
     beside: Option<PathBuf>,
-    /// Writes the figures of `packets` there, as JSON
+    /// Writes the figures of `packets`, `wire`, `cases` and `cpus` there, as JSON
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
 }
@@ -37,6 +42,12 @@ struct Args {
 enum Table {
     /// ns per packet, beside a bare MAC swap
     Packets,
+    /// Packets a second between namespaces, beside the least that forwards and the kernel's forwarding
+    Wire,
+    /// Packets of other kinds, more flows, more services, everything configured
+    Cases,
+    /// Two CPUs at once on the same maps
+    Cpus,
     /// ns per new flow, by scheduler and number of backends
     Schedulers,
     /// A round of the agent's sweeper
@@ -45,6 +56,8 @@ enum Table {
     Evictions,
     /// From nothing to 4,096 services of 16 backends
     ColdStart,
+    /// The agent: starts, reloads, changes by the API, memory (builds a lab; needs `lb` beside this program)
+    Control,
     /// 10,000 health checks a second (builds a lab; needs `lb` beside this program)
     Checks,
 }
@@ -52,27 +65,52 @@ enum Table {
 fn main() -> Result<()> {
     let Args { what, beside, json } = Args::parse();
     let beside = beside.map(fs::read).transpose()?;
+    let online = thread::available_parallelism()?.get();
     // One CPU: its cache, its counters.
-    let mut cpus = CpuSet::new();
-    cpus.set(0)?;
-    sched_setaffinity(Pid::from_raw(0), &cpus)?;
+    stay_on(0..1)?;
+    let mut reports = Reports::default();
     for table in if what.is_empty() { Table::value_variants() } else { &what } {
         match table {
-            Table::Packets => {
-                let report = packets::packets(beside.as_deref())?;
-                if let Some(file) = &json {
-                    fs::write(file, serde_json::to_vec_pretty(&report)?)?;
-                }
-            }
+            Table::Packets => reports.packets = Some(packets::packets(beside.as_deref())?),
+            Table::Wire => reports.wire = Some(wire::wire()?),
+            Table::Cases => reports.cases = Some(cases::cases()?),
+            Table::Cpus => reports.cpus = Some(cpus::cpus(online)?),
             Table::Schedulers => schedulers::schedulers()?,
             Table::Sweeper => sweeper::sweeper()?,
             Table::Evictions => evictions::evictions()?,
             Table::ColdStart => cold_start::cold_start()?,
+            Table::Control => on_all_cpus(control::control)?,
             Table::Checks => checks::checks()?,
         }
         println!();
+        if let Some(file) = &json {
+            fs::write(file, serde_json::to_vec_pretty(&reports)?)?;
+        }
     }
     Ok(())
+}
+
+fn stay_on(cpus: Range<usize>) -> Result<()> {
+    let mut set = CpuSet::new();
+    cpus.into_iter().try_for_each(|cpu| set.set(cpu))?;
+    Ok(sched_setaffinity(Pid::from_raw(0), &set)?)
+}
+
+/// The kernel leaves those out that there are not.
+fn on_all_cpus(work: impl FnOnce() -> Result<()>) -> Result<()> {
+    stay_on(0..CpuSet::count())?;
+    let result = work();
+    stay_on(0..1)?;
+    result
+}
+
+/// What is written as JSON: of the tables that were asked for.
+#[derive(Default, Serialize)]
+struct Reports {
+    packets: Option<packets::Report>,
+    wire: Option<wire::Report>,
+    cases: Option<cases::Report>,
+    cpus: Option<Vec<cpus::Figure>>,
 }
 
 /// Minimum and median.

@@ -13,8 +13,8 @@ use lb_tests::{
     xdp::Director,
 };
 
-const DIRECTOR_MAC: Mac = [2, 0, 0, 0, 0, 1];
-const CLIENT_MAC: Mac = [2, 0, 0, 0, 0xc, 1];
+pub const DIRECTOR_MAC: Mac = [2, 0, 0, 0, 0, 1];
+pub const CLIENT_MAC: Mac = [2, 0, 0, 0, 0xc, 1];
 const LINK: &str = "eth0";
 pub const VIP4: IpAddr = IpAddr::V4(Ipv4Addr::new(172, 18, 14, 100));
 pub const VIP6: IpAddr = IpAddr::V6(Ipv6Addr::new(0xfd00, 0x14, 0, 0, 0, 0, 0, 0x100));

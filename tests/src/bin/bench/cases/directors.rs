@@ -1,0 +1,150 @@
+//! The directors that rows are measured on.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use anyhow::{Context, Result};
+use lb::{
+    model::{
+        Endpoint, FlowSizes, Guard, Limits, Persistence, Protocol, Scheduler, Scope, Service, sources::rule,
+    },
+    plan::{Desired, HostRoute},
+};
+use lb_common::{guard::MAX_RATE, vlan::Tags};
+use lb_tests::xdp::Director;
+
+use crate::world::{PORT, VIP4, VIP6, backend, desired, service};
+
+/// A service whose clients are persistent, one whose flows end, one behind a tag.
+pub const PERSISTENT: IpAddr = IpAddr::V4(Ipv4Addr::new(172, 18, 14, 103));
+pub const RESETS: IpAddr = IpAddr::V4(Ipv4Addr::new(172, 18, 14, 104));
+pub const TAGGED: IpAddr = IpAddr::V4(Ipv4Addr::new(172, 18, 14, 105));
+pub const VID: u16 = 100;
+
+/// So many services, on ports from 1000 on. Powers of two.
+pub const SERVICES: [u32; 3] = [1, 128, 4096];
+/// Of all of them together.
+pub const FLOWS_OF_SERVICES: u32 = 4096;
+/// Flows of the director that has the most.
+pub const MOST: u32 = 1 << 22;
+
+const SIZES: FlowSizes = FlowSizes { ipv4: 1 << 20, wide: 1 << 20 };
+const LIMITS: Limits = Limits { services: 4096, destinations: 16384, endpoints: 16384 };
+/// Seconds.
+const PERSISTENCE: u32 = 30;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Which {
+    Plain,
+    /// By its place in [`SERVICES`].
+    Services(usize),
+    /// [`MOST`] flows.
+    Most,
+    /// One service that uses everything there is.
+    Features,
+}
+
+pub struct Directors {
+    plain: Director,
+    services: Vec<Director>,
+    most: Director,
+    features: Director,
+}
+
+impl Directors {
+    pub fn new() -> Result<Self> {
+        let build = |sizes, want: &Desired| Director::with_limits(sizes, LIMITS, want);
+        let one = desired(vec![of(VIP4, 2)]);
+        let most = FlowSizes { ipv4: MOST, wide: 16 };
+        Ok(Self {
+            plain: build(SIZES, &plain())?,
+            services: SERVICES.into_iter().map(|n| build(SIZES, &many(n))).collect::<Result<_>>()?,
+            most: build(most, &one)?,
+            features: build(SIZES, &everything()?)?,
+        })
+    }
+
+    pub fn of(&mut self, which: Which) -> &mut Director {
+        match which {
+            Which::Plain => &mut self.plain,
+            Which::Services(number) => &mut self.services[number],
+            Which::Most => &mut self.most,
+            Which::Features => &mut self.features,
+        }
+    }
+
+    /// Rounds of the sweeper as they will be, where flows are opened.
+    pub fn sweep_in(&mut self, seconds: &[u32]) -> Result<()> {
+        for director in [&mut self.plain, &mut self.features] {
+            for seconds in seconds {
+                director.sweep_in(*seconds)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn of(vip: IpAddr, backends: u16) -> Service {
+    service(vip, PORT, Scheduler::Rr, (1..=backends).map(|n| backend(vip, n)))
+}
+
+/// A service of each kind of packet.
+fn plain() -> Desired {
+    let datagrams = |vip| {
+        let mut service = of(vip, 2);
+        service.endpoint.protocol = Protocol::Udp;
+        service.name = service.endpoint.default_name();
+        service
+    };
+    let mut persistent = of(PERSISTENT, 2);
+    persistent.options.persistence = Some(persistence());
+    let behind = service(TAGGED, PORT, Scheduler::Rr, [1001, 1002].map(|n| backend(TAGGED, n)));
+    let tagged: Vec<IpAddr> = behind.backends.iter().map(|backend| backend.key.address).collect();
+    let services =
+        vec![of(VIP4, 2), of(VIP6, 2), datagrams(VIP4), datagrams(VIP6), persistent, of(RESETS, 2), behind];
+    let mut want = desired(services);
+    let vlan = Tags::new(VID, 0);
+    for (_, route) in want.hosts.iter_mut().filter(|(address, _)| tagged.contains(address)) {
+        if let HostRoute::Neighbour { tags, .. } = route {
+            *tags = vlan;
+        }
+    }
+    want.links[0].tags = vec![vlan];
+    want
+}
+
+fn persistence() -> Persistence {
+    Persistence { timeout: PERSISTENCE, granularity: None, scope: Scope::Service }
+}
+
+/// So many services of two backends, each with destinations of its own.
+fn many(services: u32) -> Desired {
+    let one = |n: u16| service(VIP4, 1000 + n, Scheduler::Rr, (1..=2).map(|n| backend(VIP4, n)));
+    desired((0..services as u16).map(one).collect())
+}
+
+/// Persistence, a guard, rules about clients, thresholds; beside it, on the same VIP, a service of a port range and one
+/// of every other port.
+fn everything() -> Result<Desired> {
+    let mut exact = of(VIP4, 2);
+    exact.options.persistence = Some(persistence());
+    // Beyond what one CPU can open: the guard is asked, and lets everything pass.
+    exact.options.guard = Guard::Rate(MAX_RATE);
+    let rules = ["203.0.113.0/24 deny", "10.0.0.0/8 limit 100000/s burst 1000000"];
+    exact.sources = rules
+        .into_iter()
+        .map(|text| rule(text).map_err(anyhow::Error::msg))
+        .collect::<Result<_>>()
+        .context("a rule")?;
+    for backend in &mut exact.backends {
+        (backend.upper_threshold, backend.lower_threshold) = (1 << 24, 1 << 23);
+    }
+    let beside = |port, last_port| {
+        let mut service = of(VIP4, 2);
+        service.endpoint = Endpoint { last_port, ..Endpoint::new(VIP4, port, Protocol::Tcp) };
+        service.name = service.endpoint.default_name();
+        service.backends.iter_mut().for_each(|backend| backend.key.port = port);
+        service.options.persistence = Some(persistence());
+        service
+    };
+    Ok(desired(vec![exact, beside(4000, Some(4999)), beside(0, None)]))
+}

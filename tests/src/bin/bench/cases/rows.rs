@@ -1,0 +1,176 @@
+//! The rows: which packets, to which director.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use lb_common::{
+    tcp::flag::{ACK, FIN, RST, SYN},
+    verdict::Verdict,
+};
+use lb_tests::{
+    feeder::Feed,
+    packet::{Icmp, Packet},
+};
+
+use super::{
+    PACKETS, Row, Run,
+    directors::{FLOWS_OF_SERVICES, MOST, PERSISTENT, RESETS, SERVICES, TAGGED, VID, Which},
+};
+use crate::world::{CLIENT_MAC, DIRECTOR_MAC, VIP4, VIP6, open};
+
+const NOT_A_VIP: IpAddr = IpAddr::V4(Ipv4Addr::new(172, 18, 14, 200));
+const MANY: u32 = 1 << 16;
+/// Flows whose buckets are as much as the largest caches: 32 MiB.
+const CACHES: u32 = 1 << 19;
+/// Client port of the flow that errors and fragments belong to: the number of one of the first [`MANY`].
+const PORT_OF_ONE: u16 = 40000;
+
+/// What the wrapper costs by itself, for each family.
+pub fn wrappers() -> Vec<(Run, Vec<u32>)> {
+    [VIP4, VIP6].map(|vip| (known(&open(vip).flags(ACK), 1), Vec::new())).into()
+}
+
+/// Flows that are there before the first round.
+pub fn established() -> Vec<(Which, Run)> {
+    let connected = |which, packet: &Packet, flows, services| {
+        [SYN, ACK].map(|flags| {
+            let feed = Feed::of(packet, flows).to_services(services);
+            (which, Run { frame: packet.flags(flags).bytes(), feed, packets: flows })
+        })
+    };
+    let mut runs = Vec::new();
+    for packet in [open(VIP4), open(VIP6), open(TAGGED).tagged(&[VID])] {
+        runs.extend(connected(Which::Plain, &packet, MANY, 1));
+    }
+    for packet in [datagram(VIP4), datagram(VIP6)] {
+        runs.push((Which::Plain, known(&packet, MANY)));
+    }
+    for (number, services) in SERVICES.into_iter().enumerate() {
+        runs.extend(connected(
+            Which::Services(number),
+            &open(VIP4).to_port(1000),
+            FLOWS_OF_SERVICES,
+            services,
+        ));
+    }
+    runs.extend(connected(Which::Most, &open(VIP4), MOST, 1));
+    runs.extend(connected(Which::Features, &open(VIP4), 1, 1));
+    runs
+}
+
+pub fn rows() -> Vec<Row> {
+    let (plain, tx) = (Which::Plain, Verdict::ForwardedTx);
+    let ack = |vip| open(vip).flags(ACK);
+    let row = |name: &str, which, before: Vec<Run>, measured: Run| Row {
+        name: name.to_owned(),
+        which,
+        before,
+        measured,
+        verdict: tx,
+        rounds: Vec::new(),
+    };
+    // Each flow once, so that its expiry is fresh; of very many as many as fill the caches.
+    let flows = |name: &str, which, packet: &Packet, flows: u32| {
+        let known = known(packet, flows);
+        let warm_up = Run { packets: flows.min(CACHES), ..known.clone() };
+        row(name, which, vec![warm_up], Run { packets: PACKETS, ..known })
+    };
+    let new = |name, which, frame: &Packet, feed: Feed| {
+        // Beyond all that are established, and none twice.
+        let feed = feed.from_number(MOST.into());
+        row(name, which, Vec::new(), Run { frame: frame.bytes(), feed, packets: PACKETS })
+    };
+    let mut rows = vec![
+        flows("IPv4 TCP, 1 known flow", plain, &ack(VIP4), 1),
+        flows("IPv4 UDP, 1 known flow", plain, &datagram(VIP4), 1),
+        flows("IPv4 UDP, 64 k known flows", plain, &datagram(VIP4), MANY),
+        new("IPv4 UDP, new flow, rr", plain, &datagram(VIP4), Feed::new_flows(&datagram(VIP4))),
+        flows("IPv6 TCP, 1 known flow", plain, &ack(VIP6), 1),
+        flows("IPv6 UDP, 1 known flow", plain, &datagram(VIP6), 1),
+        flows("IPv6 UDP, 64 k known flows", plain, &datagram(VIP6), MANY),
+        new("IPv6 TCP, new flow, rr", plain, &open(VIP6), Feed::new_flows(&open(VIP6))),
+        flows("IPv4 TCP with a VLAN tag, 1 known flow", plain, &ack(TAGGED).tagged(&[VID]), 1),
+        new(
+            "new flow, its client has a template",
+            plain,
+            &open(PERSISTENT),
+            Feed::new_flows(&open(PERSISTENT)),
+        ),
+        new(
+            "new flow, its client gets a template",
+            plain,
+            &open(PERSISTENT),
+            Feed::new_clients(&open(PERSISTENT)),
+        ),
+        ending("RST of an established flow", RST | ACK),
+        ending("FIN of an established flow", FIN | ACK),
+    ];
+    for (name, vip) in [("ICMP error about a flow, IPv4", VIP4), ("ICMP error about a flow, IPv6", VIP6)] {
+        rows.push(row(name, plain, Vec::new(), error(vip)));
+    }
+    for (name, vip) in [("IPv4", VIP4), ("IPv6", VIP6)] {
+        let piece =
+            |offset, more| datagram(vip).from_port(PORT_OF_ONE).with(|p| p.id = 7).fragment(offset, more);
+        let (first, later) = (fixed(&piece(0, true)), fixed(&piece(1480, false)));
+        rows.push(row(&format!("first fragment, {name}"), plain, vec![first.clone()], first.clone()));
+        rows.push(row(&format!("later fragment, {name}"), plain, vec![first], later));
+    }
+    for (number, services) in SERVICES.into_iter().enumerate() {
+        let packet = ack(VIP4).to_port(1000);
+        let name = format!("4 k known flows of {services} services");
+        let mut row = flows(&name, Which::Services(number), &packet, FLOWS_OF_SERVICES);
+        for run in row.before.iter_mut().chain([&mut row.measured]) {
+            run.feed = run.feed.to_services(services);
+        }
+        rows.push(row);
+    }
+    rows.extend([
+        flows("4 M known flows", Which::Most, &ack(VIP4), MOST),
+        flows("everything configured, 1 known flow", Which::Features, &ack(VIP4), 1),
+        new("everything configured, new flow", Which::Features, &open(VIP4), Feed::new_flows(&open(VIP4))),
+    ]);
+    let nobody = ack(VIP4).with(|p| p.dest.set_ip(NOT_A_VIP));
+    rows.push(Row {
+        verdict: Verdict::PassedNoService,
+        ..flows("everything configured, not a VIP", Which::Features, &nobody, 1)
+    });
+    rows
+}
+
+/// Flows that were opened and established in this round.
+fn ending(name: &str, flags: u8) -> Row {
+    let run = |flags| Run { packets: PACKETS, ..known(&open(RESETS).flags(flags), PACKETS) };
+    Row {
+        name: name.to_owned(),
+        which: Which::Plain,
+        before: vec![run(SYN), run(ACK)],
+        measured: run(flags),
+        verdict: Verdict::ForwardedTx,
+        rounds: Vec::new(),
+    }
+}
+
+/// One packet of each of so many flows.
+fn known(packet: &Packet, flows: u32) -> Run {
+    let packets = if flows == 1 { PACKETS } else { flows };
+    Run { frame: packet.bytes(), feed: Feed::of(packet, flows), packets }
+}
+
+fn fixed(packet: &Packet) -> Run {
+    let feed = Feed::fixed(&packet.bytes(), packet.l3(), packet.source.is_ipv6());
+    Run { frame: packet.bytes(), feed, packets: PACKETS }
+}
+
+/// A datagram to the service on the same port, of the size of [`open`].
+fn datagram(vip: IpAddr) -> Packet {
+    let tcp = open(vip);
+    Packet::udp(tcp.source, tcp.dest).with(|p| (p.to, p.from, p.payload) = (tcp.to, tcp.from, vec![0; 24]))
+}
+
+/// A router's error about an answer to one client.
+fn error(vip: IpAddr) -> Run {
+    let answer = open(vip).flags(ACK).from_port(PORT_OF_ONE).turned();
+    let router = open(vip).source.ip();
+    let quoted = if vip.is_ipv6() { 56 } else { 28 };
+    let frame = answer.error_to_sender(Icmp::TooBig(1400), DIRECTOR_MAC, CLIENT_MAC, router, quoted);
+    Run { feed: Feed::fixed(&frame, 14, vip.is_ipv6()), frame, packets: PACKETS }
+}
