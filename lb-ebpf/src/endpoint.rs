@@ -36,7 +36,7 @@ pub fn find(ctx: &XdpContext, packet: &Packet) -> Result<Endpoints, Verdict> {
     } else {
         None
     };
-    if record::is_dry() {
+    if record::is_kept() {
         let word = |endpoint: Option<Endpoint>| endpoint.map_or(0, |endpoint| endpoint.0);
         record::step(Step::Endpoints, word(exact), word(wildcard));
     }

@@ -54,5 +54,6 @@ mod swap;
 mod talk;
 mod threshold;
 mod timeouts;
+mod trace;
 mod ttl;
 mod via;

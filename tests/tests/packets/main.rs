@@ -36,6 +36,7 @@ mod sctp;
 mod sources;
 mod state;
 mod threshold;
+mod trace;
 mod ttl;
 mod verifier;
 mod vlan;
