@@ -11,7 +11,7 @@ use crate::setup::{self, Group};
 
 #[derive(ClapArgs)]
 pub struct Args {
-    /// Tables (packets, schedulers, sweeper, evictions, cold-start); the packets with their targets if none is given
+    /// Tables (packets, schedulers, sweeper, evictions, cold-start, trace); the packets with their targets if none is given
     tables: Vec<OsString>,
     /// All tables
     #[arg(long, conflicts_with = "tables")]

@@ -72,7 +72,10 @@ struct Trace {
     counts: Counts,
     /// Of programs that were replaced since.
     lost_before: Lost,
-    /// When it took something last.
+    /// Lines that were put into its queue, and how many of them it had taken when it was looked at last.
+    queued: usize,
+    taken: usize,
+    /// When it took something last, or had nothing to take.
     heard: Duration,
 }
 
@@ -114,6 +117,8 @@ impl Tracer {
             reports,
             counts: Counts::default(),
             lost_before: Lost::default(),
+            queued: 0,
+            taken: 0,
             heard: monotonic(),
         };
         let _ = self.orders.send(Order::Trace(Box::new(trace)));
@@ -235,7 +240,7 @@ impl Thread {
     fn look_after(&mut self, due: bool) -> Result<()> {
         for slot in 0..SLOTS {
             let Some(trace) = &mut self.traces[slot] else { continue };
-            if trace.reports.is_closed() || monotonic() >= trace.heard + PATIENCE {
+            if trace.reports.is_closed() || !trace.is_heard() {
                 self.end(slot)?;
                 continue;
             }
@@ -268,10 +273,18 @@ impl Trace {
         let Ok(mut line) = serde_json::to_vec(report) else { return false };
         line.push(b'\n');
         let said = self.reports.try_send(line.into()).is_ok();
-        if said {
-            self.heard = monotonic();
-        }
+        self.queued += usize::from(said);
         said
+    }
+
+    /// Whether its client takes what it is told.
+    fn is_heard(&mut self) -> bool {
+        let waiting = self.reports.max_capacity() - self.reports.capacity();
+        let taken = self.queued - waiting;
+        if waiting == 0 || taken != self.taken {
+            (self.taken, self.heard) = (taken, monotonic());
+        }
+        monotonic() < self.heard + PATIENCE
     }
 }
 

@@ -19,6 +19,7 @@ use lb_tests::{
 use nix::sys::signal::Signal;
 
 use crate::{
+    growth::{resize, settled},
     permission::public_binary,
     setup::{HELLO, HelloLab, PORT, SERVICE, config, said, service, verdict},
     talk::{MISSES, Talk},
@@ -267,6 +268,58 @@ fn an_agent_that_goes_leaves_nobody_tracing() {
         agent.start()?;
         ensure!(agent.program_tag("eth0")? == ordinary, "the next agent has left the program of the trace");
         session.echo(b"as before")
+    });
+}
+
+/// Other swaps meanwhile load the program that belongs there.
+#[test]
+fn a_trace_goes_on_while_the_tables_change_their_size() {
+    Lab::test(Topology::one_segment(1), |lab| {
+        let hello = HelloLab::start(lab, 1)?;
+        let agent = &hello.agent;
+        let ordinary = agent.program_tag("eth0")?;
+        let mut session = Session::open(hello.client(), HELLO)?;
+        let trace = Trace::start(lab, agent, "resized", &["--only", "forwarded"])?;
+        session.echo(b"before")?;
+        trace.sees("one before", |_| true)?;
+        resize(agent, "ipv4: 4k, wide: 4k")?;
+        settled(agent, &[("ipv4", 4096), ("wide", 4096)])?;
+        ensure!(agent.program_tag("eth0")? != ordinary, "the change of the tables has ended the trace");
+        let before = trace.packets()?.len();
+        session.echo(b"after")?;
+        eventually(PATIENCE, "one after", || {
+            let packets = trace.packets()?.len();
+            Ok(if packets > before { Seen::Yes(()) } else { Seen::NotYet(format!("{packets} packets")) })
+        })?;
+        let told = trace.interrupt()?;
+        ensure!(!told.contains("not reported"), "{told}");
+        until_tag(agent, ordinary, "the ordinary program")?;
+        session.echo(b"and then")
+    });
+}
+
+#[test]
+fn a_client_that_takes_nothing_traces_no_more() {
+    Lab::test(Topology::one_segment(1), |lab| {
+        raise_file_limit()?;
+        let hello = HelloLab::start(lab, 1)?;
+        let agent = &hello.agent;
+        let ordinary = agent.program_tag("eth0")?;
+        let mut talk = Talk::start(lab.net.client(), &[VIP4])?;
+        talk.wait_for_round("before the trace")?;
+        let mut trace = Trace::start(lab, agent, "stalled", &["--steps"])?;
+        trace.sees("the first", |_| true)?;
+        trace.0.signal(Signal::SIGSTOP)?;
+        // It has to fill what there is between it and the agent, and then 10 s.
+        eventually(PATIENCE * 3, "the ordinary program", || {
+            let tag = agent.program_tag("eth0")?;
+            Ok(if tag == ordinary { Seen::Yes(()) } else { Seen::NotYet(format!("{tag:x}")) })
+        })?;
+        talk.wait_for_round("after the trace")?;
+        trace.0.signal(Signal::SIGCONT)?;
+        ensure!(trace.0.wait(PATIENCE)?.code() == Some(1), "{}", trace.0.log());
+        said(&trace.0.log(), &["took nothing for 10 s"])?;
+        talk.finish()
     });
 }
 

@@ -10,6 +10,7 @@ mod pace;
 mod packets;
 mod schedulers;
 mod sweeper;
+mod trace;
 mod world;
 
 use std::{fs, path::PathBuf};
@@ -47,6 +48,8 @@ enum Table {
     ColdStart,
     /// 10,000 health checks a second (builds a lab; needs `lb` beside this program)
     Checks,
+    /// ns per packet while `lb trace` runs
+    Trace,
 }
 
 fn main() -> Result<()> {
@@ -69,6 +72,7 @@ fn main() -> Result<()> {
             Table::Evictions => evictions::evictions()?,
             Table::ColdStart => cold_start::cold_start()?,
             Table::Checks => checks::checks()?,
+            Table::Trace => trace::trace()?,
         }
         println!();
     }
