@@ -55,8 +55,17 @@ pub const fn kind(scheduler: u8) -> Kind {
 
 /// Looks at a service's members, one after the other in walk order.
 pub trait Look {
-    /// Looks at one. True if there is no need to look further.
-    fn look(&mut self, member: Member, counts: &ConnCounts) -> bool;
+    /// How many it looks at in one turn of the program, which is a call. More than one if looking further than is
+    /// needed does no harm, and if it does so almost without branches: the verifier goes each way.
+    const AT_ONCE: u32 = 1;
+
+    fn look(&mut self, member: Member, counts: &ConnCounts);
+
+    /// Whether there is no need to look further.
+    #[inline(always)]
+    fn is_over(&self) -> bool {
+        false
+    }
 }
 
 /// The member with the least cost for its weight, so far; of equal ones the first in walk order.
@@ -71,44 +80,91 @@ pub trait Look {
 /// | ovf | 1: the heaviest wins | itself | active > weight | `ip_vs_ovf.c` |
 ///
 /// All pass by members of weight 0 and overloaded ones.
+///
+/// One type for each: what is the same for all members costs nothing then.
 #[derive(Clone, Copy, Debug)]
-pub struct Least {
+pub struct Least<const SCHEDULER: u8> {
     cost: u64,
-    /// Destination; 0: none yet.
-    pub found: u32,
-    weight: u16,
-    scheduler: u8,
+    best: Member,
     load: Load,
 }
 
-impl Least {
-    /// `scheduler` is one that looks at load.
+impl<const SCHEDULER: u8> Least<SCHEDULER> {
+    /// Above every cost: a load has 40 bits.
+    const NONE: u64 = 1 << 46;
+
     #[inline(always)]
-    pub const fn of(scheduler: u8, load: Load) -> Self {
-        Self { cost: 0, found: 0, weight: 0, scheduler, load }
+    pub const fn of(load: Load) -> Self {
+        Self { cost: Self::NONE, best: Member(0), load }
+    }
+
+    /// Destination; 0: there is none.
+    #[inline(always)]
+    pub const fn found(&self) -> u32 {
+        self.best.dest()
+    }
+
+    /// Where a count is below 0 for a moment (see [`count`]), this may be, too: that member has next to no load.
+    #[inline(always)]
+    fn cost(&self, counts: &ConnCounts) -> u64 {
+        match SCHEDULER {
+            SED => counts.active.wrapping_add(1),
+            // Nothing is below that of an idle one.
+            NQ => counts.active.wrapping_add(is_any(counts.active)),
+            FO | OVF => 1,
+            _ => self.load.weigh(counts.active, counts.inactive),
+        }
+    }
+
+    #[inline(always)]
+    fn weight(member: Member) -> u64 {
+        if SCHEDULER == LC { 1 } else { member.weight() as u64 }
+    }
+
+    /// The same, or 0 for a member that takes no connections.
+    #[inline(always)]
+    fn weight_now(member: Member, counts: &ConnCounts) -> u64 {
+        // Gone if it is overloaded.
+        let weight = (member.weight() as u64).wrapping_shr((counts.overloaded as u32) << 4);
+        match SCHEDULER {
+            LC => is_any(weight),
+            OVF => weight & !is_negative(weight.wrapping_sub(counts.active)),
+            _ => weight,
+        }
     }
 }
 
-impl Look for Least {
+impl<const SCHEDULER: u8> Look for Least<SCHEDULER> {
+    const AT_ONCE: u32 = 32;
+
+    /// In arithmetic, as this is what a new connection's cost grows with: a branch on what the members differ in is
+    /// mispredicted, and the verifier would go both ways for each of a turn.
     #[inline(always)]
-    fn look(&mut self, member: Member, counts: &ConnCounts) -> bool {
-        let weight = weight(member, counts);
-        let active = count(counts.active);
-        if weight == 0 || (self.scheduler == OVF && active > weight as u64) {
-            return false;
-        }
-        let (cost, weight) = match self.scheduler {
-            LC => (self.load.of(counts), 1),
-            SED | NQ => (active + 1, weight),
-            FO | OVF => (1, weight),
-            _ => (self.load.of(counts), weight),
-        };
-        let idle = self.scheduler == NQ && active == 0;
-        if self.found == 0 || idle || self.cost * weight as u64 > cost * self.weight as u64 {
-            *self = Self { cost, found: member.dest(), weight, ..*self };
-        }
-        idle
+    fn look(&mut self, member: Member, counts: &ConnCounts) {
+        let (cost, weight) = (self.cost(counts), Self::weight_now(member, counts));
+        // cost / weight < self.cost / self.weight: a weight has 16 bits, so that no product has more than 62.
+        let (mine, best) = (cost.wrapping_mul(Self::weight(self.best)), self.cost.wrapping_mul(weight));
+        let better = is_negative(mine.wrapping_sub(best));
+        self.cost ^= (self.cost ^ cost) & better;
+        self.best.0 ^= (self.best.0 ^ member.0) & better;
     }
+
+    #[inline(always)]
+    fn is_over(&self) -> bool {
+        self.cost as i64 <= 0
+    }
+}
+
+/// 1 if a number of at most 32 bits is not 0.
+#[inline(always)]
+fn is_any(number: u64) -> u64 {
+    (number + u32::MAX as u64) >> 32
+}
+
+/// All bits if it is, none otherwise.
+#[inline(always)]
+fn is_negative(number: u64) -> u64 {
+    ((number as i64) >> 63) as u64
 }
 
 /// twos: two members drawn at random, each with the chance that its weight gives it (`ip_vs_twos.c`).
@@ -132,7 +188,7 @@ impl Draw {
 
 impl Look for Draw {
     #[inline(always)]
-    fn look(&mut self, member: Member, counts: &ConnCounts) -> bool {
+    fn look(&mut self, member: Member, counts: &ConnCounts) {
         let weight = weight(member, counts) as i32;
         if weight != 0 {
             for (left, drawn) in self.left.iter_mut().zip(self.drawn.iter_mut()) {
@@ -142,6 +198,10 @@ impl Look for Draw {
                 }
             }
         }
+    }
+
+    #[inline(always)]
+    fn is_over(&self) -> bool {
         self.drawn[0].0 != 0 && self.drawn[1].0 != 0
     }
 }
@@ -158,9 +218,8 @@ pub struct Total(pub u32);
 
 impl Look for Total {
     #[inline(always)]
-    fn look(&mut self, member: Member, counts: &ConnCounts) -> bool {
+    fn look(&mut self, member: Member, counts: &ConnCounts) {
         self.0 += weight(member, counts) as u32;
-        false
     }
 }
 
@@ -170,10 +229,14 @@ pub struct First(pub u32);
 
 impl Look for First {
     #[inline(always)]
-    fn look(&mut self, member: Member, counts: &ConnCounts) -> bool {
+    fn look(&mut self, member: Member, counts: &ConnCounts) {
         if weight(member, counts) != 0 {
             self.0 = member.dest();
         }
+    }
+
+    #[inline(always)]
+    fn is_over(&self) -> bool {
         self.0 != 0
     }
 }
@@ -203,14 +266,13 @@ impl Pressure {
 
 impl Look for Pressure {
     #[inline(always)]
-    fn look(&mut self, member: Member, counts: &ConnCounts) -> bool {
+    fn look(&mut self, member: Member, counts: &ConnCounts) {
         let (weight, active) = (member.weight() as u64, count(counts.active));
         self.relief |= active * 2 < weight;
         if member.dest() == self.of {
             self.takes = weight != 0;
             self.above = active > weight;
         }
-        false
     }
 }
 
@@ -236,22 +298,21 @@ impl Set {
 
 impl Look for Set {
     #[inline(always)]
-    fn look(&mut self, member: Member, counts: &ConnCounts) -> bool {
+    fn look(&mut self, member: Member, counts: &ConnCounts) {
         let joined = counts.joined as u32;
         if joined == 0 {
-            return false;
+            return;
         }
         self.size += 1;
         let weight = weight(member, counts);
         if weight == 0 {
-            return false;
+            return;
         }
         let (mine, best) = (self.load.of(counts) * self.weight as u64, self.cost * weight as u64);
         if self.found == 0 || mine < best || (mine == best && joined > self.joined) {
             let found = member.dest();
             *self = Self { cost: self.load.of(counts), joined, found, weight, ..*self };
         }
-        false
     }
 }
 
@@ -274,16 +335,15 @@ impl Most {
 
 impl Look for Most {
     #[inline(always)]
-    fn look(&mut self, member: Member, counts: &ConnCounts) -> bool {
+    fn look(&mut self, member: Member, counts: &ConnCounts) {
         let (joined, weight) = (counts.joined as u32, member.weight());
         if joined == 0 || weight == 0 {
-            return false;
+            return;
         }
         let (mine, best) = (self.load.of(counts) * self.weight as u64, self.cost * weight as u64);
         if self.found == 0 || mine > best || (mine == best && joined > self.joined) {
             *self = Self { cost: self.load.of(counts), joined, found: member.dest(), weight, ..*self };
         }
-        false
     }
 }
 
@@ -307,14 +367,19 @@ impl Load {
 
     #[inline(always)]
     fn of(self, counts: &ConnCounts) -> u64 {
-        count(counts.active) * self.0 as u64 + count(counts.inactive)
+        self.weigh(count(counts.active), count(counts.inactive))
+    }
+
+    #[inline(always)]
+    const fn weigh(self, active: u64, inactive: u64) -> u64 {
+        active.wrapping_mul(self.0 as u64).wrapping_add(inactive)
     }
 }
 
 /// A count that another CPU is about to correct may be below 0 for a moment.
 #[inline(always)]
 fn count(word: u64) -> u64 {
-    if (word as i64) < 0 { 0 } else { word }
+    word & !is_negative(word)
 }
 
 #[cfg(test)]
@@ -330,13 +395,24 @@ mod tests {
     }
 
     fn pick_by(load: Load, scheduler: u8, members: &[(u32, u16, ConnCounts)]) -> u32 {
-        let mut least = Least::of(scheduler, load);
+        match scheduler {
+            LC => found(Least::<LC>::of(load), members),
+            SED => found(Least::<SED>::of(load), members),
+            NQ => found(Least::<NQ>::of(load), members),
+            FO => found(Least::<FO>::of(load), members),
+            OVF => found(Least::<OVF>::of(load), members),
+            _ => found(Least::<WLC>::of(load), members),
+        }
+    }
+
+    fn found<const SCHEDULER: u8>(mut least: Least<SCHEDULER>, members: &[(u32, u16, ConnCounts)]) -> u32 {
         for (dest, weight, counts) in members {
-            if least.look(Member::new(*dest, *weight), counts) {
+            least.look(Member::new(*dest, *weight), counts);
+            if least.is_over() {
                 break;
             }
         }
-        least.found
+        least.found()
     }
 
     #[test]
@@ -407,7 +483,8 @@ mod tests {
         let drawn = |random: [u32; 2]| {
             let mut draw = Draw::new(4, random);
             for member in members {
-                if draw.look(member, &counts(0, 0)) {
+                draw.look(member, &counts(0, 0));
+                if draw.is_over() {
                     break;
                 }
             }

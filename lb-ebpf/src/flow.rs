@@ -78,10 +78,15 @@ pub fn find_or_open(packet: &Packet, endpoints: &Endpoints) -> Result<Flow, Verd
         }
     }
     if opener.0 != 0 {
-        let end = open_under(packet, segment, opener, again)?;
+        let opened = open_under(packet, segment, opener, again);
+        if again && opened.is_err() {
+            // IPVS ends what is over before it schedules (`ip_vs_in`, conn_reuse_mode).
+            forget_at(packet, opener, Side::NEW);
+        }
         if is_migrating() {
             forget_at(packet, opener, Side::OLD);
         }
+        let end = opened?;
         forget_finished(packet, endpoints);
         return Ok(end);
     }

@@ -31,9 +31,8 @@ use crate::{
 ///
 /// This and the other exported functions here take and return numbers only: the kernel verifies such
 /// a function once, by itself, instead of anew at each call.
-#[unsafe(no_mangle)]
-#[inline(never)]
-pub extern "C" fn schedule_next(service: u32, client: u32, port: u32, vip: u32) -> u32 {
+#[inline(always)]
+pub fn schedule_next(service: u32, client: u32, port: u32, vip: u32) -> u32 {
     let Some((region, header)) = generation(service) else { return 0 };
     match kind(header.scheduler) {
         Kind::Rotation => rotation::next(service, region, &header),

@@ -135,15 +135,13 @@ impl Table for WideBucket<KernelWord> {
 
 // Verified once, by themselves (see `flow`).
 
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn flow_sweep_narrow(now: u32) -> u32 {
+#[inline(always)]
+fn flow_sweep_narrow(now: u32) -> u32 {
     sweep_next::<NarrowBucket<KernelWord>>(0, now)
 }
 
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn flow_sweep_wide(now: u32) -> u32 {
+#[inline(always)]
+fn flow_sweep_wide(now: u32) -> u32 {
     sweep_next::<WideBucket<KernelWord>>(1, now)
 }
 

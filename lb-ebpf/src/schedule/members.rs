@@ -1,10 +1,10 @@
 //! A look at every member of a generation. So a new connection costs the more the more members there are
-//! (at most [`MAX_MEMBERS`]), as in IPVS.
+//! (at most [`lb_common::generation::MAX_MEMBERS`]), as in IPVS.
 
 use core::ffi::c_void;
 
 use lb_common::{
-    generation::{Arena, Header, MAX_MEMBERS, Member},
+    generation::{Arena, Header, Member},
     scheduler::Look,
 };
 
@@ -18,7 +18,7 @@ use crate::maps::CONNS;
 #[inline(always)]
 pub fn each<L: Look + Copy>(region: u32, header: &Header, look: L) -> L {
     let walk = Walk { look, members: region + header.members_at(), count: header.members as u32 };
-    repeat(MAX_MEMBERS, visit::<L>, walk).look
+    repeat((header.members as u32).div_ceil(L::AT_ONCE), visit::<L>, walk).look
 }
 
 #[derive(Clone, Copy)]
@@ -28,14 +28,23 @@ struct Walk<L> {
     count: u32,
 }
 
-extern "C" fn visit<L: Look>(index: u32, context: *mut c_void) -> i64 {
+extern "C" fn visit<L: Look + Copy>(turn: u32, context: *mut c_void) -> i64 {
     // SAFETY: `each` passes a `Walk<L>` to `repeat`.
     let walk = unsafe { state::<Walk<L>>(context) };
-    if index >= walk.count {
-        return STOP;
+    // Not where it stands: what one member leaves to the next one goes through registers.
+    let mut look = walk.look;
+    let first = turn * L::AT_ONCE;
+    let (at, left) = (walk.members + first, walk.count.wrapping_sub(first));
+    for step in 0..L::AT_ONCE {
+        if step >= left {
+            break;
+        }
+        let Some(word) = Words.word(at + step) else { break };
+        let member = Member(word);
+        if let Some(counts) = CONNS.get(member.dest()) {
+            look.look(member, counts);
+        }
     }
-    let Some(word) = Words.word(walk.members + index) else { return STOP };
-    let member = Member(word);
-    let Some(counts) = CONNS.get(member.dest()) else { return GO_ON };
-    if walk.look.look(member, counts) { STOP } else { GO_ON }
+    walk.look = look;
+    if look.is_over() { STOP } else { GO_ON }
 }

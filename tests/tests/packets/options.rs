@@ -153,16 +153,16 @@ fn the_sweeper_ends_what_is_not_kept_for_a_removed_backend() {
 }
 
 #[test]
-fn without_another_backend_what_is_scheduled_anew_is_dropped_and_waits() {
+fn without_another_backend_what_is_scheduled_anew_is_dropped_and_over() {
     let mut director = director(&wanted(UDP4, &[1], silent()));
     assert_eq!(send(&mut director, &UDP4.open()), Ok(1));
     director.configure(&wanted(UDP4, &[], silent())).expect("configured");
     assert_eq!(send(&mut director, &UDP4.open()), Err(DroppedNoBackend));
     director.configure(&wanted(UDP4, &[1], silent())).expect("configured");
     assert_eq!(
-        (send(&mut director, &UDP4.open()), served(&director).connections),
-        (Ok(1), 1),
-        "as if nothing were"
+        (send(&mut director, &UDP4.open()), served(&director).connections, counts(&director)),
+        (Ok(1), 2, vec![(0, 1)]),
+        "a new one"
     );
 }
 

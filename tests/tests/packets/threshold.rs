@@ -57,6 +57,23 @@ fn when_all_are_overloaded_new_connections_are_dropped_and_established_ones_go_o
     }
 }
 
+/// As in IPVS, which ends what is over before it schedules: the next connection finds room.
+#[test]
+fn a_closed_connection_begun_again_without_room_is_gone() {
+    for kind in [TCP4, TCP6] {
+        let mut director = director(&limited(kind, &[(1, 1, 0)]));
+        assert_eq!(open(&mut director, kind, 1000..1001), [1]);
+        for flags in [ACK, RST] {
+            assert_eq!(send(&mut director, &kind.open().from_port(1000).flags(flags)), Ok(1));
+        }
+        let again = kind.open().from_port(1000);
+        assert_eq!(send(&mut director, &again), Err(DroppedNoBackend), "{}: it counts until then", kind.name);
+        assert!(director.flows().is_empty(), "{}", kind.name);
+        assert_eq!(director.sweep_in(0).expect("swept"), 1, "{}", kind.name);
+        assert_eq!(send(&mut director, &again), Ok(1), "{}", kind.name);
+    }
+}
+
 #[test]
 fn it_takes_new_ones_again_below_the_lower_threshold() {
     // Upper, lower, and how many are left when it does; three quarters of the upper one is the default.
