@@ -55,53 +55,63 @@ mod on {
         record::Step,
         tick::Tick,
         trace::{Filter, HEAD, Headers, MAX_SNAP, SLOTS, Scratch},
+        verdict::Verdict,
     };
 
     use crate::{
         clock,
         maps::{INGRESS, LOST, RING, SCRATCH, TRACES},
-        packet::{ETH_LEN, Packet, Part},
+        packet::{ETH_LEN, Outline, Packet, Part, read},
         record,
     };
 
     #[inline(always)]
     pub fn came(ctx: &XdpContext, packet: &Packet) {
-        let headers = Headers {
-            source: packet.source,
-            dest: packet.dest,
-            source_port: packet.source_port,
-            dest_port: packet.dest_port,
-            protocol: packet.protocol,
-            family: if packet.is_ipv6 { 6 } else { 4 },
-            flags: packet.flags,
-            fragment: (packet.part.is(Part::First) || packet.part.is(Part::Later)) as u8,
-            bytes: packet.bytes,
-            pad: 0,
-        };
-        begin(ctx, headers);
+        trace_begin(ctx.ctx, packet.outline.0);
     }
 
     #[inline(always)]
     pub fn unread(ctx: &XdpContext) {
-        begin(ctx, Headers::default());
+        trace_begin(ctx.ctx, 0);
     }
 
+    /// Of the packet whose outline this is, or of a frame without one.
     #[inline(always)]
-    fn begin(ctx: &XdpContext, headers: Headers) {
-        if let Some(scratch) = SCRATCH.get_ptr_mut(0) {
-            // SAFETY: this CPU's own copy.
-            unsafe { (*scratch).seen.headers = headers };
-            trace_begin(ctx.ctx);
+    fn headers(ctx: &XdpContext, outline: Outline) -> Result<Headers, Verdict> {
+        let mut headers = Headers::default();
+        if outline.0 == 0 {
+            return Ok(headers);
         }
+        if outline.is_ipv6() {
+            let [a, b, c, d, e, f, g, h]: [u32; 8] = read(ctx, outline.l3() + 8)?;
+            let word = |low: u32, high: u32| low as u64 | (high as u64) << 32;
+            headers.source = [word(a, b), word(c, d)];
+            headers.dest = [word(e, f), word(g, h)];
+            headers.family = 6;
+        } else {
+            let [source, dest]: [u32; 2] = read(ctx, outline.l3() + 12)?;
+            (headers.source[0], headers.dest[0]) = (source as u64, dest as u64);
+            headers.family = 4;
+        }
+        let has_ports = outline.is(Part::Whole) || outline.is(Part::First);
+        if has_ports {
+            [headers.source_port, headers.dest_port] = read(ctx, outline.l4())?;
+        }
+        headers.protocol = outline.protocol();
+        headers.flags = outline.flags();
+        headers.fragment = (outline.is(Part::First) || outline.is(Part::Later)) as u8;
+        headers.bytes = outline.bytes();
+        Ok(headers)
     }
 
     /// Asks the filters, and notes the frame if it may be reported. Verified once, by itself (see `flow`).
     #[unsafe(no_mangle)]
     #[inline(never)]
-    extern "C" fn trace_begin(ctx: *mut xdp_md) -> u32 {
+    extern "C" fn trace_begin(ctx: *mut xdp_md, outline: u64) -> u32 {
         let Some(scratch) = SCRATCH.get_ptr_mut(0) else { return 0 };
         // SAFETY: this CPU's own copy.
         let scratch = unsafe { &mut *scratch };
+        scratch.seen.headers = headers(&XdpContext::new(ctx), Outline(outline)).unwrap_or_default();
         let now = clock::now();
         let (mut wanted, mut noting, mut snap) = (0, 0, 0);
         for slot in 0..SLOTS as u32 {
