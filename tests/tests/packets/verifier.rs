@@ -38,6 +38,9 @@ fn nor_in_the_program_that_looks_into_two_tables() {
     assert_eq!(director.verified_instructions().expect("the kernel counts"), before);
 }
 
+/// A trace while tables change their size, which is rare and short. The kernel allows a million.
+const LIMIT_WHILE_BOTH: u32 = 350_000;
+
 /// The build for `lb trace`, while tables change their size, too.
 #[test]
 fn nor_in_the_one_that_traces() {
@@ -51,5 +54,5 @@ fn nor_in_the_one_that_traces() {
     director.trace().expect("it loads");
     let walked = director.verified_instructions().expect("the kernel counts");
     println!("{walked} instructions verified while somebody traces and flows are moved");
-    assert!(walked <= LIMIT_WHILE_MOVING, "{walked}");
+    assert!(walked <= LIMIT_WHILE_BOTH, "{walked}");
 }
