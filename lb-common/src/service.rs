@@ -51,6 +51,9 @@ pub mod flag {
     pub const SLOPPY_SCTP: u32 = 1 << 10;
     /// See [`crate::scheduler::Load`].
     pub const CLASSIC_LOAD: u32 = 1 << 11;
+    /// A template of the service that is [`crate::template::NONE`] has seen no connection established: there are no
+    /// datagrams, which establish nothing.
+    pub const ASSURES: u32 = 1 << 12;
 }
 
 /// What a client is told that cannot be served: two bits of a service's flags.

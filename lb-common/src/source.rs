@@ -96,6 +96,8 @@ impl Rule {
 
 /// Most rules there may be, of all services, of each address family.
 pub const MAX_RULES: u32 = 1 << 16;
+/// Entries of either trie: while all rules are replaced, the old ones and the new ones stand together.
+pub const RULE_ENTRIES: u32 = 2 * MAX_RULES;
 
 /// Bits of a key before its address.
 pub const BITS4: u32 = 32;

@@ -76,9 +76,9 @@ pub static RANGES4: LpmTrie<range::Data4, u64, 8192> = LpmTrie::new();
 pub static RANGES6: LpmTrie<range::Data6, u64, 8192> = LpmTrie::new();
 /// What services say of where clients come from. Tries allocate what they hold.
 #[btf_map]
-pub static RULES4: LpmTrie<source::Data4, u64, { source::MAX_RULES as usize }> = LpmTrie::new();
+pub static RULES4: LpmTrie<source::Data4, u64, { source::RULE_ENTRIES as usize }> = LpmTrie::new();
 #[btf_map]
-pub static RULES6: LpmTrie<source::Data6, u64, { source::MAX_RULES as usize }> = LpmTrie::new();
+pub static RULES6: LpmTrie<source::Data6, u64, { source::RULE_ENTRIES as usize }> = LpmTrie::new();
 #[btf_map]
 pub static SERVICES: Array<Service, 4096, MMAPABLE> = Array::new();
 #[btf_map]

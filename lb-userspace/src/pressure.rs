@@ -68,17 +68,18 @@ impl Pressure {
 }
 
 /// Whether a flow gives way under pressure, whose state has this timeout, when it has been idle for `idle` (ticks). One
-/// that was placed by hash does not: it may be established, though it waits as half-open.
+/// that was placed by hash does not: it may be established, though it waits as half-open. A template without an
+/// established connection ([`lb_common::template::NONE`]) is as half-open as that connection.
 pub fn gives_way(value: Value, timeout: u32, idle: u32, now: Tick) -> bool {
     let state = value.state();
     let is_unfinished = state.is_closing() || (state.is_half_open() && value.flags() & flag::HASHED == 0);
     let left = value.expiry().until(now).max(0) as u32;
-    is_unfinished && !value.is_template() && timeout.saturating_sub(left) >= idle
+    is_unfinished && timeout.saturating_sub(left) >= idle
 }
 
 #[cfg(test)]
 mod tests {
-    use lb_common::tcp::State;
+    use lb_common::{tcp::State, template};
     use proptest::{collection::vec, prelude::*};
 
     use super::*;
@@ -127,7 +128,8 @@ mod tests {
             assert!(!gives_way(value(state, 0, 0), 480, 80, now), "{}", state.name());
         }
         assert!(!gives_way(value(State::SYN_RECV, flag::HASHED, 0), 480, 80, now));
-        assert!(!gives_way(value(State::SYN_RECV, flag::TEMPLATE, 0), 480, 80, now));
+        assert!(gives_way(value(template::NONE, flag::TEMPLATE, 400), 480, 80, now));
+        assert!(!gives_way(value(template::ASSURED, flag::TEMPLATE, 0), 480, 80, now));
         // A timeout that is made shorter is no reason.
         assert!(!gives_way(value(State::SYN_RECV, 0, 400), 40, 80, now));
     }

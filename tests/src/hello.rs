@@ -1,11 +1,11 @@
-//! A TCP server that says its name and then echoes, and the client that asks it.
+//! A server that says its name and then echoes, and the client that asks it: TCP, or SCTP as a stream.
 //!
 //! On connect the server sends `NAME\n`; then it sends every byte back.
 
 use std::{
     collections::{BTreeMap, HashMap},
     io::{ErrorKind, Read, Write},
-    net::{Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream},
+    net::{Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream},
     os::fd::AsFd,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -17,6 +17,7 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use crate::{netns::Netns, topo::Node};
 
@@ -49,7 +50,22 @@ impl Hello {
 
     /// Listens on this address alone.
     pub fn start_on(node: &Node, at: SocketAddr) -> Result<Self> {
-        let listener = node.netns.enter(|| TcpListener::bind(at))??;
+        Self::serve_with(node, node.netns.enter(|| TcpListener::bind(at))??)
+    }
+
+    /// The same of SCTP. An address is a must: a server on every address tells clients all of them, for them to send to
+    /// any (RFC 9260 section 3.3.3), around the director.
+    pub fn start_sctp(node: &Node, at: SocketAddr) -> Result<Self> {
+        let listener = node.netns.enter(|| -> Result<_> {
+            let socket = sctp(at)?;
+            socket.bind(&at.into()).with_context(|| format!("bind to {at}"))?;
+            socket.listen(128)?;
+            Ok(socket.into())
+        })??;
+        Self::serve_with(node, listener)
+    }
+
+    fn serve_with(node: &Node, listener: TcpListener) -> Result<Self> {
         listener.set_nonblocking(true)?;
         let shared = Arc::new(Shared {
             name: node.role.clone(),
@@ -150,9 +166,26 @@ impl Session {
         )
     }
 
+    /// An SCTP association, from inside `netns`; from the port `from`, or any with 0.
+    pub fn open_sctp(netns: &Netns, from: u16, to: SocketAddr) -> Result<Self> {
+        let any = if to.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+        let stream = netns.enter(|| -> Result<_> {
+            let socket = sctp(to)?;
+            socket.bind(&SocketAddr::new(any, from).into())?;
+            let connected = socket.connect_timeout(&to.into(), ANSWER_LIMIT);
+            connected.with_context(|| format!("SCTP to {to}"))?;
+            Ok(socket.into())
+        })??;
+        Self::said(stream)
+    }
+
     /// Reads the name on a connection just made.
     pub fn greet(stream: TcpStream) -> Result<Self> {
         stream.set_nodelay(true)?;
+        Self::said(stream)
+    }
+
+    fn said(stream: TcpStream) -> Result<Self> {
         stream.set_read_timeout(Some(ANSWER_LIMIT))?;
         stream.set_write_timeout(Some(ANSWER_LIMIT))?;
         let mut session = Self { stream, server: String::new() };
@@ -175,6 +208,11 @@ impl Session {
     /// The client's side.
     pub fn client(&self) -> Result<SocketAddr> {
         Ok(self.stream.local_addr()?)
+    }
+
+    /// Ends it with a reset or an ABORT.
+    pub fn abort(self) -> Result<()> {
+        Ok(SockRef::from(&self.stream).set_linger(Some(Duration::ZERO))?)
     }
 
     /// Sends without waiting for an answer.
@@ -215,6 +253,11 @@ pub fn spread(netns: &Netns, to: SocketAddr, count: usize) -> Result<BTreeMap<St
         }
         Ok(answered)
     })?
+}
+
+/// std's streams take it as it is: an association with one stream is used like a connection.
+fn sctp(family: SocketAddr) -> Result<Socket> {
+    Socket::new(Domain::for_address(family), Type::STREAM, Some(Protocol::SCTP)).context("no SCTP sockets")
 }
 
 fn wait_readable(listener: &TcpListener) {

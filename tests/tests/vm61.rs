@@ -1,13 +1,16 @@
-//! VLAN devices and bonds, end to end, and IPVS beside us. The development machine's kernel has none of them; Debian's
-//! 6.1 in the VM has all.
+//! VLAN devices and bonds, and SCTP, end to end, and IPVS beside us. The development machine's kernel has none of them;
+//! Debian's 6.1 in the VM has all.
 //!
 //! Every host of a lab gets VLAN devices on its trunk: 10.100.0.0/24 with tag 100, 10.200.0.0/24 with tag 200, host
 //! numbers as in the front segment.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-use anyhow::{Result, ensure};
-use lb::api::types::{BackendState, BackendView, Status};
+use anyhow::{Context, Result, ensure};
+use lb::{
+    api::types::{BackendState, BackendView, ConnList, Status},
+    model::Protocol,
+};
 use lb_tests::{
     agent::Agent,
     config::{Config, Service},
@@ -15,7 +18,7 @@ use lb_tests::{
     hello::{Hello, Session, spread},
     lab::Lab,
     netns::Netns,
-    topo::{Node, Segment, Topology, VIP4},
+    topo::{Node, Segment, Topology, VIP4, VIP6},
     wait::{PATIENCE, Seen, eventually, until_ok},
     xdp_pass,
 };
@@ -109,6 +112,87 @@ fn ipvs_has_the_service_too() {
         let found = finds(&agent, &["ipvs-active"])?;
         says(&found[0], &[&at, "ipvsadm -D"])
     });
+}
+
+/// Real associations of both families: the kernel's sockets at either end, and their ways to begin and to end.
+#[test]
+fn sctp_associations_are_spread_and_stay_and_end() {
+    Lab::test(Topology::one_segment(2), |lab| {
+        let services = [("four", VIP4), ("six", VIP6)];
+        lab.start_realservers(&services.map(|(_, vip)| vip))?;
+        let service = |(name, vip): (&str, IpAddr)| {
+            let address = |node: &Node| if vip.is_ipv4() { node.ipv4() } else { node.ipv6() };
+            let backends = lab.net.backends.iter().map(address);
+            Service { protocol: "sctp", ..Service::tcp(name, vip, PORT, backends) }
+        };
+        let agent = lab.start_agent(&Config::on_eth0("lab", services.map(service).to_vec()))?;
+        for (name, vip) in services {
+            let at = SocketAddr::new(vip, PORT);
+            let servers = lab.net.backends.iter().map(|node| Hello::start_sctp(node, at));
+            associations(lab, &agent, name, at, servers.collect::<Result<_>>()?)
+                .with_context(|| format!("of the service {name}"))?;
+        }
+        Ok(())
+    });
+}
+
+fn associations(
+    lab: &Lab,
+    agent: &Agent,
+    service: &str,
+    to: SocketAddr,
+    mut servers: Vec<Hello>,
+) -> Result<()> {
+    const LIVE: &str = "ESTABLISHED";
+    const OVER: &str = "CLOSED";
+    let from = |port: u16| Session::open_sctp(&lab.net.client().netns, port, to);
+    let mut sessions = Vec::new();
+    for (port, expected) in (6000..6006).zip(["slave1", "slave2"].into_iter().cycle()) {
+        let session = from(port)?;
+        ensure!(session.server == expected, "{} instead of {expected}", session.server);
+        sessions.push(session);
+    }
+    let echo = |sessions: &mut [Session], data: &[u8]| sessions.iter_mut().try_for_each(|s| s.echo(data));
+    // Many packets each.
+    echo(&mut sessions, &[7; 48 << 10])?;
+    states_are(agent, service, &[LIVE; 6])?;
+    agent.kill9()?;
+    echo(&mut sessions, b"without an agent")?;
+    agent.start()?;
+    echo(&mut sessions, b"with its successor")?;
+
+    // The client ends one with a SHUTDOWN, another one with an ABORT.
+    drop(sessions.remove(0));
+    states_are(agent, service, &[OVER, LIVE, LIVE, LIVE, LIVE, LIVE])?;
+    sessions.remove(0).abort()?;
+    states_are(agent, service, &[OVER, OVER, LIVE, LIVE, LIVE, LIVE])?;
+    echo(&mut sessions, b"beside some that are over")?;
+    // From their ports new ones begin, by turns: the entries that are left bind nobody.
+    for (port, expected) in [(6001, "slave1"), (6000, "slave2")] {
+        let session = from(port)?;
+        ensure!(session.server == expected, "{} instead of {expected}", session.server);
+        sessions.push(session);
+    }
+    states_are(agent, service, &[LIVE; 6])?;
+    echo(&mut sessions, b"with new ones")?;
+
+    // A server ends all of its own.
+    drop(servers.remove(1));
+    states_are(agent, service, &[OVER, OVER, OVER, LIVE, LIVE, LIVE])?;
+    sessions.retain(|session| session.server == "slave1");
+    ensure!(sessions.len() == 3, "{} associations of slave1", sessions.len());
+    echo(&mut sessions, b"still there")
+}
+
+/// Waits until `lb conn list` shows these states of a service's associations, in the order of the alphabet.
+fn states_are(agent: &Agent, service: &str, expected: &[&str]) -> Result<()> {
+    eventually(PATIENCE, &format!("associations to be {expected:?}"), || {
+        let list: ConnList = agent.json(&["conn", "list", "--service", service])?;
+        ensure!(list.conns.iter().all(|conn| conn.protocol == Protocol::Sctp), "{list:#?}");
+        let mut states: Vec<_> = list.conns.iter().map(|conn| conn.state.as_str()).collect();
+        states.sort_unstable();
+        Ok(if states == expected { Seen::Yes(()) } else { Seen::NotYet(format!("{list:#?}")) })
+    })
 }
 
 fn slave2(lab: &Lab) -> &Node {

@@ -291,7 +291,9 @@ pub(super) mod service {
          expected delay; `nq`: an idle one, else as `sed`; `fo`: the heaviest; `ovf`: the heaviest whose active \
          connections do not exceed its weight; `sh`, `mh`: a hash of the client's address (`mh` moves few \
          clients when a backend comes or goes); `dh`: a hash of the VIP; `twos`: the less loaded of two drawn at random; \
-         `lblc`, `lblcr`: where the VIP's last connections went, until that is overloaded.",
+         `lblc`, `lblcr`: where the VIP's last connections went, until that is overloaded. What a new connection costs \
+         is the same for any number of backends with `rr`, `wrr`, `sh`, `mh` and `dh`; the others look at each of them, \
+         some 5 ns a backend (`lblc`, `lblcr` and `twos` 12 to 25; `cargo xtask bench schedulers`).",
     )
     .also(&["lb_algo", "lvs_sched"]);
     pub static FLAGS: Key = key(

@@ -275,9 +275,17 @@ impl Maps {
     }
 
     fn gives_way(&self, value: Value, idle: u32, now: Tick) -> bool {
-        let service = self.dests.get(value.dest()).and_then(|dest| self.services.get(dest.service.into()));
-        let timeouts = service.map_or([0; State::COUNT], |service| service.timeouts);
-        gives_way(value, timeouts[usize::from(value.state().0)], idle, now)
+        let record = self.dests.get(value.dest()).and_then(|dest| self.services.get(dest.service.into()));
+        let Some(record) = record else { return false };
+        let timeout = if !value.is_template() {
+            record.timeouts[usize::from(value.state().0)]
+        } else if record.flags & service::flag::ASSURES != 0 {
+            // As it stands in the slot.
+            record.persistence + record.rearm
+        } else {
+            return false;
+        };
+        gives_way(value, timeout, idle, now)
     }
 
     /// Counts heal by adding a difference, never by storing an absolute.

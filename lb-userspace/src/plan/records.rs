@@ -90,7 +90,7 @@ fn guarded(service: &Service, flows: FlowSizes) -> u32 {
 
 fn option_flags(service: &Service) -> u32 {
     use service::flag::{
-        APART, CLASSIC_LOAD, EXPIRE_QUIESCENT, ONE_PACKET, RESCHEDULE, RESCHEDULE_UDP, RESET_NODEST,
+        APART, ASSURES, CLASSIC_LOAD, EXPIRE_QUIESCENT, ONE_PACKET, RESCHEDULE, RESCHEDULE_UDP, RESET_NODEST,
         SLOPPY_SCTP, SLOPPY_TCP,
     };
     let ServiceOptions {
@@ -115,6 +115,7 @@ fn option_flags(service: &Service) -> u32 {
         (SLOPPY_SCTP, sloppy_sctp),
         (CLASSIC_LOAD, classic_load),
         (ONE_PACKET, ops),
+        (ASSURES, service.endpoints().all(|endpoint| endpoint.protocol != Protocol::Udp)),
     ];
     let reject = match reject {
         Reject::Icmp => service::Reject::ICMP,

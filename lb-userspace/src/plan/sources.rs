@@ -3,7 +3,7 @@
 use std::{cmp::Reverse, collections::BTreeMap};
 
 use ipnet::IpNet;
-use lb_common::source::Rule;
+use lb_common::source::{RULE_ENTRIES, Rule};
 
 use super::{Op, steps::Planner};
 use crate::model::{ServiceName, SourceRule};
@@ -30,11 +30,19 @@ impl Planner<'_> {
         let new = wanted.iter().filter(|(key, rule)| self.now.rules.get(key) != Some(rule));
         let mut new: Vec<(RuleKey, Rule)> = new.map(|(key, rule)| (*key, *rule)).collect();
         new.sort_by_key(|(key, _)| Reverse(key.network.prefix_len()));
-        self.ops.extend(new.into_iter().map(|(key, rule)| Op::SetRule { key, rule }));
+        let added = new.iter().filter(|(key, _)| !self.now.rules.contains_key(key)).count();
         let gone = self.now.rules.keys().filter(|key| !wanted.contains_key(key));
         let mut gone: Vec<RuleKey> = gone.copied().collect();
         gone.sort_by_key(|key| key.network.prefix_len());
-        self.late.extend(gone.into_iter().map(|key| Op::DeleteRule { key }));
+        let gone = gone.into_iter().map(|key| Op::DeleteRule { key });
+        // Agents that died in the middle, each of another list, leave more than one list's.
+        let has_room = self.now.rules.len() + added <= RULE_ENTRIES as usize;
+        if has_room {
+            self.late.extend(gone)
+        } else {
+            self.ops.extend(gone)
+        }
+        self.ops.extend(new.into_iter().map(|(key, rule)| Op::SetRule { key, rule }));
     }
 }
 

@@ -63,7 +63,18 @@ fn walk_through_of_the_notes() {
             let (templates, _) = listed(&hello)?;
             Ok(if templates.len() == 1 { Seen::Yes(()) } else { Seen::NotYet(format!("{templates:?}")) })
         })?;
-        Ok(())
+        // 5. So it is scheduled anew: the third of the rotation, after its own first and the other's.
+        let again = Session::open(second, HELLO)?;
+        ensure!(again.server == session.server, "{}, not the next in turn {}", again.server, session.server);
+        drop(again);
+
+        // 6. When its last connection has ended, the template that was armed again ends, too.
+        drop(session);
+        eventually(4 * PATIENCE, "the first client's template to end", || {
+            let (templates, connections) = listed(&hello)?;
+            let is_over = templates.is_empty() && connections.is_empty();
+            Ok(if is_over { Seen::Yes(()) } else { Seen::NotYet(format!("{templates:?} {connections:?}")) })
+        })
     });
 }
 

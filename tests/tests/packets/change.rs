@@ -11,7 +11,7 @@ use crate::world::*;
 
 /// A service of every kind; what a removed backend had is dropped (`options.rs` has the other way).
 fn every_kind_with(backends: &[u8]) -> Vec<Service> {
-    let mut services = KINDS.map(|kind| kind.service(PORT, backends)).to_vec();
+    let mut services = ALL_KINDS.map(|kind| kind.service(PORT, backends)).to_vec();
     services.iter_mut().for_each(|service| service.options.expire_nodest = ExpireNodest::Drop);
     services
 }
@@ -20,7 +20,7 @@ fn every_kind_with(backends: &[u8]) -> Vec<Service> {
 fn busy() -> (Desired, Director) {
     let want = Desired { services: every_kind_with(&[1, 2]), ..lab() };
     let mut director = director(&want);
-    for kind in KINDS {
+    for kind in ALL_KINDS {
         assert_eq!(open(&mut director, kind, 1001..1003), [1, 2]);
     }
     established(&mut director, [Ok(1), Ok(2)]);
@@ -29,7 +29,7 @@ fn busy() -> (Desired, Director) {
 
 /// What becomes of packets in the middle of the two connections.
 fn established(director: &mut Director, expected: [Result<u8, lb_common::verdict::Verdict>; 2]) {
-    for kind in KINDS {
+    for kind in ALL_KINDS {
         let later = kind.later();
         let seen = [1001, 1002].map(|port| send(director, &later.from_port(port)));
         assert_eq!(seen, expected, "{}", kind.name);
@@ -38,7 +38,7 @@ fn established(director: &mut Director, expected: [Result<u8, lb_common::verdict
 
 /// Where four new connections go.
 fn new(director: &mut Director, ports: u16, expected: [u8; 4]) {
-    for kind in KINDS {
+    for kind in ALL_KINDS {
         assert_eq!(open(director, kind, ports..ports + 4), expected, "{}", kind.name);
     }
 }
@@ -63,14 +63,14 @@ fn a_drained_backend_gets_nothing_new_and_keeps_what_it_has() {
 #[test]
 fn an_unresolved_backend_gets_nothing_new_until_its_mac_is_known() {
     let (mut want, mut director) = busy();
-    for kind in KINDS {
+    for kind in ALL_KINDS {
         want.hosts.insert(kind.backend(2), HostRoute::Unresolved);
     }
     director.configure(&want).expect("configured");
     established(&mut director, [Ok(1), Err(DroppedUnresolved)]);
     new(&mut director, 2000, [1; 4]);
     // Its NIC was swapped: another MAC, and its connections go on.
-    for kind in KINDS {
+    for kind in ALL_KINDS {
         want.hosts.insert(kind.backend(2), neighbour(7, ETH0, Tags::NONE));
     }
     director.configure(&want).expect("configured");
@@ -103,7 +103,7 @@ fn a_backend_in_the_place_of_a_removed_one_gets_none_of_its_flows() {
     director.sweep_in(1000).expect("swept");
     want.services = every_kind_with(&[1, 3, 4]);
     director.configure(&want).expect("configured");
-    for kind in [TCP4, TCP6] {
+    for kind in [TCP4, TCP6, SCTP4, SCTP6] {
         assert_eq!(send(&mut director, &kind.later().from_port(1002)), Err(DroppedNoFlow));
     }
 }
@@ -115,7 +115,7 @@ fn flows_of_a_deleted_service_go_on_and_new_ones_pass_to_the_stack() {
     director.configure(&want).expect("configured");
     for round in 0..2u16 {
         established(&mut director, [Ok(1), Ok(2)]);
-        for kind in [TCP4, TCP6] {
+        for kind in [TCP4, TCP6, SCTP4, SCTP6] {
             assert_eq!(
                 send(&mut director, &kind.open().from_port(2000)),
                 Err(PassedNoService),
@@ -160,7 +160,7 @@ fn nothing_is_left_of_a_deleted_service_when_its_flows_have_ended() {
     director.configure(&want).expect("configured");
     let left = director.maps().snapshot().expect("a snapshot");
     assert!(left.endpoints.is_empty() && left.filter.is_empty(), "{left:?}");
-    for kind in KINDS {
+    for kind in ALL_KINDS {
         assert_eq!(send(&mut director, &kind.later().from_port(1001)), Err(PassedNoService), "{}", kind.name);
     }
 }

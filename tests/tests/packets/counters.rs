@@ -16,7 +16,7 @@ fn counted(director: &Director) -> (Vec<Counters>, Vec<Counters>) {
 
 #[test]
 fn connections_packets_and_bytes_are_counted_per_service_and_backend() {
-    for kind in KINDS {
+    for kind in ALL_KINDS {
         let mut director = director(&Desired { services: vec![kind.service(PORT, &[1, 2])], ..lab() });
         let mut expected = [Counters::default(); 2];
         for (i, port) in (1000..1005u16).enumerate() {

@@ -7,6 +7,7 @@ use lb::{
 };
 use lb_common::{
     counters::ConnCounts,
+    sctp::chunk,
     tcp::{State, flag::*},
     verdict::Verdict::*,
 };
@@ -45,6 +46,26 @@ fn the_sweeper_frees_each_state_at_its_timeout() {
             assert_eq!(director.sweep_in(timeout - 1).expect("swept"), 0, "{} {flags:?}", kind.name);
             assert_eq!(director.flows().len(), 1);
             assert_eq!(director.sweep_in(timeout + 1).expect("swept"), 1, "{} {flags:?}", kind.name);
+            assert_eq!((director.flows().len(), counts(&director)), (0, (0, 0)));
+        }
+    }
+    use chunk::*;
+    let lives: [(&[u8], u32); 6] = [
+        (&[INIT], 4),
+        (&[INIT, INIT], 61),
+        (&[INIT, INIT_ACK], 61),
+        (&[INIT, COOKIE_ECHO], 900),
+        (&[INIT, COOKIE_ECHO, SHUTDOWN], 61),
+        (&[INIT, COOKIE_ECHO, ABORT], 61),
+    ];
+    for kind in [SCTP4, SCTP6] {
+        let mut director = director(&every_kind());
+        for (chunks, timeout) in lives {
+            for chunk in chunks {
+                assert_eq!(send(&mut director, &kind.open().flags(*chunk)), Ok(1));
+            }
+            assert_eq!(director.sweep_in(timeout - 1).expect("swept"), 0, "{} {chunks:?}", kind.name);
+            assert_eq!(director.sweep_in(timeout + 1).expect("swept"), 1, "{} {chunks:?}", kind.name);
             assert_eq!((director.flows().len(), counts(&director)), (0, (0, 0)));
         }
     }
@@ -89,6 +110,9 @@ fn timeouts_are_configurable() {
         tcp_time_wait: 25,
         tcp_close: 5,
         udp: 50,
+        sctp: 45,
+        sctp_init1: 6,
+        sctp_shutdown: 8,
         ..Timeouts::default()
     };
     let mut director = director(&Desired { timeouts, ..every_kind() });
@@ -108,6 +132,16 @@ fn timeouts_are_configurable() {
     assert_eq!(send(&mut director, &UDP6.open()), Ok(1));
     assert_eq!(director.sweep_in(49).expect("swept"), 0);
     assert_eq!(director.sweep_in(51).expect("swept"), 1);
+    let open = SCTP6.open();
+    assert_eq!(send(&mut director, &open), Ok(1));
+    for (chunk, timeout) in [(chunk::COOKIE_ECHO, 45), (chunk::SHUTDOWN, 8)] {
+        assert_eq!(send(&mut director, &open.flags(chunk)), Ok(1));
+        assert_eq!(director.sweep_in(timeout - 1).expect("swept"), 0);
+    }
+    assert_eq!(director.sweep_in(9).expect("swept"), 1);
+    assert_eq!(send(&mut director, &open), Ok(1));
+    assert_eq!(director.sweep_in(5).expect("swept"), 0);
+    assert_eq!(director.sweep_in(7).expect("swept"), 1);
 }
 
 #[test]
@@ -116,7 +150,7 @@ fn a_services_own_timeouts_come_before_the_global_ones() {
     let own = PartialTimeouts { tcp_syn: Some(7), udp: Some(9), ..PartialTimeouts::default() };
     let mut want = Desired { timeouts, ..every_kind() };
     let has_own = |kind: &Kind| [TCP4, UDP6].contains(kind);
-    for (kind, service) in KINDS.iter().zip(&mut want.services) {
+    for (kind, service) in ALL_KINDS.iter().zip(&mut want.services) {
         if has_own(kind) {
             service.options.timeouts = own;
         }
@@ -145,31 +179,31 @@ fn a_services_own_timeouts_come_before_the_global_ones() {
 fn the_shortest_timeout_is_long_enough_for_a_flow_that_is_busy() {
     let timeouts = Timeouts::default().map(|_| 1);
     let mut director = director(&Desired { timeouts, ..every_kind() });
-    assert_eq!(KINDS.map(|kind| send(&mut director, &kind.open())), [Ok(1); 4]);
+    assert_eq!(ALL_KINDS.map(|kind| send(&mut director, &kind.open())), [Ok(1); 6]);
     let end = director.tick_in(3);
     while !end.is_past(director.clock.now()) {
-        assert_eq!(KINDS.map(|kind| send(&mut director, &kind.later())), [Ok(1); 4]);
+        assert_eq!(ALL_KINDS.map(|kind| send(&mut director, &kind.later())), [Ok(1); 6]);
     }
 }
 
 #[test]
 fn an_expired_flow_is_none_even_before_anybody_frees_it() {
-    let timeouts = Timeouts { tcp: 1, tcp_syn: 1, udp: 1, ..Timeouts::default() };
+    let timeouts = Timeouts { tcp: 1, tcp_syn: 1, udp: 1, sctp: 1, sctp_init1: 1, ..Timeouts::default() };
     let want =
-        Desired { timeouts, services: KINDS.map(|kind| kind.service(PORT, &[1, 2])).to_vec(), ..lab() };
+        Desired { timeouts, services: ALL_KINDS.map(|kind| kind.service(PORT, &[1, 2])).to_vec(), ..lab() };
     let mut director = director(&want);
-    for kind in KINDS {
+    for kind in ALL_KINDS {
         assert_eq!(send(&mut director, &kind.open()), Ok(1));
         assert_eq!(send(&mut director, &kind.later()), Ok(1));
     }
     all_expired(&director);
-    for kind in [TCP4, TCP6] {
+    for kind in [TCP4, TCP6, SCTP4, SCTP6] {
         assert_eq!(send(&mut director, &kind.later()), Err(DroppedNoFlow), "{}", kind.name);
     }
-    for kind in KINDS {
+    for kind in ALL_KINDS {
         assert_eq!(send(&mut director, &kind.open()), Ok(2), "{}: scheduled anew", kind.name);
     }
-    assert_eq!(counts(&director), (2, 2), "the old ones are not counted any more");
+    assert_eq!(counts(&director), (2, 4), "the old ones are not counted any more");
 }
 
 #[test]

@@ -22,7 +22,7 @@ fn pieces(open: &Packet) -> [Packet; 4] {
 
 #[test]
 fn later_fragments_follow_the_first() {
-    for kind in KINDS {
+    for kind in ALL_KINDS {
         let services = vec![kind.service(PORT, &[1, 2, 3])];
         let mut director = director(&Desired { services, ..lab() });
         for (id, backend) in [(7, 1), (8, 2), (9, 3)] {
@@ -44,10 +44,39 @@ fn later_fragments_follow_the_first() {
     }
 }
 
+/// More datagrams at once than the table has room for: those it has forgotten are dropped, none goes astray.
+#[test]
+fn an_overflow_sends_nothing_to_another_backend() {
+    const DATAGRAMS: u16 = 20_000;
+    for kind in [UDP4, UDP6] {
+        let mut director = director(&Desired { services: vec![kind.service(PORT, &[1, 2])], ..lab() });
+        let piece = |id: u16, at, more| {
+            let of = kind.open().from_port(1000 + id % 2).with(|p| p.id = id.into());
+            of.fragment(at, more)
+        };
+        for id in 0..DATAGRAMS {
+            let first = piece(id, 0, true).bytes();
+            let (_, sent) = director.send(&first, None).expect("ran");
+            assert_eq!(sent[..6], backend_mac((id % 2 + 1) as u8), "{} {id}", kind.name);
+        }
+        let mut forgotten = 0;
+        // The last ones first: the table forgets what was used longest ago.
+        for id in (0..DATAGRAMS).rev().step_by(16) {
+            match send(&mut director, &piece(id, 1480, false)) {
+                Err(DroppedFragment) => forgotten += 1,
+                went => assert_eq!(went, Ok((id % 2 + 1) as u8), "{} {id}", kind.name),
+            }
+        }
+        println!("{}: {forgotten} of {} datagrams forgotten", kind.name, DATAGRAMS / 16);
+        assert!(forgotten >= (DATAGRAMS - 16384) / 16, "{}: the table is larger than it was", kind.name);
+        assert!(forgotten < DATAGRAMS / 16, "{}: none got through", kind.name);
+    }
+}
+
 #[test]
 fn a_later_fragment_without_its_first_is_dropped() {
     let mut director = director(&every_kind());
-    for (id, kind) in (100..).zip(KINDS) {
+    for (id, kind) in (100..).zip(ALL_KINDS) {
         let [first, middle, least, last] = pieces(&kind.open().with(|p| p.id = id));
         let name = |what: &str| format!("{} {what}", kind.name);
         check(
@@ -71,7 +100,7 @@ fn a_later_fragment_without_its_first_is_dropped() {
 
 #[test]
 fn fragments_behind_extension_headers_are_found() {
-    for kind in [TCP6, UDP6] {
+    for kind in [TCP6, UDP6, SCTP6] {
         let mut director = director(&every_kind());
         let open = kind.open().extended(&[HopByHop(8), Routing(8)]);
         let (first, later) = (open.fragment(0, true), open.fragment(1400, true));
@@ -94,10 +123,10 @@ fn fragments_behind_extension_headers_are_found() {
 #[test]
 fn fragments_of_nobody_are_passed() {
     let mut want = lab();
-    // One protocol of each family has a service.
+    // One protocol of each family has a service, and not SCTP.
     want.services = vec![TCP4.service(PORT, &[1]), UDP6.service(PORT, &[1])];
     let mut director = director(&want);
-    for kind in KINDS {
+    for kind in ALL_KINDS {
         let open = kind.open();
         let elsewhere = open.with(|p| p.dest.set_ip(kind.backend(7)));
         let other_port = open.to_port(80).with(|p| p.id = 0x99);
@@ -122,9 +151,9 @@ fn fragments_of_nobody_are_passed() {
 #[test]
 fn fragments_of_a_wildcard_service_follow_for_every_port() {
     let mut want = lab();
-    want.services = KINDS.map(|kind| kind.service(0, &[1])).to_vec();
+    want.services = ALL_KINDS.map(|kind| kind.service(0, &[1])).to_vec();
     let mut director = director(&want);
-    for kind in KINDS {
+    for kind in ALL_KINDS {
         let first = kind.open().to_port(9).fragment(0, true);
         let later = kind.open().fragment(1480, true);
         check(
@@ -139,7 +168,7 @@ fn fragments_of_a_wildcard_service_follow_for_every_port() {
 
 #[test]
 fn only_the_first_fragment_is_answered() {
-    for kind in KINDS {
+    for kind in ALL_KINDS {
         let mut director = director(&every_kind());
         let [first, middle, ..] = pieces(&kind.open());
         check(&mut director, [case("first", &first, tx(&forwarded(&first, 1)))]);

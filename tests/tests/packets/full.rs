@@ -38,7 +38,7 @@ fn crowd(director: &mut Director, kind: Kind) -> BTreeMap<u16, u8> {
 
 #[test]
 fn established_flows_stay_and_new_ones_are_placed_by_hash() {
-    for kind in KINDS {
+    for kind in ALL_KINDS {
         let mut director = tiny(kind);
         let backends = crowd(&mut director, kind);
         let stored = director.flows().len();
@@ -98,7 +98,7 @@ fn a_connection_is_counted_once_however_it_was_placed() {
 
 #[test]
 fn those_placed_by_hash_stay_when_there_is_room_again() {
-    for kind in KINDS {
+    for kind in ALL_KINDS {
         let mut director = tiny(kind);
         let backends = crowd(&mut director, kind);
         let stored: Vec<u16> = director.flows().iter().map(|flow| flow.client_port).collect();

@@ -134,6 +134,7 @@ fn run(director: &mut Director, frame: &[u8]) -> u32 {
     match reading(frame) {
         Reading::NotOurs => assert_eq!(action, PASS, "none of ours:\n{}", hex()),
         Reading::Ours => assert_ne!(action, PASS, "ours:\n{}", hex()),
+        Reading::Begins => assert_eq!(action, TX, "it begins something, and there is a backend:\n{}", hex()),
         Reading::Unsure => {}
     }
     action
@@ -168,6 +169,8 @@ enum Reading {
     NotOurs,
     /// A whole packet of TCP, UDP or SCTP to a service: it must not reach the stack.
     Ours,
+    /// The same, which opens a flow if it is of none: a SYN, a datagram. It is served, whatever else it says.
+    Begins,
     Unsure,
 }
 
@@ -219,7 +222,13 @@ fn reading(frame: &[u8]) -> Reading {
         },
     };
     match port {
-        PORT if ttl > 1 && !fragmented && !extended => Reading::Ours,
+        PORT if ttl > 1 && !fragmented && !extended => match &packet.transport {
+            Some(TransportSlice::Udp(_)) => Reading::Begins,
+            Some(TransportSlice::Tcp(tcp)) if tcp.syn() && !tcp.ack() && !tcp.rst() && !tcp.fin() => {
+                Reading::Begins
+            }
+            _ => Reading::Ours,
+        },
         PORT => Reading::Unsure,
         // A deleted or another service there is not.
         _ if !fragmented => Reading::NotOurs,

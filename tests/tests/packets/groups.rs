@@ -15,13 +15,9 @@ use crate::{
 const FIRST: u16 = 5000;
 const LAST: u16 = 5100;
 
-fn protocol(kind: Kind) -> Protocol {
-    if kind.is_udp { Protocol::Udp } else { Protocol::Tcp }
-}
-
 /// The VIP's ports.
 fn range(kind: Kind, first: u16, last: u16) -> Endpoint {
-    Endpoint { last_port: Some(last), ..Endpoint::new(kind.vip(), first, protocol(kind)) }
+    Endpoint { last_port: Some(last), ..Endpoint::new(kind.vip(), first, kind.protocol()) }
 }
 
 /// A service of the range alone.
@@ -49,7 +45,7 @@ fn configure(director: &mut Director, services: &[Service]) {
 
 #[test]
 fn a_port_goes_before_a_range_and_a_range_before_port_0() {
-    for kind in KINDS {
+    for kind in ALL_KINDS {
         let mut director =
             director(&want(vec![kind.service(0, &[1]), ranged(kind, &[2]), kind.service(5050, &[3])]));
         let to = |port: u16, backend: u8| {
@@ -67,7 +63,7 @@ fn a_port_goes_before_a_range_and_a_range_before_port_0() {
 
 #[test]
 fn outside_of_a_range_nothing_is_taken() {
-    for kind in KINDS {
+    for kind in ALL_KINDS {
         let mut director = director(&want(vec![ranged(kind, &[1])]));
         let other = if kind.is_udp { Protocol::Tcp } else { Protocol::Udp };
         for port in [0, 1, 4999, 5101, 65535] {
@@ -89,7 +85,7 @@ fn outside_of_a_range_nothing_is_taken() {
             }
         }
         // The other protocol has no range here.
-        let kinds = KINDS.into_iter().find(|k| k.is_ipv6 == kind.is_ipv6 && protocol(*k) == other);
+        let kinds = ALL_KINDS.into_iter().find(|k| k.is_ipv6 == kind.is_ipv6 && k.protocol() == other);
         let packet = kinds.expect("there").open().to_port(5000);
         assert_eq!(send(&mut director, &packet), Err(PassedNoService), "{}", kind.name);
     }
@@ -114,15 +110,15 @@ fn a_range_of_every_length_has_its_ports_and_no_others() {
 
 #[test]
 fn all_endpoints_of_a_group_share_one_rotation_and_one_pool() {
-    for kind in KINDS {
+    for kind in ALL_KINDS {
         let mut service = kind.service(PORT, &[1, 2, 3]);
-        let more = Endpoint::new(second(kind), 80, protocol(kind));
+        let more = Endpoint::new(second(kind), 80, kind.protocol());
         let other = if kind.is_udp { Protocol::Tcp } else { Protocol::Udp };
         let other = Endpoint::new(kind.vip(), PORT, other);
         service.group = [range(kind, FIRST, LAST), more, other].into();
         let mut director = director(&want(vec![service]));
         let mut other_kind = kind;
-        other_kind.is_udp = !kind.is_udp;
+        (other_kind.is_udp, other_kind.is_sctp) = (!kind.is_udp, false);
         let packets = [
             kind.open(),
             kind.open().to_port(5001),
@@ -160,7 +156,7 @@ fn a_threshold_counts_the_connections_of_the_whole_group() {
 
 #[test]
 fn flows_survive_any_change_of_a_range() {
-    for kind in KINDS {
+    for kind in ALL_KINDS {
         let mut director = director(&want(vec![ranged(kind, &[1])]));
         let flow = |port: u16| kind.later().to_port(port);
         for port in [5000, 5050, 5100] {
@@ -209,13 +205,13 @@ fn flows_survive_any_change_of_a_range() {
 
 #[test]
 fn an_endpoint_that_goes_keeps_its_flows() {
-    for kind in KINDS {
-        let more = Endpoint::new(second(kind), 80, protocol(kind));
+    for kind in ALL_KINDS {
+        let more = Endpoint::new(second(kind), 80, kind.protocol());
         let group = Service { group: [more].into(), ..kind.service(PORT, &[1, 2]) };
         let mut director = director(&want(vec![group]));
         assert_eq!(send(&mut director, &to_second(kind, 80)), Ok(1));
         configure(&mut director, &[kind.service(PORT, &[1, 2])]);
-        let later = if kind.is_udp { to_second(kind, 80) } else { to_second(kind, 80).flags(ACK) };
+        let later = to_second(kind, 80).flags(kind.later().flags);
         assert_eq!(send(&mut director, &later), Ok(1), "{}", kind.name);
         assert_eq!(send(&mut director, &to_second(kind, 80).from_port(9)), Err(PassedNoService));
     }
@@ -223,7 +219,7 @@ fn an_endpoint_that_goes_keeps_its_flows() {
 
 fn persistent(kind: Kind, scope: Scope) -> Service {
     let mut service = kind.service(21, &[1, 2]);
-    let more = Endpoint::new(second(kind), 80, protocol(kind));
+    let more = Endpoint::new(second(kind), 80, kind.protocol());
     service.group = [range(kind, FIRST, LAST), more].into();
     service.options.persistence = Some(Persistence { timeout: 15, granularity: None, scope });
     service
@@ -236,7 +232,7 @@ fn visits(kind: Kind) -> [Packet; 4] {
 
 #[test]
 fn persistence_spans_the_group_unless_each_endpoint_is_by_itself() {
-    for kind in KINDS {
+    for kind in ALL_KINDS {
         for (scope, seen, templates) in
             [(Scope::Service, [1, 1, 1, 1], 1), (Scope::Endpoint, [1, 2, 2, 1], 3)]
         {

@@ -24,12 +24,14 @@ use lb_tests::{
 use crate::world::*;
 
 const PORTS: std::ops::Range<u16> = 1000..1200;
+/// Active and inactive connections when all are [`opened`]: UDP's are inactive.
+const ALL: (u64, u64) = (4 * 200, 2 * 200);
 /// Room for what [`opened`] opens, in other masks than [`SMALL`] has.
 const LARGE: FlowSizes = FlowSizes { ipv4: 4096, wide: 2048 };
 const LESS: FlowSizes = FlowSizes { ipv4: 512, wide: 512 };
 
 fn three_of_each() -> Desired {
-    Desired { services: KINDS.map(|kind| kind.service(PORT, &[1, 2, 3])).to_vec(), ..lab() }
+    Desired { services: ALL_KINDS.map(|kind| kind.service(PORT, &[1, 2, 3])).to_vec(), ..lab() }
 }
 
 /// Four times key and value.
@@ -41,7 +43,7 @@ type Places = BTreeMap<(&'static str, u16), u8>;
 /// Connections of every kind from all ports, established where there is such a thing.
 fn opened(director: &mut Director) -> Places {
     let mut places = Places::new();
-    for kind in KINDS {
+    for kind in ALL_KINDS {
         for port in PORTS {
             let number = send(director, &kind.open().from_port(port)).expect("forwarded");
             places.insert((kind.name, port), number);
@@ -53,7 +55,7 @@ fn opened(director: &mut Director) -> Places {
 
 #[track_caller]
 fn all_are_where_they_were(director: &mut Director, places: &Places, when: &str) {
-    for kind in KINDS {
+    for kind in ALL_KINDS {
         for port in PORTS {
             let number = places[&(kind.name, port)];
             let sent = send(director, &kind.later().from_port(port));
@@ -86,26 +88,26 @@ fn flows_stay_where_they_are_in_every_phase() {
     {
         let mut director = director(&three_of_each());
         let places = opened(&mut director);
-        let (half, all) = (2 * PORTS.len() as u64, 4 * PORTS.len() as u64);
-        counts_are(&mut director, (half, half), "before");
+        let each = PORTS.len() as u64;
+        counts_are(&mut director, ALL, "before");
 
         director.begin_resize(sizes).expect("it begins");
         all_are_where_they_were(&mut director, &places, "before they are moved");
-        counts_are(&mut director, (half, half), "before they are moved");
+        counts_are(&mut director, ALL, "before they are moved");
         let moved = director.move_flows();
         let in_both = match (sizes.ipv4 == SMALL.ipv4, sizes.wide == SMALL.wide) {
-            (false, false) => all,
-            _ => half,
+            (false, false) => 6 * each,
+            _ => 3 * each,
         };
         assert_eq!(moved, Moved { moved: in_both, left: 0 }, "{sizes:?}");
         assert_eq!(director.move_flows(), Moved::default());
         all_are_where_they_were(&mut director, &places, "when they are moved");
-        counts_are(&mut director, (half, half), "when they are moved");
+        counts_are(&mut director, ALL, "when they are moved");
 
         director.end_resize().expect("it ends");
         assert!(!director.meta().is_migrating());
         all_are_where_they_were(&mut director, &places, "at the end");
-        counts_are(&mut director, (half, half), "at the end");
+        counts_are(&mut director, ALL, "at the end");
         let pins = fs::read_dir(director.layout().maps()).expect("the pins");
         let pins = pins.map(|entry| entry.expect("a pin").file_name().to_string_lossy().into_owned());
         assert_eq!(pins.filter(|name| name.starts_with("FLOWS")).count(), 2, "the old tables are gone");
@@ -114,7 +116,7 @@ fn flows_stay_where_they_are_in_every_phase() {
 
 #[test]
 fn new_flows_and_states_while_it_lasts() {
-    for kind in KINDS {
+    for kind in ALL_KINDS {
         let mut director = director(&three_of_each());
         for port in [1000, 1001, 1002] {
             let number = send(&mut director, &kind.open().from_port(port)).expect("forwarded");
@@ -125,9 +127,9 @@ fn new_flows_and_states_while_it_lasts() {
         assert_eq!(send(&mut director, &kind.open().from_port(1003)), Ok(1), "{}", kind.name);
         assert_eq!(send(&mut director, &kind.later().from_port(1003)), Ok(1));
         assert_eq!(director.flows().len(), 4);
-        if !kind.is_udp {
+        if let Some([end, _]) = kind.ending() {
             // One ends in the old table, and is counted so.
-            assert_eq!(send(&mut director, &kind.open().flags(FIN | ACK).from_port(1001)), Ok(2));
+            assert_eq!(send(&mut director, &kind.open().flags(end).from_port(1001)), Ok(2));
             counts_are(&mut director, (3, 1), "one ends");
         }
         assert_eq!(director.move_flows(), Moved { moved: 3, left: 0 });
@@ -161,7 +163,7 @@ fn a_closed_flow_ends_where_it_is_and_its_client_comes_back_in_the_new_table() {
 
 #[test]
 fn templates_go_too() {
-    for kind in KINDS {
+    for kind in ALL_KINDS {
         let mut service = kind.service(PORT, &[1, 2, 3]);
         service.options.persistence =
             Some(Persistence { timeout: 300, granularity: None, scope: Scope::Service });
@@ -186,15 +188,14 @@ fn templates_go_too() {
 
 #[test]
 fn an_icmp_error_finds_its_flow_in_either() {
-    for kind in KINDS {
+    for kind in ALL_KINDS {
         let mut director = director(&three_of_each());
         for (port, number) in [(1000, 1), (1001, 2)] {
             assert_eq!(send(&mut director, &kind.open().from_port(port)), Ok(number));
         }
         director.begin_resize(LARGE).expect("it begins");
         let about = |director: &mut Director| {
-            let answer = kind.open().from_port(1001).turned();
-            let answer = if kind.is_udp { answer } else { answer.flags(ACK) };
+            let answer = kind.later().from_port(1001).turned();
             let (what, from) = (Icmp::TooBig(1280), [2, 0, 0, 0, 0xd, 1]);
             let frame = answer.error_to_sender(what, ETH0_MAC, from, kind.router(), 100);
             let ran = director.run(&frame).expect("it runs");
@@ -234,15 +235,15 @@ fn what_expires_in_the_old_table_is_freed_without_an_agent() {
 fn no_room_means_that_they_stay() {
     let mut director = director(&three_of_each());
     let places = opened(&mut director);
-    // 64 slots for 400 flows.
+    // 64 slots for 600 flows.
     director.begin_resize(FlowSizes { ipv4: 16, wide: 16 }).expect("it begins");
-    let all = 4 * PORTS.len() as u64;
+    let all = 6 * PORTS.len() as u64;
     let first = director.move_flows();
     assert_eq!(first.moved + first.left, all);
     assert!(first.left > all / 2 && first.moved > 64, "{first:?}");
     assert_eq!(director.move_flows(), Moved { moved: 0, left: first.left });
     all_are_where_they_were(&mut director, &places, "with a full table");
-    counts_are(&mut director, (all / 2, all / 2), "with a full table");
+    counts_are(&mut director, ALL, "with a full table");
 }
 
 /// Leaves in the tables what an agent leaves that dies in the middle of a flow: of one flow a copy, of another a
@@ -283,10 +284,10 @@ fn interrupted(director: &Director) -> Result<()> {
 fn an_agent_may_die_at_any_step() {
     let mut director = director(&three_of_each());
     let places = opened(&mut director);
-    let half = 2 * PORTS.len() as u64;
+    let all = 6 * PORTS.len() as u64;
     let all_is_well = |director: &mut Director, when: &str| {
         all_are_where_they_were(director, &places, when);
-        counts_are(director, (half, half), when);
+        counts_are(director, ALL, when);
     };
 
     // The new tables are made, and not in `meta`.
@@ -308,7 +309,7 @@ fn an_agent_may_die_at_any_step() {
     all_are_where_they_were(&mut director, &places, "while the agent is dead");
     director.start_anew().expect("started");
     let moved = director.move_flows();
-    assert_eq!(moved, Moved { moved: 2 * half - 2, left: 0 });
+    assert_eq!(moved, Moved { moved: all - 2, left: 0 });
     all_is_well(&mut director, "after the rest was moved");
 
     // Swapped back, and `meta` not written.
@@ -320,7 +321,7 @@ fn an_agent_may_die_at_any_step() {
     // And again, to other sizes.
     director.begin_resize(LESS).expect("it begins");
     director.start_anew().expect("started");
-    assert_eq!(director.move_flows(), Moved { moved: 2 * half, left: 0 });
+    assert_eq!(director.move_flows(), Moved { moved: all, left: 0 });
     director.end_resize().expect("it ends");
     all_is_well(&mut director, "smaller");
 }

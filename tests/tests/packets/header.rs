@@ -13,7 +13,7 @@ fn ipv4_options_are_kept() {
     let mut director = director(&every_kind());
     // No-operations and an end of options: 1 to 10 words.
     let cases = (1..=10).flat_map(|words| {
-        [TCP4, UDP4].map(|kind| {
+        [TCP4, UDP4, SCTP4].map(|kind| {
             let mut options = vec![1; words * 4];
             options[words * 4 - 1] = 0;
             let packet = kind.open().with(|p| p.options = options);
@@ -41,7 +41,7 @@ fn ipv6_extension_headers_are_walked_through() {
         &[HopByHop(256), DestOptions(248), ATOMIC],
     ];
     let mut director = director(&every_kind());
-    for kind in [TCP6, UDP6] {
+    for kind in [TCP6, UDP6, SCTP6] {
         let forwarded = chains.map(|chain| {
             let packet = kind.open().extended(chain);
             case(format!("{} {chain:?}", kind.name), &packet, tx(&forwarded(&packet, 1)))
@@ -53,7 +53,7 @@ fn ipv6_extension_headers_are_walked_through() {
 #[test]
 fn ipv6_extension_headers_beyond_the_limits_are_left_alone() {
     let mut director = director(&every_kind());
-    for kind in [TCP6, UDP6] {
+    for kind in [TCP6, UDP6, SCTP6] {
         let beyond = |chain: &[Extension], verdict: Verdict| {
             case(format!("{} {chain:?}", kind.name), &kind.open().extended(chain), passed(verdict))
         };
@@ -90,7 +90,7 @@ fn a_frame_cut_at_any_length_is_passed_unchanged() {
 /// One packet of each shape that the parser knows.
 fn shapes() -> Vec<Packet> {
     let mut shapes = Vec::new();
-    for kind in KINDS {
+    for kind in ALL_KINDS {
         let open = kind.open().with(|p| p.payload.truncate(4));
         shapes.extend([open.clone(), open.tagged(&[7]), open.tagged(&[7, 8])]);
         if kind.is_ipv6 {
@@ -111,7 +111,7 @@ fn untagged(packet: &Packet) -> Packet {
 #[test]
 fn lengths_that_contradict_each_other_are_left_alone() {
     let mut director = director(&every_kind());
-    for kind in KINDS {
+    for kind in ALL_KINDS {
         let open = kind.open();
         let headers = open.with(|p| p.payload.clear()).ip_length() as u16 - if kind.is_ipv6 { 40 } else { 0 };
         let whole = headers + open.payload.len() as u16;
@@ -135,7 +135,7 @@ fn lengths_that_contradict_each_other_are_left_alone() {
 #[test]
 fn a_header_of_the_wrong_version_or_length_is_left_alone() {
     let mut director = director(&every_kind());
-    for kind in KINDS {
+    for kind in ALL_KINDS {
         let good = kind.open().bytes();
         let first = |byte: u8| {
             let mut frame = good.clone();

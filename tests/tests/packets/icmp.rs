@@ -86,6 +86,31 @@ fn an_error_about_a_connection_goes_to_its_backend() {
     }
 }
 
+/// Whatever it says is wrong (RFC 792, RFC 4443): net, host, protocol, source quench, parameter problem.
+#[test]
+fn errors_of_every_type_go_to_the_backend() {
+    let types = |is_ipv6: bool| -> &[[u8; 2]] {
+        const V4: &[[u8; 2]] = &[[3, 0], [3, 1], [3, 2], [3, 10], [3, 13], [4, 0], [11, 1], [12, 0], [12, 2]];
+        const V6: &[[u8; 2]] = &[[1, 0], [1, 1], [1, 3], [1, 6], [3, 1], [4, 0], [4, 1], [4, 2], [127, 0]];
+        if is_ipv6 { V6 } else { V4 }
+    };
+    let mut director = connected(PORT);
+    for kind in KINDS {
+        let at = 14 + if kind.is_ipv6 { 40 } else { 20 };
+        let cases = types(kind.is_ipv6).iter().map(|what| {
+            let mut frame = error(kind, Icmp::TimeExceeded, &answer(kind, 1002), 100);
+            frame[at..at + 2].copy_from_slice(what);
+            let expect = to_backend(kind, &frame, 2);
+            raw(format!("{} type {} code {}", kind.name, what[0], what[1]), frame, expect)
+        });
+        check(&mut director, cases);
+        // What is no error is the stack's, whatever it quotes.
+        let mut frame = error(kind, Icmp::TimeExceeded, &answer(kind, 1002), 100);
+        frame[at] = if kind.is_ipv6 { 133 } else { 9 };
+        check(&mut director, [raw(format!("{} a router's", kind.name), frame, passed(PassedNotIp))]);
+    }
+}
+
 #[test]
 fn quoted_options_are_passed_over() {
     let mut director = connected(PORT);
@@ -181,6 +206,12 @@ fn a_ping_to_the_vip_is_the_stacks() {
             p.payload = vec![echo, 0, 0, 0, 0, 1, 0, 1, 9, 9];
         });
         check(&mut director, [case(kind.name, &ping, passed(PassedNotIp))]);
+        let later = if kind.is_ipv6 { PassedNoService } else { PassedNotIp };
+        let long = [(0, true, PassedNotIp), (1480, true, later), (2960, false, later)];
+        let pieces = long.map(|(at, more, verdict)| {
+            case(format!("{} from {at} on", kind.name), &ping.fragment(at, more), passed(verdict))
+        });
+        check(&mut director, pieces);
     }
 }
 

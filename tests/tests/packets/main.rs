@@ -10,6 +10,7 @@ mod world;
 mod capacity;
 mod change;
 mod counters;
+mod cpus;
 mod expiry;
 mod explain;
 mod forward;

@@ -40,7 +40,7 @@ fn templates(director: &Director) -> Vec<FlowEntry> {
 
 #[test]
 fn a_client_stays_with_its_backend() {
-    for kind in KINDS {
+    for kind in ALL_KINDS {
         let mut director = director(&persistent(kind, &[(1, 1), (2, 1), (3, 1)], None));
         for round in 0..3 {
             for client in 0..6 {
@@ -58,7 +58,7 @@ fn a_client_stays_with_its_backend() {
 
 #[test]
 fn a_network_of_clients_may_count_as_one() {
-    for (kind, granularity) in [(TCP4, 24), (UDP6, 64)] {
+    for (kind, granularity) in [(TCP4, 24), (UDP6, 64), (SCTP4, 24)] {
         let mut director = director(&persistent(kind, &[(1, 1), (2, 1)], Some(granularity)));
         let turns: Vec<u8> = (0..8).map(|client| opened(&mut director, kind, client, 1000)).collect();
         assert_eq!(turns, [1, 1, 2, 2, 1, 1, 2, 2], "{}", kind.name);
@@ -99,7 +99,7 @@ fn a_quiesced_backend_keeps_its_clients_and_a_removed_one_does_not() {
 
 #[test]
 fn a_quiesced_backend_loses_its_clients_where_templates_shall_expire() {
-    for kind in [TCP4, UDP6] {
+    for kind in [TCP4, UDP6, SCTP4] {
         let mut want = persistent(kind, &[(1, 1), (2, 1)], None);
         want.services[0].options.expire_quiescent_template = true;
         let mut director = director(&want);
@@ -107,7 +107,8 @@ fn a_quiesced_backend_loses_its_clients_where_templates_shall_expire() {
         want.services[0].backends[0].drained = true;
         director.configure(&want).expect("configured");
         assert_eq!(opened(&mut director, kind, 0, 1001), 2, "{}", kind.name);
-        assert_eq!(send(&mut director, &from_client(kind, 0).from_port(1000).flags(ACK)), Ok(1));
+        let later = from_client(kind, 0).from_port(1000).flags(kind.later().flags);
+        assert_eq!(send(&mut director, &later), Ok(1));
         want.services[0].backends[0].drained = false;
         director.configure(&want).expect("configured");
         assert_eq!(opened(&mut director, kind, 0, 1002), 2, "the old template does not come back");

@@ -1,13 +1,21 @@
 //! Under pressure what is unfinished and idle gives way to the sweeper; what is established stays.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, ops::Range, time::Duration};
 
 use lb::{
-    model::{Guard, Persistence, Scope},
+    model::{FlowSizes, Guard, Persistence, Scope},
     plan::Desired,
+    pressure::{IDLE, Pressure, Turn},
 };
-use lb_common::tcp::{State, flag::*};
-use lb_tests::xdp::Director;
+use lb_common::{
+    tcp::{State, flag::*},
+    verdict::Verdict::DroppedNoFlow,
+};
+use lb_tests::{
+    feeder::{Feed, Feeder, Target},
+    packet::Packet,
+    xdp::Director,
+};
 
 use crate::world::*;
 
@@ -84,16 +92,142 @@ fn it_leaves_what_was_placed_by_hash() {
     assert_eq!(ports(&director).into_keys().collect::<Vec<_>>(), [port]);
 }
 
+/// A template goes as its client's connections do, if none was ever established: IPVS drops it with the last of them.
 #[test]
-fn it_leaves_templates() {
-    let mut service = TCP4.service(PORT, &[1, 2]);
-    service.options.persistence =
-        Some(Persistence { timeout: 300, granularity: None, scope: Scope::default() });
-    let mut director = director(&Desired { services: vec![service], ..lab() });
-    open(&mut director, TCP4, 1000..1010);
-    director.press(Some(10));
-    director.sweep_in(20).expect("swept");
-    assert_eq!(director.pruned(), 10);
-    let flows = director.flows();
-    assert!(flows.len() == 1 && flows[0].value.is_template(), "{flows:?}");
+fn it_leaves_the_templates_of_established_connections() {
+    let persistent = |kind: Kind| {
+        let mut service = kind.service(PORT, &[1, 2]);
+        service.options.persistence =
+            Some(Persistence { timeout: 300, granularity: None, scope: Scope::default() });
+        service
+    };
+    let cases = [
+        (TCP4, false, 8, 0, 1),
+        (TCP4, false, 20, 11, 0),
+        (TCP6, false, 20, 11, 0),
+        (TCP4, true, 20, 9, 1),
+        (TCP6, true, 20, 9, 1),
+        // Of datagrams nobody knows.
+        (UDP4, false, 20, 0, 1),
+    ];
+    for (kind, establishes, idle, pruned, left) in cases {
+        let mut director = director(&Desired { services: vec![persistent(kind)], ..lab() });
+        open(&mut director, kind, 1000..1010);
+        if establishes {
+            assert!(send(&mut director, &kind.later().from_port(1000)).is_ok());
+        }
+        director.press(Some(10));
+        director.sweep_in(idle).expect("swept");
+        let templates = director.flows().iter().filter(|flow| flow.value.is_template()).count();
+        let name = format!("{}, established: {establishes}, idle for {idle} s", kind.name);
+        assert_eq!((director.pruned(), templates), (pruned, left), "{name}");
+    }
+}
+
+/// Services that are flooded at once, each by as many SYNs as its guard lets in.
+const SERVICES: u16 = 16;
+/// Of each service.
+const CONNECTIONS: Range<u16> = 1000..1030;
+const RATED: u32 = 1 << 12;
+
+/// A guard is its service's alone: the floods of many fill the table together, with none of them too fast. Established
+/// connections of all services stay, new ones find room, and under pressure the floods share less than half of the table.
+#[test]
+fn many_floods_below_their_guards_together_move_nobody() {
+    for kind in [TCP4, TCP6] {
+        let sizes = FlowSizes { ipv4: RATED, wide: RATED };
+        let per_minute = RATED / 2;
+        let service = |n| {
+            let mut service = kind.service(PORT + n, &[1, 2, 3]);
+            // What `auto` lets in within a minute, this one does within its burst of four seconds, or longer.
+            service.options.guard = Guard::Rate(per_minute / 4 + 1000);
+            service
+        };
+        let want = Desired { services: (0..SERVICES).map(service).collect(), flows: sizes, ..lab() };
+        let mut director = Director::new(sizes, &want).expect("a director");
+        let connect = |director: &mut Director, ports: Range<u16>| -> Vec<(Packet, u8)> {
+            let each = (0..SERVICES).flat_map(|n| ports.clone().map(move |port| (n, port)));
+            let open = |(n, port)| {
+                let open = kind.open().to_port(PORT + n).from_port(port);
+                let backend = send(director, &open).expect("forwarded");
+                (open.flags(ACK), backend)
+            };
+            each.map(open).collect()
+        };
+        let go_on = |director: &mut Director, connections: &[(Packet, u8)], when: &str| {
+            for (ack, backend) in connections {
+                assert_eq!(send(director, ack), Ok(*backend), "{} {ack:?} {when}", kind.name);
+            }
+        };
+        let event = |director: &Director, name: &str| {
+            let counters = director.counters().expect("counters");
+            counters.iter().find(|(counted, _)| *counted == name).map_or(0, |(_, times)| *times)
+        };
+        let mut real = connect(&mut director, CONNECTIONS);
+        go_on(&mut director, &real, "before");
+        let mut feeder = Feeder::new().expect("a feeder");
+        feeder.aim(Target::Director, &mut director).expect("aimed");
+        let mut feed = Feed::new_flows(&kind.open());
+        feed.counter = 16 << 32;
+        let mut flood = |director: &mut Director, each: u32| {
+            for n in 0..SERVICES {
+                let syn = kind.open().to_port(PORT + n);
+                feeder.run(&syn.bytes(), &mut feed, each).expect("ran");
+            }
+            director.flows().len() as u64
+        };
+
+        // The first minute, without an agent: twice as much as the table holds.
+        let used = flood(&mut director, per_minute);
+        go_on(&mut director, &real, "after the first minute");
+        // A new one takes the place of a half-open one: before the next does, its handshake is complete.
+        for port in 2000..2010 {
+            for n in 0..SERVICES {
+                let open = kind.open().to_port(PORT + n).from_port(port);
+                let backend = send(&mut director, &open).expect("forwarded");
+                real.push((open.flags(ACK), backend));
+                go_on(&mut director, &real[real.len() - 1..], "with a full table");
+            }
+        }
+        assert_eq!((event(&director, "event-guarded"), event(&director, "event-placed-by-hash")), (0, 0));
+        let turn = Pressure::default().look(Duration::ZERO, used, RATED.into());
+        assert_eq!(turn, Some(Turn::On), "{used}");
+
+        // From then on what is idle for ten seconds goes, within two more.
+        let (mut most, mut slow, mut lost) = (0, 0, 0);
+        let evicted = event(&director, "event-evicted");
+        for round in 0..5u16 {
+            director.press(Some(IDLE));
+            director.sweep_in(IDLE + 2).expect("swept");
+            // Clients whose handshakes take all that time: some of their entries give way to others.
+            let half_way = connect(&mut director, 3000 + 5 * round..3005 + 5 * round);
+            let used = flood(&mut director, per_minute / 60 * (IDLE + 2));
+            go_on(&mut director, &real, "after a round");
+            slow += half_way.len();
+            for (ack, backend) in half_way {
+                match send(&mut director, &ack) {
+                    Err(DroppedNoFlow) => lost += 1,
+                    other => {
+                        assert_eq!(other, Ok(backend), "{}", kind.name);
+                        real.push((ack, backend));
+                    }
+                }
+            }
+            most = most.max(used);
+        }
+        let evicted = event(&director, "event-evicted") - evicted;
+        println!(
+            "{}: {used} of {} slots used after a minute, {most} under pressure, {evicted} evicted then; of {slow} handshakes of {} s \
+             {lost} were lost; {} connections went on",
+            kind.name,
+            4 * RATED,
+            IDLE + 2,
+            real.len()
+        );
+        assert!(most < 2 * u64::from(RATED), "{}: {most}", kind.name);
+        assert!(lost * 20 < slow, "{}: {lost} of {slow}", kind.name);
+        let stored = director.flows().iter().filter(|flow| flow.value.state() == State::ESTABLISHED).count();
+        assert_eq!(stored, real.len(), "{}", kind.name);
+        assert_eq!(event(&director, "event-guarded"), 0, "{}", kind.name);
+    }
 }

@@ -5,8 +5,12 @@ use std::{
     net::{IpAddr, SocketAddr},
 };
 
-use lb::plan::{Desired, LinkSpec, ProbeSpec};
+use lb::{
+    model::Protocol,
+    plan::{Desired, LinkSpec, ProbeSpec},
+};
 use lb_common::{
+    sctp::chunk,
     tcp::flag::{ACK, RST, SYN},
     verdict::Verdict::*,
     vlan::Tags,
@@ -43,7 +47,12 @@ fn probing() -> Desired {
 /// What a backend answers a check with.
 fn answer(kind: Kind) -> Packet {
     let (vip, own) = (SocketAddr::new(kind.vip(), PORT), SocketAddr::new(own(kind), FIRST));
-    let packet = if kind.is_udp { Packet::udp(vip, own) } else { Packet::tcp(vip, own, SYN | ACK) };
+    let packet = match kind.protocol() {
+        Protocol::Tcp => Packet::tcp(vip, own, SYN | ACK),
+        Protocol::Udp => Packet::udp(vip, own),
+        // Of a program that asks.
+        Protocol::Sctp => Packet::sctp(vip, own, chunk::INIT_ACK),
+    };
     packet.with(|p| (p.to, p.from) = (ETH0_MAC, backend_mac(1)))
 }
 
@@ -58,7 +67,7 @@ fn given(answer: &Packet) -> Packet {
 #[test]
 fn an_answer_from_a_vip_goes_to_the_check() {
     let mut director = director(&probing());
-    for kind in KINDS {
+    for kind in ALL_KINDS {
         let name = |what: &str| format!("{} {what}", kind.name);
         let answer = answer(kind);
         let to = |what: &str, packet: Packet| case(name(what), &packet, to_check(&given(&packet)));
@@ -72,7 +81,7 @@ fn an_answer_from_a_vip_goes_to_the_check() {
             to("a full frame", answer.with(|p| p.payload = vec![7; 1440])),
         ];
         check(&mut director, cases);
-        if !kind.is_udp {
+        if kind.protocol() == Protocol::Tcp {
             check(&mut director, [RST, RST | ACK, ACK].map(|flags| to("more", answer.flags(flags))));
         }
     }
@@ -82,7 +91,7 @@ fn an_answer_from_a_vip_goes_to_the_check() {
 #[test]
 fn an_error_about_a_check_goes_to_it() {
     let mut director = director(&probing());
-    for kind in KINDS {
+    for kind in ALL_KINDS {
         let asked = answer(kind).turned();
         let error = |port| {
             let about = asked.from_port(port);
@@ -106,7 +115,7 @@ fn an_error_about_a_check_goes_to_it() {
 #[test]
 fn what_is_no_answer_to_a_check_is_left_alone() {
     let mut director = director(&probing());
-    for kind in KINDS {
+    for kind in ALL_KINDS {
         let name = |what: &str| format!("{} {what}", kind.name);
         let answer = answer(kind);
         let left = |what: &str, packet: Packet| case(name(what), &packet, passed(PassedNoService));
@@ -131,7 +140,7 @@ fn what_is_no_answer_to_a_check_is_left_alone() {
 fn checks_come_and_go_with_what_is_wanted() {
     let mut director = director(&every_kind());
     let answers = |expect: fn(&Packet) -> crate::table::Expect| {
-        KINDS.map(|kind| case(kind.name, &answer(kind), expect(&given(&answer(kind)))))
+        ALL_KINDS.map(|kind| case(kind.name, &answer(kind), expect(&given(&answer(kind)))))
     };
     check(&mut director, answers(|_| passed(PassedNoService)));
     director.configure(&probing()).expect("configured");
@@ -147,12 +156,12 @@ fn checks_come_and_go_with_what_is_wanted() {
 #[test]
 fn no_flow_no_cursor_and_no_counter_of_a_service_moves() {
     let mut director = director(&probing());
-    for kind in KINDS {
+    for kind in ALL_KINDS {
         send(&mut director, &kind.open()).expect("forwarded");
     }
     let before = of_services(&director);
     for port in FIRST..=LAST {
-        let answers = KINDS.map(|kind| answer(kind).to_port(port));
+        let answers = ALL_KINDS.map(|kind| answer(kind).to_port(port));
         check(&mut director, answers.map(|packet| case("an answer", &packet, to_check(&given(&packet)))));
     }
     assert!(of_services(&director) == before, "a check left something in the maps");

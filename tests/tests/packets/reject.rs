@@ -2,7 +2,7 @@
 //! nobody knows the connection.
 
 use lb::{
-    model::{ExpireNodest, Reject, ServiceOptions},
+    model::{ExpireNodest, Protocol, Reject, ServiceOptions},
     plan::Desired,
 };
 use lb_common::{
@@ -42,7 +42,7 @@ fn reset(verdict: Verdict, kind: Kind, name: &str, packet: Packet) -> Case {
 
 #[test]
 fn a_connection_that_no_backend_takes_is_answered_with_port_unreachable() {
-    for kind in KINDS {
+    for kind in ALL_KINDS {
         let mut director = director(&with(Reject::Icmp, false));
         let open = kind.open();
         check(
@@ -115,10 +115,10 @@ fn a_segment_of_no_connection_is_answered_with_a_reset() {
 
 #[test]
 fn a_reset_for_a_connection_that_no_backend_takes() {
-    for kind in KINDS {
+    for kind in ALL_KINDS {
         let mut director = director(&with(Reject::Reset, false));
         let open = kind.open();
-        let case = if kind.is_udp {
+        let case = if kind.protocol() != Protocol::Tcp {
             unreachable(AnsweredNoBackend, kind, "opening", open)
         } else {
             reset(AnsweredNoBackend, kind, "opening", open)
@@ -141,7 +141,7 @@ fn every_checksum_of_a_reset_is_right() {
 
 #[test]
 fn nothing_is_said_or_the_stack_gets_it() {
-    for kind in KINDS {
+    for kind in ALL_KINDS {
         let mut director = director(&with(Reject::Drop, false));
         check(&mut director, [case(kind.name, &kind.open(), dropped(DroppedNoBackend))]);
         director.configure(&with(Reject::Pass, false)).expect("configured");

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use aya::maps::{Array, Map, MapData};
 use lb::{
     model::{
         Endpoint, FlowSizes, HashFlags, Protocol,
@@ -9,7 +10,12 @@ use lb::{
     },
     plan::{Desired, dest_address},
 };
-use lb_common::{tcp::flag::*, verdict::Verdict::*};
+use lb_common::{
+    service::{Locality, Rotation},
+    tcp::flag::*,
+    tick::{Tick, ticks},
+    verdict::Verdict::*,
+};
 use lb_tests::xdp::Director;
 
 use crate::world::*;
@@ -43,7 +49,7 @@ fn shares(turns: &[u8]) -> BTreeMap<u8, usize> {
 
 #[test]
 fn wlc_and_lc_even_the_load_out() {
-    for kind in KINDS {
+    for kind in ALL_KINDS {
         let mut director = director(&only(kind, Wlc, &[(1, 1), (2, 2), (3, 0), (4, 3)]));
         let turns = open(&mut director, kind, 1000..1012);
         assert_eq!(shares(&turns), BTreeMap::from([(1, 2), (2, 4), (4, 6)]), "{}", kind.name);
@@ -84,7 +90,7 @@ fn fo_takes_the_heaviest_and_ovf_spills_over() {
 #[test]
 fn sh_and_mh_keep_a_client_to_its_backend() {
     let (plain, port) = (HashFlags::default(), HashFlags { port: true, ..HashFlags::default() });
-    for kind in KINDS {
+    for kind in ALL_KINDS {
         for (scheduler, with_port) in [(Sh(plain), Sh(port)), (Mh(plain), Mh(port))] {
             let weights = [(1, 1), (2, 1), (3, 1)];
             let mut by_address = director(&only(kind, scheduler, &weights));
@@ -279,6 +285,29 @@ fn lblc_stays_until_there_is_relief() {
     assert_eq!(open(&mut director, TCP4, 1000..1005), [1, 1, 1, 2, 2]);
     // Both are above their weight, so nobody relieves: it stays where it is.
     assert_eq!(open(&mut director, TCP4, 1005..1007), [2, 2]);
+}
+
+/// What lblc remembers of the VIP is forgotten after 24 hours without a new connection (`sysctl_lblc_expiration`): the
+/// least loaded one is looked for then.
+#[test]
+fn lblc_forgets_after_a_day() {
+    for (hours, expected) in [(23, 1), (25, 2)] {
+        let mut director = director(&only(TCP4, Lblc, &[(1, 9), (2, 9)]));
+        assert_eq!(open(&mut director, TCP4, 1000..1002), [1, 1]);
+        let service =
+            *director.maps().snapshot().expect("a snapshot").services.keys().next().expect("a service");
+        let pin = MapData::from_pin(director.layout().map("ROTATIONS")).expect("a pin");
+        let map = Map::from_map_data(pin).expect("a map");
+        let mut rotations = Array::<_, [u64; 5]>::try_from(map).expect("an array");
+        let mut rotation = rotations.get(&service.into(), 0).expect("its rotation");
+        // The record's third word.
+        let seen = Locality(rotation[2]);
+        assert!(seen.number() != 0 && size_of::<Rotation>() == 40);
+        let ago = ticks(hours * 3600, director.clock.hz());
+        rotation[2] = Locality::new(seen.number(), Tick(seen.tick().0.wrapping_sub(ago))).0;
+        rotations.set(service.into(), rotation, 0).expect("set");
+        assert_eq!(open(&mut director, TCP4, 1002..1003), [expected], "after {hours} hours");
+    }
 }
 
 #[test]

@@ -2,17 +2,22 @@
 //!
 //! Limits here are of one a minute, so that within a test time gives nobody room.
 
-use std::net::IpAddr;
+use std::{
+    net::{IpAddr, Ipv6Addr},
+    ops::Range,
+};
 
 use lb::{
-    model::{Endpoint, Guard, Persistence, Protocol, Scope, Service, sources::rule},
-    plan::Desired,
+    clock::kernel_hz,
+    model::{Endpoint, Guard, Persistence, Scope, Service, sources::rule},
+    plan::{Desired, plan},
 };
 use lb_common::{
+    source::MAX_RULES,
     tcp::flag::*,
     verdict::Verdict::{self, *},
 };
-use lb_tests::{packet::Packet, xdp::Director};
+use lb_tests::{clock, packet::Packet, xdp::Director};
 
 use crate::world::*;
 
@@ -45,12 +50,7 @@ fn from(packet: Packet, client: IpAddr) -> Packet {
 }
 
 /// What becomes of a new connection from each of so many ports: how many were opened, and what the others got.
-fn attempts(
-    director: &mut Director,
-    kind: Kind,
-    client: IpAddr,
-    ports: std::ops::Range<u16>,
-) -> (usize, Vec<Verdict>) {
+fn attempts(director: &mut Director, kind: Kind, client: IpAddr, ports: Range<u16>) -> (usize, Vec<Verdict>) {
     let open = from(kind.open(), client);
     let seen: Vec<_> = ports.map(|port| send(director, &open.from_port(port))).collect();
     let refused: Vec<Verdict> = seen.iter().filter_map(|seen| seen.err()).collect();
@@ -63,7 +63,7 @@ fn opens(director: &mut Director, kind: Kind, client: IpAddr, port: u16) -> Resu
 
 #[test]
 fn the_longest_prefix_decides_who_opens_connections() {
-    for kind in KINDS {
+    for kind in ALL_KINDS {
         let one = client(kind, 11);
         let rules = [
             format!("{} deny", network(kind, None)),
@@ -89,7 +89,7 @@ fn the_longest_prefix_decides_who_opens_connections() {
 
 #[test]
 fn an_established_connection_goes_on_when_its_client_is_denied() {
-    for kind in KINDS {
+    for kind in ALL_KINDS {
         let deny = format!("{} deny", network(kind, Some(1)));
         let mut director = director(&ruled(kind.service(PORT, &[1, 2]), &[]));
         let (open, later) = (from(kind.open(), client(kind, 11)), from(kind.later(), client(kind, 11)));
@@ -99,10 +99,10 @@ fn an_established_connection_goes_on_when_its_client_is_denied() {
         for _ in 0..3 {
             assert_eq!(send(&mut director, &later), Ok(backend), "{}", kind.name);
         }
-        if !kind.is_udp {
+        if let Some([end, reset]) = kind.ending() {
             // Until it ends: its client's next one is new.
-            assert_eq!(send(&mut director, &later.flags(FIN | ACK)), Ok(backend), "{}", kind.name);
-            assert_eq!(send(&mut director, &later.flags(RST)), Ok(backend), "{}", kind.name);
+            assert_eq!(send(&mut director, &later.flags(end)), Ok(backend), "{}", kind.name);
+            assert_eq!(send(&mut director, &later.flags(reset)), Ok(backend), "{}", kind.name);
             assert_eq!(send(&mut director, &open), Err(DroppedDenied), "{}", kind.name);
         }
         assert_eq!(send(&mut director, &open.from_port(1)), Err(DroppedDenied), "{}", kind.name);
@@ -111,7 +111,7 @@ fn an_established_connection_goes_on_when_its_client_is_denied() {
 
 #[test]
 fn a_source_opens_a_burst_and_then_what_its_rate_allows() {
-    for kind in KINDS {
+    for kind in ALL_KINDS {
         let limit = format!("{} limit 1/m burst 5", network(kind, None));
         let mut director = director(&ruled(kind.service(PORT, &[1, 2]), &[&limit]));
         let (opened, refused) = attempts(&mut director, kind, client(kind, 11), 1..21);
@@ -170,9 +170,8 @@ fn services_have_rules_and_limits_of_their_own() {
 
 #[test]
 fn they_hold_for_every_endpoint_of_a_group() {
-    for kind in KINDS {
-        let protocol = if kind.is_udp { Protocol::Udp } else { Protocol::Tcp };
-        let at = |port| Endpoint::new(kind.vip(), port, protocol);
+    for kind in ALL_KINDS {
+        let at = |port| Endpoint::new(kind.vip(), port, kind.protocol());
         let range = Endpoint { last_port: Some(5100), ..at(5000) };
         let group = Service { group: [at(81), range].into(), ..kind.service(PORT, &[1]) };
         let rules =
@@ -219,7 +218,7 @@ fn with_one_packet_scheduling_each_datagram_is_a_connection() {
 
 #[test]
 fn a_template_lets_nobody_in() {
-    for kind in KINDS {
+    for kind in ALL_KINDS {
         let mut service = kind.service(PORT, &[1, 2, 3]);
         service.options.persistence =
             Some(Persistence { timeout: 300, granularity: None, scope: Scope::default() });
@@ -331,4 +330,56 @@ fn a_spoofed_flood_lifts_no_limit_and_holds_nobody_up() {
     let forgotten = of("event-source-forgotten");
     assert!((94_000..150_000).contains(&forgotten), "{forgotten}");
     assert_eq!(of("dropped-limited"), 100 + 40 * 8);
+}
+
+/// As many as there may be, all of one family, then as many others in their place, then none. The times are printed: what
+/// an edit costs while there are so many.
+#[test]
+fn as_many_rules_as_there_may_be_come_change_and_go() {
+    for kind in [TCP4, TCP6] {
+        let network = |n: u32| -> IpAddr {
+            match kind.is_ipv6 {
+                true => Ipv6Addr::from(0x2001_0db8_u128 << 96 | u128::from(n) << 64).into(),
+                false => (0x0a10_0000 + n).to_be_bytes().into(),
+            }
+        };
+        let length = if kind.is_ipv6 { 64 } else { 32 };
+        let want = |numbers: Range<u32>, action: &str| {
+            let text = |n| format!("{}/{length} {action}", network(n));
+            let sources = numbers.map(|n| rule(&text(n)).expect("a rule")).collect();
+            let service = Service { sources, ..kind.service(PORT, &[1]) };
+            Desired { services: vec![service], hz: kernel_hz(), ..lab() }
+        };
+        let mut director = director(&want(0..0, ""));
+        let change = |director: &mut Director, what: &str, want: &Desired| {
+            let begin = clock::now();
+            let now = director.maps().snapshot().expect("a snapshot");
+            let read = clock::now();
+            let ops = plan(want, &now).expect("a plan");
+            let planned = clock::now();
+            director.maps_mut().apply(&ops).unwrap_or_else(|error| panic!("{} {what}: {error:#}", kind.name));
+            println!(
+                "{} {what}: {} operations; read {:?}, planned {:?}, applied {:?}",
+                kind.name,
+                ops.len(),
+                read - begin,
+                planned - read,
+                clock::now() - planned
+            );
+            let now = director.maps().snapshot().expect("a snapshot");
+            assert!(plan(want, &now).expect("a plan").is_empty(), "{} {what}", kind.name);
+        };
+        let is_denied =
+            |director: &mut Director, n, port| opens(director, kind, network(n), port) == Err(DroppedDenied);
+        change(&mut director, "all come", &want(0..MAX_RULES, "deny"));
+        assert!(is_denied(&mut director, 0, 1) && is_denied(&mut director, MAX_RULES - 1, 1));
+        assert!(!is_denied(&mut director, MAX_RULES, 1));
+        change(&mut director, "all change", &want(0..MAX_RULES, "allow"));
+        assert!(!is_denied(&mut director, 0, 2));
+        change(&mut director, "all are replaced", &want(MAX_RULES..2 * MAX_RULES, "deny"));
+        assert!(!is_denied(&mut director, 0, 3) && is_denied(&mut director, MAX_RULES, 3));
+        change(&mut director, "all go", &want(0..0, ""));
+        assert!(!is_denied(&mut director, MAX_RULES, 4));
+        assert!(director.maps().snapshot().expect("a snapshot").rules.is_empty());
+    }
 }

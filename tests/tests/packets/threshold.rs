@@ -26,7 +26,7 @@ fn end(director: &Director, port: u16) {
 
 #[test]
 fn an_overloaded_backend_is_passed_over() {
-    for kind in KINDS {
+    for kind in ALL_KINDS {
         let mut director = director(&limited(kind, &[(1, 2, 0), (2, 0, 0)]));
         assert_eq!(open(&mut director, kind, 1000..1008), [1, 2, 1, 2, 2, 2, 2, 2], "{}", kind.name);
     }
@@ -46,7 +46,7 @@ fn inactive_connections_count_too() {
 
 #[test]
 fn when_all_are_overloaded_new_connections_are_dropped_and_established_ones_go_on() {
-    for kind in [TCP4, TCP6] {
+    for kind in [TCP4, TCP6, SCTP4, SCTP6] {
         let mut director = director(&limited(kind, &[(1, 1, 0), (2, 2, 0)]));
         assert_eq!(open(&mut director, kind, 1000..1003), [1, 2, 2]);
         for port in 1003..1006 {
@@ -102,7 +102,7 @@ fn it_takes_new_ones_again_below_the_lower_threshold() {
 /// but for those that take nobody.
 #[test]
 fn many_turns_of_an_overloaded_backend() {
-    for kind in KINDS {
+    for kind in ALL_KINDS {
         let mut service = kind.weighted(PORT, Wrr, &[(1, 1000), (2, 0), (3, 1), (4, 1)]);
         for (backend, upper) in service.backends.iter_mut().zip([1, 0, 2, 1]) {
             backend.upper_threshold = upper;

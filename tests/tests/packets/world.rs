@@ -7,6 +7,7 @@ use std::{
     ops::Range,
 };
 
+use aya::maps::{Array, Map, MapData};
 use lb::{
     clock::kernel_hz,
     model::{
@@ -17,7 +18,8 @@ use lb::{
 };
 use lb_common::{
     sctp::chunk,
-    tcp::flag::{ACK, SYN},
+    tcp::flag::{ACK, FIN, RST, SYN},
+    value::Value,
     verdict::Verdict,
     vlan::Tags,
 };
@@ -65,7 +67,7 @@ pub const TCP6: Kind = Kind { name: "tcp6", is_ipv6: true, is_udp: false, is_sct
 pub const UDP6: Kind = Kind { name: "udp6", is_ipv6: true, is_udp: true, is_sctp: false };
 pub const SCTP4: Kind = Kind { name: "sctp4", is_ipv6: false, is_udp: false, is_sctp: true };
 pub const SCTP6: Kind = Kind { name: "sctp6", is_ipv6: true, is_udp: false, is_sctp: true };
-/// Those that most tables are about; what is special about SCTP has a table of its own.
+/// Those that need no telling of what is SCTP's: that has a table of its own.
 pub const KINDS: [Kind; 4] = [TCP4, UDP4, TCP6, UDP6];
 pub const ALL_KINDS: [Kind; 6] = [TCP4, UDP4, TCP6, UDP6, SCTP4, SCTP6];
 
@@ -107,6 +109,15 @@ impl Kind {
             Protocol::Tcp => self.open().flags(ACK),
             Protocol::Udp => self.open(),
             Protocol::Sctp => self.open().flags(chunk::COOKIE_ECHO),
+        }
+    }
+
+    /// What a client ends its connection with, as flags of a packet: in order, and at once.
+    pub fn ending(self) -> Option<[u8; 2]> {
+        match self.protocol() {
+            Protocol::Tcp => Some([FIN | ACK, RST]),
+            Protocol::Udp => None,
+            Protocol::Sctp => Some([chunk::SHUTDOWN, chunk::ABORT]),
         }
     }
 
@@ -224,4 +235,28 @@ pub fn send(director: &mut Director, packet: &Packet) -> Result<u8, Verdict> {
 pub fn open(director: &mut Director, kind: Kind, ports: Range<u16>) -> Vec<u8> {
     let open = kind.open();
     ports.map(|port| send(director, &open.from_port(port)).expect("forwarded")).collect()
+}
+
+/// Every slot of the tables that is not free, whether its time is up or not.
+pub fn slots(director: &Director) -> Vec<Value> {
+    let meta = director.meta();
+    let (narrow, wide) = (meta.narrow_generation, meta.wide_generation);
+    let mut slots = values::<8>(director, "FLOWS4", narrow);
+    slots.extend(values::<24>(director, "FLOWSW", wide));
+    if meta.old_narrow_buckets != 0 {
+        slots.extend(values::<8>(director, "FLOWS4", narrow - 1));
+    }
+    if meta.old_wide_buckets != 0 {
+        slots.extend(values::<24>(director, "FLOWSW", wide - 1));
+    }
+    slots
+}
+
+/// Each bucket begins with four times tag and value.
+fn values<const N: usize>(director: &Director, name: &str, generation: u32) -> Vec<Value> {
+    let pin = director.layout().flows(name, generation);
+    let map = Map::from_map_data(MapData::from_pin(pin).expect("a pin")).expect("a map");
+    let buckets = Array::<_, [u64; N]>::try_from(map).expect("an array");
+    let values = buckets.iter().map(|bucket| bucket.expect("read"));
+    values.flat_map(|b| [b[1], b[3], b[5], b[7]]).map(Value).filter(|value| !value.is_free()).collect()
 }

@@ -43,6 +43,7 @@ const MODULES: &[&str] = &[
     "dummy",
     "tun",
     "ifb",
+    "sctp",
     // What sctp and ip_vs ask crypto for by name.
     "crc32c_generic",
     // The incumbent, to be compared with, and what feeds it.

@@ -33,13 +33,13 @@ const PACKET_TESTS: KernelTests = KernelTests {
     commands: &[],
     limit: Duration::from_secs(900),
 };
-/// What the development machine's kernel cannot show: VLAN devices, bonds, IPVS.
+/// What the development machine's kernel cannot show: VLAN devices, bonds, IPVS, SCTP sockets.
 const LABS: KernelTests = KernelTests {
     target: LAB_TARGET,
     args: &[],
-    modules: &["8021q", "bonding", "bridge", "ip_vs"],
+    modules: &["8021q", "bonding", "bridge", "ip_vs", "sctp"],
     commands: &["ipvsadm"],
-    limit: Duration::from_secs(600),
+    limit: Duration::from_secs(900),
 };
 /// The test target that runs nowhere else.
 pub const LAB_TARGET: &str = "vm61";

@@ -56,3 +56,24 @@ fn thousands_of_services_are_planned_changed_and_taken_away() {
     kernel.apply(&reclaim(&kernel.snapshot(), &Census::default()));
     assert!(kernel.snapshot().services.is_empty() && kernel.snapshot().dests.is_empty());
 }
+
+/// As many backends in all, and in each service, as there may be (`limits.destinations: 262144`).
+#[test]
+fn a_quarter_of_a_million_backends_are_planned_and_changed() {
+    let address = |i: u32| Ipv4Addr::from(0x0a00_0000 + i).to_string();
+    let addresses: Vec<String> = (0..1024).map(address).collect();
+    let addresses: Vec<&str> = addresses.iter().map(String::as_str).collect();
+    let services: Vec<Service> = (0..256).map(|n| service(&format!("s{n}"), n + 1, &addresses)).collect();
+    let sizes = MapSizes { services: 4097, dests: 262_145, arena: 262_144 * 24, endpoints: 16385 };
+    let mut kernel = Kernel::new(sizes);
+    let mut want = desired(&services);
+    kernel.apply(&plan(&want, &kernel.snapshot()).expect("a plan"));
+    let now = kernel.snapshot();
+    assert_eq!(now.dests.len(), 262_144);
+    // One of each service is drained: their generations are made anew, and nothing else.
+    want.services.iter_mut().for_each(|service| service.backends[7].drained = true);
+    let ops = plan(&want, &now).expect("a plan");
+    let count = |what: fn(&Op) -> bool| ops.iter().filter(|op| what(op)).count();
+    assert_eq!(count(|op| matches!(op, Op::SetDest { .. })), 256);
+    assert_eq!(count(|op| matches!(op, Op::Publish { .. })), 256);
+}

@@ -1,9 +1,15 @@
 //! Rules about where clients come from change under traffic.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv4Addr},
+};
 
 use ipnet::IpNet;
-use lb_common::{endpoint::flag, source::Rule};
+use lb_common::{
+    endpoint::flag,
+    source::{MAX_RULES, RULE_ENTRIES, Rule},
+};
 use proptest::{collection::vec, prelude::*, sample::Index};
 
 use super::{
@@ -12,7 +18,7 @@ use super::{
 };
 use crate::{
     model::{Service, Sources, sources::rule},
-    plan::{Snapshot, plan},
+    plan::{Op, Snapshot, plan},
 };
 
 /// Rules about few networks that lie in each other.
@@ -94,6 +100,33 @@ proptest! {
             }
         }
     }
+}
+
+/// Two agents have died while they replaced all rules: what is left of their lists goes before the third one comes.
+#[test]
+fn what_dead_agents_left_makes_room() {
+    let list = |first: u8| -> Sources {
+        let text = |n: u32| format!("{}/32 deny", Ipv4Addr::from((u32::from(first) << 24) + n));
+        (0..MAX_RULES).map(|n| rule(&text(n)).expect("a rule")).collect()
+    };
+    let mut kernel = Kernel::new(SIZES);
+    for first in [10, 11, 12] {
+        let ops = plan(&desired(&[ruled(list(first))]), &kernel.snapshot()).expect("a plan");
+        let mut stored = kernel.snapshot().rules.len();
+        for op in &ops {
+            match op {
+                Op::SetRule { .. } => stored += 1,
+                Op::DeleteRule { .. } => stored -= 1,
+                _ => {}
+            }
+            assert!(stored <= RULE_ENTRIES as usize, "the trie has no room");
+        }
+        // The first two die before they take away.
+        let dies = |op: &&Op| first != 12 && matches!(op, Op::DeleteRule { .. });
+        let done: Vec<Op> = ops.iter().filter(|op| !dies(op)).cloned().collect();
+        kernel.apply(&done);
+    }
+    assert_eq!(kernel.snapshot().rules.len(), MAX_RULES as usize);
 }
 
 #[test]

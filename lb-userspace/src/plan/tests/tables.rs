@@ -10,10 +10,10 @@ use proptest::{collection::vec, prelude::*};
 
 use crate::plan::tables::{Candidate, maglev, round_robin, source_hash};
 
-/// Backend `n` is 10.0.0.n and destination n.
-fn candidate(n: u8, weight: u16, last_weight: u16) -> Candidate {
-    let address = Ipv4Addr::new(10, 0, 0, n).into();
-    Candidate { member: Member::new(u32::from(n), weight), address, port: 3306, last_weight }
+/// Backend `n` is destination n and the nth of 10.0.0.0/8.
+fn candidate(n: u32, weight: u16, last_weight: u16) -> Candidate {
+    let address = Ipv4Addr::from_bits(0x0a00_0000 + n).into();
+    Candidate { member: Member::new(n, weight), address, port: 3306, last_weight }
 }
 
 fn weighted(weights: &[u16]) -> Vec<Candidate> {
@@ -48,6 +48,24 @@ fn mh_keeps_its_table_when_a_weight_becomes_0() {
     assert!(maglev(&[candidate(1, 0, 0)]).is_empty());
 }
 
+/// The same of a hundred, and of as many as a service may have: four entries each of the 4,093.
+#[test]
+fn mh_moves_few_others_of_many() {
+    for (count, most) in [(100, 6), (1024, 2)] {
+        let all = weighted(&vec![1; count]);
+        let before = maglev(&all);
+        for gone in [0, count / 2, count - 1] {
+            let mut rest = all.clone();
+            rest.remove(gone);
+            let own = gone as u32 + 1;
+            let kept = before.iter().filter(|entry| **entry != own).count();
+            let moved = before.iter().zip(maglev(&rest)).filter(|(b, a)| **b != own && *b != a).count();
+            println!("{moved} of {kept} entries of others moved when one of {count} went");
+            assert!(moved * 100 <= kept * most, "{moved} of {kept} others moved, of {count} backends");
+        }
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
 
@@ -75,6 +93,7 @@ proptest! {
         let kept = before.len() - before.len() / count;
         prop_assert!(moved * 100 <= kept * 12, "{moved} of {kept} others moved");
     }
+
     /// One that comes moves what one that goes moves, back again: few entries of the others, whatever the weights.
     #[test]
     fn mh_moves_few_others_with_any_weights(

@@ -8,6 +8,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
+use lb_common::counters::Counters;
 use lb_tests::{
     netns::Netns,
     packet::Packet,
@@ -38,6 +39,7 @@ pub struct Ipvs {
     ipvsadm: Ipvsadm,
     services: File,
     connections: File,
+    stats: File,
     director: Netns,
 }
 
@@ -52,15 +54,16 @@ impl Ipvs {
     pub fn new(scope: &Scope) -> Result<Self> {
         let director = Netns::create(&scope.netns_name("ipvs"), Lifetime::Guarded)?;
         connect(&director)?;
-        let (services, connections) = director.enter(|| -> Result<_> {
+        let (services, connections, stats) = director.enter(|| -> Result<_> {
             let open = |name| File::open(format!("/proc/thread-self/net/{name}"));
             Ok((
                 open("ip_vs").context("this kernel has no IPVS")?,
                 open("ip_vs_conn").context("this kernel has no IPVS")?,
+                open("ip_vs_stats_percpu").context("this kernel has no IPVS")?,
             ))
         })??;
         let ipvsadm = Ipvsadm::start(&director, scope)?;
-        let mut ipvs = Self { wire: Wire::open(WIRE)?, ipvsadm, services, connections, director };
+        let mut ipvs = Self { wire: Wire::open(WIRE)?, ipvsadm, services, connections, stats, director };
         ipvs.ipvsadm.write(&format!("-A -t {COUNTER} -s rr"))?;
         ipvs.ipvsadm.write(&format!("-a -t {COUNTER} -r {COUNTER_BACKEND} -g -w 0"))?;
         ipvs.carry_out(&[])?;
@@ -92,6 +95,11 @@ impl Ipvs {
         let counter: std::net::SocketAddr = COUNTER.parse()?;
         view.services.retain(|endpoint, _| endpoint.address != counter.ip());
         Ok(view)
+    }
+
+    /// Of all services since the start, deleted ones too.
+    pub fn counters(&mut self) -> Result<Counters> {
+        Ok(listing::counters(&read(&mut self.stats)?))
     }
 
     /// Forgets every service and connection: a backend whose removal ends its connections.

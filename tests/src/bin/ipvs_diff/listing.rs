@@ -7,6 +7,7 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use lb::model::{Endpoint, Protocol};
+use lb_common::counters::Counters;
 
 use crate::view::{Flow, FlowKey, Load, Template};
 
@@ -105,4 +106,20 @@ fn address(text: &str) -> Result<IpAddr> {
 
 fn number(hex: &str) -> Result<u16> {
     Ok(u16::from_str_radix(hex, 16)?)
+}
+
+/// What each CPU counted, together, of `/proc/net/ip_vs_stats_percpu` (`ip_vs_stats_percpu_show`): the CPU,
+/// connections, packets in and out, bytes in and out, hexadecimal. Other totals are those of the last two seconds' end.
+pub fn counters(text: &str) -> Counters {
+    let mut sum = Counters::default();
+    let rows = text.lines().map(|line| line.split_whitespace().map(|word| u64::from_str_radix(word, 16)));
+    // Captions, and a total that begins with `~`, are no numbers.
+    for row in rows.filter_map(|row| row.collect::<Result<Vec<_>, _>>().ok()) {
+        if let [_cpu, connections, packets, _, bytes, _] = row[..] {
+            sum.connections += connections;
+            sum.packets += packets;
+            sum.bytes += bytes;
+        }
+    }
+    sum
 }

@@ -14,7 +14,7 @@ use lb::{
     },
     plan::{Desired, HostRoute, LinkSpec, Op, Snapshot, dest_address, plan, reclaim},
 };
-use lb_common::{dest, endpoint, protocol, template, tick, value, verdict::Verdict};
+use lb_common::{counters::Counters, dest, endpoint, protocol, template, tick, value, verdict::Verdict};
 use lb_tests::{packet::Packet, xdp::Director};
 
 use crate::{
@@ -108,6 +108,18 @@ impl Ours {
             Verdict::DroppedBackendRemoved => Answer::Nothing,
             other => Answer::Other(other.name().to_owned()),
         })
+    }
+
+    /// Of all services; a deleted one's are lost with its id.
+    pub fn counters(&self) -> Result<Counters> {
+        let mut sum = Counters::default();
+        for id in self.configured.services.keys() {
+            let of = self.director.maps().service_counters(*id)?;
+            sum.connections += of.connections;
+            sum.packets += of.packets;
+            sum.bytes += of.bytes;
+        }
+        Ok(sum)
     }
 
     /// What [`Ours::sweep`] left.

@@ -125,7 +125,13 @@ impl Directors {
     }
 
     fn send(&mut self, packet: &Packet) -> Result<Vec<String>> {
-        Ok(view::answers(&self.ipvs.send(packet)?, &self.ours.send(packet)?))
+        let before = (self.ipvs.counters()?, self.ours.counters()?);
+        let mut found = view::answers(&self.ipvs.send(packet)?, &self.ours.send(packet)?);
+        found.extend(view::counts(
+            view::since(self.ipvs.counters()?, before.0),
+            view::since(self.ours.counters()?, before.1),
+        ));
+        Ok(found)
     }
 
     fn wait(&mut self, time: Duration) -> Result<Vec<String>> {

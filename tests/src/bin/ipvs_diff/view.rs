@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, fmt, net::IpAddr, net::SocketAddr};
 
 use lb::model::Endpoint;
+use lb_common::counters::Counters;
 use lb_tests::packet::difference;
 
 use crate::lab;
@@ -83,6 +84,20 @@ pub fn answers(ipvs: &Answer, ours: &Answer) -> Vec<String> {
         text += &format!("; IPVS's frame (-) and lb's (+):\n{}", difference(ipvs, ours));
     }
     vec![text]
+}
+
+/// What a packet added to the counters, of all services together.
+pub fn since(after: Counters, before: Counters) -> Counters {
+    Counters {
+        connections: after.connections.wrapping_sub(before.connections),
+        packets: after.packets.wrapping_sub(before.packets),
+        bytes: after.bytes.wrapping_sub(before.bytes),
+    }
+}
+
+/// What differs between what one packet added.
+pub fn counts(ipvs: Counters, ours: Counters) -> Option<String> {
+    (ipvs != ours).then(|| format!("counted by IPVS: {ipvs:?}, by lb: {ours:?}"))
 }
 
 /// What differs between two views. `held` is for how long our sweeper was kept waiting for IPVS's timers, in seconds:

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use aya::maps::{Array, Map, MapData};
 use lb::{
     dataplane::FlowEntry,
     model::{Persistence, Scheduler, Scope, Service, Timeouts, sources::rule},
@@ -11,8 +10,7 @@ use lb::{
 use lb_common::{
     dest,
     tcp::{self, State},
-    template,
-    value::{self, Value},
+    template, value,
     verdict::Verdict,
 };
 use lb_tests::xdp::{Director, SMALL};
@@ -363,7 +361,7 @@ impl World {
         let maps = self.director.maps();
         let dests = maps.snapshot().expect("a snapshot").dests;
         let mut recount: BTreeMap<u32, (u64, u64)> = dests.keys().map(|id| (*id, (0, 0))).collect();
-        for value in self.slots().into_iter().filter(|value| !value.is_template()) {
+        for value in slots(&self.director).into_iter().filter(|value| !value.is_template()) {
             prop_assert!(value.is_flow(), "a slot is locked: {:?}", value);
             let (active, inactive) = recount.entry(value.dest()).or_default();
             *(if value.state().is_active() { active } else { inactive }) += 1;
@@ -377,37 +375,13 @@ impl World {
         Ok(())
     }
 
-    /// Every slot of the tables that is not free, whether its time is up or not.
-    fn slots(&self) -> Vec<Value> {
-        let meta = self.director.meta();
-        let (narrow, wide) = (meta.narrow_generation, meta.wide_generation);
-        let mut slots = self.values::<8>("FLOWS4", narrow);
-        slots.extend(self.values::<24>("FLOWSW", wide));
-        if meta.old_narrow_buckets != 0 {
-            slots.extend(self.values::<8>("FLOWS4", narrow - 1));
-        }
-        if meta.old_wide_buckets != 0 {
-            slots.extend(self.values::<24>("FLOWSW", wide - 1));
-        }
-        slots
-    }
-
-    /// Each bucket begins with four times tag and value.
-    fn values<const N: usize>(&self, name: &str, generation: u32) -> Vec<Value> {
-        let pin = self.director.layout().flows(name, generation);
-        let map = Map::from_map_data(MapData::from_pin(pin).expect("a pin")).expect("a map");
-        let buckets = Array::<_, [u64; N]>::try_from(map).expect("an array");
-        let values = buckets.iter().map(|bucket| bucket.expect("read"));
-        values.flat_map(|b| [b[1], b[3], b[5], b[7]]).map(Value).filter(|value| !value.is_free()).collect()
-    }
-
     /// What is left when all has ended: the flows that clients know of until then, and then nothing.
     pub fn end(&mut self) -> Result<(), TestCaseError> {
         self.counts_equal_a_recount()?;
         prop_assert!(self.director.flows().len() >= self.flows.len(), "flows were lost");
         self.sweep(FOREVER)?;
         self.sweep(FOREVER)?;
-        prop_assert_eq!(self.slots(), [], "slots leak");
+        prop_assert_eq!(slots(&self.director), [], "slots leak");
         self.counts_equal_a_recount()?;
         if self.director.meta().is_migrating() {
             self.resize();
