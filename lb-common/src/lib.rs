@@ -31,6 +31,7 @@ pub mod source;
 pub mod tcp;
 pub mod template;
 pub mod tick;
+pub mod trace;
 #[cfg(feature = "user")]
 mod user;
 pub mod value;

@@ -5,6 +5,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 
 use crate::{
     bucket::Word, counters, dest, endpoint, fragment, host, link, meta, probe, record, service, source, tick,
+    trace,
 };
 
 macro_rules! pod {
@@ -37,6 +38,8 @@ pod!(
     source::Data4,
     source::Data6,
     tick::Reading,
+    trace::Filter,
+    trace::Lost,
 );
 
 impl Word for AtomicU64 {

@@ -34,7 +34,7 @@ pub fn forward(ctx: &XdpContext, packet: &Packet, flow: &Flow) -> Result<Verdict
     let (route, path) = unsafe {
         (Route(ptr::read_volatile(&raw const host.route)), Path(ptr::read_volatile(&raw const host.path)))
     };
-    if record::is_dry() {
+    if record::is_kept() {
         record::step(Step::Dest, flow.dest as u64, flow.service as u64);
         record::step(Step::Host, route.0, path.0);
     }

@@ -21,6 +21,7 @@ mod record;
 mod schedule;
 mod table;
 mod template;
+mod trace;
 mod word;
 
 use aya_ebpf::{
@@ -40,6 +41,7 @@ pub fn lb(ctx: XdpContext) -> u32 {
         Ok(verdict) | Err(verdict) => verdict,
     };
     count::verdict(verdict);
+    trace::ended(verdict);
     action(verdict)
 }
 
@@ -53,7 +55,8 @@ pub fn clock(_ctx: XdpContext) -> u32 {
 /// The way of a packet. Both arms are ways out; `Err` is for those that end it early.
 #[inline(always)]
 fn balance(ctx: &XdpContext) -> Result<Verdict, Verdict> {
-    let packet = packet::parse(ctx)?;
+    let packet = packet::parse(ctx).inspect_err(|_| trace::unread(ctx))?;
+    trace::came(ctx, &packet);
     let flow = if packet.part.is(Part::Later) {
         fragment::follow_first(ctx, &packet)?
     } else if packet.part.is(Part::Icmp) {

@@ -18,6 +18,11 @@ use lb_common::{
     source, verdict,
 };
 
+#[cfg(feature = "trace")]
+use aya_ebpf::btf_maps::RingBuf;
+#[cfg(feature = "trace")]
+use lb_common::trace;
+
 use crate::{answer::Allowance, clock::Reading, schedule::repeat::MAX_STATE, word::KernelWord};
 
 /// `BPF_F_MMAPABLE` (`include/uapi/linux/bpf.h`): the agent reads and writes the array through a
@@ -133,5 +138,18 @@ pub static ALLOWANCE: PerCpuArray<Allowance, 1> = PerCpuArray::new();
 #[cfg(feature = "explain")]
 #[btf_map]
 pub static RECORD: Array<lb_common::record::Record, 1> = Array::new();
+/// Of the build for `lb trace`: what is asked, what could not be reported, a CPU's notes, and the reports.
+#[cfg(feature = "trace")]
+#[btf_map]
+pub static TRACES: Array<trace::Filter, { trace::SLOTS }> = Array::new();
+#[cfg(feature = "trace")]
+#[btf_map]
+pub static LOST: PerCpuArray<trace::Lost, { trace::SLOTS }> = PerCpuArray::new();
+#[cfg(feature = "trace")]
+#[btf_map]
+pub static SCRATCH: PerCpuArray<trace::Scratch, 1> = PerCpuArray::new();
+#[cfg(feature = "trace")]
+#[btf_map]
+pub static RING: RingBuf<(), { trace::RING }> = RingBuf::new();
 #[btf_map]
 pub static CLOCK: Array<Reading, 1, MMAPABLE> = Array::new();

@@ -1,5 +1,6 @@
-//! What the program notes of its way, instead of leaving anything else behind: in the build for `lb explain`, feature
-//! `explain`, which is run by BPF_PROG_TEST_RUN alone. In the one that forwards nothing of it is compiled.
+//! What the program notes of its way: in the build for `lb explain`, feature `explain`, which is run by
+//! BPF_PROG_TEST_RUN alone and leaves nothing else behind; and in the one for `lb trace`, feature `trace`, which forwards
+//! (see `trace`). In the one that forwards every other day nothing of it is compiled.
 
 use lb_common::record::Step;
 
@@ -9,12 +10,20 @@ pub const fn is_dry() -> bool {
     cfg!(feature = "explain")
 }
 
+/// Whether steps are noted.
+#[inline(always)]
+pub const fn is_kept() -> bool {
+    cfg!(any(feature = "explain", feature = "trace"))
+}
+
 /// The packet has come to a step.
 #[inline(always)]
 pub fn step(step: Step, first: u64, second: u64) {
     #[cfg(feature = "explain")]
     record_step(step as u32, first, second);
-    #[cfg(not(feature = "explain"))]
+    #[cfg(feature = "trace")]
+    crate::trace::trace_step(step as u32, first, second);
+    #[cfg(not(any(feature = "explain", feature = "trace")))]
     let _ = (step, first, second);
 }
 
@@ -25,7 +34,13 @@ pub fn step(step: Step, first: u64, second: u64) {
 extern "C" fn record_step(step: u32, first: u64, second: u64) -> u32 {
     let Some(record) = crate::maps::RECORD.get_ptr_mut(0) else { return 0 };
     // SAFETY: the map's value; packets are explained one at a time.
-    let record = unsafe { &mut *record };
+    note(unsafe { &mut *record }, step, first, second)
+}
+
+/// 1 if there was room for it.
+#[cfg(any(feature = "explain", feature = "trace"))]
+#[inline(always)]
+pub fn note(record: &mut lb_common::record::Record, step: u32, first: u64, second: u64) -> u32 {
     let at = record.count as usize;
     if at >= lb_common::record::STEPS {
         return 0;

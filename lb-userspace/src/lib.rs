@@ -3,9 +3,8 @@
 //! Three rings, imports point inward only:
 //! * PURE: [`model`], [`config`], [`overlay`] (its journal apart), [`plan`], [`neigh`], [`health`], [`estimator`],
 //!   [`events`] (its file apart), [`pressure`], [`api::types`] - no tokio, no aya, no sockets, no clock;
-//! * IO: [`dataplane`], [`net`], [`checks`], [`notify`], [`program`], [`realserver`], [`doctor`], [`explain`], [`api`], [`clock`],
-//!   [`durable`], [`log`] - BPF, netlink,
-//!   HTTP, the time;
+//! * IO: [`dataplane`], [`net`], [`checks`], [`notify`], [`program`], [`realserver`], [`doctor`], [`explain`], [`trace`], [`api`],
+//!   [`clock`], [`durable`], [`log`] - BPF, netlink, HTTP, the time;
 //! * ROOT: [`agent`] and [`cli`].
 
 pub mod agent;
@@ -31,3 +30,4 @@ pub mod plan;
 pub mod pressure;
 pub mod program;
 pub mod realserver;
+pub mod trace;

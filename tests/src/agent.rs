@@ -239,6 +239,19 @@ impl Agent {
         Ok((link.id(), link.program_id()))
     }
 
+    /// What the kernel makes of the instructions of the program on an interface: the same for the same build of it.
+    pub fn program_tag(&self, interface: &str) -> Result<u64> {
+        loop {
+            let (_, id) = self.link(interface)?;
+            let programs = aya::programs::loaded_programs().filter_map(|program| program.ok());
+            if let Some(program) = programs.into_iter().find(|program| program.id() == id) {
+                return Ok(program.tag());
+            }
+            // It was swapped for another one between the two looks, or something is wrong.
+            ensure!(self.link(interface)?.1 != id, "there is no program {id}");
+        }
+    }
+
     /// Where the instance's links and maps are pinned.
     pub fn pins(&self) -> PathBuf {
         self.bpffs.join("lb").join(&self.instance)

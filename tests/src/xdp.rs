@@ -4,7 +4,7 @@ use anyhow::{Context, Result, bail, ensure};
 use aya::{TestRun, TestRunOptions, programs::Xdp};
 use lb::{
     clock::kernel_hz,
-    dataplane::{Adopted, Clock, FlowEntry, Layout, Maps, Moved, Object, Pins, Sweep},
+    dataplane::{Adopted, Clock, FlowEntry, Layout, Maps, Moved, Object, Pins, Sweep, Traces},
     model::{FlowSizes, Limits},
     plan::{Desired, plan, reclaim},
 };
@@ -143,6 +143,21 @@ impl Director {
         object.director()?;
         self.object = object;
         Ok(())
+    }
+
+    /// The program that reports is the one from now on; where it reports.
+    pub fn trace(&mut self) -> Result<Traces> {
+        let mut object = Object::open_tracing(&self.pins.layout, &self.pins.meta, 1)?;
+        object.director()?;
+        let traces = object.traces()?;
+        self.object = object;
+        Ok(traces)
+    }
+
+    /// And the ordinary one is again.
+    pub fn trace_no_more(&mut self) -> Result<()> {
+        let meta = self.pins.meta;
+        self.load(&meta)
     }
 
     /// Sends a frame through the program.

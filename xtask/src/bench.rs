@@ -13,8 +13,8 @@ use crate::vm;
 
 #[derive(ClapArgs)]
 pub struct Args {
-    /// Tables (packets, wire, cases, cpus, schedulers, sweeper, evictions, cold-start, control, checks); the packets
-    /// with their targets if none is given
+    /// Tables (packets, wire, cases, cpus, schedulers, sweeper, evictions, cold-start, control, checks, trace); the
+    /// packets with their targets if none is given
     tables: Vec<OsString>,
     /// Packets a second from a generator through the director to a sink, beside the least that forwards and the
     /// kernel's forwarding

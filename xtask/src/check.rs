@@ -40,7 +40,7 @@ pub fn lint_host() -> Result<()> {
 /// aya-ebpf's switch for the layout of the host's registers; cpu v3 has the atomics.
 pub fn lint_bpf() -> Result<()> {
     let flags = [r#"--cfg=bpf_target_arch="x86_64""#, "-Ctarget-cpu=v3"].join("\x1f");
-    for features in ["bench", "explain", "lru", "stub"] {
+    for features in ["bench", "explain", "lru", "stub", "trace"] {
         Cmd::cargo([&format!("+{}", nightly()), "clippy", "-p", "lb-ebpf", "--bins", "--release"])
             .args(["--features", features])
             .args(["--target", "bpfel-unknown-none", "-Z", "build-std=core", "--", "-D", "warnings"])

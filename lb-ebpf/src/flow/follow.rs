@@ -43,6 +43,9 @@ pub fn steady<B: Table>(key: &B::Key, segment: Segment, endpoint: Endpoint) -> O
     }
     let next = segment.next(hit.value.state());
     if !changes(hit.value, next, now.after(timeout(record, next))) {
+        if record::is_kept() {
+            record::step(Step::Flow, hit.value.0, followed(hit.value.expiry().until(now), next.0, false));
+        }
         return Outcome::known(hit.value.dest());
     }
     Outcome::MISS
@@ -107,7 +110,7 @@ pub fn follow<B: Table>(place: u32, value: Value, segment: Segment, service: u32
     };
     let now = clock::now();
     let (dest, state) = (value.dest(), value.state());
-    if record::is_dry() {
+    if record::is_kept() {
         let (left, next) = (value.expiry().until(now), segment.next(state));
         let is_over = is_over(value, segment, record, now);
         record::step(Step::Flow, value.0, followed(left, next.0, is_over));

@@ -68,6 +68,19 @@ impl Outline {
         (self.0 >> 40) as u8
     }
 
+    #[cfg(feature = "trace")]
+    #[inline(always)]
+    pub fn is(self, part: Part) -> bool {
+        self.0 >> 32 & 3 == part as u64
+    }
+
+    /// IP total length.
+    #[cfg(feature = "trace")]
+    #[inline(always)]
+    pub fn bytes(self) -> u32 {
+        (self.0 >> 48) as u32
+    }
+
     /// Bytes from the transport header on.
     #[inline(always)]
     pub fn payload(self) -> u32 {

@@ -7,7 +7,7 @@ use lb_common::meta::Meta;
 
 use super::{Agent, drivers, host::HostChanges};
 use crate::{
-    dataplane::{Attached, Loaded, Pins, Target},
+    dataplane::{Attached, Build, Loaded, Pins, Target},
     events::{Draft, Kind},
     model::{InterfaceSpec, Model, OffloadPolicy},
     net::{
@@ -160,11 +160,13 @@ impl Agent {
     pub(super) async fn attach(&mut self) -> Result<()> {
         // All are loaded before the first displaces another program or one of an earlier agent's.
         let meta = self.pins.meta;
-        for loaded in self.load(&meta, false)? {
+        for mut loaded in self.load(&meta, false)? {
+            let (ifindex, traces) = (loaded.target().ifindex, loaded.traces());
             if self.options.replace {
                 self.displace(loaded.target()).await?;
             }
             let attached = put(&self.pins, loaded, &self.network.links)?;
+            self.tracing.follow(ifindex, traces);
             report(&attached, &mut self.warnings);
             if attached.adopted {
                 self.say(Draft::new(Kind::Program).because(&attached.interface));
@@ -180,8 +182,12 @@ impl Agent {
 
     /// Replaces the programs that are there, each atomically.
     pub(super) fn swap(&mut self, programs: Vec<Loaded>) -> Result<()> {
-        for loaded in programs {
-            let ifindex = loaded.target().ifindex;
+        let why = match self.tracing.build() {
+            Build::Ordinary => "",
+            Build::Tracing => ", with the program of `lb trace`",
+        };
+        for mut loaded in programs {
+            let (ifindex, traces) = (loaded.target().ifindex, loaded.traces());
             let here = self.interfaces.all.iter().filter(|one| one.attachment.ifindex == ifindex);
             let was_generic = here.filter_map(|one| one.attached.as_ref()).map(|now| now.generic).next();
             let attached = loaded.attach(&self.pins.layout, was_generic)?;
@@ -192,7 +198,8 @@ impl Agent {
                 in_place = attached.adopted,
                 "swapped the XDP program"
             );
-            self.say(Draft::new(Kind::Program).because(&attached.interface));
+            self.tracing.follow(ifindex, traces);
+            self.say(Draft::new(Kind::Program).because(format!("{}{why}", attached.interface)));
             for one in self.interfaces.all.iter_mut().filter(|one| one.attachment.ifindex == ifindex) {
                 one.attached = Some(attached.clone());
             }
@@ -220,7 +227,7 @@ impl Agent {
                 .with_context(|| format!("{name} has no link index"))?;
             let (interface, ifindex) = (name.clone(), attachment.ifindex);
             let target = Target { interface, ifindex, mode: spec.mode, link, pass: false };
-            loaded.push(Loaded::load(&self.pins.layout, meta, target)?);
+            loaded.push(Loaded::load(&self.pins.layout, meta, target, self.tracing.build())?);
         }
         Ok(loaded)
     }

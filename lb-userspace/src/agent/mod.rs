@@ -25,6 +25,7 @@ mod signals;
 mod start;
 mod takedown;
 mod targets;
+mod traces;
 mod views;
 
 use std::{path::PathBuf, time::Duration};
@@ -52,6 +53,7 @@ use interfaces::Interfaces;
 use network::Network;
 use probing::Probing;
 use rates::Counted;
+use traces::Tracing;
 
 /// What the command line says about where things are.
 #[derive(Clone, Debug)]
@@ -99,6 +101,7 @@ struct Agent {
     sweep: Sweep,
     rates: Estimator<Counted>,
     growth: Growth,
+    tracing: Tracing,
     events: EventLog,
     /// What could not be told.
     untold: Failures,

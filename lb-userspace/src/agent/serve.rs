@@ -92,12 +92,14 @@ pub async fn run(
                 Asked::Stop => break End::Stop,
             },
             Some(untold) = agent.untold.recv() => agent.say(untold),
+            () = agent.tracing.ending() => agent.trace_ended(),
             results = agent.monitor.next() => agent.heard_health(results),
             () = wait_until(deadline) => {
                 if monotonic() >= next_sweep {
                     agent.sweep();
                     agent.end_maintenances().await;
                     agent.resize().await;
+                    agent.settle_tracing();
                     next_sweep = monotonic() + SWEEP;
                     if agent.unfinished || monotonic() >= next_look {
                         agent.follow_network().await;
@@ -110,6 +112,8 @@ pub async fn run(
         }
     };
     notify(&[sd_notify::NotifyState::Stopping]);
+    // Whoever traces is told by the end of its answer.
+    agent.end_tracing();
     if matches!(end, End::Stop) {
         let how = "forwarding goes on without the agent (`lb detach` takes it down)";
         agent.say(Draft::new(Kind::AgentStop).because(how));
@@ -231,6 +235,10 @@ async fn handle_request(agent: &mut Agent, request: Request) -> Option<End> {
         Request::Reload { options, reply } => {
             let reloaded = agent.reload(&options).await;
             answer(reply, reloaded);
+        }
+        Request::Trace { question, reply } => {
+            let begun = agent.trace(&question);
+            answer(reply, begun);
         }
         Request::Timeouts { reply } => answer(reply, Ok(agent.model.timeouts)),
         Request::TimeoutsEdit { edit, reply } => {

@@ -145,6 +145,7 @@ async fn start(
         pressure: Default::default(),
         rates: Estimator::default(),
         growth: Growth::default(),
+        tracing: Default::default(),
         events: event_log,
         untold,
         started: monotonic(),

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Agent, drivers, interfaces::put};
 use crate::{
-    dataplane::{Loaded, Target},
+    dataplane::{Build, Loaded, Target},
     model::AttachMode,
     net::xdp,
 };
@@ -34,8 +34,7 @@ impl Agent {
                 link: 0,
                 pass: true,
             };
-            let put = Loaded::load(&self.pins.layout, &self.pins.meta, target)
-                .map_err(Into::into)
+            let put = Loaded::load(&self.pins.layout, &self.pins.meta, target, Build::Ordinary)
                 .and_then(|loaded| put(&self.pins, loaded, &self.network.links));
             match put {
                 Ok(attached) => {

@@ -77,6 +77,7 @@ pub fn status(agent: &Agent) -> Status {
             .chain(agent.monitor.troubled(model))
             .chain(agent.events.warning.clone())
             .chain(agent.probe_warnings())
+            .chain(agent.tracing.warning())
             .collect(),
     }
 }

@@ -8,11 +8,11 @@ use std::{
 
 use axum::body::Bytes;
 use http_body_util::{BodyExt, Full};
-use hyper::{Method, client::conn::http1, header::HOST};
+use hyper::{Method, body::Incoming, client::conn::http1, header::HOST};
 use hyper_util::rt::TokioIo;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::{Serialize, de::DeserializeOwned};
-use tokio::net::UnixStream;
+use tokio::{net::UnixStream, task::JoinHandle};
 
 use super::types::{
     ApiError, BackendAdd, BackendEdit, ConnFilter, ConnList, Done, MaintenanceBegin, ReloadOptions, Reloaded,
@@ -21,6 +21,7 @@ use super::types::{
 use crate::{
     events::{Filter, Listed},
     model::{BackendKey, PartialTimeouts, ServiceName, Timeouts},
+    trace::{Question, Report},
 };
 
 /// Talks to the agent that serves one socket. Each request is a connection of its own.
@@ -180,6 +181,16 @@ impl Client {
         self.json(Method::POST, "/v1/detach", NOTHING).await
     }
 
+    /// Begins a trace; it ends when what is returned is dropped.
+    pub async fn trace(&self, question: &Question) -> Result<TraceStream, ClientError> {
+        let path = self.with_query("/v1/trace", question)?;
+        let begun = self.begin(Method::GET, &path, Bytes::new());
+        let (body, connection) = tokio::time::timeout(self.timeout, begun)
+            .await
+            .map_err(|_| ClientError::Timeout { within: self.timeout })??;
+        Ok(TraceStream { client: self.clone(), body, _connection: connection, rest: Vec::new() })
+    }
+
     async fn json<T: DeserializeOwned>(
         &self,
         method: Method,
@@ -206,6 +217,18 @@ impl Client {
     }
 
     async fn exchange(&self, method: Method, path: &str, body: Bytes) -> Result<Bytes, ClientError> {
+        let (body, _connection) = self.begin(method, path, body).await?;
+        Ok(body.collect().await.map_err(|error| self.broken(error))?.to_bytes())
+    }
+
+    /// Asks, and waits for the beginning of an answer that is no refusal. The connection is driven beside it, and
+    /// closed when it is dropped.
+    async fn begin(
+        &self,
+        method: Method,
+        path: &str,
+        body: Bytes,
+    ) -> Result<(Incoming, Connection), ClientError> {
         let stream = UnixStream::connect(&self.socket).await.map_err(|error| self.not_connected(error))?;
         let request = hyper::Request::builder()
             .method(method)
@@ -215,19 +238,17 @@ impl Client {
             .map_err(|error| self.broken(error))?;
         let (mut sender, connection) =
             http1::handshake(TokioIo::new(stream)).await.map_err(|error| self.broken(error))?;
-        let answered = async move {
-            let response = sender.send_request(request).await?;
-            let status = response.status();
-            let body = response.into_body().collect().await?.to_bytes();
-            Ok::<_, hyper::Error>((status, body))
-        };
-        // The connection ends by itself when `answered` drops its sender; its error, if any, has then
-        // reached the request too.
-        let (answer, _) = tokio::join!(answered, connection);
-        let (status, body) = answer.map_err(|error| self.broken(error))?;
+        let connection = Connection(tokio::spawn(async move {
+            // Its error, if any, reaches the request or its body, too.
+            let _ = connection.await;
+        }));
+        let response = sender.send_request(request).await.map_err(|error| self.broken(error))?;
+        let status = response.status();
+        let body = response.into_body();
         if status.is_success() {
-            return Ok(body);
+            return Ok((body, connection));
         }
+        let body = body.collect().await.map_err(|error| self.broken(error))?.to_bytes();
         let error = serde_json::from_slice(&body).unwrap_or_else(|_| ApiError {
             message: format!("the agent answered {status}: {}", String::from_utf8_lossy(&body).trim()),
             hint: None,
@@ -251,6 +272,53 @@ impl Client {
     fn with_query(&self, path: &str, query: &impl Serialize) -> Result<String, ClientError> {
         let query = serde_urlencoded::to_string(query).map_err(|error| self.broken(error))?;
         Ok(if query.is_empty() { path.to_owned() } else { format!("{path}?{query}") })
+    }
+}
+
+/// Packets of a trace, as they come.
+#[derive(Debug)]
+pub struct TraceStream {
+    client: Client,
+    body: Incoming,
+    _connection: Connection,
+    /// The beginning of a line.
+    rest: Vec<u8>,
+}
+
+impl TraceStream {
+    /// What has come next, several reports at once; none when the agent has ended the trace.
+    ///
+    /// # Errors
+    /// The agent is silent, or does not say what this version expects.
+    pub async fn next(&mut self) -> Result<Option<Vec<Report>>, ClientError> {
+        let Self { client, body, _connection, rest } = self;
+        let within = client.timeout;
+        // It says something each second.
+        let frame =
+            tokio::time::timeout(within, body.frame()).await.map_err(|_| ClientError::Timeout { within })?;
+        let Some(frame) = frame else { return Ok(None) };
+        let Ok(data) = frame.map_err(|error| client.broken(error))?.into_data() else {
+            return Ok(Some(Vec::new()));
+        };
+        rest.extend_from_slice(&data);
+        let Some(end) = rest.iter().rposition(|byte| *byte == b'\n') else { return Ok(Some(Vec::new())) };
+        let behind = rest.split_off(end + 1);
+        let lines = std::mem::replace(rest, behind);
+        let reports = lines.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
+        reports
+            .map(|line| serde_json::from_slice(line).map_err(|error| client.broken(error)))
+            .collect::<Result<_, _>>()
+            .map(Some)
+    }
+}
+
+/// Closed when it is dropped.
+#[derive(Debug)]
+struct Connection(JoinHandle<()>);
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.0.abort();
     }
 }
 

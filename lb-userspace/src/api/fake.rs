@@ -18,6 +18,7 @@ use crate::{
     api::types::BackendStats,
     events::{Draft, Kind, Ring},
     model::{Endpoint, Protocol, Scheduler, ServiceName, ServiceOptions, Timeouts},
+    trace::{Counts, Packet, Report, Reports},
 };
 
 /// A served socket in a temporary directory.
@@ -132,6 +133,7 @@ fn answer(request: Request, memory: &mut Memory) {
             memory.shown_drained = Some(0);
             drop(reply.send(done()))
         }
+        Request::Trace { reply, .. } => drop(reply.send(Ok(reports()))),
         Request::Timeouts { reply } => drop(reply.send(Ok(Timeouts::default()))),
         Request::Events { reply } => drop(reply.send(Ok(feed()))),
         Request::Config { reply } => drop(reply.send(Ok("services: []\n".to_owned()))),
@@ -160,6 +162,43 @@ fn feed() -> Feed {
     let time = "2026-11-28T14:00:00Z".parse().unwrap();
     feed.push(time, [down, up, Draft::new(Kind::AgentStop)]);
     feed
+}
+
+/// Two packets, and then the agent ends.
+fn reports() -> Reports {
+    let (sender, reports) = tokio::sync::mpsc::channel(8);
+    let counts = Counts { reported: 2, over_rate: 3, ring_full: 2, client_slow: 1 };
+    let lines = [
+        Report::Counts(Counts::default()),
+        Report::Packet(Box::new(packet("forwarded-tx", Some("172.18.14.11:3306")))),
+        Report::Packet(Box::new(packet("dropped-no-backend", None))),
+        Report::Counts(counts),
+    ];
+    for line in lines {
+        let text = serde_json::to_string(&line).unwrap() + "\n";
+        sender.try_send(text.into()).unwrap();
+    }
+    reports
+}
+
+pub(crate) fn packet(verdict: &str, backend: Option<&str>) -> Packet {
+    Packet {
+        time: "2026-11-28T14:00:00.123456Z".parse().unwrap(),
+        interface: "eth0".to_owned(),
+        protocol: Some("tcp".to_owned()),
+        source: Some("10.1.2.3:40000".to_owned()),
+        destination: Some("172.18.14.100:3306".to_owned()),
+        flags: Some("SYN".to_owned()),
+        ethernet: None,
+        fragment: false,
+        length: 74,
+        service: Some("mysql".to_owned()),
+        backend: backend.map(|backend| backend.parse().unwrap()),
+        verdict: verdict.to_owned(),
+        cause: "rr decides".to_owned(),
+        steps: vec!["scheduler: rr decides".to_owned()],
+        frame: Some("0200000000090200000000010800".to_owned()),
+    }
 }
 
 fn find(name: &ServiceName) -> Result<ServiceView, Failure> {

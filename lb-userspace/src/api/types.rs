@@ -14,6 +14,7 @@
 //! | GET, DELETE `/v1/conns` | query: [`ConnFilter`] | [`ConnList`] or [`Done`] |
 //! | GET `/v1/stats` | | [`Stats`] |
 //! | GET `/v1/events` | query: [`Filter`](crate::events::Filter) | [`Listed`](crate::events::Listed) |
+//! | GET `/v1/trace` | query: [`Question`](crate::trace::Question) | [`Report`](crate::trace::Report)s, a line each, until the client hangs up |
 //! | GET `/v1/config` | | the running state as a configuration file, text/yaml |
 //! | POST `/v1/reload` | query: [`ReloadOptions`] | [`Reloaded`] |
 //! | POST `/v1/detach` | | [`Done`]; the agent ends |

@@ -24,6 +24,7 @@ mod status;
 #[cfg(test)]
 mod tests;
 mod timeout;
+mod trace;
 
 use std::{
     env,
@@ -119,6 +120,7 @@ fn dispatch(cli: Cli, output: &mut Output<'_>) -> Result<(), CliError> {
                 let pins = bpffs.join("lb").join(&global.instance);
                 status::run(&client, &pins, output).await
             }
+            Command::Trace(args) => trace::run(args, &client, output).await,
             Command::Timeout(verb) => timeout::run(verb, &client, output).await,
             Command::Run(_)
             | Command::CheckConfig { .. }

@@ -12,6 +12,7 @@ use aya::programs::{
 use super::{
     layout::Layout,
     object::{LoadError, Object, PassObject, chain},
+    trace::Traces,
 };
 use crate::model::AttachMode;
 use lb_common::meta::Meta;
@@ -61,10 +62,20 @@ pub struct Attached {
     pub fallback: Option<String>,
 }
 
+/// Which build of the program.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Build {
+    #[default]
+    Ordinary,
+    /// Reports what it does (`lb trace`).
+    Tracing,
+}
+
 /// A program in the kernel, made for an interface and not on it yet.
 pub struct Loaded {
     target: Target,
     object: Kind,
+    traces: Option<Traces>,
 }
 
 enum Kind {
@@ -73,22 +84,37 @@ enum Kind {
 }
 
 impl Loaded {
-    /// Loads the program for `target`.
-    pub fn load(layout: &Layout, meta: &Meta, target: Target) -> Result<Self, LoadError> {
+    /// Loads the program for `target`, in a build of it unless it only transmits.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn load(layout: &Layout, meta: &Meta, target: Target, build: Build) -> anyhow::Result<Self> {
+        let mut traces = None;
         let object = if target.pass {
             let mut object = PassObject::open()?;
             object.program()?;
             Kind::Pass(object)
         } else {
-            let mut object = Object::open(layout, meta, target.link)?;
+            let mut object = match build {
+                Build::Ordinary => Object::open(layout, meta, target.link)?,
+                Build::Tracing => Object::open_tracing(layout, meta, target.link)?,
+            };
             object.director()?;
+            if build == Build::Tracing {
+                traces = Some(object.traces()?);
+            }
             Kind::Director(object)
         };
-        Ok(Self { target, object })
+        Ok(Self { target, object, traces })
     }
 
     pub fn target(&self) -> &Target {
         &self.target
+    }
+
+    /// Where it reports, if it is the build that does.
+    pub fn traces(&mut self) -> Option<Traces> {
+        self.traces.take()
     }
 
     /// Puts it on the interface. `was_generic`: the mode that a pinned link of ours on it has, if there

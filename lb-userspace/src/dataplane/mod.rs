@@ -16,8 +16,9 @@ mod seen;
 mod snapshot;
 mod stats;
 mod templates;
+mod trace;
 
-pub use attach::{AttachError, Attached, Loaded, Target};
+pub use attach::{AttachError, Attached, Build, Loaded, Target};
 pub use clock::Clock;
 pub use deliver::{Delivery, End};
 pub use explain::{Explainer, Ran};
@@ -27,6 +28,7 @@ pub use layout::Layout;
 pub use maps::Maps;
 pub use object::{LoadError, Object};
 pub use pins::{Adopted, PinError, Pins, detach, grace_period, is_bpffs, unmount_bpffs};
+pub use trace::{Traced, Traces};
 
 /// Bytes of memory by entry, for `lb check-config`.
 pub fn entry_sizes() -> crate::config::EntrySizes {

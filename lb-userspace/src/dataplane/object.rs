@@ -9,12 +9,14 @@ use aya::{
 };
 use lb_common::{meta::Meta, tick};
 
-use super::layout::Layout;
+use super::{layout::Layout, trace::Traces};
 
 /// The production program, as build.rs made it.
 static DIRECTOR: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/lb.o"));
 /// The same, built to say what it would do with a packet.
 static EXPLAIN: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/lb-explain.o"));
+/// The same, built to report what it does with packets.
+static TRACE: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/lb-trace.o"));
 /// Passes everything: for interfaces that only transmit.
 static PASS: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/pass.o"));
 
@@ -158,6 +160,19 @@ impl Object {
         Self::open_build(EXPLAIN, layout, meta, link)
     }
 
+    /// Opens the build that reports what it does, on the same maps.
+    pub fn open_tracing(layout: &Layout, meta: &Meta, link: u16) -> Result<Self, LoadError> {
+        Self::open_build(TRACE, layout, meta, link)
+    }
+
+    /// Its maps for that, once the program is loaded.
+    ///
+    /// # Errors
+    /// It is another build, or the kernel refuses.
+    pub fn traces(&mut self) -> anyhow::Result<Traces> {
+        Traces::take(self)
+    }
+
     /// The same of another build of the program: benchmarks compare some.
     pub fn open_build(build: &[u8], layout: &Layout, meta: &Meta, link: u16) -> Result<Self, LoadError> {
         let (ingress, shift) = (u32::from(link), tick::shift(meta.hz));
@@ -204,6 +219,10 @@ impl Object {
     /// A map of the object's own.
     pub(super) fn map_mut(&mut self, name: &str) -> Option<&mut Map> {
         self.ebpf.map_mut(name)
+    }
+
+    pub(super) fn take_map(&mut self, name: &str) -> Option<Map> {
+        self.ebpf.take_map(name)
     }
 
     fn load(&mut self, name: &'static str) -> Result<&mut Xdp, LoadError> {

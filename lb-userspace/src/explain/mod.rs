@@ -16,7 +16,7 @@ use lb_common::{
 use serde::Serialize;
 
 pub use self::{
-    packet::{MAX_LENGTH, Packet, sctp_chunk, tcp_flags},
+    packet::{MAX_LENGTH, Packet, flag_names, sctp_chunk, tcp_flags},
     story::{Leaves, Line, Story, tell},
 };
 use crate::{

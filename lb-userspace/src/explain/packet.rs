@@ -144,12 +144,17 @@ impl Packet {
     /// As the heading of what is said about it.
     pub fn words(&self) -> String {
         let kind = match self.protocol {
-            Protocol::Tcp => format!("tcp {}", names(&FLAGS, |flag| self.flags & flag != 0)),
+            Protocol::Tcp => format!("tcp {}", flag_names(self.flags)),
             Protocol::Udp => "udp".to_owned(),
             Protocol::Sctp => format!("sctp {}", names(&CHUNKS, |chunk| self.chunk == chunk)),
         };
         format!("{kind} from {} to {}, TTL {}", self.from, self.to, self.ttl)
     }
+}
+
+/// `SYN,ACK`
+pub fn flag_names(flags: u8) -> String {
+    names(&FLAGS, |flag| flags & flag != 0)
 }
 
 fn names(all: &[(&'static str, u8)], has: impl Fn(u8) -> bool) -> String {

@@ -55,5 +55,6 @@ mod swap;
 mod talk;
 mod threshold;
 mod timeouts;
+mod trace;
 mod ttl;
 mod via;

@@ -66,7 +66,7 @@ fn the_socket_is_roots_or_the_groups() {
 }
 
 /// A copy of `lb` where every user may run it: a checkout may lie in a home directory.
-fn public_binary() -> Result<(tempfile::TempDir, PathBuf)> {
+pub fn public_binary() -> Result<(tempfile::TempDir, PathBuf)> {
     let dir = tempfile::tempdir()?;
     fs::set_permissions(dir.path(), Permissions::from_mode(0o755))?;
     let lb = dir.path().join("lb");

@@ -38,6 +38,7 @@ mod sctp;
 mod sources;
 mod state;
 mod threshold;
+mod trace;
 mod ttl;
 mod verifier;
 mod vlan;

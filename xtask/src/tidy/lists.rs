@@ -20,6 +20,9 @@ const PURE: &[&str] = &[
     "lb-userspace/src/plan/",
     "lb-userspace/src/plan.rs",
     "lb-userspace/src/pressure.rs",
+    "lb-userspace/src/trace/place.rs",
+    "lb-userspace/src/trace/question.rs",
+    "lb-userspace/src/trace/report.rs",
 ];
 
 /// Files in those directories that do their ring's IO, with the reason.

@@ -11,6 +11,7 @@ use crate::{
         Reloaded, ServiceAdd, ServiceEdit, ServiceView, Stats, Status,
     },
     model::{BackendKey, PartialTimeouts, ServiceName, Timeouts},
+    trace::{Question, Reports},
 };
 
 /// Where the agent puts its answer. A send that fails means that the client has gone: ignore it.
@@ -113,6 +114,11 @@ pub enum Request {
     TimeoutsEdit {
         edit: PartialTimeouts,
         reply: Reply<Done>,
+    },
+    /// Where the lines of the answer come from.
+    Trace {
+        question: Question,
+        reply: Reply<Reports>,
     },
 }
 

@@ -1,12 +1,16 @@
 //! The routes table of [`api::types`](crate::api::types), as axum sees it.
 
+use std::convert::Infallible;
+
 use axum::{
-    Json, Router,
+    Json, Router, body,
     extract::{DefaultBodyLimit, Path, Query, State},
     http::{Method, Uri, header::CONTENT_TYPE},
-    response::IntoResponse,
+    response::{IntoResponse, Response},
     routing::{get, patch, post},
 };
+
+use futures::stream;
 
 use super::{
     AgentHandle, Failure, Request,
@@ -19,6 +23,7 @@ use crate::{
     },
     events::{Filter, Listed},
     model::{BackendKey, PartialTimeouts, ServiceName, Timeouts},
+    trace::Question,
 };
 
 /// Largest request body, in bytes; the largest legitimate one is far below.
@@ -45,6 +50,7 @@ pub fn router(agent: AgentHandle) -> Router {
         .route("/v1/conns", get(conns).delete(conns_flush))
         .route("/v1/stats", get(stats))
         .route("/v1/events", get(events))
+        .route("/v1/trace", get(trace))
         .route("/v1/config", get(config))
         .route("/v1/reload", post(reload))
         .route("/v1/detach", post(detach))
@@ -166,9 +172,22 @@ async fn detach(State(agent): Agent) -> Answer<Done> {
     agent.ask(|reply| Request::Detach { reply }).await.map(Json)
 }
 
+/// Lines of JSON for as long as the client listens. Its end is told to whoever writes them.
+async fn trace(
+    State(agent): Agent,
+    Checked(Query(question)): Checked<Query<Question>>,
+) -> Result<Response, Failure> {
+    let reports = agent.ask(|reply| Request::Trace { question, reply }).await?;
+    let lines = stream::unfold(reports, async |mut reports| {
+        let line = reports.recv().await?;
+        Some((Ok::<_, Infallible>(line), reports))
+    });
+    Ok(([(CONTENT_TYPE, "application/x-ndjson")], body::Body::from_stream(lines)).into_response())
+}
+
 async fn no_such_route(uri: Uri) -> Failure {
     Failure::not_found(format!("this agent has no route {}", uri.path())).hint(
-        "routes begin with /v1/: status, services, timeouts, conns, stats, events, config, reload, detach; a `/` in a service's \
+        "routes begin with /v1/: status, services, timeouts, conns, stats, events, trace, config, reload, detach; a `/` in a service's \
          name is written %2F; if `lb` asked, it is newer than the agent: restart the agent",
     )
 }

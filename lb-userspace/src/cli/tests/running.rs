@@ -6,14 +6,17 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use pcap_file::pcapng::{Block, PcapNgReader};
+
 use crate::{
     api::{
-        fake::{self, FakeAgent},
+        fake::{self, FakeAgent, packet},
         types::{ConnList, OptionsEdit, ServiceAdd, ServiceEdit, ServiceView, Stats, Status},
     },
     cli::{Exit, Output, execute},
     events::{Event, Kind},
     model::{Endpoint, ExpireNodest, PartialTimeouts, Protocol, Reject, Scheduler, ServiceOptions},
+    trace::Packet,
 };
 
 struct Ran {
@@ -60,6 +63,72 @@ async fn events_are_lines_for_people_and_for_programs() {
     assert_eq!((ran.exit, ran.stdout.as_str()), (Exit::Success, ""));
     let ran = run(agent.socket(), "events --since tomorrow").await;
     assert_eq!(ran.exit, Exit::Usage);
+}
+
+#[tokio::test]
+async fn a_trace_is_lines_for_people_and_for_programs_and_says_what_is_missing() {
+    let agent = FakeAgent::start().await;
+    let line = "trace tcp 172.18.14.100:3306 --from 10.0.0.0/8 --only dropped,forwarded --sample 1/10";
+    let ran = run(agent.socket(), line).await;
+    let first = "2026-11-28T14:00:00.123456Z eth0 tcp 10.1.2.3:40000 > 172.18.14.100:3306 [SYN] 74 bytes: mysql \
+                 forwarded-tx to 172.18.14.11:3306: rr decides";
+    let lines: Vec<_> = ran.stdout.lines().collect();
+    assert_eq!((lines.len(), lines[0]), (2, first));
+    // The fake agent ends it.
+    assert_eq!(ran.exit, Exit::Failure);
+    for words in
+        ["tracing", "2 packets; 6 more", "3 above --rate", "2 the ring", "1 this command", "ended the trace"]
+    {
+        assert!(ran.stderr.contains(words), "{words}: {}", ran.stderr);
+    }
+    let asked = agent.asked.lock().unwrap().last().cloned().unwrap();
+    for words in ["Trace", "Tcp", "10.0.0.0/8", "3306", "dropped,forwarded", "sample: Some(10)"] {
+        assert!(asked.contains(words), "{words}: {asked}");
+    }
+    let ran = run(agent.socket(), "trace --count 1 --steps").await;
+    assert_eq!((ran.exit, ran.stdout.lines().count()), (Exit::Success, 2));
+    assert!(ran.stdout.lines().nth(1).unwrap().ends_with("scheduler: rr decides"), "{}", ran.stdout);
+    let ran = run(agent.socket(), "trace --count 2 --output json").await;
+    let packets: Vec<Packet> = ran.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(
+        (ran.exit, packets),
+        (
+            Exit::Success,
+            vec![packet("forwarded-tx", Some("172.18.14.11:3306")), packet("dropped-no-backend", None)]
+        )
+    );
+    for wrong in
+        ["trace tcp udp", "trace nonsense", "trace --only lost", "trace --sample 100", "trace --snap 9000"]
+    {
+        let ran = run(agent.socket(), wrong).await;
+        assert_eq!((ran.exit, ran.stdout.as_str()), (Exit::Usage, ""), "{wrong}: {}", ran.stderr);
+    }
+}
+
+#[tokio::test]
+async fn a_trace_s_file_has_frames_times_and_verdicts() {
+    let agent = FakeAgent::start().await;
+    let file = agent.directory.path().join("trace.pcapng");
+    let line = format!("trace --count 2 --write {} --snap 64", file.display());
+    let ran = run(agent.socket(), &line).await;
+    assert_eq!((ran.exit, ran.stdout.as_str()), (Exit::Success, ""), "{}", ran.stderr);
+    let mut reader = PcapNgReader::new(std::fs::File::open(&file).unwrap()).unwrap();
+    let (mut names, mut packets) = (Vec::new(), Vec::new());
+    while let Some(block) = reader.next_block() {
+        match block.unwrap() {
+            Block::InterfaceDescription(block) => {
+                names.extend(block.options.iter().map(|it| format!("{it:?}")))
+            }
+            Block::EnhancedPacket(block) => packets.push(block.into_owned()),
+            _ => {}
+        }
+    }
+    assert_eq!(names, ["IfName(\"eth0\")", "IfTsResol(9)"]);
+    assert_eq!((packets.len(), packets[0].data.len(), packets[0].original_len), (2, 14, 74));
+    let time: jiff::Timestamp = "2026-11-28T14:00:00.123456Z".parse().unwrap();
+    assert_eq!(i128::try_from(packets[0].timestamp.as_nanos()).unwrap(), time.as_nanosecond());
+    let comment = format!("{:?}", packets[0].options);
+    assert!(comment.contains("lb: forwarded-tx to 172.18.14.11:3306: rr decides"), "{comment}");
 }
 
 #[tokio::test]

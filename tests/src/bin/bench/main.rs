@@ -13,6 +13,7 @@ mod pace;
 mod packets;
 mod schedulers;
 mod sweeper;
+mod trace;
 mod wire;
 mod world;
 
@@ -60,6 +61,8 @@ enum Table {
     Control,
     /// 10,000 health checks a second (builds a lab; needs `lb` beside this program)
     Checks,
+    /// ns per packet while `lb trace` runs
+    Trace,
 }
 
 fn main() -> Result<()> {
@@ -81,6 +84,7 @@ fn main() -> Result<()> {
             Table::ColdStart => cold_start::cold_start()?,
             Table::Control => on_all_cpus(control::control)?,
             Table::Checks => checks::checks()?,
+            Table::Trace => trace::trace()?,
         }
         println!();
         if let Some(file) = &json {

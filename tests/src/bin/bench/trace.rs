@@ -1,0 +1,133 @@
+//! What a packet of a known connection costs while somebody traces, beside the ordinary program, on the same maps.
+//!
+//! A report's cost is that of the program alone: the ring is emptied between measurements.
+
+use anyhow::{Result, ensure};
+use lb::{
+    dataplane::Traces,
+    model::{FlowSizes, Limits, Scheduler},
+    trace::Question,
+};
+use lb_common::{
+    tcp::flag::{ACK, SYN},
+    tick::ticks,
+    trace::{Filter, MAX_SNAP},
+};
+use lb_tests::{
+    feeder::{Feed, Feeder, Target},
+    xdp::Director,
+};
+
+use crate::{
+    figures,
+    pace::Pace,
+    world::{PORT, VIP4, backend, desired, open, service},
+};
+
+const ROUNDS: usize = 31;
+/// Packets of a measurement: so many reports of the longest kind fit into the ring.
+const PACKETS: u32 = 400;
+const FLOWS: u32 = 256;
+const SIZES: FlowSizes = FlowSizes { ipv4: 4096, wide: 1024 };
+const LIMITS: Limits = Limits { services: 64, destinations: 256, endpoints: 256 };
+
+struct Row {
+    name: &'static str,
+    /// None: the ordinary program.
+    filter: Option<Filter>,
+    /// Whether each packet is reported.
+    reported: bool,
+    rounds: Vec<u32>,
+}
+
+fn rows() -> Result<Vec<Row>> {
+    let hz = lb::clock::kernel_hz();
+    let asked = |change: fn(&mut Question)| {
+        let mut question = Question { rate: Some(100_000), ..Question::default() };
+        change(&mut question);
+        question.filter(None, hz).map_err(anyhow::Error::msg)
+    };
+    let row = |name, filter, reported| Row { name, filter, reported, rounds: Vec::new() };
+    Ok(vec![
+        row("the ordinary program", None, false),
+        row("the one that traces, no filter", Some(Filter::default()), false),
+        row("a filter for another address", Some(asked(|q| q.to = "192.0.2.1".parse().ok())?), false),
+        row("one that samples, and not this one", Some(Filter { sample: 0, ..asked(|_| {})? }), false),
+        row("above the rate", Some(Filter { per_tick: 0, ..asked(|_| {})? }), false),
+        row("for dropped ones only", Some(asked(|q| q.only = Some("dropped".to_owned()))?), false),
+        row("reported", Some(asked(|_| {})?), true),
+        // The frames here have 74 bytes.
+        row("reported with its frame", Some(asked(|q| q.snap = Some(MAX_SNAP as u32))?), true),
+    ])
+}
+
+pub fn trace() -> Result<()> {
+    let addresses = (1..=2).map(|n| backend(VIP4, n));
+    let want = desired(vec![service(VIP4, PORT, Scheduler::Rr, addresses)]);
+    let mut director = Director::with_limits(SIZES, LIMITS, &want)?;
+    let mut feeder = Feeder::new()?;
+    let open = open(VIP4);
+    feeder.aim(Target::Director, &mut director)?;
+    for flags in [SYN, ACK] {
+        feeder.run(&open.flags(flags).bytes(), &mut Feed::new_flows(&open), FLOWS)?;
+    }
+    ensure!(director.flows().len() == FLOWS as usize, "{} flows", director.flows().len());
+    let (mut rows, mut pace) = (rows()?, Pace::default());
+    for round in 0..=ROUNDS {
+        director.trace_no_more()?;
+        let mut traces: Option<Traces> = None;
+        pace.round(|| {
+            for row in &mut rows {
+                if row.filter.is_some() && traces.is_none() {
+                    traces = Some(director.trace()?);
+                }
+                let nanoseconds = measure(&mut feeder, &mut director, &mut traces, row)?;
+                // The first one warms up.
+                if round > 0 {
+                    row.rounds.push(nanoseconds);
+                }
+            }
+            Ok(())
+        })?;
+    }
+    println!(
+        "{:<46}{:>9}{:>9}",
+        format!("ns per packet, {ROUNDS} rounds, wrapper included"),
+        "minimum",
+        "median"
+    );
+    for row in &rows {
+        let (minimum, median) = figures(&row.rounds);
+        println!("{:<46}{minimum:>9}{median:>9}", row.name);
+    }
+    println!("\n{} instructions verified; {pace}", director.verified_instructions()?);
+    Ok(())
+}
+
+fn measure(
+    feeder: &mut Feeder,
+    director: &mut Director,
+    traces: &mut Option<Traces>,
+    row: &Row,
+) -> Result<u32> {
+    let open = open(VIP4).flags(ACK);
+    let mut feed = Feed::of(&open, FLOWS);
+    if let (Some(filter), Some(traces)) = (row.filter, traces.as_mut()) {
+        let until = director.clock.now().after(ticks(60, director.clock.hz())).0;
+        traces.set(0, Filter { until, ..filter })?;
+    }
+    feeder.aim(Target::Director, director)?;
+    // Once to warm up.
+    feeder.run(&open.bytes(), &mut feed, PACKETS)?;
+    if let Some(traces) = traces {
+        traces.read(usize::MAX, |_| {});
+    }
+    let nanoseconds = feeder.run(&open.bytes(), &mut feed, PACKETS)?;
+    let mut reported = 0;
+    if let Some(traces) = traces {
+        traces.read(usize::MAX, |_| reported += 1);
+    }
+    let expected = if row.reported { PACKETS } else { 0 };
+    ensure!(reported == expected, "{}: {reported} of {PACKETS} packets were reported", row.name);
+    Ok(nanoseconds)
+}
