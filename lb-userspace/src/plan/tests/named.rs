@@ -88,7 +88,8 @@ fn options_become_flags() {
     use lb_common::service::{
         self,
         flag::{
-            APART, EXPIRE_QUIESCENT, ONE_PACKET, RESCHEDULE, RESCHEDULE_UDP, RESET_NODEST, SLOPPY_TCP, USED,
+            APART, ASSURES, EXPIRE_QUIESCENT, ONE_PACKET, RESCHEDULE, RESCHEDULE_UDP, RESET_NODEST,
+            SLOPPY_TCP, USED,
         },
     };
     const ALWAYS: u32 = USED | RESCHEDULE | RESCHEDULE_UDP;
@@ -106,7 +107,8 @@ fn options_become_flags() {
             ServiceOptions { expire_nodest, sloppy_tcp, ops, ..ServiceOptions::default() };
         let now = kernel_with(&want).snapshot();
         let found: Vec<u32> = now.services.values().map(|record| record.flags).collect();
-        assert_eq!(found, [flags], "{:?}", want.services[0].options);
+        let assures = if protocol == Protocol::Tcp { ASSURES } else { 0 };
+        assert_eq!(found, [flags | assures], "{:?}", want.services[0].options);
     }
     let mut want = desired(&[service("a", 80, &[ONE])]);
     for (scope, flags) in [(Scope::Service, 0), (Scope::Endpoint, APART)] {
