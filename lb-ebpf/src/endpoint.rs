@@ -3,7 +3,6 @@
 use aya_ebpf::{btf_maps::lpm_trie::Key, programs::XdpContext};
 use lb_common::{
     endpoint::{Endpoint, Key6, filter, flag, key4, range},
-    icmp::ICMPV6,
     protocol,
     record::Step,
     verdict::Verdict,
@@ -114,8 +113,6 @@ pub fn may_be_ours(dest: [u64; 2], is_ipv6: bool, protocol: u8) -> bool {
         protocol::TCP => flag::HAS_TCP,
         protocol::UDP => flag::HAS_UDP,
         protocol::SCTP => flag::HAS_SCTP,
-        // A long ping, which the stack answers.
-        ICMPV6 => return false,
         // An extension header of the first fragment's.
         _ => flag::HAS_TCP | flag::HAS_UDP | flag::HAS_SCTP,
     };

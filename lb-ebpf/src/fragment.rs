@@ -4,6 +4,7 @@
 use aya_ebpf::{bindings::xdp_md, programs::XdpContext};
 use lb_common::{
     fragment::{Key, LIFETIME, Place},
+    icmp::ICMPV6,
     tick::Tick,
     verdict::Verdict,
 };
@@ -73,7 +74,9 @@ fn key(ctx: &XdpContext, outline: Outline) -> Result<Key, Verdict> {
 extern "C" fn fragment_find(ctx: *mut xdp_md, outline: u64) -> u64 {
     let outline = Outline(outline);
     let Ok(key) = key(&XdpContext::new(ctx), outline) else { return 0 };
-    if !endpoint::may_be_ours(key.dest, outline.is_ipv6(), outline.protocol()) {
+    // A long ping is the stack's.
+    let is_ping = outline.protocol() == ICMPV6;
+    if is_ping || !endpoint::may_be_ours(key.dest, outline.is_ipv6(), outline.protocol()) {
         return NOT_OURS;
     }
     // SAFETY: a copy; another CPU may replace it by that of the same datagram.

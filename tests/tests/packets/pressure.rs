@@ -167,12 +167,13 @@ fn many_floods_below_their_guards_together_move_nobody() {
         go_on(&mut director, &real, "before");
         let mut feeder = Feeder::new().expect("a feeder");
         feeder.aim(Target::Director, &mut director).expect("aimed");
-        let mut feed = Feed::new_flows(&kind.open());
-        feed.counter = 16 << 32;
+        let mut next = 16 << 32;
         let mut flood = |director: &mut Director, each: u32| {
             for n in 0..SERVICES {
                 let syn = kind.open().to_port(PORT + n);
+                let mut feed = Feed::new_flows(&syn).from_number(next);
                 feeder.run(&syn.bytes(), &mut feed, each).expect("ran");
+                next = feed.counter;
             }
             director.flows().len() as u64
         };
