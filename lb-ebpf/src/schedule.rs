@@ -28,9 +28,6 @@ use crate::{
 ///
 /// `client` and `vip` are addresses as [`lb_common::hashed::fold`] gives them, `port` is the client's in
 /// host order: what some schedulers hash.
-///
-/// This and the other exported functions here take and return numbers only: the kernel verifies such
-/// a function once, by itself, instead of anew at each call.
 #[inline(always)]
 pub fn schedule_next(service: u32, client: u32, port: u32, vip: u32) -> u32 {
     let Some((region, header)) = generation(service) else { return 0 };
@@ -45,6 +42,9 @@ pub fn schedule_next(service: u32, client: u32, port: u32, vip: u32) -> u32 {
 
 /// The destination of a flow without an entry: the same for each of its packets, and for most of such flows when
 /// backends come and go.
+///
+/// This and the other exported functions here take and return numbers only: the kernel verifies such a function once,
+/// by itself, instead of anew at each call.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn schedule_by_hash(service: u32, client: u32, port: u32, vip: u32) -> u32 {

@@ -102,7 +102,7 @@ impl Table for NarrowBucket<KernelWord> {
 
     #[inline(always)]
     fn sweep(now: Tick) {
-        flow_sweep_narrow(now.0);
+        sweep_next::<Self>(0, now);
     }
 }
 
@@ -129,25 +129,13 @@ impl Table for WideBucket<KernelWord> {
 
     #[inline(always)]
     fn sweep(now: Tick) {
-        flow_sweep_wide(now.0);
+        sweep_next::<Self>(1, now);
     }
 }
 
-// Verified once, by themselves (see `flow`).
-
 #[inline(always)]
-fn flow_sweep_narrow(now: u32) -> u32 {
-    sweep_next::<NarrowBucket<KernelWord>>(0, now)
-}
-
-#[inline(always)]
-fn flow_sweep_wide(now: u32) -> u32 {
-    sweep_next::<WideBucket<KernelWord>>(1, now)
-}
-
-#[inline(always)]
-fn sweep_next<B: Table>(table: u32, now: u32) -> u32 {
-    let Some(turn) = turn(table) else { return 0 };
+fn sweep_next<B: Table>(table: u32, now: Tick) {
+    let Some(turn) = turn(table) else { return };
     // Both sides by turns.
     let index = if is_migrating() && turn & 1 != 0 {
         turn >> 1 & B::mask(Side::OLD) | Side::OLD.0
@@ -156,9 +144,8 @@ fn sweep_next<B: Table>(table: u32, now: u32) -> u32 {
     } else {
         turn & B::mask(Side::NEW)
     };
-    match B::bucket(index) {
-        Some(bucket) => sweep_bucket(bucket, Tick(now)),
-        None => 0,
+    if let Some(bucket) = B::bucket(index) {
+        sweep_bucket(bucket, now);
     }
 }
 
@@ -172,16 +159,12 @@ fn turn(table: u32) -> Option<u32> {
     }
 }
 
-/// How many were freed.
 #[inline(always)]
-fn sweep_bucket<B: Bucket>(bucket: &B, now: Tick) -> u32 {
-    let mut freed = 0;
+fn sweep_bucket<B: Bucket>(bucket: &B, now: Tick) {
     for slot in 0..SLOTS {
         if let Some(value) = expire(bucket, slot, now, Value::locked(now)) {
             count::event(Event::Expired);
             count::ended(value, now);
-            freed += 1;
         }
     }
-    freed
 }
