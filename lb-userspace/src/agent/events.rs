@@ -42,18 +42,19 @@ impl EventLog {
         self.feed.clone()
     }
 
-    /// All that happened at once, in this order.
+    /// All that happened at once, in this order. It is stored before anybody hears of it: an agent that is
+    /// killed meanwhile leaves no number that its successor would give to something else.
     pub fn say(&mut self, drafts: impl IntoIterator<Item = Draft>) {
-        let now = realtime();
-        let events = self.feed.push(now, drafts);
+        let events = self.feed.number(realtime(), drafts);
         if events.is_empty() {
             return;
         }
+        self.store(&events);
         for event in &events {
             log(event);
             self.notifier.tell(event);
         }
-        self.store(&events);
+        self.feed.publish(&events);
     }
 
     fn store(&mut self, events: &[Arc<Event>]) {

@@ -160,7 +160,7 @@ fn feed() -> Feed {
         .because("tcp: connection refused after 0.3 ms");
     let up = Draft::new(Kind::BackendUp).of(&name("mysql")).at(key).because("tcp: connected in 0.2 ms");
     let time = "2026-11-28T14:00:00Z".parse().unwrap();
-    feed.push(time, [down, up, Draft::new(Kind::AgentStop)]);
+    feed.publish(&feed.number(time, [down, up, Draft::new(Kind::AgentStop)]));
     feed
 }
 

@@ -137,9 +137,10 @@ mod tests {
 
     fn some(ring: &mut Ring, count: usize) -> Vec<Arc<Event>> {
         let reason = "no answer after 1000.0 ms".repeat(4);
-        (0..count)
-            .map(|_| ring.push(Timestamp::UNIX_EPOCH, Draft::new(Kind::Problem).because(&reason)))
-            .collect()
+        let drafts = (0..count).map(|_| Draft::new(Kind::Problem).because(&reason));
+        let events = ring.number(Timestamp::UNIX_EPOCH, drafts);
+        ring.add(&events);
+        events
     }
 
     #[test]

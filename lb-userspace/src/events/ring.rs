@@ -63,12 +63,17 @@ impl Ring {
         ring
     }
 
-    /// Gives what has happened its number.
-    pub fn push(&mut self, time: Timestamp, what: Draft) -> Arc<Event> {
-        self.last += 1;
-        let event = Arc::new(Event { seq: self.last, time, what });
-        self.keep(event.clone());
-        event
+    /// Gives what has happened its numbers; it is not listed until it is [added](Self::add).
+    pub fn number(&self, time: Timestamp, drafts: impl IntoIterator<Item = Draft>) -> Vec<Arc<Event>> {
+        (self.last + 1..).zip(drafts).map(|(seq, what)| Arc::new(Event { seq, time, what })).collect()
+    }
+
+    /// Takes in what was numbered last.
+    pub fn add(&mut self, events: &[Arc<Event>]) {
+        for event in events {
+            self.last = event.seq;
+            self.keep(event.clone());
+        }
     }
 
     fn keep(&mut self, event: Arc<Event>) {
@@ -106,11 +111,16 @@ mod tests {
     use super::*;
     use crate::events::Kind;
 
+    fn push(ring: &mut Ring, time: Timestamp, draft: Draft) {
+        let events = ring.number(time, [draft]);
+        ring.add(&events);
+    }
+
     fn ring(count: u64) -> Ring {
         let mut ring = Ring::default();
         for n in 0..count {
             let time = Timestamp::from_second(i64::try_from(n).expect("small")).expect("a time");
-            ring.push(time, Draft::new(Kind::Problem));
+            push(&mut ring, time, Draft::new(Kind::Problem));
         }
         ring
     }
@@ -123,7 +133,7 @@ mod tests {
     fn filters_and_numbers() {
         let mut ring = ring(9);
         let of = "web".parse().expect("a name");
-        ring.push(Timestamp::from_second(9).expect("a time"), Draft::new(Kind::QuorumUp).of(&of));
+        push(&mut ring, Timestamp::from_second(9).expect("a time"), Draft::new(Kind::QuorumUp).of(&of));
         let list = |filter: Filter| numbers(&ring.list(&filter));
         assert_eq!(list(Filter { after: Some(7), ..Filter::default() }), [8, 9, 10]);
         assert_eq!(list(Filter { last: Some(2), ..Filter::default() }), [9, 10]);
@@ -142,9 +152,9 @@ mod tests {
             let mut ring = Ring::default();
             let (mut after, mut seen, mut missed, mut pushed) = (0, 0, 0, 0);
             for burst in bursts {
-                for _ in 0..burst {
-                    ring.push(Timestamp::UNIX_EPOCH, Draft::new(Kind::Problem));
-                }
+                let drafts = (0..burst).map(|_| Draft::new(Kind::Problem));
+                let events = ring.number(Timestamp::UNIX_EPOCH, drafts);
+                ring.add(&events);
                 pushed += burst;
                 let listed = ring.list(&Filter { after: Some(after), ..Filter::default() });
                 prop_assert!(listed.events.len() <= KEPT);

@@ -27,16 +27,20 @@ impl Feed {
         Self { ring: Arc::new(Mutex::new(ring)), news }
     }
 
-    /// Numbers what has happened, and wakes who waits.
-    pub fn push(&self, time: Timestamp, drafts: impl IntoIterator<Item = Draft>) -> Vec<Arc<Event>> {
+    /// Numbers what has happened. Nobody sees it until it is [published](Self::publish).
+    pub fn number(&self, time: Timestamp, drafts: impl IntoIterator<Item = Draft>) -> Vec<Arc<Event>> {
+        self.ring().number(time, drafts)
+    }
+
+    /// Shows what was numbered last, and wakes who waits.
+    pub fn publish(&self, events: &[Arc<Event>]) {
         let mut ring = self.ring();
-        let events: Vec<_> = drafts.into_iter().map(|draft| ring.push(time, draft)).collect();
+        ring.add(events);
         let newest = ring.newest();
         drop(ring);
         if !events.is_empty() {
             self.news.send_replace(newest);
         }
-        events
     }
 
     /// What the filter lets through; if that is nothing, and it says so, waits for something.
@@ -79,7 +83,10 @@ mod tests {
         assert_eq!(feed.list(&waiting).await, Listed::default(), "after the wait");
         let (listed, pushed) = tokio::join!(feed.list(&waiting), async {
             tokio::time::sleep(Duration::from_secs(3)).await;
-            feed.push(Timestamp::UNIX_EPOCH, [Draft::new(Kind::Detach), Draft::new(Kind::AgentStop)])
+            let drafts = [Draft::new(Kind::Detach), Draft::new(Kind::AgentStop)];
+            let events = feed.number(Timestamp::UNIX_EPOCH, drafts);
+            feed.publish(&events);
+            events
         });
         assert_eq!((listed.events, listed.newest), (pushed, 2));
         let ahead = Filter { after: Some(9), wait: Some(20), ..Filter::default() };
