@@ -1,33 +1,8 @@
 //! Where clients connect, as the first look-up of a packet finds it.
 
-/// Key of `ENDPOINTS4`: address, port and protocol as they stand in the packet, in one word.
-#[inline(always)]
-pub const fn key4(address: u32, port: u16, protocol: u8) -> u64 {
-    (address as u64) << 32 | (port as u64) << 16 | protocol as u64
-}
+pub mod table;
 
-/// Key of `ENDPOINTS6`.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Key6 {
-    /// Words of the address as loaded from the packet.
-    pub address: [u64; 2],
-    /// Network order as loaded.
-    pub port: u16,
-    pub protocol: u8,
-    pub pad: [u8; 5],
-}
-
-const _: () = assert!(size_of::<Key6>() == 24);
-
-impl Key6 {
-    #[inline(always)]
-    pub const fn new(address: [u64; 2], port: u16, protocol: u8) -> Self {
-        Self { address, port, protocol, pad: [0; 5] }
-    }
-}
-
-/// Value of both maps, one word: `id 16 | service 16 | flags 16`.
+/// What the table has for a key, one word: `id 16 | service 16 | flags 16`.
 ///
 /// Besides one entry for each endpoint there is one for each address that has any, under port 0 and
 /// protocol 0, whose flags say which protocols: what a fragment without ports is judged by.
@@ -64,8 +39,6 @@ pub mod flag {
 /// not open, if no service has port 0. So a flow is found under that id whatever becomes of the ranges, and
 /// a packet has two endpoints at most: its port's own, and a wide one.
 pub mod range {
-    use super::Key6;
-
     /// Bits of a key before its port.
     pub const BITS4: u32 = 48;
     pub const BITS6: u32 = 176;
@@ -92,7 +65,7 @@ pub mod range {
         pub port: u16,
     }
 
-    const _: () = assert!(size_of::<Data6>() == size_of::<Key6>());
+    const _: () = assert!(size_of::<Data6>() == 24);
 
     impl Data4 {
         #[inline(always)]
@@ -135,7 +108,7 @@ impl Endpoint {
     }
 }
 
-/// The cheap check before the hash map: two bits for each 16-bit hash of an address,
+/// The cheap check before the table: two bits for each 16-bit hash of an address,
 /// "some endpoint may be here" and "some port-0 endpoint may be here".
 pub mod filter {
     /// 64-bit words in the filter.

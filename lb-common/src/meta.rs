@@ -20,7 +20,7 @@ pub struct Meta {
     pub services: u32,
     pub dests: u32,
     pub arena: u32,
-    /// Endpoint ids; sizes of `ENDPOINTS4`, `RANGES4` and their likes follow from it.
+    /// Endpoint ids; sizes of `ENDPOINTS`, `RANGES4` and `RANGES6` follow from it.
     pub endpoints: u32,
     /// How often each flow table was replaced by one of another size: part of its pin's name.
     pub narrow_generation: u32,

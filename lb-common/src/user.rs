@@ -23,7 +23,6 @@ pod!(
     counters::Counters,
     counters::DestCounters,
     dest::Dest,
-    endpoint::Key6,
     endpoint::range::Data4,
     endpoint::range::Data6,
     fragment::Key,

@@ -2,14 +2,14 @@
 
 use aya_ebpf::{btf_maps::lpm_trie::Key, programs::XdpContext};
 use lb_common::{
-    endpoint::{Endpoint, Key6, filter, flag, key4, range},
+    endpoint::{Endpoint, filter, flag, range, table},
     protocol,
     record::Step,
     verdict::Verdict,
 };
 
 use crate::{
-    maps::{ENDPOINTS4, ENDPOINTS6, FILTER, RANGES4, RANGES6},
+    maps::{ENDPOINTS, ENDPOINTS_MASK, FILTER, RANGES4, RANGES6},
     packet::Packet,
     probe, record,
 };
@@ -53,14 +53,21 @@ pub fn find(ctx: &XdpContext, packet: &Packet) -> Result<Endpoints, Verdict> {
 
 #[inline(always)]
 fn lookup(dest: [u64; 2], is_ipv6: bool, port: u16, protocol: u8) -> Option<Endpoint> {
-    let word = if is_ipv6 {
-        // SAFETY: a copy of one word; the element may be replaced, never torn.
-        unsafe { ENDPOINTS6.get(Key6::new(dest, port, protocol)) }
-    } else {
-        // SAFETY: as above.
-        unsafe { ENDPOINTS4.get(key4(dest[0] as u32, port, protocol)) }
-    };
-    word.map(|word| Endpoint(*word))
+    let key = table::Key::new(dest, is_ipv6, port, protocol);
+    let mask = ENDPOINTS_MASK.load();
+    let mut found = in_bucket(key.first(mask), key);
+    if found.0 == 0 {
+        found = in_bucket(key.second(mask), key);
+    }
+    if found.0 == 0 { None } else { Some(found) }
+}
+
+#[inline(always)]
+fn in_bucket(index: u32, key: table::Key) -> Endpoint {
+    match ENDPOINTS.get(index) {
+        Some(bucket) => bucket.find(key),
+        None => Endpoint(0),
+    }
 }
 
 /// The endpoint of more than one port. Only addresses that have ranges pay for them.

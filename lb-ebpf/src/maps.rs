@@ -8,7 +8,7 @@ use aya_ebpf::{
 use lb_common::{
     counters::{ConnCounts, Counters, DestCounters},
     dest::Dest,
-    endpoint::{self, Key6, range},
+    endpoint::{self, range, table},
     flow::{NarrowBucket, WideBucket},
     fragment,
     host::Host,
@@ -41,6 +41,9 @@ pub static INGRESS: Global<u32> = Global::new(0);
 pub static SECRET_A: Global<u64> = Global::new(1);
 #[unsafe(no_mangle)]
 pub static SECRET_B: Global<u64> = Global::new(1);
+/// Buckets of the table of endpoints, less one.
+#[unsafe(no_mangle)]
+pub static ENDPOINTS_MASK: Global<u32> = Global::new(0);
 /// Buckets of each flow table, less one.
 #[unsafe(no_mangle)]
 pub static FLOWS4_MASK: Global<u32> = Global::new(0);
@@ -67,9 +70,7 @@ pub static REFRESH: Global<u32> = Global::new(4);
 #[btf_map]
 pub static FILTER: Array<u64, { endpoint::filter::WORDS as usize }, MMAPABLE> = Array::new();
 #[btf_map]
-pub static ENDPOINTS4: HashMap<u64, u64, 8192, NO_PREALLOC> = HashMap::new();
-#[btf_map]
-pub static ENDPOINTS6: HashMap<Key6, u64, 8192, NO_PREALLOC> = HashMap::new();
+pub static ENDPOINTS: Array<table::Bucket<KernelWord>, 16384, MMAPABLE> = Array::new();
 #[btf_map]
 pub static RANGES4: LpmTrie<range::Data4, u64, 8192> = LpmTrie::new();
 #[btf_map]

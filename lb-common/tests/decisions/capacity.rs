@@ -20,7 +20,8 @@ const BUCKETS: u32 = 1 << 13;
 const INSERTS: u64 = 150_000;
 const NOW: Tick = Tick(1000);
 
-struct Plain(Cell<u64>);
+#[derive(Default)]
+pub struct Plain(Cell<u64>);
 
 impl Word for Plain {
     fn load(&self) -> u64 {

@@ -1,5 +1,6 @@
 //! The pure decisions against independent statements of what they have to be.
 mod capacity;
+mod endpoints;
 mod filter;
 mod hash;
 mod population;

@@ -19,7 +19,10 @@
 //!   to a refresh; an established flow is never evicted (`claims`);
 //! * the sweep of a client's old entry does not clear its new one;
 //! * a packet finds its flow while the agent moves it to another table, once, and is not forgotten (`transfers`);
-//! * a dead agent's lock is nobody else's until the next agent frees it.
+//! * a dead agent's lock is nobody else's until the next agent frees it;
+//! * a look-up in the table of endpoints, which has one writer and no locks, finds the key's own endpoint, the old or
+//!   the new one, while the agent puts in, changes and removes keys, as long as a freed slot waits for a grace period
+//!   before it is filled (`endpoints`).
 //!
 //! **Left over**, each shown by a test that fails when it is gone: one flow in two slots after two CPUs
 //! placed it in the same instant; equal words (a packet moves another flow of the same destination, a
@@ -30,6 +33,7 @@
 //! flow have one destination, which a look-up would believe; that compiler and JIT keep the order of
 //! volatile accesses; the state machine and the clock, of which the parties here are a transcript.
 mod claims;
+mod endpoints;
 mod equal_words;
 mod explore;
 mod party;

@@ -13,7 +13,7 @@ pub struct EntrySizes {
     pub flow_wide: u64,
     /// Everything a service has once: record, generation.
     pub service: u64,
-    /// What an endpoint takes in the map of its family, once it is there; its port ranges come on top.
+    /// An endpoint's part of their table; port ranges come on top, once they are there.
     pub endpoint: u64,
     /// A service's counters, on each CPU.
     pub service_counters: u64,
@@ -50,28 +50,31 @@ impl fmt::Display for MemoryItem {
 /// What the maps of `model` take on a machine with `possible_cpus` CPUs
 /// (`/sys/devices/system/cpu/possible`: per-CPU maps have a copy for each). The last item is the sum.
 ///
-/// Flow tables have a power of two of buckets, so their sizes are rounded up to that.
+/// Tables have a power of two of buckets, so their sizes are rounded up to that.
 pub fn memory(model: &Model, possible_cpus: usize, sizes: &EntrySizes) -> Vec<MemoryItem> {
     let cpus = possible_cpus as u64;
-    let flows = |n: u32| u64::from(n).next_power_of_two();
+    let rounded = |n: u32| u64::from(n).next_power_of_two();
     let (services, destinations) = (u64::from(model.limits.services), u64::from(model.limits.destinations));
-    let endpoints = u64::from(model.limits.endpoints);
     let item = |what: String, n: u64, bytes: u64| MemoryItem { what, bytes: n.saturating_mul(bytes) };
     // Values of per-CPU maps are padded to 8 bytes (kernel/bpf/arraymap.c array_map_alloc).
     let per_cpu = |bytes: u64| bytes.next_multiple_of(8).saturating_mul(cpus);
     let mut items = vec![
         item(
             format!("IPv4 flow table, {} flows", model.flows.ipv4),
-            flows(model.flows.ipv4),
+            rounded(model.flows.ipv4),
             sizes.flow_ipv4,
         ),
         item(
             format!("wide flow table, {} flows", model.flows.wide),
-            flows(model.flows.wide),
+            rounded(model.flows.wide),
             sizes.flow_wide,
         ),
         item(format!("services, at most {services}"), services, sizes.service),
-        item(format!("endpoints, at most {endpoints}"), endpoints, sizes.endpoint),
+        item(
+            format!("endpoints, at most {}", model.limits.endpoints),
+            rounded(model.limits.endpoints),
+            sizes.endpoint,
+        ),
         item(format!("counters of services, {cpus} CPUs"), services, per_cpu(sizes.service_counters)),
         item(format!("destinations, at most {destinations}"), destinations, sizes.destination),
         item(
@@ -112,7 +115,7 @@ mod tests {
         };
         let items = memory(&model, 4, &sizes);
         let bytes: Vec<u64> = items.iter().map(|i| i.bytes).collect();
-        let parts = [64 << 20, 256 << 10, 1000, 2100, 10 * 24 * 4, 3200, 100 * 24 * 4, 5000];
+        let parts = [64 << 20, 256 << 10, 1000, 32 * 70, 10 * 24 * 4, 3200, 100 * 24 * 4, 5000];
         assert_eq!(bytes[..8], parts);
         assert_eq!(bytes[8], parts.iter().sum::<u64>());
         assert_eq!(items[0].to_string(), "   64.0 MiB  IPv4 flow table, 1048576 flows");

@@ -1,8 +1,11 @@
 //! Carries out a plan: the only writer of the configuration maps.
 
-use std::{net::IpAddr, sync::atomic::Ordering};
+use std::{
+    net::IpAddr,
+    sync::atomic::{AtomicU64, Ordering},
+};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use aya::{
     Pod,
     maps::{MapError, PerCpuArray, PerCpuValues, lpm_trie::Key},
@@ -11,8 +14,8 @@ use lb_common::{
     counters::ConnCounts,
     dest::Dest,
     endpoint::{
-        Endpoint, Key6, key4,
         range::{self, Data4, Data6},
+        table,
     },
     host::Host,
     link::Link,
@@ -50,15 +53,15 @@ const NO_SERVICE: Service = Service {
 };
 
 impl Maps {
-    /// Does all of it, in order, and waits until no CPU works on what was replaced.
+    /// Does all of it, in order, and waits until no CPU works on what was replaced. Also where it fails: what has
+    /// been freed until then may be given to others next.
     pub fn apply(&mut self, ops: &[Op]) -> Result<()> {
-        for op in ops {
-            self.apply_one(op).with_context(|| format!("applying {op:?}"))?;
-        }
+        let done =
+            ops.iter().try_for_each(|op| self.apply_one(op).with_context(|| format!("applying {op:?}")));
         if !ops.is_empty() {
             grace_period()?;
         }
-        Ok(())
+        done
     }
 
     fn apply_one(&mut self, op: &Op) -> Result<()> {
@@ -122,8 +125,15 @@ impl Maps {
                 let words = self.rotations.words(u32::from(*service)).context("ROTATIONS is too small")?;
                 words[0].fetch_add(*by, Ordering::AcqRel);
             }
-            Op::SetEndpoint { key, endpoint } => self.set_endpoint(key, *endpoint)?,
-            Op::DeleteEndpoint { key } => self.delete_endpoint(key)?,
+            Op::SetEndpoint { key, endpoint } => {
+                let key = to_key(key);
+                table::set(self.candidates(key)?, key, *endpoint)
+                    .map_err(|table::Full| anyhow!("no room in ENDPOINTS: raise limits.endpoints"))?;
+            }
+            Op::DeleteEndpoint { key } => {
+                let key = to_key(key);
+                table::remove(self.candidates(key)?, key);
+            }
             Op::SetRange { key, endpoint } => match key.address {
                 IpAddr::V4(_) => self.ranges4.insert(&to_range4(key), endpoint.0, 0)?,
                 IpAddr::V6(_) => self.ranges6.insert(&to_range6(key), endpoint.0, 0)?,
@@ -145,19 +155,10 @@ impl Maps {
         Ok(())
     }
 
-    fn set_endpoint(&mut self, key: &EndpointKey, endpoint: Endpoint) -> Result<()> {
-        match key.address {
-            IpAddr::V4(_) => self.endpoints4.insert(to_key4(key), endpoint.0, 0)?,
-            IpAddr::V6(_) => self.endpoints6.insert(to_key6(key), endpoint.0, 0)?,
-        }
-        Ok(())
-    }
-
-    fn delete_endpoint(&mut self, key: &EndpointKey) -> Result<()> {
-        match key.address {
-            IpAddr::V4(_) => gone_already(self.endpoints4.remove(&to_key4(key))),
-            IpAddr::V6(_) => gone_already(self.endpoints6.remove(&to_key6(key))),
-        }
+    fn candidates(&self, key: table::Key) -> Result<[&table::Bucket<AtomicU64>; 2]> {
+        let mask = self.endpoints.entries() - 1;
+        let bucket = |index| self.endpoints.bucket(index).context("ENDPOINTS is too small");
+        Ok([bucket(key.first(mask))?, bucket(key.second(mask))?])
     }
 }
 
@@ -176,13 +177,9 @@ fn zero<C: Pod + Default>(counters: &mut PerCpuArray<aya::maps::MapData, C>, ind
     Ok(())
 }
 
-fn to_key4(key: &EndpointKey) -> u64 {
-    let address = address_words(key.address)[0] as u32;
-    key4(address, key.port.to_be(), protocol_number(key.protocol))
-}
-
-fn to_key6(key: &EndpointKey) -> Key6 {
-    Key6::new(address_words(key.address), key.port.to_be(), protocol_number(key.protocol))
+fn to_key(key: &EndpointKey) -> table::Key {
+    let EndpointKey { address, port, protocol } = key;
+    table::Key::new(address_words(*address), address.is_ipv6(), port.to_be(), protocol_number(*protocol))
 }
 
 fn to_range4(key: &RangeKey) -> Key<Data4> {

@@ -13,7 +13,10 @@ use std::{
 };
 
 use aya::{Pod, maps::MapData};
-use lb_common::flow::{NarrowBucket, WideBucket};
+use lb_common::{
+    endpoint::table,
+    flow::{NarrowBucket, WideBucket},
+};
 
 /// A mapping of a `BPF_F_MMAPABLE` array whose values are `T`.
 pub struct Mapped<T> {
@@ -126,6 +129,14 @@ impl Mapped<NarrowBucket<u64>> {
 
 impl Mapped<WideBucket<u64>> {
     pub fn bucket(&self, index: u32) -> Option<&WideBucket<AtomicU64>> {
+        let words = self.words(index)?;
+        // SAFETY: as above.
+        Some(unsafe { &*words.as_ptr().cast() })
+    }
+}
+
+impl Mapped<table::Bucket<u64>> {
+    pub fn bucket(&self, index: u32) -> Option<&table::Bucket<AtomicU64>> {
         let words = self.words(index)?;
         // SAFETY: as above.
         Some(unsafe { &*words.as_ptr().cast() })

@@ -3,13 +3,13 @@
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use aya::maps::{DevMap, HashMap, LpmTrie, Map, MapData, MapInfo, PerCpuArray};
+use aya::maps::{DevMap, HashMap, LpmTrie, Map, MapData, PerCpuArray};
 use lb_common::{
     counters::{ConnCounts, Counters, DestCounters},
     dest::Dest,
     endpoint::{
-        Key6,
         range::{Data4, Data6},
+        table,
     },
     flow::{NarrowBucket, WideBucket},
     host::Host,
@@ -21,22 +21,16 @@ use lb_common::{
     tick::Reading,
 };
 
-use super::{
-    layout::Layout,
-    mapped::Mapped,
-    object::{ENTRIES_PER_ENDPOINT, flow_tables},
-    pins::read_meta,
-};
+use super::{layout::Layout, mapped::Mapped, object::flow_tables, pins::read_meta};
 
 /// Open maps. Configuration is written by [`Maps::apply`] alone, flow slots are freed by
 /// [`Maps::sweep`] alone.
 pub struct Maps {
     pub(super) filter: Mapped<u64>,
-    pub(super) endpoints4: HashMap<MapData, u64, u64>,
-    pub(super) endpoints6: HashMap<MapData, Key6, u64>,
+    pub(super) endpoints: Mapped<table::Bucket<u64>>,
     pub(super) ranges4: LpmTrie<MapData, Data4, u64>,
     pub(super) ranges6: LpmTrie<MapData, Data6, u64>,
-    /// How many there are, id 0 included; their maps have room for more than one entry of each.
+    /// How many ids there are, 0 included.
     pub(super) endpoint_ids: u32,
     pub(super) rules4: LpmTrie<MapData, source::Data4, u64>,
     pub(super) rules6: LpmTrie<MapData, source::Data6, u64>,
@@ -72,11 +66,10 @@ impl Maps {
     pub(super) fn open(layout: &Layout, meta: &Meta) -> Result<Self> {
         Ok(Self {
             filter: mapped(layout, "FILTER")?,
-            endpoints4: typed(layout, "ENDPOINTS4")?,
-            endpoints6: typed(layout, "ENDPOINTS6")?,
+            endpoints: mapped(layout, "ENDPOINTS")?,
             ranges4: typed(layout, "RANGES4")?,
             ranges6: typed(layout, "RANGES6")?,
-            endpoint_ids: info(layout, "ENDPOINTS4")?.max_entries() / ENTRIES_PER_ENDPOINT,
+            endpoint_ids: meta.endpoints,
             rules4: typed(layout, "RULES4")?,
             rules6: typed(layout, "RULES6")?,
             services: mapped(layout, "SERVICES")?,
@@ -100,11 +93,6 @@ impl Maps {
             clock: mapped(layout, "CLOCK")?,
         })
     }
-}
-
-fn info(layout: &Layout, name: &str) -> Result<MapInfo> {
-    let path = layout.map(name);
-    MapInfo::from_pin(&path).with_context(|| format!("asking about the pinned map {}", path.display()))
 }
 
 fn open(layout: &Layout, name: &str) -> Result<MapData> {

@@ -32,14 +32,13 @@ pub use trace::{Traced, Traces};
 
 /// Bytes of memory by entry, for `lb check-config`.
 pub fn entry_sizes() -> crate::config::EntrySizes {
-    use lb_common::{counters, dest, flow, host, service};
+    use lb_common::{counters, dest, endpoint::table, flow, host, service};
     // Four slots a bucket, one of them filled at the rated capacity: a bucket for each rated flow.
     crate::config::EntrySizes {
         flow_ipv4: size_of::<flow::NarrowBucket<u64>>() as u64,
         flow_wide: size_of::<flow::WideBucket<u64>>() as u64,
         service: (size_of::<service::Service>() + size_of::<service::Rotation>()) as u64,
-        // Two entries of a hash map at most (`htab_elem`, key, value), each with a bucket of the table.
-        endpoint: 2 * (48 + 24 + 8 + 16),
+        endpoint: u64::from(object::endpoint_buckets(2)) * size_of::<table::Bucket<u64>>() as u64,
         service_counters: size_of::<counters::Counters>() as u64,
         destination: (size_of::<dest::Dest>() + size_of::<host::Host>() + size_of::<counters::ConnCounts>())
             as u64,

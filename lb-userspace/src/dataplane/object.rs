@@ -7,7 +7,7 @@ use aya::{
     maps::{Map, MapError},
     programs::{ProgramError, Xdp},
 };
-use lb_common::{meta::Meta, tick};
+use lb_common::{endpoint::table, meta::Meta, tick};
 
 use super::{layout::Layout, trace::Traces};
 
@@ -20,17 +20,21 @@ static TRACE: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/lb-
 /// Passes everything: for interfaces that only transmit.
 static PASS: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/pass.o"));
 
-/// Of `ENDPOINTS4` and `ENDPOINTS6`, for each endpoint id: its own, and that of its address.
-pub(super) const ENTRIES_PER_ENDPOINT: u32 = 2;
+/// In the table of endpoints, for each endpoint id: its own, and that of its address.
+const ENTRIES_PER_ENDPOINT: u32 = 2;
 /// The most prefixes that a range of ports falls into. Tries allocate what they hold, so this costs nothing.
 const RANGE_PREFIXES: u32 = 30;
 
+/// Buckets of the table of endpoints for so many ids, of which 0 is nobody's.
+pub(super) const fn endpoint_buckets(ids: u32) -> u32 {
+    table::buckets(ENTRIES_PER_ENDPOINT * ids.saturating_sub(1))
+}
+
 /// Every map that is pinned, and how many entries it gets; but for the flow tables.
-fn map_sizes(meta: &Meta) -> [(&'static str, Option<u32>); 24] {
+fn map_sizes(meta: &Meta) -> [(&'static str, Option<u32>); 23] {
     [
         ("FILTER", None),
-        ("ENDPOINTS4", Some(ENTRIES_PER_ENDPOINT * meta.endpoints)),
-        ("ENDPOINTS6", Some(ENTRIES_PER_ENDPOINT * meta.endpoints)),
+        ("ENDPOINTS", Some(endpoint_buckets(meta.endpoints))),
         ("RANGES4", Some(RANGE_PREFIXES * meta.endpoints)),
         ("RANGES6", Some(RANGE_PREFIXES * meta.endpoints)),
         ("RULES4", None),
@@ -176,6 +180,7 @@ impl Object {
     /// The same of another build of the program: benchmarks compare some.
     pub fn open_build(build: &[u8], layout: &Layout, meta: &Meta, link: u16) -> Result<Self, LoadError> {
         let (ingress, shift) = (u32::from(link), tick::shift(meta.hz));
+        let endpoints = endpoint_buckets(meta.endpoints) - 1;
         let (narrow, wide) = (meta.narrow_buckets - 1, meta.wide_buckets - 1);
         let old_narrow = meta.old_narrow_buckets.saturating_sub(1);
         let old_wide = meta.old_wide_buckets.saturating_sub(1);
@@ -187,6 +192,7 @@ impl Object {
             .override_global("INGRESS", &ingress, true)
             .override_global("SECRET_A", &meta.secret_a, true)
             .override_global("SECRET_B", &meta.secret_b, true)
+            .override_global("ENDPOINTS_MASK", &endpoints, true)
             .override_global("FLOWS4_MASK", &narrow, true)
             .override_global("FLOWSW_MASK", &wide, true)
             .override_global("MIGRATING", &migrating, true)

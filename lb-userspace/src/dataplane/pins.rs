@@ -16,7 +16,7 @@ use super::{
     Object,
     layout::Layout,
     maps::Maps,
-    object::{ENTRIES_PER_ENDPOINT, flow_tables},
+    object::{endpoint_buckets, flow_tables},
 };
 use crate::model::{FlowSizes, Limits};
 
@@ -183,7 +183,7 @@ fn write_meta(layout: &Layout, meta: &Meta) -> Result<()> {
 fn check_sizes(layout: &Layout, meta: &Meta) -> Result<()> {
     let others = [
         ("SERVICES", meta.services),
-        ("ENDPOINTS4", ENTRIES_PER_ENDPOINT * meta.endpoints),
+        ("ENDPOINTS", endpoint_buckets(meta.endpoints)),
         ("DESTS", meta.dests),
         ("ARENA", meta.arena),
     ];

@@ -1,16 +1,16 @@
 //! Reads the configuration maps into the planner's picture of them.
 
-use std::{
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
-    sync::atomic::Ordering,
-};
+use std::sync::atomic::Ordering;
 
 use anyhow::{Context, Result};
 use aya::Pod;
 use ipnet::IpNet;
 use lb_common::{
     dest,
-    endpoint::{Endpoint, Key6, key4, range},
+    endpoint::{
+        Endpoint, range,
+        table::{Bucket, Key},
+    },
     generation::Published,
     host, probe, protocol, service,
     source::{self, Rule},
@@ -73,18 +73,14 @@ impl Maps {
     }
 
     fn read_endpoints(&self, snapshot: &mut Snapshot) -> Result<()> {
-        for entry in self.endpoints4.iter() {
-            let (key, endpoint) = entry.context("reading ENDPOINTS4")?;
-            snapshot.endpoints.insert(from_key4(key), Endpoint(endpoint));
-        }
-        for entry in self.endpoints6.iter() {
-            let (key, endpoint) = entry.context("reading ENDPOINTS6")?;
-            snapshot.endpoints.insert(from_key6(&key), Endpoint(endpoint));
-        }
+        let buckets = (0..self.endpoints.entries()).filter_map(|index| self.endpoints.bucket(index));
+        snapshot
+            .endpoints
+            .extend(buckets.flat_map(Bucket::entries).map(|(key, endpoint)| (from_key(key), endpoint)));
         for entry in self.ranges4.iter() {
             let (key, endpoint) = entry.context("reading RANGES4")?;
             let data = key.data();
-            let at = from_key4(key4(data.address, data.port, data.protocol));
+            let at = from_key(Key::new([data.address.into(), 0], false, data.port, data.protocol));
             snapshot
                 .ranges
                 .extend(range_key(at, key.prefix_len(), range::BITS4).map(|key| (key, Endpoint(endpoint))));
@@ -92,7 +88,7 @@ impl Maps {
         for entry in self.ranges6.iter() {
             let (key, endpoint) = entry.context("reading RANGES6")?;
             let data = key.data();
-            let at = from_key6(&Key6::new(data.address, data.port, data.protocol));
+            let at = from_key(Key::new(data.address, true, data.port, data.protocol));
             snapshot
                 .ranges
                 .extend(range_key(at, key.prefix_len(), range::BITS6).map(|key| (key, Endpoint(endpoint))));
@@ -167,21 +163,10 @@ pub(super) fn protocol_number(protocol: Option<Protocol>) -> u8 {
     }
 }
 
-fn from_key4(key: u64) -> EndpointKey {
+fn from_key(key: Key) -> EndpointKey {
     EndpointKey {
-        address: IpAddr::V4(Ipv4Addr::from(((key >> 32) as u32).to_ne_bytes())),
-        port: u16::from_be((key >> 16) as u16),
-        protocol: protocol_of(key as u8),
-    }
-}
-
-fn from_key6(key: &Key6) -> EndpointKey {
-    let mut bytes = [0; 16];
-    bytes[..8].copy_from_slice(&key.address[0].to_ne_bytes());
-    bytes[8..].copy_from_slice(&key.address[1].to_ne_bytes());
-    EndpointKey {
-        address: IpAddr::V6(Ipv6Addr::from(bytes)),
-        port: u16::from_be(key.port),
-        protocol: protocol_of(key.protocol),
+        address: address_of_words(key.address, key.is_ipv6()),
+        port: u16::from_be(key.port()),
+        protocol: protocol_of(key.protocol()),
     }
 }
