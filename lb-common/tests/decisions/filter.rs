@@ -1,4 +1,4 @@
-//! The filter before the endpoint maps: it may say "perhaps" to anybody, but never "no" to an address
+//! The filter before the table of endpoints: it may say "perhaps" to anybody, but never "no" to an address
 //! that has an endpoint.
 
 use std::collections::{BTreeMap, BTreeSet};

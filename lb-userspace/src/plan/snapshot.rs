@@ -44,7 +44,7 @@ pub struct MapSizes {
     pub endpoints: u32,
 }
 
-/// Key of either endpoint map. Port 0 with no protocol is the entry of an address.
+/// Key of the table of endpoints. Port 0 with no protocol is the entry of an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct EndpointKey {
     pub address: IpAddr,

@@ -31,7 +31,17 @@ const LARGE: FlowSizes = FlowSizes { ipv4: 4096, wide: 2048 };
 const LESS: FlowSizes = FlowSizes { ipv4: 512, wide: 512 };
 
 fn three_of_each() -> Desired {
-    Desired { services: ALL_KINDS.map(|kind| kind.service(PORT, &[1, 2, 3])).to_vec(), ..lab() }
+    Desired {
+        services: ALL_KINDS.map(|kind| kind.service(PORT, &[1, 2, 3])).to_vec(),
+        timeouts: patient(),
+        ..lab()
+    }
+}
+
+/// A move takes two programs' loads, and what began before it must be alive behind it: SCTP's 3 s for what has only
+/// begun are not enough where the verifier has to wait for a CPU.
+fn patient() -> Timeouts {
+    Timeouts { sctp_init1: 60, sctp_init: 60, ..Timeouts::default() }
 }
 
 /// Four times key and value.
@@ -167,7 +177,7 @@ fn templates_go_too() {
         let mut service = kind.service(PORT, &[1, 2, 3]);
         service.options.persistence =
             Some(Persistence { timeout: 300, granularity: None, scope: Scope::Service });
-        let mut director = director(&Desired { services: vec![service], ..lab() });
+        let mut director = director(&Desired { services: vec![service], timeouts: patient(), ..lab() });
         let from = |director: &mut Director, port| send(director, &kind.open().from_port(port));
         assert_eq!(from(&mut director, 1000), Ok(1));
         director.begin_resize(LARGE).expect("it begins");
