@@ -73,7 +73,7 @@ pub fn refuse(ctx: &XdpContext, packet: &Packet, endpoints: &Endpoints, refused:
     let Some(endpoint) = endpoints.exact.filter(|exact| exact.has(flag::OPEN)).or(endpoints.wildcard) else {
         return refused;
     };
-    match (answer_refused(ctx.ctx, packet.outline.0, endpoint.service() as u32, is_new), refused) {
+    match (answer_refused(ctx.ctx, packet.outline().0, endpoint.service() as u32, is_new), refused) {
         (ANSWERED, Verdict::DroppedNoFlow) => Verdict::AnsweredNoFlow,
         (PASS, Verdict::DroppedNoFlow) => Verdict::PassedNoFlow,
         (ANSWERED, _) => Verdict::AnsweredNoBackend,
@@ -85,7 +85,7 @@ pub fn refuse(ctx: &XdpContext, packet: &Packet, endpoints: &Endpoints, refused:
 /// The connection's backend was removed.
 #[inline(always)]
 pub fn removed(ctx: &XdpContext, packet: &Packet, service: u32) -> Verdict {
-    match answer_removed(ctx.ctx, packet.outline.0, service) {
+    match answer_removed(ctx.ctx, packet.outline().0, service) {
         ANSWERED => Verdict::AnsweredBackendRemoved,
         _ => Verdict::DroppedBackendRemoved,
     }
@@ -98,7 +98,7 @@ const PASS: u32 = 2;
 
 #[inline(always)]
 fn icmp_error(ctx: &XdpContext, packet: &Packet, error: Error, rest: u32) -> u32 {
-    answer_icmp(ctx.ctx, packet.outline.0, error.of(packet.is_ipv6) as u32, rest)
+    answer_icmp(ctx.ctx, packet.outline().0, error.of(packet.is_ipv6) as u32, rest)
 }
 
 /// `is_new`: a new connection that no backend takes; else a packet of no known one.

@@ -58,6 +58,10 @@ pub fn find_or_open(packet: &Packet, endpoints: &Endpoints) -> Result<Flow, Verd
         } else {
             narrow(packet, segment, endpoint)
         };
+        // Nearly every packet: nothing of its outcome is left to be taken apart.
+        if outcome.is_plain() {
+            return Ok(Flow { dest: outcome.0 as u32, service: endpoint.service() as u32, opened: false });
+        }
         if outcome.may_open() {
             (opener, again) = (endpoint, outcome.is_again());
         } else if let Some(end) = outcome.end(endpoint) {
@@ -219,6 +223,12 @@ impl Outcome {
     #[inline(always)]
     fn is_found(outcome: u64) -> bool {
         outcome != Self::MISS.0 && outcome & Self::TO_OPEN.0 == 0
+    }
+
+    /// Whether it is a destination and says nothing else.
+    #[inline(always)]
+    fn is_plain(self) -> bool {
+        self.0 != 0 && self.0 >> 32 == 0
     }
 
     #[inline(always)]

@@ -20,7 +20,7 @@ use crate::{
 /// Where a later fragment goes.
 #[inline(always)]
 pub fn follow_first(ctx: &XdpContext, packet: &Packet) -> Result<Flow, Verdict> {
-    let found = fragment_find(ctx.ctx, packet.outline.0);
+    let found = fragment_find(ctx.ctx, packet.outline().0);
     match (found as u32, found >> 32) {
         (0, 0) => Err(Verdict::DroppedFragment),
         (0, _) => Err(Verdict::PassedNoService),
@@ -32,7 +32,7 @@ pub fn follow_first(ctx: &XdpContext, packet: &Packet) -> Result<Flow, Verdict> 
 #[inline(always)]
 pub fn went(ctx: &XdpContext, packet: &Packet, flow: &Flow) {
     if packet.part.is(Part::First) {
-        fragment_remember(ctx.ctx, packet.outline.0, flow.dest, flow.service);
+        fragment_remember(ctx.ctx, packet.outline().0, flow.dest, flow.service);
     }
 }
 
@@ -40,7 +40,7 @@ pub fn went(ctx: &XdpContext, packet: &Packet, flow: &Flow) {
 #[inline(always)]
 pub fn passed(ctx: &XdpContext, packet: &Packet) {
     if packet.part.is(Part::First) {
-        fragment_remember(ctx.ctx, packet.outline.0, 0, 0);
+        fragment_remember(ctx.ctx, packet.outline().0, 0, 0);
     }
 }
 

@@ -31,7 +31,7 @@ use aya_ebpf::{
 };
 use lb_common::verdict::Verdict;
 
-use packet::Part;
+use packet::{Packet, Part};
 
 /// The program. `frags`: jumbo frames reach it in pieces, of which it needs only the first. There is
 /// no second one without: a device map belongs to one kind (`bpf_prog_map_compatible`).
@@ -55,7 +55,9 @@ pub fn clock(_ctx: XdpContext) -> u32 {
 /// The way of a packet. Both arms are ways out; `Err` is for those that end it early.
 #[inline(always)]
 fn balance(ctx: &XdpContext) -> Result<Verdict, Verdict> {
-    let packet = packet::parse(ctx).inspect_err(|_| trace::unread(ctx))?;
+    let mut packet = Packet::new();
+    packet::parse(ctx, &mut packet).inspect_err(|_| trace::unread(ctx))?;
+    let packet = packet;
     trace::came(ctx, &packet);
     let flow = if packet.part.is(Part::Later) {
         fragment::follow_first(ctx, &packet)?

@@ -19,7 +19,7 @@ pub fn answered(ctx: &XdpContext, packet: &Packet) -> Verdict {
     if !packet.part.is(Part::Whole) {
         return Verdict::PassedNoService;
     }
-    match probe_answered(ctx.ctx, packet.outline.0, packet.dest_port as u32) {
+    match probe_answered(ctx.ctx, packet.outline().0, packet.dest_port as u32) {
         SENT => Verdict::ForwardedProbe,
         GONE => Verdict::DroppedRedirect,
         _ => Verdict::PassedNoService,
@@ -29,7 +29,7 @@ pub fn answered(ctx: &XdpContext, packet: &Packet) -> Verdict {
 /// Gives an ICMP message that is about no service to the checks, if it is an error about what one of them has sent.
 #[inline(always)]
 pub fn told(ctx: &XdpContext, packet: &Packet) -> Verdict {
-    match probe_told(ctx.ctx, packet.outline.0) {
+    match probe_told(ctx.ctx, packet.outline().0) {
         SENT => Verdict::ForwardedProbe,
         GONE => Verdict::DroppedRedirect,
         _ => Verdict::PassedNotIp,

@@ -27,7 +27,7 @@ use crate::{
 /// answers a ping to a VIP itself.
 #[inline(always)]
 pub fn find(ctx: &XdpContext, packet: &Packet) -> Result<Flow, Verdict> {
-    let found = quoted_find(ctx.ctx, packet.outline.0);
+    let found = quoted_find(ctx.ctx, packet.outline().0);
     match (found as u32, found >> 32) {
         (0, 0) => Err(probe::told(ctx, packet)),
         (0, _) => Err(Verdict::PassedNoFlow),

@@ -67,7 +67,7 @@ mod on {
 
     #[inline(always)]
     pub fn came(ctx: &XdpContext, packet: &Packet) {
-        trace_begin(ctx.ctx, packet.outline.0);
+        trace_begin(ctx.ctx, packet.outline().0);
     }
 
     #[inline(always)]

@@ -13,10 +13,10 @@ pub struct Outline(pub u64);
 
 impl Outline {
     #[inline(always)]
-    pub fn new(packet: &Packet, l4: usize) -> Self {
+    pub fn of(packet: &Packet) -> Self {
         Self(
             packet.l3 as u64
-                | (l4 as u64) << 8
+                | (packet.l4 as u64) << 8
                 | (packet.protocol as u64) << 24
                 | (packet.part as u64) << 32
                 | (packet.is_ipv6 as u64) << 34
