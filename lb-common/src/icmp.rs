@@ -37,6 +37,12 @@ pub const fn is_error(is_ipv6: bool, kind: u8) -> bool {
     if is_ipv6 { kind >= 1 && kind < 128 } else { matches!(kind, 3 | 4 | 11 | 12) }
 }
 
+/// Whether a message of this type answers a ping.
+#[inline(always)]
+pub const fn is_echo_reply(is_ipv6: bool, kind: u8) -> bool {
+    kind == if is_ipv6 { 129 } else { 0 }
+}
+
 /// The second half of an error's header, as loaded: the MTU of the next hop (RFC 1191 section 4, RFC 4443
 /// section 3.2).
 #[inline(always)]

@@ -2,7 +2,7 @@
 //! too. What the checks send does not come here: see `deliver.rs`.
 
 use aya_ebpf::{bindings::xdp_md, programs::XdpContext};
-use lb_common::{host::Route, link::MAC_MASK, verdict::Verdict, vlan::Tags};
+use lb_common::{host::Route, icmp::is_echo_reply, link::MAC_MASK, verdict::Verdict, vlan::Tags};
 
 use crate::{
     endpoint,
@@ -26,7 +26,8 @@ pub fn answered(ctx: &XdpContext, packet: &Packet) -> Verdict {
     }
 }
 
-/// Gives an ICMP message that is about no service to the checks, if it is an error about what one of them has sent.
+/// Gives an ICMP message that is about no service to the checks, if it is the answer to an echo of theirs, or an error
+/// about what one of them has sent.
 #[inline(always)]
 pub fn told(ctx: &XdpContext, packet: &Packet) -> Verdict {
     match probe_told(ctx.ctx, packet.outline().0) {
@@ -59,11 +60,23 @@ extern "C" fn probe_answered(ctx: *mut xdp_md, outline: u64, port: u32) -> u32 {
 #[inline(never)]
 extern "C" fn probe_told(ctx: *mut xdp_md, outline: u64) -> u32 {
     let (ctx, outline) = (XdpContext::new(ctx), Outline(outline));
-    // Turned round: who sent it is the director, at one of its own addresses.
-    match quoted::read_error(&ctx, outline) {
-        Ok(quoted) => send(&ctx, outline, quoted.client, quoted.vip, quoted.port),
+    match about(&ctx, outline) {
+        Ok((vip, own, port)) => send(&ctx, outline, vip, own, port),
         Err(_) => 0,
     }
+}
+
+/// The VIP that was asked, who asked, and its port, or what an echo bears instead.
+#[inline(always)]
+fn about(ctx: &XdpContext, outline: Outline) -> Result<([u64; 2], [u64; 2], u16), Verdict> {
+    let [kind, _checksum, id, _sequence]: [u16; 4] = read(ctx, outline.l4())?;
+    if is_echo_reply(outline.is_ipv6(), kind as u8) {
+        let (vip, own) = addresses(ctx, outline)?;
+        return Ok((vip, own, id));
+    }
+    // Turned round: who sent it is the director, at one of its own addresses.
+    let quoted = quoted::read_error(ctx, outline)?;
+    Ok((quoted.client, quoted.vip, quoted.port))
 }
 
 /// Sends the frame to the checks, without its tags, if it is about `vip` and theirs is `port` of `own`.

@@ -6,7 +6,7 @@ use lb_common::{
     endpoint::flag,
     flow::{NarrowKey, WideKey},
     hashed::fold,
-    icmp::{HEADER_LEN, is_error},
+    icmp::{HEADER_LEN, ICMPV4, ICMPV6, is_error},
     protocol,
     verdict::Verdict,
 };
@@ -106,26 +106,32 @@ fn quoted4(ctx: &XdpContext, l3: usize) -> Result<Quoted, Verdict> {
     if header[0] & 0xf0 != 0x40 || header_len < 20 || offset != 0 {
         return Err(Verdict::PassedNotIp);
     }
-    let ports: [u16; 2] = read(ctx, l3 + header_len)?;
-    turn_round([header[3] as u64, 0], [header[4] as u64, 0], ports, (header[2] >> 8) as u8)
+    let protocol = (header[2] >> 8) as u8;
+    let [port, client_port] = ports(ctx, l3 + header_len, protocol)?;
+    let (vip, client) = ([header[3] as u64, 0], [header[4] as u64, 0]);
+    Ok(Quoted { client, vip, client_port, port, protocol })
 }
 
 /// Without extension headers: a backend's answers to its clients have none.
 #[inline(always)]
 fn quoted6(ctx: &XdpContext, l3: usize) -> Result<Quoted, Verdict> {
     let header: [u32; 10] = read(ctx, l3)?;
-    let ports: [u16; 2] = read(ctx, l3 + 40)?;
+    let protocol = (header[1] >> 16) as u8;
     if header[0] & 0xf0 != 0x60 {
         return Err(Verdict::PassedNotIp);
     }
     let word = |i: usize| header[i] as u64 | (header[i + 1] as u64) << 32;
-    turn_round([word(2), word(4)], [word(6), word(8)], ports, (header[1] >> 16) as u8)
+    let [port, client_port] = ports(ctx, l3 + 40, protocol)?;
+    let (vip, client) = ([word(2), word(4)], [word(6), word(8)]);
+    Ok(Quoted { client, vip, client_port, port, protocol })
 }
 
+/// Source and destination; of an ICMP message what an echo bears instead.
 #[inline(always)]
-fn turn_round(vip: [u64; 2], client: [u64; 2], ports: [u16; 2], protocol: u8) -> Result<Quoted, Verdict> {
-    if !matches!(protocol, protocol::TCP | protocol::UDP | protocol::SCTP) {
-        return Err(Verdict::PassedNotIp);
+fn ports(ctx: &XdpContext, l4: usize, protocol: u8) -> Result<[u16; 2], Verdict> {
+    match protocol {
+        protocol::TCP | protocol::UDP | protocol::SCTP => read(ctx, l4),
+        ICMPV4 | ICMPV6 => Ok([read(ctx, l4 + 4)?, 0]),
+        _ => Err(Verdict::PassedNotIp),
     }
-    Ok(Quoted { client, vip, client_port: ports[1], port: ports[0], protocol })
 }

@@ -1,6 +1,6 @@
 //! The only place that reads the time.
 
-use std::time::Duration;
+use std::{mem, time::Duration};
 
 use jiff::Timestamp;
 use rustix::time::{ClockId, Timespec, clock_getres, clock_gettime};
@@ -24,6 +24,17 @@ pub fn realtime() -> Timestamp {
 pub fn kernel_hz() -> u32 {
     let tick = duration(clock_getres(ClockId::MonotonicCoarse)).as_nanos().max(1);
     u32::try_from((1_000_000_000 + tick / 2) / tick).unwrap_or(u32::MAX)
+}
+
+/// Whether something, an NTP client mostly, keeps CLOCK_REALTIME right: the kernel's own view (adjtimex(2), STA_UNSYNC),
+/// which timedatectl shows too. None: the kernel does not tell.
+pub fn is_synchronised() -> Option<bool> {
+    // SAFETY: plain numbers, for which zeros are good; with `modes` 0 the kernel only writes to it.
+    let (status, found) = unsafe {
+        let mut timex: libc::timex = mem::zeroed();
+        (libc::adjtimex(&raw mut timex), timex.status)
+    };
+    (status >= 0).then_some(found & libc::STA_UNSYNC == 0)
 }
 
 fn duration(time: Timespec) -> Duration {

@@ -161,12 +161,12 @@ impl Agent {
         // All are loaded before the first displaces another program or one of an earlier agent's.
         let meta = self.pins.meta;
         for mut loaded in self.load(&meta, false)? {
-            let (ifindex, traces) = (loaded.target().ifindex, loaded.traces());
+            let (target, traces) = (loaded.target().clone(), loaded.traces());
             if self.options.replace {
                 self.displace(loaded.target()).await?;
             }
             let attached = put(&self.pins, loaded, &self.network.links)?;
-            self.tracing.follow(ifindex, traces);
+            self.tracing.follow(&target, traces);
             report(&attached, &mut self.warnings);
             if attached.adopted {
                 self.say(Draft::new(Kind::Program).because(&attached.interface));
@@ -187,8 +187,8 @@ impl Agent {
             Build::Tracing => ", with the program of `lb trace`",
         };
         for mut loaded in programs {
-            let (ifindex, traces) = (loaded.target().ifindex, loaded.traces());
-            let here = self.interfaces.all.iter().filter(|one| one.attachment.ifindex == ifindex);
+            let (target, traces) = (loaded.target().clone(), loaded.traces());
+            let here = self.interfaces.all.iter().filter(|one| one.attachment.ifindex == target.ifindex);
             let was_generic = here.filter_map(|one| one.attached.as_ref()).map(|now| now.generic).next();
             let attached = loaded.attach(&self.pins.layout, was_generic)?;
             tracing::debug!(
@@ -198,9 +198,9 @@ impl Agent {
                 in_place = attached.adopted,
                 "swapped the XDP program"
             );
-            self.tracing.follow(ifindex, traces);
+            self.tracing.follow(&target, traces);
             self.say(Draft::new(Kind::Program).because(format!("{}{why}", attached.interface)));
-            for one in self.interfaces.all.iter_mut().filter(|one| one.attachment.ifindex == ifindex) {
+            for one in self.interfaces.all.iter_mut().filter(|one| one.attachment.ifindex == target.ifindex) {
                 one.attached = Some(attached.clone());
             }
         }

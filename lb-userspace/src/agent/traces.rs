@@ -1,6 +1,8 @@
 //! `lb trace`: as long as somebody asks, another build of the program takes the place of the one that forwards, on the
 //! same links and maps, and reports what it does. What comes of it is read by a thread of its own (`crate::trace`).
 
+use std::collections::BTreeSet;
+
 use anyhow::Result;
 use lb_common::trace::{Filter, SLOTS};
 use tokio::sync::mpsc;
@@ -8,7 +10,7 @@ use tokio::sync::mpsc;
 use super::{Agent, change::internal};
 use crate::{
     api::server::Failure,
-    dataplane::{Build, Traces},
+    dataplane::{Build, Target, Traces},
     plan::name_of,
     trace::{Ended, Question, Reports, Tracer},
 };
@@ -47,9 +49,9 @@ impl Tracing {
     }
 
     /// A device has a program that reports.
-    pub fn follow(&self, ifindex: u32, traces: Option<Traces>) {
+    pub fn follow(&self, target: &Target, traces: Option<Traces>) {
         if let (Some(tracer), Some(traces)) = (&self.tracer, traces) {
-            tracer.follow(ifindex, traces);
+            tracer.follow(target, traces);
         }
     }
 
@@ -63,7 +65,7 @@ impl Tracing {
 impl Agent {
     /// Begins a trace, and swaps the programs if it is the first one.
     pub(super) fn trace(&mut self, question: &Question) -> Result<Reports, Failure> {
-        let filter = self.filter(question)?;
+        let (filter, device) = (self.filter(question)?, self.traced_device(question)?);
         if self.tracing.open >= SLOTS {
             let hint = "end one (Ctrl-C), or wait for it";
             return Err(
@@ -75,7 +77,23 @@ impl Agent {
         }
         let Some(tracer) = &self.tracing.tracer else { return Err(Failure::internal("nobody traces")) };
         self.tracing.open += 1;
-        Ok(tracer.trace(filter, question.snap))
+        Ok(tracer.trace(filter, device, question.snap))
+    }
+
+    /// The device that is named: one that has the program.
+    fn traced_device(&self, question: &Question) -> Result<Option<String>, Failure> {
+        let Some(name) = &question.interface else { return Ok(None) };
+        let devices = || self.interfaces.all.iter().map(|one| one.attachment.name.as_str());
+        if devices().any(|device| device == name) {
+            return Ok(Some(name.clone()));
+        }
+        let has: BTreeSet<&str> = devices().collect();
+        let has = has.into_iter().collect::<Vec<_>>().join(", ");
+        let wrong = match self.interfaces.all.iter().find(|one| one.spec.name == *name) {
+            Some(one) => format!("the frames of {name} come in by {}, with their tags", one.attachment.name),
+            None => format!("{name} has no program of ours"),
+        };
+        Err(Failure::not_found(wrong).hint(format!("one of {has}")))
     }
 
     fn filter(&self, question: &Question) -> Result<Filter, Failure> {

@@ -10,6 +10,7 @@ use regex::bytes::Regex;
 
 use super::{
     failure,
+    socket::refused,
     udp::{LONGEST, connect},
 };
 use crate::{
@@ -24,7 +25,7 @@ pub async fn check(probe: &Probe, dns: &DnsCheck) -> Result<Pass, Failure> {
     socket.send(&bytes).await.map_err(|error| failure(&error))?;
     let mut reply = vec![0; LONGEST];
     loop {
-        let length = socket.recv(&mut reply).await.map_err(|error| failure(&error))?;
+        let length = socket.recv(&mut reply).await.map_err(|error| refused(&error, probe))?;
         let answer = Message::from_vec(&reply[..length])
             .map_err(|_| Failure { why: format!("the answer ({length} bytes) is not DNS") })?;
         // A late or forged answer to another question is not ours.

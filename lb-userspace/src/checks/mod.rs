@@ -139,7 +139,7 @@ async fn attempt(probe: &Probe, tls: &Tls) -> Outcome {
     let began = monotonic();
     let result = timeout(probe.timeout, by_kind(probe, tls)).await;
     let took = monotonic().saturating_sub(began);
-    let result = result.unwrap_or_else(|_| Err(Failure { why: "no answer".to_owned() }));
+    let result = result.unwrap_or_else(|_| Err(Failure { why: socket::silence(probe) }));
     Outcome { took, result }
 }
 

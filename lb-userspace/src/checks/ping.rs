@@ -11,13 +11,20 @@ use crate::health::{Failure, Pass, Probe};
 /// Bytes that nobody else sends.
 type Token = [u8; 16];
 
+/// Of an echo, which bears the port that the answer to a check through the VIP is known by.
+type Identifier = [u8; 2];
+
 pub async fn check(probe: &Probe) -> Result<Pass, Failure> {
     // Tokio has no raw sockets; what it does to one for datagrams, send and recv, is the same for these.
     let socket = UdpSocket::from_std(open(probe)?.into()).map_err(|error| failure(&error))?;
     let mut token = Token::default();
     rustix::rand::getrandom(&mut token, rustix::rand::GetRandomFlags::empty())
         .map_err(|error| failure(&error.into()))?;
-    let request = request(probe.target.is_ipv4(), &token);
+    let identifier = match probe.way {
+        Some(way) => way.ports.by_turn(way.turn).to_be_bytes(),
+        None => [token[0], token[1]],
+    };
+    let request = request(probe.target.is_ipv4(), identifier, &token);
     socket.send(&request).await.map_err(|error| failure(&error))?;
     let mut reply = [0; 256];
     loop {
@@ -48,10 +55,10 @@ fn portless(probe: &Probe) -> Probe {
     probe
 }
 
-/// The kernel sets the identifier of a ping socket, and its checksum, and that of ICMPv6.
-fn request(is_ipv4: bool, token: &Token) -> Vec<u8> {
+/// The kernel sets the identifier of a ping socket (to its port), and its checksum, and that of ICMPv6.
+fn request(is_ipv4: bool, [high, low]: Identifier, token: &Token) -> Vec<u8> {
     let kind = if is_ipv4 { 8 } else { 128 };
-    let mut message = vec![kind, 0, 0, 0, token[0], token[1], 0, 1];
+    let mut message = vec![kind, 0, 0, 0, high, low, 0, 1];
     message.extend(token);
     if is_ipv4 {
         let words = message.chunks_exact(2).map(|pair| u64::from(u16::from_be_bytes([pair[0], pair[1]])));

@@ -12,7 +12,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::{failure, socket::bind};
+use super::socket::{bind, refused};
 use crate::health::{Failure, Pass, Probe, Way};
 
 /// A connection can be opened.
@@ -38,14 +38,6 @@ pub async fn connect(probe: &Probe) -> Result<TcpStream, Failure> {
         }
         Err(_) => Err(Failure { why: "no connection".to_owned() }),
     }
-}
-
-fn refused(error: &io::Error, probe: &Probe) -> Failure {
-    let Failure { why } = failure(error);
-    if probe.way.is_some() && error.kind() == io::ErrorKind::ConnectionRefused {
-        return Failure { why: format!("{why} (does its server listen on {}?)", probe.target.ip()) };
-    }
-    Failure { why }
 }
 
 /// How many ports an attempt tries: one may still be connected to the same VIP and port.

@@ -6,7 +6,10 @@ use regex::bytes::Regex;
 use socket2::{Protocol, Type};
 use tokio::{net::UdpSocket, time::timeout};
 
-use super::{failure, socket};
+use super::{
+    failure,
+    socket::{self, refused, silence},
+};
 use crate::{
     health::{Failure, Pass, Probe},
     model::check::UdpCheck,
@@ -21,9 +24,9 @@ pub async fn check(probe: &Probe, udp: &UdpCheck) -> Result<Pass, Failure> {
     let mut reply = vec![0; LONGEST];
     let length = match timeout(patience(probe), socket.recv(&mut reply)).await {
         // An ICMP error comes as one of the socket, whose target is known.
-        Ok(received) => received.map_err(|error| failure(&error))?,
-        Err(_) if udp.require_reply => return Err(Failure { why: "no reply".to_owned() }),
-        Err(_) => return Ok(Pass::new("no reply, and no error")),
+        Ok(received) => received.map_err(|error| refused(&error, probe))?,
+        Err(_) if udp.require_reply => return Err(Failure { why: silence(probe) }),
+        Err(_) => return Ok(Pass::silence()),
     };
     if let Some(wanted) = &udp.expect {
         let wanted = Regex::new(wanted).map_err(|error| Failure { why: format!("`expect`: {error}") })?;

@@ -39,7 +39,29 @@ enum Kind {
         #[command(flatten)]
         common: Common,
     },
+    /// An ICMP message: not asked about here, and said why
+    #[command(hide = true)]
+    Icmp(Rest),
+    /// A fragment: not asked about here, and said why
+    #[command(hide = true)]
+    Fragment(Rest),
 }
+
+/// Whatever else is there.
+#[derive(Debug, Args)]
+struct Rest {
+    /// Is not looked at
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, num_args = 0.., hide = true)]
+    _words: Vec<String>,
+}
+
+/// Why there is no answer.
+const ICMP: &str = "an ICMP error goes to the backend of the connection that it quotes: ask about that one, lb explain tcp \
+                    (or udp, sctp) CLIENT VIP:PORT. Other ICMP, pings of a VIP among it, is passed to the director's own \
+                    stack, but for answers to health checks. lb trace icmp shows what becomes of real ones";
+const FRAGMENT: &str = "a first fragment goes the way of a whole packet: ask about that one, lb explain udp (or tcp, sctp) \
+                        CLIENT VIP:PORT. Later ones follow it for two seconds, and without it are dropped \
+                        (dropped-fragment in lb stats). lb trace shows what becomes of real ones";
 
 #[derive(Debug, Args)]
 struct Common {
@@ -73,6 +95,8 @@ pub(super) fn run(args: ExplainArgs, instance: &str, output: &mut Output<'_>) ->
         Kind::Tcp { flags, common } => (Protocol::Tcp, flags, 0, common),
         Kind::Udp { common } => (Protocol::Udp, 0, 0, common),
         Kind::Sctp { chunk, common } => (Protocol::Sctp, 0, chunk, common),
+        Kind::Icmp(_) => return Err(not_here(ICMP)),
+        Kind::Fragment(_) => return Err(not_here(FRAGMENT)),
     };
     let Common { from, to, interface, ttl, length, bpffs } = common;
     let packet = Packet { protocol, from, to, flags, chunk, ttl, length };
@@ -93,6 +117,10 @@ pub(super) fn run(args: ExplainArgs, instance: &str, output: &mut Output<'_>) ->
         output.line(format!("  {:width$}  {text}", line.step))?;
     }
     Ok(())
+}
+
+fn not_here(why: &str) -> CliError {
+    CliError::Local { exit: Exit::Usage, message: why.to_owned() }
 }
 
 fn tone(verdict: &str) -> Tone {

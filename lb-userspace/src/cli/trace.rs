@@ -25,6 +25,9 @@ pub(super) struct TraceArgs {
     /// as [ADDRESS]:PORT
     #[arg(value_name = "FILTER", num_args = 0..=2)]
     words: Vec<String>,
+    /// Only packets that come in by this interface, one that has the program; a VLAN's by its parent
+    #[arg(long, short, value_name = "INTERFACE")]
+    interface: Option<String>,
     /// Only packets of this service: its name, or its endpoint VIP:PORT or PROTOCOL/VIP:PORT
     #[arg(long, value_parser = parse::service)]
     service: Option<ServiceArg>,
@@ -141,6 +144,7 @@ async fn question(args: &TraceArgs, client: &Client) -> Result<Question, CliErro
         protocol,
         from: args.from,
         to,
+        interface: args.interface.clone(),
         service,
         only: args.only.clone(),
         sample: args.sample,

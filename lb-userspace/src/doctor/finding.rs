@@ -113,10 +113,12 @@ ids! {
     TableOverflows Warning "table-overflows" "new connections find no room in the flow tables";
     TableFull Warning "table-full" "a flow table is nearly full";
     FirewallDrops Warning "firewall-drops" "a rule of the director drops what its own stack needs";
+    ConntrackFull Warning "conntrack-full" "the director's table of tracked connections is nearly full";
     RpFilter Warning "rp-filter" "rp_filter is strict on a director that serves by itself";
     IpvsActive Warning "ipvs-active" "IPVS has a virtual server of the same VIP";
     KeepalivedServes Warning "keepalived-serves" "keepalived manages virtual servers of the same VIP";
     ClockApart Warning "clock-apart" "the flow table's clock and CLOCK_MONOTONIC disagree";
+    ClockUnsynchronised Warning "clock-unsynchronised" "nothing keeps the director's wall clock right";
     OffloadInTheWay Warning "offload-in-the-way" "a NIC changes frames before XDP sees them";
     OneQueue Warning "one-queue" "a NIC has one receive queue for all CPUs";
     RssUneven Warning "rss-uneven" "a NIC's hash leaves receive queues unused";

@@ -11,7 +11,18 @@ impl Pass {
     pub fn new(found: impl Into<String>) -> Self {
         Self { found: found.into(), weight: Weight::Configured }
     }
+
+    /// Nobody answered, which is good enough.
+    pub fn silence() -> Self {
+        Self::new(SILENCE)
+    }
+
+    pub fn is_silence(&self) -> bool {
+        self.found == SILENCE
+    }
 }
+
+const SILENCE: &str = "no reply, and no error";
 
 /// How one attempt ended.
 #[derive(Clone, Debug, PartialEq, Eq)]

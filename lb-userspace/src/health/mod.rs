@@ -14,6 +14,7 @@ mod saved;
 #[cfg(test)]
 pub(super) mod tests;
 mod view;
+mod ways;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -171,15 +172,6 @@ struct Entry {
     machine: Machine,
 }
 
-impl Entry {
-    /// Whether it is the same check to the backend's own address, which passes.
-    fn is_own_of(&self, other: &Self) -> bool {
-        !self.probe.via_vip
-            && self.label == other.own
-            && self.machine.last().is_some_and(|last| last.result.is_ok())
-    }
-}
-
 impl Health {
     /// `saved`: what an earlier agent knew. A backend that it names is not new.
     pub fn new(seed: u64, saved: Saved) -> Self {
@@ -318,7 +310,10 @@ impl Health {
                 self.release(now, actions);
             }
             // Of a check that is gone meanwhile: nobody's.
-            Input::Done(id, outcome) => self.step(now, id, machine::Input::Done(outcome), actions),
+            Input::Done(id, outcome) => {
+                let outcome = self.believed(id, outcome);
+                self.step(now, id, machine::Input::Done(outcome), actions);
+            }
             Input::Counted(service, guarded, figures) => {
                 self.counted(now, service, guarded, figures, actions);
             }
@@ -408,18 +403,6 @@ impl Health {
             weight: entry.machine.weight(),
         };
         self.machines(service, backend).map(view).collect()
-    }
-
-    /// How the last attempt ended. That the same passes at the backend's own address is half of the cause.
-    fn last(&self, entry: &Entry) -> Option<Outcome> {
-        let mut last = entry.machine.last().cloned()?;
-        if let Err(Failure { why }) = &mut last.result
-            && entry.probe.via_vip
-            && self.machines(&entry.service, entry.backend).any(|other| other.is_own_of(entry))
-        {
-            *why = format!("it answers on its own address, but not here: {why}");
-        }
-        Some(last)
     }
 
     /// Whether any check goes through the VIP.

@@ -1,6 +1,7 @@
 //! On a virtual clock: an attempt takes what the test says.
 
 mod maintained;
+mod silent;
 
 use std::collections::BTreeMap;
 

@@ -55,6 +55,9 @@ pub struct Question {
     /// Where it is addressed to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub to: Option<Place>,
+    /// The device that it comes in by.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub interface: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub service: Option<ServiceName>,
     /// Verdicts, with commas: their names, or how they begin.
@@ -77,7 +80,7 @@ impl Question {
     /// # Errors
     /// What is asked cannot be, in one paragraph.
     pub fn filter(&self, service: Option<u16>, hz: u32) -> Result<Filter, String> {
-        let Self { protocol, from, to, service: _, only, sample, rate, snap } = self;
+        let Self { protocol, from, to, interface: _, service: _, only, sample, rate, snap } = self;
         let sample = match sample.unwrap_or(1) {
             0 => return Err("of each 0 packets none can be taken: `sample` is 1 or more".to_owned()),
             sample => u32::MAX / sample,
@@ -204,6 +207,7 @@ mod tests {
         let question = Question {
             protocol: Some(Kind::Icmp),
             to: Some("[2001:db8::]/32:53".parse().expect("a place")),
+            interface: Some("bond0.4".to_owned()),
             service: Some(ServiceName::new("tcp/172.18.14.100:80").expect("a name")),
             snap: Some(128),
             ..Question::default()

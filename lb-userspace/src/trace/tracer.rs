@@ -26,7 +26,7 @@ use super::{
 };
 use crate::{
     clock::{monotonic, realtime},
-    dataplane::{Clock, Layout, Maps, Traced, Traces},
+    dataplane::{Clock, Layout, Maps, Target, Traced, Traces},
     plan::Snapshot,
 };
 
@@ -59,13 +59,21 @@ pub struct Tracer {
 
 enum Order {
     /// A device has another program.
-    Program(u32, Box<Traces>),
+    Program(u32, Program),
     Trace(Box<Trace>),
+}
+
+/// The maps of one.
+struct Program {
+    device: String,
+    traces: Box<Traces>,
 }
 
 /// Somebody who asked.
 struct Trace {
     filter: Filter,
+    /// The device whose packets alone are asked about.
+    device: Option<String>,
     /// Bytes of each frame that go along.
     snap: Option<usize>,
     reports: mpsc::Sender<Bytes>,
@@ -101,18 +109,20 @@ impl Tracer {
         Ok(Self { orders })
     }
 
-    /// The program on device `ifindex` is another one from now on.
-    pub fn follow(&self, ifindex: u32, traces: Traces) {
+    /// The program on a device is another one from now on.
+    pub fn follow(&self, target: &Target, traces: Traces) {
+        let program = Program { device: target.interface.clone(), traces: Box::new(traces) };
         // The thread ends only after us.
-        let _ = self.orders.send(Order::Program(ifindex, Box::new(traces)));
+        let _ = self.orders.send(Order::Program(target.ifindex, program));
     }
 
-    /// Begins a trace. `snap`: how many bytes of each frame go along. The caller sees to it that there are at most
-    /// [`SLOTS`].
-    pub fn trace(&self, filter: Filter, snap: Option<u32>) -> Reports {
+    /// Begins a trace, of all devices or of one. `snap`: how many bytes of each frame go along. The caller sees to it
+    /// that there are at most [`SLOTS`].
+    pub fn trace(&self, filter: Filter, device: Option<String>, snap: Option<u32>) -> Reports {
         let (reports, heard) = mpsc::channel(WAITING);
         let trace = Trace {
             filter,
+            device,
             snap: snap.map(|snap| snap as usize),
             reports,
             counts: Counts::default(),
@@ -131,7 +141,7 @@ struct Thread {
     maps: Maps,
     picture: Snapshot,
     pictured: Option<Duration>,
-    programs: BTreeMap<u32, Traces>,
+    programs: BTreeMap<u32, Program>,
     traces: [Option<Trace>; SLOTS],
     ended: Ended,
 }
@@ -166,18 +176,18 @@ impl Thread {
 
     fn obey(&mut self, order: Order) -> Result<()> {
         match order {
-            Order::Program(ifindex, mut traces) => {
+            Order::Program(ifindex, mut program) => {
                 // What the one before has reported.
                 self.read();
                 for slot in 0..SLOTS {
                     if let Some(trace) = &mut self.traces[slot] {
                         if let Some(before) = self.programs.get(&ifindex) {
-                            trace.lost_before = sum(trace.lost_before, before.lost(slot)?);
+                            trace.lost_before = sum(trace.lost_before, before.traces.lost(slot)?);
                         }
-                        traces.set(slot, confirmed(trace.filter, &self.clock))?;
+                        program.ask(slot, trace, &self.clock)?;
                     }
                 }
-                self.programs.insert(ifindex, *traces);
+                self.programs.insert(ifindex, program);
             }
             Order::Trace(trace) => {
                 let Some(slot) = self.traces.iter().position(Option::is_none) else {
@@ -185,8 +195,8 @@ impl Thread {
                     return Ok(());
                 };
                 for program in self.programs.values_mut() {
-                    program.forget_lost(slot)?;
-                    program.set(slot, confirmed(trace.filter, &self.clock))?;
+                    program.traces.forget_lost(slot)?;
+                    program.ask(slot, &trace, &self.clock)?;
                 }
                 // From here on every packet is asked about: whoever waits for that hears it.
                 let trace = self.traces[slot].insert(*trace);
@@ -200,7 +210,7 @@ impl Thread {
     fn read(&mut self) {
         let mut programs = std::mem::take(&mut self.programs);
         for program in programs.values_mut() {
-            program.read(AT_ONCE, |traced| {
+            program.traces.read(AT_ONCE, |traced| {
                 if let Err(error) = self.hear(&traced) {
                     tracing::error!("reading the maps for `lb trace` failed: {error:#}");
                 }
@@ -249,8 +259,8 @@ impl Thread {
             }
             let mut lost = trace.lost_before;
             for program in self.programs.values_mut() {
-                program.set(slot, confirmed(trace.filter, &self.clock))?;
-                lost = sum(lost, program.lost(slot)?);
+                program.ask(slot, trace, &self.clock)?;
+                lost = sum(lost, program.traces.lost(slot)?);
             }
             (trace.counts.over_rate, trace.counts.ring_full) = (lost.over_rate, lost.ring_full);
             trace.say(&Report::Counts(trace.counts));
@@ -263,7 +273,16 @@ impl Thread {
             return Ok(());
         }
         let _ = self.ended.send(());
-        self.programs.values_mut().try_for_each(|program| program.set(slot, Filter::default()))
+        self.programs.values_mut().try_for_each(|program| program.traces.set(slot, Filter::default()))
+    }
+}
+
+impl Program {
+    /// Asks about what `trace` wants, for a while: nothing, if it is about another device.
+    fn ask(&mut self, slot: usize, trace: &Trace, clock: &Clock) -> Result<()> {
+        let is_asked = trace.device.as_ref().is_none_or(|device| *device == self.device);
+        let filter = if is_asked { confirmed(trace.filter, clock) } else { Filter::default() };
+        self.traces.set(slot, filter)
     }
 }
 

@@ -40,8 +40,10 @@ fn a_healthy_director() {
     Lab::test(Topology::one_segment(2), |lab| {
         let hello = HelloLab::start(lab, 2)?;
         healthy(&hello.agent, 2)?;
-        let text = hello.agent.lb(&["--instance", "lab", "doctor"])?.ok()?;
-        ensure!(text.contains("nothing wrong was found") && text.contains("tried 2 ways"), "{text}");
+        let text = hello.agent.lb(&["--instance", "lab", "doctor"])?.stdout;
+        let clock = lb::clock::is_synchronised() == Some(false);
+        let verdict = if clock { "0 errors, 1 warning" } else { "nothing wrong was found" };
+        ensure!(text.contains(verdict) && text.contains("tried 2 ways"), "{text}");
         // No flow, and no packet in a counter: the probes pass the program by.
         let stats = hello.agent.stats()?;
         ensure!(

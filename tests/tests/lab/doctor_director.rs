@@ -245,6 +245,22 @@ fn a_firewall_of_the_director() {
     });
 }
 
+/// nft(8) does not list these.
+#[test]
+fn a_firewall_of_the_older_kind() {
+    Lab::test(Topology::one_segment(2), |lab| {
+        let hello = HelloLab::start(lab, 2)?;
+        let director = &lab.net.director.netns;
+        let source = format!("{}/32", hello.address(2));
+        let rule = ["INPUT", "-s", &source, "-p", "tcp", "--sport", "7000", "-j", "DROP"];
+        director.run("iptables-legacy", &[&["-A"][..], &rule].concat())?.ok()?;
+        let found = finds(&hello.agent, &["firewall-drops"])?;
+        says(&found[0], &["iptables filter INPUT", &hello.address(2), "iptables-legacy-save"])?;
+        director.run("iptables-legacy", &[&["-D"][..], &rule].concat())?.ok()?;
+        finds(&hello.agent, &[]).map(drop)
+    });
+}
+
 /// The director as its own backend, with clients in two segments.
 #[test]
 fn a_strict_reverse_path_filter_of_a_director_that_serves() {

@@ -65,6 +65,11 @@ fn what_is_said_is_what_happens_then() {
         };
         said(&agent.lb_fails(USAGE, &ask("lab", "eth7"))?, &["eth7", "eth0"])?;
         said(&agent.lb_fails(NOT_RUNNING, &ask("other", "eth0"))?, &["other", "not there"])?;
+        // What it cannot be asked about is said with its reason.
+        let icmp = agent.lb_fails(USAGE, &["explain", "icmp", "10.1.2.3", "172.18.14.100", "--type", "3"])?;
+        said(&icmp, &["backend of the connection that it quotes", "lb trace icmp"])?;
+        let fragment = agent.lb_fails(USAGE, &["explain", "fragment"])?;
+        said(&fragment, &["Later ones follow it", "lb explain udp"])?;
         // The maps say it, not the agent.
         agent.kill9()?;
         let told = explain(agent, stranger, &[])?;

@@ -58,3 +58,4 @@ mod timeouts;
 mod trace;
 mod ttl;
 mod via;
+mod via_datagrams;

@@ -1,7 +1,7 @@
 //! `lb trace`: real packets with their verdict and cause, and the ordinary program back whatever becomes of it.
 
 use std::{
-    net::{IpAddr, SocketAddr, TcpStream},
+    net::{IpAddr, SocketAddr, TcpStream, UdpSocket},
     path::PathBuf,
 };
 
@@ -19,6 +19,7 @@ use lb_tests::{
 use nix::sys::signal::Signal;
 
 use crate::{
+    doctor::two_segments,
     growth::{resize, settled},
     permission::public_binary,
     setup::{HELLO, HelloLab, PORT, SERVICE, config, said, service, verdict},
@@ -156,6 +157,39 @@ fn each_end_is_seen_with_its_cause() {
         }
         until_tag(agent, ordinary, "the ordinary program")?;
         ensure!(agent.link("eth0")?.0 == link, "there was a gap");
+        Ok(())
+    });
+}
+
+/// Packets of one interface, though the program reports on both; the same bounds as without.
+#[test]
+fn one_interface_of_two() {
+    let topology = Topology { clients_in_back: true, ..Topology::two_segments(2) };
+    Lab::test(topology, |lab| {
+        let mut config = two_segments(lab, VIP4);
+        config.interfaces.push(("eth1".to_owned(), "native".to_owned()));
+        let hello = HelloLab::start_with(lab, &config)?;
+        let agent = &hello.agent;
+        let both = Trace::start(lab, agent, "both", &["udp"])?;
+        let front = Trace::start(lab, agent, "front", &["udp", "-i", "eth0"])?;
+        let back = Trace::start(lab, agent, "back", &["udp", "--interface", "eth1"])?;
+        for link in &lab.net.director.links {
+            hello.client().enter(|| UdpSocket::bind("0.0.0.0:0")?.send_to(b"x", (link.ipv4, 9)))??;
+        }
+        for device in ["eth0", "eth1"] {
+            both.sees(device, |packet| packet.interface == device)?;
+        }
+        front.sees("a packet in front", |packet| packet.interface == "eth0")?;
+        back.sees("a packet in back", |packet| packet.interface == "eth1")?;
+        let packets = [front.packets()?, back.packets()?];
+        let only = |n: usize, device: &str| packets[n].iter().all(|packet| packet.interface == device);
+        ensure!(only(0, "eth0") && only(1, "eth1"), "{packets:#?}");
+        for (name, words) in [("lo", "lo has no program of ours"), ("eth9", "one of eth0, eth1")] {
+            let refused = agent.lb(&["trace", "-i", name])?;
+            let stderr = refused.stderr;
+            ensure!(refused.status.code() == Some(NOT_FOUND), "{}: {stderr}", refused.status);
+            said(&stderr, &[words])?;
+        }
         Ok(())
     });
 }

@@ -41,20 +41,20 @@ fn key(config: &Config, n: usize) -> String {
 }
 
 /// Waits until both ways to a backend are in these states, and nothing is left out.
-fn ways(agent: &Agent, key: &str, wanted: [CheckState; 2]) -> Result<BackendView> {
+pub fn ways(agent: &Agent, key: &str, wanted: &[CheckState]) -> Result<BackendView> {
     eventually(PATIENCE, &format!("the ways to {key} to be {wanted:?}"), || {
         let view = agent.backend(SERVICE, key)?;
         let made = |check: &lb::api::types::CheckView| {
             check.result.as_ref().is_some_and(|found| !found.starts_with("not made"))
         };
         let states = view.checks.iter().filter(|check| made(check)).map(|check| check.state);
-        let are = states.eq(wanted);
+        let are = states.eq(wanted.iter().copied());
         Ok(if are { Seen::Yes(view) } else { Seen::NotYet(format!("{view:?}")) })
     })
 }
 
-const GOOD: [CheckState; 2] = [CheckState::Up, CheckState::Up];
-const BLACK: [CheckState; 2] = [CheckState::Up, CheckState::Down];
+pub const GOOD: &[CheckState] = &[CheckState::Up, CheckState::Up];
+pub const BLACK: &[CheckState] = &[CheckState::Up, CheckState::Down];
 
 /// The first of two backends loses its VIP and gets it back: traffic follows.
 fn loses_its_vip(lab: &Lab, config: &Config) -> Result<()> {

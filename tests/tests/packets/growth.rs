@@ -154,7 +154,9 @@ fn new_flows_and_states_while_it_lasts() {
 #[test]
 fn a_closed_flow_ends_where_it_is_and_its_client_comes_back_in_the_new_table() {
     for kind in [TCP4, TCP6] {
-        let mut director = director(&three_of_each());
+        // What is closed shall not end by itself: loading programs takes seconds.
+        let timeouts = Timeouts { tcp_close: 200, ..Timeouts::default() };
+        let mut director = director(&Desired { timeouts, ..three_of_each() });
         let packet = |flags| kind.open().flags(flags).from_port(1000);
         for flags in [SYN, ACK, RST] {
             assert_eq!(send(&mut director, &packet(flags)), Ok(1));

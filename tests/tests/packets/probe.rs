@@ -15,7 +15,7 @@ use lb_common::{
     verdict::Verdict::*,
     vlan::Tags,
 };
-use lb_tests::packet::{Icmp, Mac, Packet};
+use lb_tests::packet::{ICMP, ICMPV6, Icmp, Mac, Packet};
 
 use crate::{
     bytes::of_services,
@@ -107,6 +107,65 @@ fn an_error_about_a_check_goes_to_it() {
             raw(format!("{} about a check", kind.name), error(FIRST), frame_to_check(given)),
             raw(format!("{} about another port", kind.name), error(FIRST - 1), passed(PassedNotIp)),
             raw(format!("{} about a connection to no VIP", kind.name), elsewhere, passed(PassedNotIp)),
+        ];
+        check(&mut director, cases);
+    }
+}
+
+/// An ICMP message of this type with an echo's identifier.
+fn echo(packet: &Packet, [kind4, kind6]: [u8; 2], id: u16) -> Packet {
+    let (protocol, kind) = if packet.source.is_ipv4() { (ICMP, kind4) } else { (ICMPV6, kind6) };
+    let [high, low] = id.to_be_bytes();
+    packet.with(|p| {
+        p.protocol = protocol;
+        p.payload = vec![kind, 0, 0, 0, high, low, 0, 1, 9, 9];
+    })
+}
+
+const REPLY: [u8; 2] = [0, 129];
+const REQUEST: [u8; 2] = [8, 128];
+
+#[test]
+fn an_echo_reply_from_a_vip_goes_to_the_check() {
+    let mut director = director(&probing());
+    for kind in [TCP4, TCP6] {
+        let name = |what: &str| format!("{} {what}", kind.name);
+        let reply = echo(&answer(kind), REPLY, FIRST);
+        let last = echo(&answer(kind), REPLY, LAST);
+        let tagged = reply.tagged(&[100]);
+        let to = |what: &str, packet: &Packet| case(name(what), packet, to_check(&given(packet)));
+        let cases = [to("first identifier", &reply), to("last identifier", &last), to("tagged", &tagged)];
+        check(&mut director, cases);
+        let left = |what: &str, packet: Packet| case(name(what), &packet, passed(PassedNotIp));
+        let cases = [
+            left("an identifier of nobody's", echo(&answer(kind), REPLY, FIRST - 1)),
+            left("a request", echo(&answer(kind), REQUEST, FIRST)),
+            left("another message", echo(&answer(kind), [13, 135], FIRST)),
+            left("the other family's reply", echo(&answer(kind), [129, 0], FIRST)),
+            left("from the backend's own address", reply.with(|p| p.source.set_ip(kind.backend(1)))),
+            left("to another address", reply.with(|p| p.dest.set_ip(kind.backend(7)))),
+            // A host that pings the VIP from what it takes for its own.
+            left("to the VIP", reply.with(|p| p.dest.set_ip(kind.vip()))),
+            left("cut off", reply.with(|p| p.payload.truncate(4))),
+        ];
+        check(&mut director, cases);
+    }
+}
+
+#[test]
+fn an_error_about_an_echo_goes_to_its_check() {
+    let mut director = director(&probing());
+    for kind in [TCP4, TCP6] {
+        let error = |types, id| {
+            let about = echo(&answer(kind).turned(), types, id);
+            about.error_to_sender(Icmp::PortUnreachable, ETH0_MAC, backend_mac(1), kind.backend(1), 48)
+        };
+        let mut given = error(REQUEST, FIRST);
+        given[..6].copy_from_slice(&PROBE_MAC);
+        given[6..12].copy_from_slice(&ETH0_MAC);
+        let cases = [
+            raw(format!("{} about a check", kind.name), error(REQUEST, FIRST), frame_to_check(given)),
+            raw(format!("{} about another one", kind.name), error(REQUEST, FIRST - 1), passed(PassedNotIp)),
         ];
         check(&mut director, cases);
     }

@@ -34,6 +34,7 @@ const TABLE: &[Package] = &[
     lab("redis-server", "redis-server", "a real Redis server for redis checks"),
     lab("python3-aiosmtpd", "aiosmtpd", "a real mail server, with STARTTLS and login, that keeps the mails"),
     lab("nftables", "nft", "firewalls on backends and the director, which `lb doctor` has to name"),
+    lab("iptables", "iptables-legacy", "rules of the older kind, which `lb doctor` has to name too"),
     lab("keepalived", "keepalived", "runs beside the director with blocks that `lb doctor` has to find"),
     lab("jq", "jq", "the demo reads `--output json` with it"),
     vm(

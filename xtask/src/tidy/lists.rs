@@ -37,6 +37,7 @@ const PURE_EXCEPT: &[(&str, &str)] = &[
 const UNSAFE: &[(&str, &str)] = &[
     ("lb-common/src/user.rs", "aya's Pod marks the map types as plain bytes"),
     ("lb-ebpf/src/", "packet and map access in the kernel is through raw pointers"),
+    ("lb-userspace/src/clock.rs", "adjtimex(2) takes a pointer"),
     ("lb-userspace/src/dataplane/mapped.rs", "maps the flow tables"),
     (
         "lb-userspace/src/doctor/probe/socket.rs",

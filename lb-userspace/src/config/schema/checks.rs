@@ -139,7 +139,8 @@ pub mod check {
          VIP, delivered to the backend's MAC by the data path's records, and the VIP must answer: so the backend has \
          the VIP on lo, takes such packets in (rp_filter), and its server listens there. `both`: it is made both \
          ways, as two checks that must pass. It is the default unless the check has an `address`, or goes to a port \
-         that the service does not have. `udp`, `dns`, `ping`, `file` and `exec` checks have no way through the VIP.",
+         that the service does not have. A `ping` goes to every VIP of the service. `file` and `exec` checks have no \
+         way through the VIP.",
     );
     pub static INTERVAL: Key =
         key("interval", "short duration", Is("2s"), "From the begin of one check to that of the next.")

@@ -9,7 +9,7 @@ use lb_common::tick::Reading;
 use rustix::fs::{StatVfsMountFlags, statvfs};
 
 use crate::{
-    clock::{kernel_hz, monotonic},
+    clock::{is_synchronised, kernel_hz, monotonic},
     doctor::{
         Place,
         judge::machine::{Clock, Disk, Facts},
@@ -34,6 +34,7 @@ pub fn gather(place: &Place, reading: Option<Reading>) -> Facts {
         lacking: fs::read_to_string("/proc/self/status").map(|text| lacking(&text)).unwrap_or_default(),
         state: disk(place),
         clock: reading.and_then(clock),
+        synchronised: is_synchronised(),
     }
 }
 

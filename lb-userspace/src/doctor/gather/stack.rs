@@ -1,8 +1,9 @@
-//! What the director's own stack is told: rp_filter, and rules of nftables that drop.
+//! What the director's own stack is told: rp_filter, and rules of nftables and iptables that drop.
+
+mod legacy;
 
 use std::{
     collections::BTreeSet,
-    fs,
     net::IpAddr,
     process::{Command, Stdio},
 };
@@ -24,9 +25,19 @@ pub fn gather(held: &Held, network: &Network, unknown: &mut Vec<String>) -> Fact
         backends: held.backends(),
         local: held.ways.iter().any(|way| way.next == Next::Local),
         rp_filter: rp_filter(network),
-        rules: rules(unknown),
+        rules: nftables(unknown).into_iter().chain(legacy::gather(unknown)).collect(),
+        tracked: tracked(),
     }
 }
+
+/// None: nothing is tracked, or the module is not there.
+fn tracked() -> Option<(i64, i64)> {
+    let read = |key| Sysctl::net(&["netfilter", key]).and_then(|it| it.read_number()).ok();
+    Some((read("nf_conntrack_count")?, read("nf_conntrack_max")?))
+}
+
+/// Shows rules with their handles.
+const LISTER: &str = "nft -a list ruleset";
 
 /// The larger of the interface's own and that of `all` (IN_DEV_MAXCONF).
 fn rp_filter(network: &Network) -> Vec<(String, i64)> {
@@ -37,12 +48,8 @@ fn rp_filter(network: &Network) -> Vec<(String, i64)> {
     with_ipv4.filter_map(|link| Some((link.name.clone(), value("all")?.max(value(&link.name)?)))).collect()
 }
 
-/// Rules of iptables-nft are among them; those of the older iptables are not.
-fn rules(unknown: &mut Vec<String>) -> Vec<Rule> {
-    let old = ["/proc/net/ip_tables_names", "/proc/net/ip6_tables_names"];
-    if old.iter().any(|path| fs::read_to_string(path).is_ok_and(|names| !names.trim().is_empty())) {
-        unknown.push("rules of iptables-legacy: iptables-legacy-save lists them".to_owned());
-    }
+/// Rules of iptables-nft are among them.
+fn nftables(unknown: &mut Vec<String>) -> Vec<Rule> {
     let mut command = Command::new("nft");
     command.args(["-j", "list", "ruleset"]).stdin(Stdio::null());
     match command.output() {
@@ -79,6 +86,7 @@ fn dropping(ruleset: &Value) -> Vec<Rule> {
         all: true,
         addresses: BTreeSet::new(),
         text: "policy drop".to_owned(),
+        lister: LISTER,
     });
     let rules = entries().map(|entry| &entry["rule"]).filter_map(|rule| {
         let parts = rule["expr"].as_array()?;
@@ -97,6 +105,7 @@ fn dropping(ruleset: &Value) -> Vec<Rule> {
             text: format!("{} {verdict} (handle {})", named.join(", "), rule["handle"])
                 .trim_start()
                 .to_owned(),
+            lister: LISTER,
         })
     });
     policies.chain(rules).collect()

@@ -268,11 +268,12 @@ fn check_blind(facts: &Facts, cause: &Finding) -> Option<Finding> {
 }
 
 fn check_wrong(facts: &Facts) -> Option<Finding> {
-    let health = facts.health.as_ref().filter(|health| !health.passes && facts.way.has_listener())?;
+    let health = facts.health.as_ref().filter(|health| !health.passes)?;
+    let seen = if facts.way.has_listener() { "accepts connections" } else { "answers pings" };
     Some(Finding::new(
         Id::CheckWrong,
         port_at(&facts.way),
-        format!("through the VIP it accepts connections, but its checks fail: {}", health.words),
+        format!("through the VIP it {seen}, but its checks fail: {}", health.words),
         "the backend gets no new connections: the server behind the port is at fault, or the check is",
         format!("try by hand what the check does: lb service show {}", facts.way.service),
     ))

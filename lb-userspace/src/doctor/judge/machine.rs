@@ -15,6 +15,8 @@ pub struct Facts {
     pub lacking: Vec<(&'static str, &'static str)>,
     pub state: Option<Disk>,
     pub clock: Option<Clock>,
+    /// Something keeps CLOCK_REALTIME right; none: the kernel does not tell.
+    pub synchronised: Option<bool>,
 }
 
 /// The file system of the instance's state directory.
@@ -50,6 +52,7 @@ pub fn judge(facts: &Facts) -> Vec<Finding> {
         .chain(privilege(facts))
         .chain(facts.state.as_ref().and_then(disk))
         .chain(facts.clock.and_then(clock))
+        .chain(facts.synchronised.and_then(wall_clock))
         .collect()
 }
 
@@ -138,6 +141,19 @@ fn clock(clock: Clock) -> Option<Finding> {
     })
 }
 
+fn wall_clock(synchronised: bool) -> Option<Finding> {
+    (!synchronised).then(|| {
+        Finding::new(
+            Id::ClockUnsynchronised,
+            "CLOCK_REALTIME",
+            "the kernel says that nothing synchronises it (adjtimex: STA_UNSYNC; `timedatectl` shows it too)",
+            "times in the log, in lb events and in mails go wrong, and checks over TLS may take a certificate for \
+             expired; connections, persistence and the times of checks are not concerned: they go by CLOCK_MONOTONIC",
+            "an NTP client: timedatectl set-ntp true, or chrony, whose `rtcsync` lets the kernel know",
+        )
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -147,7 +163,15 @@ mod tests {
             Disk { path: "/var/lib/lb/default".into(), read_only: false, bytes: 1 << 30, inodes: 1000 };
         let clock = Clock { expected: 1_000_000, passed: 1_000_100, hz: 250 };
         let (jit, jit_harden) = (Some(1), Some(0));
-        Facts { btf: true, jit, jit_harden, lacking: Vec::new(), state: Some(disk), clock: Some(clock) }
+        Facts {
+            btf: true,
+            jit,
+            jit_harden,
+            lacking: Vec::new(),
+            state: Some(disk),
+            clock: Some(clock),
+            synchronised: Some(true),
+        }
     }
 
     #[track_caller]
@@ -185,5 +209,7 @@ mod tests {
         finds(with(0, 1250), &[]);
         finds(with(0, 1500), &[Id::ClockApart]);
         finds(with(1500, 0), &[Id::ClockApart]);
+        finds(Facts { synchronised: Some(false), ..facts() }, &[Id::ClockUnsynchronised]);
+        finds(Facts { synchronised: None, ..facts() }, &[]);
     }
 }

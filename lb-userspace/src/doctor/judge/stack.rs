@@ -14,9 +14,11 @@ pub struct Facts {
     /// Interfaces with an IPv4 address, lo apart, and `rp_filter` in effect on them.
     pub rp_filter: Vec<(String, i64)>,
     pub rules: Vec<Rule>,
+    /// Connections that are tracked in this network namespace, and the most that there can be.
+    pub tracked: Option<(i64, i64)>,
 }
 
-/// A rule of nftables, or a chain's policy, that drops or rejects.
+/// A rule of nftables or iptables-legacy, or a chain's policy, that drops or rejects.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rule {
     /// `inet filter input`
@@ -28,13 +30,16 @@ pub struct Rule {
     pub all: bool,
     /// The addresses that it names.
     pub addresses: BTreeSet<IpAddr>,
-    /// As nft(8) has it, shortened.
+    /// As its own program has it, shortened.
     pub text: String,
+    /// What lists it with all others.
+    pub lister: &'static str,
 }
 
 pub fn judge(facts: &Facts) -> Vec<Finding> {
     reverse_path(facts)
         .into_iter()
+        .chain(facts.tracked.and_then(conntrack))
         .chain(facts.rules.iter().filter_map(|rule| firewall(facts, rule)))
         .collect()
 }
@@ -80,8 +85,23 @@ fn firewall(facts: &Facts, rule: &Rule) -> Option<Finding> {
         format!("{about}: {}", rule.chain),
         &rule.text,
         effect,
-        "take the rule out: nft -a list ruleset shows its handle; what XDP forwards meets no rule in any case",
+        format!("take the rule out: `{}` shows it; what XDP forwards meets no rule in any case", rule.lister),
     ))
+}
+
+/// The kernel drops what it cannot track (`nf_conntrack: table full`), in whatever namespace.
+fn conntrack((tracked, most): (i64, i64)) -> Option<Finding> {
+    /// Percent: so many more come in an instant.
+    const NEARLY: i64 = 95;
+    (most > 0 && tracked.saturating_mul(100) >= most.saturating_mul(NEARLY)).then(|| {
+        Finding::new(
+            Id::ConntrackFull,
+            "nf_conntrack",
+            format!("{tracked} connections are tracked, and there can be {most}"),
+            "health checks, and what the director serves or asks itself, fail at random; what XDP forwards is not tracked",
+            "sysctl -w net.netfilter.nf_conntrack_max=..., or no rule that tracks (nft list ruleset)",
+        )
+    })
 }
 
 #[cfg(test)]
@@ -100,6 +120,7 @@ mod tests {
             all: false,
             addresses: [ip(address)].into(),
             text: "drop".into(),
+            lister: "nft -a list ruleset",
         }
     }
 
@@ -110,6 +131,7 @@ mod tests {
             local,
             rp_filter: Vec::new(),
             rules: vec![rule],
+            tracked: None,
         }
     }
 
@@ -132,6 +154,15 @@ mod tests {
         let all = Rule { all: true, addresses: BTreeSet::new(), ..rule("input", "10.0.0.1") };
         finds(facts(false, all.clone()), &[]);
         finds(facts(false, Rule { arp: true, ..all }), &[Id::FirewallDrops]);
+    }
+
+    /// No lab has a table of its own size: the limit is the machine's.
+    #[test]
+    fn a_table_that_is_nearly_full() {
+        let with = |tracked| Facts { tracked, ..Facts::default() };
+        finds(with(Some((9_499, 10_000))), &[]);
+        finds(with(Some((9_500, 10_000))), &[Id::ConntrackFull]);
+        finds(with(Some((0, 0))), &[]);
     }
 
     #[test]

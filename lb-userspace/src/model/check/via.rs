@@ -67,18 +67,22 @@ impl Service {
         own.into_iter().chain(vips.into_iter().map(|vip| (check, Some(vip)))).collect()
     }
 
-    /// The VIPs whose clients this backend serves at the very port that the check goes to.
+    /// The VIPs whose clients this backend serves at the very port that the check goes to; of a check of no port, all.
     fn serving(&self, check: &Check, backend: &Backend) -> Vec<IpAddr> {
         if !check.kind.can_take_the_vip() || check.address.is_some() {
             return Vec::new();
         }
-        let (port, protocol) = (check.target(backend).port(), check.kind.protocol());
+        let port = check.target(backend).port();
+        let Some(protocol) = check.kind.protocol() else {
+            // A ping is for no port.
+            return self.vips(backend, |_| true);
+        };
         self.vips(backend, |endpoint| {
             let is_there = match (endpoint.port, endpoint.last_port) {
                 (0, _) => true,
                 (first, last) => (first..=last.unwrap_or(first)).contains(&port),
             };
-            Some(endpoint.protocol) == protocol && is_there
+            endpoint.protocol == protocol && is_there
         })
     }
 
@@ -101,26 +105,26 @@ impl Service {
 }
 
 impl CheckKind {
-    /// What it speaks over, as far as it can be made through the VIP.
+    /// What it speaks over, if it speaks to a port of the service's.
     pub fn protocol(&self) -> Option<Protocol> {
         match self {
             Self::Tcp | Self::Http(_) | Self::Mysql(_) => Some(Protocol::Tcp),
             Self::Redis(_) | Self::Postgres(_) | Self::Smtp(_) => Some(Protocol::Tcp),
-            // Those of datagrams have no way through the VIP yet.
-            Self::Udp(_) | Self::Dns(_) | Self::Ping | Self::File(_) | Self::Exec(_) => None,
+            Self::Udp(_) | Self::Dns(_) => Some(Protocol::Udp),
+            Self::Ping | Self::File(_) | Self::Exec(_) => None,
         }
     }
 
     /// Whether it can be made through the VIP: its socket is ours to mark.
     pub fn can_take_the_vip(&self) -> bool {
-        self.protocol().is_some()
+        self.protocol().is_some() || matches!(self, Self::Ping)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{BackendKey, Endpoint, Scheduler};
+    use crate::model::{BackendKey, Endpoint, Scheduler, check::DnsCheck};
 
     fn service(endpoints: &[Endpoint], checks: Vec<Check>) -> Service {
         let (first, group) = endpoints.split_first().expect("one");
@@ -171,6 +175,15 @@ mod tests {
         assert_eq!(tried(&[Endpoint::new(vip(1), 53, Protocol::Udp)], check(None)), both(&[]));
         let elsewhere = Check { address: Some(vip(9)), ..check(None) };
         assert_eq!(tried(&[tcp(1, 80)], elsewhere), both(&[]));
+        // Datagrams where datagrams are served, and pings wherever clients are.
+        let dns = || {
+            let (name, kind) = (".".to_owned(), "SOA".to_owned());
+            Check::new(CheckKind::Dns(DnsCheck { name, kind, rcode: vec![0], answer: None }))
+        };
+        let udp = |n: u8, port| Endpoint::new(vip(n), port, Protocol::Udp);
+        assert_eq!(tried(&[udp(1, 53), tcp(2, 53)], dns()), both(&[1]));
+        assert_eq!(tried(&[tcp(1, 53)], dns()), both(&[]));
+        assert_eq!(tried(&[udp(1, 53), tcp(1, 53), tcp(2, 80)], Check::new(CheckKind::Ping)), both(&[1, 2]));
         // Unless it was told so, one way or the other.
         let told = |via| Check { via: Some(via), ..check(Some(81)) };
         assert_eq!(tried(&[tcp(1, 80), tcp(2, 80)], told(Via::Both)), both(&[1, 2]));

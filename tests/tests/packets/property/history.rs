@@ -281,6 +281,10 @@ impl World {
                     let may_refuse = self.may_refuse(service);
                     prop_assert!(may_refuse || !(1..4).any(|backend| self.takes_new(service, backend)));
                     prop_assert_eq!(led, None, "a template holds");
+                    // What was to be scheduled anew has ended all the same.
+                    if abandoned {
+                        self.flows.remove(&flow);
+                    }
                 }
                 (Err(Verdict::DroppedNoFlow), Some(_)) if !opens => {}
                 (Err(Verdict::PassedNoService), None) => {}
