@@ -25,7 +25,7 @@ use crate::{
 const INSTALL_LIMIT: Duration = Duration::from_secs(60);
 
 /// The notes log in as root with this password, from anywhere.
-const INIT: &str = "SET sql_log_bin=0;\n\
+pub const INIT: &str = "SET sql_log_bin=0;\n\
                     CREATE USER IF NOT EXISTS 'root'@'%' IDENTIFIED BY '123';\n\
                     GRANT ALL ON *.* TO 'root'@'%';\n";
 
@@ -54,12 +54,23 @@ pub fn start(scope: &Scope, node: &Node) -> Result<Proc> {
 
 /// The same with further options of the server.
 pub fn start_with(scope: &Scope, node: &Node, options: &[&str]) -> Result<Proc> {
+    start_prepared(scope, node, options, |_| Ok(()))
+}
+
+/// The same with something done before in its directory, which has `data` and `init.sql`.
+pub fn start_prepared(
+    scope: &Scope,
+    node: &Node,
+    options: &[&str],
+    prepare: impl FnOnce(&Path) -> Result<()>,
+) -> Result<Proc> {
     let dir = scope.dir().join(format!("mariadb-{}", node.role));
     fs::create_dir(&dir)?;
     let mut copy = Command::new("cp");
     copy.arg("-a").arg(template()?).arg(dir.join("data"));
     proc::run(copy)?.ok()?;
     fs::write(dir.join("init.sql"), INIT)?;
+    prepare(&dir)?;
     again(scope, node, options)
 }
 

@@ -159,8 +159,10 @@ async fn http_servers_that_break_off_or_speak_another_language_fail() {
 #[tokio::test]
 async fn a_mysql_greeting_is_read_and_an_error_told() {
     let greeting =
-        b"\x4a\0\0\0\x0a5.5.5-10.11.6-MariaDB-0+deb12u1\0abcdefghijklmnopqrstuvwxyzabcdefghijklmnop";
-    let port = server(Does::Says(greeting)).await;
+        b"\x4b\0\0\0\x0a5.5.5-10.11.6-MariaDB-0+deb12u1\0abcdefghijklmnopqrstuvwxyzabcdefghijklmnop";
+    let denies = b"\x1a\0\0\x02\xff\x15\x04#28000Access denied ...";
+    let port =
+        server(Does::SaysAndHangs(Box::leak([&greeting[..], denies].concat().into_boxed_slice()))).await;
     assert_eq!(found(mysql(), port).await.as_deref(), Ok("greeting of 10.11.6-MariaDB-0+deb12u1"));
     let full = server(Does::Says(b"\x17\0\0\0\xff\x10\x04Too many connections")).await;
     assert_eq!(found(mysql(), full).await, Err("error 1040: Too many connections".to_owned()));
@@ -169,6 +171,29 @@ async fn a_mysql_greeting_is_read_and_an_error_told() {
     let other = server(Does::Says(b"SSH-2.0-OpenSSH_9.2\r\n")).await;
     assert_eq!(found(mysql(), other).await, Err("this is not MySQL".to_owned()));
     assert!(found(login(), cut).await.is_err() && found(login(), full).await.is_err());
+}
+
+/// What its library makes of such keys is a panic: the check has to have a result all the same.
+#[tokio::test]
+async fn a_mysql_server_with_a_key_that_is_none_fails() {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a port");
+    let port = listener.local_addr().expect("it has one").port();
+    tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.expect("a connection");
+        // Protocol::HandshakeV10 of caching_sha2_password, "full authentication" (01 04), and a key.
+        let mut greeting = b"\x0a9.7.4\0\x01\0\0\0abcdefgh\0\xff\xf7\xff\x02\0\xff\xdf\x15".to_vec();
+        greeting.extend([0; 10]);
+        greeting.extend(b"ijklmnopqrst\0caching_sha2_password\0");
+        for (sequence, says) in [(0, &greeting[..]), (2, b"\x01\x04"), (4, b"\x01no key at all")] {
+            let mut packet = (says.len() as u32).to_le_bytes().to_vec();
+            packet[3] = sequence;
+            packet.extend(says);
+            let _ = stream.write_all(&packet).await;
+            let _ = stream.read(&mut [0; 4096]).await;
+        }
+    });
+    let told = found(login(), port).await;
+    assert_eq!(told, Err("what the server said cannot be understood".to_owned()));
 }
 
 #[tokio::test]
@@ -233,7 +258,11 @@ async fn postgres_servers_that_refuse_lie_or_break_off_fail() {
     assert_eq!(found(postgres(false), cut).await, Err("closed in the handshake".to_owned()));
     let other = server(Does::Answers(b"HTTP/1.1 400 Bad Request\r\n")).await;
     assert_eq!(found(postgres(false), other).await, Err("this is not PostgreSQL".to_owned()));
-    let tls = PostgresCheck { user: "check".to_owned(), tls: true, ..PostgresCheck::default() };
+    let tls = PostgresCheck {
+        user: "check".to_owned(),
+        tls: Some(TlsCheck::default()),
+        ..PostgresCheck::default()
+    };
     let plain = server(Does::Answers(b"N")).await;
     assert_eq!(found(CheckKind::Postgres(tls), plain).await, Err("the server has no TLS".to_owned()));
     for port in [cut, other] {

@@ -125,7 +125,8 @@ fn documented_defaults_are_the_real_ones() {
     explicit += &format!("      - https:\n{}", written(&schema::https_check::SECTION, "          "));
     explicit += &format!(
         "      - mysql:\n          user: a\n{}",
-        written(&schema::mysql_check::SECTION, "          ")
+        // What is about TLS has its own row.
+        written(&schema::mysql_check::SECTION, "          ").replace("          verify: false\n", "")
     );
     for (name, section, required) in [
         ("redis", &schema::redis_check::SECTION, ""),
@@ -134,7 +135,6 @@ fn documented_defaults_are_the_real_ones() {
         ("dns", &schema::dns_check::SECTION, ""),
         ("smtp", &schema::smtp_check::SECTION, ""),
     ] {
-        // What is about TLS has its own row.
         let own = written(section, "          ").replace("          verify: false\n", "");
         explicit += &format!("      - {name}:\n{required}{own}");
     }
@@ -513,6 +513,37 @@ fn bad_files_are_refused_where_they_are_bad() {
             check("mysql: {user: u, role: replica}, source: 192.0.2.9"),
             "3:87: `source` does not hold for a mysql check that logs in; leave the key out",
         ),
+        (
+            check("mysql: {user: u, role: any, fallback: primary}"),
+            "3:84: `fallback: primary` without `role: replica`; add `role: replica`, or leave the key out",
+        ),
+        (
+            check("postgres: {user: u, fallback: primary}"),
+            "3:76: `fallback: primary` without `role: replica`; ",
+        ),
+        (
+            check("redis: {role: replica, fallback: yes}"),
+            "3:79: `fallback`: unknown fallback `yes`; valid are none, primary",
+        ),
+        (
+            check("mysql: {user: u, password: p, verify: true}"),
+            "3:84: `verify` without `tls`; add `tls: on`, or leave the key out",
+        ),
+        (check("postgres: {user: u, sni: db}"), "3:71: `sni` without `tls`; add `tls: on`"),
+        (
+            check("mysql: {user: u, tls: on, ca: /ca.pem}"),
+            "3:76: `ca` without `verify: true`; add `verify: true`, or leave the key out",
+        ),
+        (check("https: {ca: /ca.pem}"), "3:58: `ca` without `verify: true`; "),
+        (
+            check("http: {method: HEAD, body: ok}"),
+            "3:73: `body`: the answer to HEAD has no body; write `method: GET`, or leave the key out",
+        ),
+        (
+            check("udp: , connect_timeout: 1s"),
+            "3:70: `connect_timeout` does not hold for an udp check; leave the key out",
+        ),
+        (check("ping: , port: 80"), "3:60: `port` does not hold for a ping check; leave the key out"),
         (
             check("redis: {user: u}"),
             "3:60: a user without a password; add `password: ...`, or leave `user` out",
