@@ -4,7 +4,14 @@ use std::fs;
 
 use anyhow::{Result, ensure};
 use lb::api::types::BackendState;
-use lb_tests::{certificate::Certificate, lab::Lab, mariadb, topo::Topology};
+use lb_tests::{
+    certificate::Certificate,
+    lab::Lab,
+    mariadb,
+    mysql::{Mysql, PASSWORD},
+    topo::Topology,
+    wait::{PATIENCE, Seen, eventually},
+};
 
 use crate::mysql_lab::{MysqlLab, SERVICE, TIMING};
 
@@ -67,5 +74,124 @@ fn a_login_over_tls_looks_at_the_certificate_if_it_shall() {
         let log = mysql.agent.log();
         ensure!(!log.contains("\"123\""), "{log}");
         Ok(())
+    });
+}
+
+/// Waits for some more.
+fn logins(server: &Mysql) -> Result<()> {
+    let connections = || -> Result<u64> {
+        let status = server.sql("SHOW GLOBAL STATUS LIKE 'Connections'")?;
+        Ok(status.split_whitespace().last().unwrap_or_default().parse()?)
+    };
+    let before = connections()?;
+    eventually(PATIENCE, "some logins more", || {
+        let more = connections()? - before;
+        Ok(if more >= 40 { Seen::Yes(()) } else { Seen::NotYet(format!("{more}")) })
+    })
+}
+
+/// Some more logins, and none that fails.
+fn goes_on(mysql: &MysqlLab<'_>, server: &Mysql) -> Result<()> {
+    logins(server)?;
+    let events = mysql.agent.lb(&["events", "--last", "1000"])?.ok()?;
+    ensure!(!events.contains("check-fails") && !events.contains("backend-down"), "{events}");
+    Ok(())
+}
+
+#[test]
+fn mysql_lets_in_by_its_own_passwords() {
+    Lab::test(Topology::one_segment(1), |lab| {
+        let server = Mysql::start(&lab.scope, &lab.net.backends[0], &["--max-connect-errors=3"])?;
+        server.sql("GRANT REPLICATION CLIENT ON *.* TO checker@'%'")?;
+        let asks = "role: primary, query: SELECT 1, lag: [{from: 5s, weight: 0}]";
+        let more = format!(
+            "checks: [{{mysql: , {TIMING}}}, {{mysql: {{user: open}}, {TIMING}}}, \
+             {{mysql: {{user: checker, password: {PASSWORD}, {asks}}}, {TIMING}}}, \
+             {{mysql: {{user: other, password: {PASSWORD}, tls: on}}, {TIMING}}}]"
+        );
+        let mysql = MysqlLab::of(lab, Vec::new(), &more)?;
+        // The first login of each is by the whole password: by RSA, and over TLS. The later ones are by its hash.
+        mysql.is(1, BackendState::Up)?;
+        mysql.until(1, "what the logins find", |view| {
+            let found =
+                |what: &str| view.checks.iter().filter(|it| it.result.as_deref() == Some(what)).count();
+            let greets = view.checks.iter().filter_map(|it| it.result.as_deref());
+            greets.filter(|it| it.starts_with("greeting of ")).count() == 4
+                && found("writable, replicates nothing") == 2
+                && found("logged in") == 2
+        })?;
+        goes_on(&mysql, &server)?;
+        // The server forgets the hashes: once more by the whole password.
+        server.forget()?;
+        goes_on(&mysql, &server)?;
+        server.sql("ALTER USER checker@'%' IDENTIFIED BY 'another'")?;
+        mysql.is(1, BackendState::Down)?;
+        mysql.says(1, "error 1045: Access denied for user 'checker'")?;
+        let log = mysql.agent.log();
+        ensure!(!log.contains(PASSWORD), "{log}");
+        // A wrong password is an error of the user, not of the host.
+        mysql.says(1, "error 1045: Access denied for user 'checker'")?;
+        server.sql(&format!("ALTER USER checker@'%' IDENTIFIED BY '{PASSWORD}'"))?;
+        mysql.is(1, BackendState::Up)
+    });
+}
+
+#[test]
+fn a_password_goes_over_tls_where_the_server_has_no_key_for_it() {
+    Lab::test(Topology::one_segment(1), |lab| {
+        let keyless = [
+            "--caching-sha2-password-auto-generate-rsa-keys=OFF",
+            "--sha256-password-auto-generate-rsa-keys=OFF",
+        ];
+        let server = Mysql::start_without(
+            &lab.scope,
+            &lab.net.backends[0],
+            &keyless,
+            &["private_key.pem", "public_key.pem"],
+        )?;
+        let more = format!("checks: [{{mysql: {{user: checker, password: {PASSWORD}}}, {TIMING}}}]");
+        let mysql = MysqlLab::of(lab, Vec::new(), &more)?;
+        mysql.is(1, BackendState::Down)?;
+        let reload = |from: &str, to: &str| {
+            let config = mysql.agent.lb(&["save"])?.ok()?;
+            ensure!(config.contains(from), "{from} is not in\n{config}");
+            mysql.agent.write_config(&config.replace(from, to))?;
+            mysql.agent.lb(&["reload"])?.ok()
+        };
+        let (plain, tls) = ("geheim-und-lang\n", "geheim-und-lang\n          tls: on\n");
+        reload(plain, tls)?;
+        mysql.is(1, BackendState::Up)?;
+        // By the hash, which the server has now, it needs neither.
+        reload(tls, plain)?;
+        logins(&server)?;
+        mysql.is(1, BackendState::Up)?;
+        server.forget()?;
+        mysql.is(1, BackendState::Down)
+    });
+}
+
+/// On each backend MariaDB that blocks hosts after three errors, and knows the director's name, as only then it
+/// counts (`HOST_VALIDATED`).
+#[test]
+fn a_handshake_is_no_error_to_the_server_and_a_tcp_check_is() {
+    Lab::test(Topology::one_segment(2), |lab| {
+        let director = lab.net.director.ipv4();
+        let servers = lab.net.backends.iter().map(|node| {
+            let hosts = format!("{} {}\n{director} director\n", node.ipv4(), node.role);
+            mariadb::start_knowing(&lab.scope, node, &["--max-connect-errors=3"], &hosts)
+        });
+        let handshake = "checks: [{mysql: , interval: 200ms, timeout: 3s, rise: 1}]";
+        let and_tcp =
+            "checks: [{mysql: , interval: 200ms, timeout: 3s, rise: 1}, {tcp: , interval: 200ms, rise: 1}]";
+        let servers = servers.collect::<Result<Vec<_>>>()?;
+        let mysql = MysqlLab::of_each(lab, servers, "", &[handshake, and_tcp])?;
+        mysql.is(2, BackendState::Down)?;
+        mysql.says(2, "is blocked because of many connection errors")?;
+        let before = mysql.connections(1)?;
+        eventually(PATIENCE, "some handshakes more", || {
+            let more = mysql.connections(1)? - before;
+            Ok(if more >= 20 { Seen::Yes(()) } else { Seen::NotYet(format!("{more}")) })
+        })?;
+        mysql.is(1, BackendState::Up)
     });
 }
