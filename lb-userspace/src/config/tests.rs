@@ -668,6 +668,70 @@ fn bad_files_are_refused_where_they_are_bad() {
     }
 }
 
+/// Each kind of check with each key that is common to them: what takes no effect is refused.
+#[test]
+fn a_key_holds_for_a_kind_of_check_or_is_refused() {
+    let keys = [
+        ("address", "10.0.0.9"),
+        ("port", "81"),
+        ("source", "192.0.2.9"),
+        ("interface", "eth0"),
+        ("connect_timeout", "1s"),
+        ("interval", "1s"),
+        ("fast_interval", "1s"),
+        ("timeout", "1s"),
+        ("rise", "1"),
+        ("fall", "1"),
+        ("retries", "1"),
+        ("retry_delay", "2s"),
+        ("warmup", "1s"),
+        ("initial", "up"),
+    ];
+    let kinds = [
+        ("tcp: ", "all"),
+        ("http: ", "all"),
+        ("https: ", "all"),
+        ("mysql: ", "all"),
+        ("mysql: {user: a}", "all"),
+        ("mysql: {user: a, password: b}", "all but source interface"),
+        ("redis: ", "all"),
+        ("postgres: {user: a}", "all"),
+        ("postgres: {user: a, password: b}", "all"),
+        ("smtp: ", "all"),
+        ("udp: ", "all but connect_timeout"),
+        ("dns: ", "all but connect_timeout"),
+        ("ping: ", "all but port connect_timeout"),
+        ("file: {path: /a}", "all but address port source interface connect_timeout"),
+        ("exec: {command: [/a]}", "all but source interface connect_timeout"),
+    ];
+    for (kind, held) in kinds {
+        for (key, value) in keys {
+            let text = with_service(&format!(
+                "    checks: [{{{kind}, {key}: {value}}}]\n    backends: [{{address: 192.0.2.2}}]\n"
+            ));
+            let is_refused = held.split(' ').any(|word| word == key);
+            match (errors_of(&text), is_refused) {
+                (None, false) => {
+                    let model = parse("f", &text).expect("valid").model;
+                    let default =
+                        parse("f", &text.replace(&format!(", {key}: {value}"), "")).expect("valid").model;
+                    assert!(model != default, "{kind} {key}: it changes nothing");
+                }
+                (Some(errors), true) => {
+                    let begin = format!("`{key}` does not hold for ");
+                    assert!(errors.len() == 1 && errors[0].contains(&begin), "{kind} {key}: {errors:?}");
+                }
+                (found, _) => panic!("{kind} {key}: {found:?}"),
+            }
+        }
+    }
+}
+
+/// None: it is valid.
+fn errors_of(text: &str) -> Option<Vec<String>> {
+    parse("f", text).is_err().then(|| errors(text))
+}
+
 #[test]
 fn nested_aliases_do_not_fill_the_memory() {
     let mut text = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n".to_owned();

@@ -1,6 +1,10 @@
 //! Logins of mysql checks: over TLS, and without ever being an error to the server.
 
-use std::fs;
+use std::{
+    fs,
+    io::Read,
+    net::{SocketAddr, TcpStream},
+};
 
 use anyhow::{Result, ensure};
 use lb::api::types::BackendState;
@@ -173,22 +177,26 @@ fn a_password_goes_over_tls_where_the_server_has_no_key_for_it() {
 /// On each backend MariaDB that blocks hosts after three errors, and knows the director's name, as only then it
 /// counts (`HOST_VALIDATED`).
 #[test]
-fn a_handshake_is_no_error_to_the_server_and_a_tcp_check_is() {
+fn a_check_is_no_error_to_the_server_and_hanging_up_is() {
     Lab::test(Topology::one_segment(2), |lab| {
-        let director = lab.net.director.ipv4();
+        let director = &lab.net.director;
         let servers = lab.net.backends.iter().map(|node| {
-            let hosts = format!("{} {}\n{director} director\n", node.ipv4(), node.role);
+            let hosts = format!("{} {}\n{} director\n", node.ipv4(), node.role, director.ipv4());
             mariadb::start_knowing(&lab.scope, node, &["--max-connect-errors=3"], &hosts)
         });
-        let handshake = "checks: [{mysql: , interval: 200ms, timeout: 3s, rise: 1}]";
-        let and_tcp =
-            "checks: [{mysql: , interval: 200ms, timeout: 3s, rise: 1}, {tcp: , interval: 200ms, rise: 1}]";
         let servers = servers.collect::<Result<Vec<_>>>()?;
-        let mysql = MysqlLab::of_each(lab, servers, "", &[handshake, and_tcp])?;
+        let mysql = MysqlLab::of(lab, servers, &format!("checks: [{{mysql: , {TIMING}}}]"))?;
+        mysql.is(1, BackendState::Up)?;
+        mysql.is(2, BackendState::Up)?;
+        let second = SocketAddr::new(mysql.address(2), 3306);
+        for _ in 0..3 {
+            // The server is in the handshake when it has greeted.
+            director.netns.enter(|| TcpStream::connect(second)?.read_exact(&mut [0; 5]))??;
+        }
         mysql.is(2, BackendState::Down)?;
         mysql.says(2, "is blocked because of many connection errors")?;
         let before = mysql.connections(1)?;
-        eventually(PATIENCE, "some handshakes more", || {
+        eventually(PATIENCE, "some checks more", || {
             let more = mysql.connections(1)? - before;
             Ok(if more >= 20 { Seen::Yes(()) } else { Seen::NotYet(format!("{more}")) })
         })?;
