@@ -11,8 +11,8 @@ use super::*;
 use crate::{
     health::Weight,
     model::check::{
-        DnsCheck, ExecCheck, FileCheck, HttpCheck, LagTier, MysqlCheck, PostgresCheck, RedisCheck, Secret,
-        SmtpCheck, StatusRange, TlsCheck, UdpCheck,
+        DnsCheck, ExecCheck, FileCheck, HttpCheck, LagTier, MysqlCheck, PostgresCheck, RedisCheck, Role,
+        Secret, SmtpCheck, StatusRange, TlsCheck, UdpCheck,
     },
 };
 
@@ -350,6 +350,17 @@ async fn redis_is_asked_and_its_errors_are_told() {
         let expected = expected.map(str::to_owned).map_err(str::to_owned);
         assert_eq!(found(kind(), port).await, expected, "{words:?}");
     }
+}
+
+#[tokio::test]
+async fn a_primary_among_replicas_stands_by_if_it_may() {
+    let port = server(Does::SaysAndHangs(b"+PONG\r\n$13\r\nrole:master\r\n\r\n+OK\r\n")).await;
+    let kind =
+        |fallback| CheckKind::Redis(RedisCheck { role: Role::Replica, fallback, ..RedisCheck::default() });
+    let told = result(probe(kind(false), port)).await;
+    assert_eq!(told, Err("the primary, no replica".to_owned()));
+    let passed = result(probe(kind(true), port)).await.expect("it stands by");
+    assert_eq!(passed.weight, Weight::StandBy);
 }
 
 fn postgres(logs_in: bool) -> CheckKind {
