@@ -4,24 +4,28 @@
 //! * [`agent`] runs `lb run` on the director and talks to it through the `lb` command line;
 //! * [`doctor`] asks `lb doctor`;
 //! * [`mariadb`], [`hello`], [`udp`], [`dns`], [`errqueue`] are what runs on the backends, and how a client asks them;
-//! * [`nginx`], [`mail`], [`receiver`] are real servers of other kinds, that are checked or told of events;
+//! * [`galera`] makes a cluster of MariaDB servers, [`mysql`] is MySQL itself;
+//! * [`certificate`], [`nginx`], [`mail`], [`receiver`] are real servers of other kinds, that are checked or told of events;
 //! * [`lab::Lab::test`] runs a test and prints packets, maps and logs if it fails;
 //! * [`xdp`] runs the program on frames made by [`packet`], without any interface;
 //! * [`netns`], [`proc`], [`xdp_pass`], [`wait`], [`clock`] are the tools all of these are made of.
 
 pub mod agent;
 mod capture;
+pub mod certificate;
 pub mod clock;
 pub mod config;
 pub mod dns;
 pub mod doctor;
 pub mod errqueue;
 pub mod feeder;
+pub mod galera;
 pub mod hello;
 pub mod lab;
 pub mod load;
 pub mod mail;
 pub mod mariadb;
+pub mod mysql;
 pub mod netns;
 pub mod nginx;
 pub mod notes;

@@ -25,7 +25,7 @@ use crate::{
 const INSTALL_LIMIT: Duration = Duration::from_secs(60);
 
 /// The notes log in as root with this password, from anywhere.
-const INIT: &str = "SET sql_log_bin=0;\n\
+pub const INIT: &str = "SET sql_log_bin=0;\n\
                     CREATE USER IF NOT EXISTS 'root'@'%' IDENTIFIED BY '123';\n\
                     GRANT ALL ON *.* TO 'root'@'%';\n";
 
@@ -54,19 +54,50 @@ pub fn start(scope: &Scope, node: &Node) -> Result<Proc> {
 
 /// The same with further options of the server.
 pub fn start_with(scope: &Scope, node: &Node, options: &[&str]) -> Result<Proc> {
+    start_prepared(scope, node, options, |_| Ok(()))
+}
+
+/// The same with something changed before in its directory, which has `data` and `init.sql`.
+pub fn start_prepared(
+    scope: &Scope,
+    node: &Node,
+    options: &[&str],
+    change: impl FnOnce(&Path) -> Result<()>,
+) -> Result<Proc> {
+    change(&prepare(scope, node)?)?;
+    again(scope, node, options)
+}
+
+/// As [`start_with`], one that looks up the names of its clients, in a hosts file of its own (hosts(5)).
+pub fn start_knowing(scope: &Scope, node: &Node, options: &[&str], hosts: &str) -> Result<Proc> {
+    let file = scope.dir().join(format!("hosts-{}", node.role));
+    fs::write(&file, hosts)?;
+    let mut command = node.netns.command("unshare")?;
+    let script = "mount --bind \"$0\" /etc/hosts && exec \"$@\"";
+    command.args(["--mount", "sh", "-c", script]).arg(&file).arg("mariadbd");
+    prepare(scope, node)?;
+    run(scope, node, command, &[&["--skip-name-resolve=OFF"], options].concat())
+}
+
+/// Starts one that was started before and has ended, on the same data.
+pub fn again(scope: &Scope, node: &Node, options: &[&str]) -> Result<Proc> {
+    run(scope, node, node.netns.command("mariadbd")?, options)
+}
+
+/// Makes its directory, with `data` and `init.sql`.
+fn prepare(scope: &Scope, node: &Node) -> Result<PathBuf> {
     let dir = scope.dir().join(format!("mariadb-{}", node.role));
     fs::create_dir(&dir)?;
     let mut copy = Command::new("cp");
     copy.arg("-a").arg(template()?).arg(dir.join("data"));
     proc::run(copy)?.ok()?;
     fs::write(dir.join("init.sql"), INIT)?;
-    again(scope, node, options)
+    Ok(dir)
 }
 
-/// Starts one that was started before and has ended, on the same data.
-pub fn again(scope: &Scope, node: &Node, options: &[&str]) -> Result<Proc> {
+/// Waits until it greets. `command` is the server, as far as it has no options.
+fn run(scope: &Scope, node: &Node, mut command: Command, options: &[&str]) -> Result<Proc> {
     let dir = scope.dir().join(format!("mariadb-{}", node.role));
-    let mut command = node.netns.command("mariadbd")?;
     with_hostname(&mut command, &node.role);
     command.arg("--no-defaults").args(SETTINGS).arg("--port=3306").args(options);
     for (option, file) in

@@ -1,11 +1,12 @@
 //! A real web server, with and without TLS.
 
-use std::{fs, path::PathBuf, process::Command};
+use std::{fs, path::PathBuf};
 
 use anyhow::Result;
 
 use crate::{
-    proc::{self, Proc},
+    certificate::Certificate,
+    proc::Proc,
     scope::Scope,
     topo::Node,
     wait::{PATIENCE, until_ok},
@@ -34,19 +35,7 @@ impl Nginx {
     pub fn start(scope: &Scope, node: &Node) -> Result<Self> {
         let dir = scope.dir().join(format!("nginx-{}", node.role));
         fs::create_dir_all(dir.join("html"))?;
-        let (ca, key) = (dir.join("cert.pem"), dir.join("key.pem"));
-        let mut openssl = Command::new("openssl");
-        openssl.args("req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2".split(' '));
-        // Without the system's configuration, which would make it a CA's.
-        openssl.args(["-config", "/dev/null", "-subj", "/CN=www.lab"]);
-        openssl.args([
-            "-addext",
-            "subjectAltName=DNS:www.lab",
-            "-addext",
-            "basicConstraints=critical,CA:FALSE",
-        ]);
-        openssl.arg("-keyout").arg(&key).arg("-out").arg(&ca);
-        proc::run(openssl)?.ok()?;
+        let Certificate { certificate: ca, key } = Certificate::make(&dir, "www.lab")?;
         let page = dir.join("html/health");
         fs::write(&page, "all is well\n")?;
         let temporary = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]

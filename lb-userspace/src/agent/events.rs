@@ -11,7 +11,7 @@ use crate::{
     api::server::Feed,
     clock::{monotonic, realtime},
     events::{Around, BackendPicture, Draft, Event, EventFile, Level, Picture, Ring, ServicePicture},
-    health::{CheckView, Health},
+    health::{CheckView, Health, Instead},
     model::{Model, Service},
     notify::{Notifier, Settings},
     plan::{ByHealth, Snapshot, name_of},
@@ -147,7 +147,7 @@ fn pictured(service: &Service, health: &Health) -> ServicePicture {
         .map(|backend| {
             let weight = match pool.given.get(&backend.key) {
                 Some(ByHealth::Weight(weight)) => *weight,
-                Some(ByHealth::Out) if !backend.health.backup => 0,
+                Some(ByHealth::Out) if !pool.reserve.contains(&backend.key) => 0,
                 None | Some(ByHealth::Out) => backend.weight,
             };
             // Only who has not all of its weight has something to say.
@@ -172,7 +172,8 @@ fn pictured(service: &Service, health: &Health) -> ServicePicture {
         .collect();
     ServicePicture {
         has_quorum: pool.has_quorum,
-        backups_serve: has_backups && !pool.has_quorum,
+        backups_serve: has_backups && !pool.has_quorum && pool.instead != Some(Instead::StandBys),
+        primary_serves: pool.instead == Some(Instead::StandBys),
         all_kept: pool.panics,
         backends,
     }

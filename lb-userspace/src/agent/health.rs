@@ -14,7 +14,7 @@ use crate::{
     checks::{self, Checks, Results, SavedFile},
     clock::monotonic,
     events::{Draft, Kind},
-    health::{Action, Figures, Health, Input, Outcome, ProbeId, Saved},
+    health::{Action, Figures, Health, Input, Instead, Outcome, ProbeId, Saved},
     model::{BackendKey, Model, ServiceName, check::PassiveMode},
     plan::{Snapshot, dest_address, name_of},
 };
@@ -126,9 +126,16 @@ impl Monitor {
             let panics = pool.panics.then(|| {
                 format!("service {name}: so many backends fail that all are kept (minimum_healthy)")
             });
-            let backups = (has_backups && !pool.has_quorum)
-                .then(|| format!("service {name} has no quorum: its backups serve, as far as they can"));
-            [panics, backups]
+            let instead = match pool.instead {
+                Some(Instead::StandBys) => {
+                    Some(format!("service {name}: its primary serves, since too few replicas can (fallback)"))
+                }
+                _ if has_backups && !pool.has_quorum => {
+                    Some(format!("service {name} has no quorum: its backups serve, as far as they can"))
+                }
+                _ => None,
+            };
+            [panics, instead]
         });
         sentences.flatten().flatten().collect()
     }

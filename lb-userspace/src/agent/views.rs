@@ -136,8 +136,9 @@ fn view(agent: &Agent, snapshot: &Snapshot, ids: &Ids, service: &Service) -> Res
         backends: backends
             .map(|backend| {
                 let given = pool.given.get(&backend.key).copied();
+                let rests = given == Some(ByHealth::Out) && pool.reserve.contains(&backend.key);
                 let dest = ids.dest(id, backend.key);
-                backend_view(agent, snapshot, dest, service, backend, given)
+                backend_view(agent, snapshot, dest, service, backend, (given, rests))
             })
             .collect::<Result<_>>()?,
     })
@@ -149,7 +150,7 @@ fn backend_view(
     dest: u32,
     service: &Service,
     backend: &Backend,
-    given: Option<ByHealth>,
+    (given, rests): (Option<ByHealth>, bool),
 ) -> Result<BackendView> {
     let health_weight = match given {
         None => backend.weight,
@@ -172,7 +173,7 @@ fn backend_view(
         BackendState::Unresolved
     } else if (!healthy || held.is_some() || suspicion.is_some()) && health_weight == 0 {
         BackendState::Down
-    } else if backend.health.backup && given == Some(ByHealth::Out) {
+    } else if rests {
         BackendState::Standby
     } else if health_weight == 0 {
         BackendState::Quiesced

@@ -250,7 +250,7 @@ pub enum BackendState {
     Unresolved,
     /// A health check fails, or has no result yet.
     Down,
-    /// A backup that is not needed.
+    /// A backup, or a primary that stands by, which is not needed.
     Standby,
 }
 

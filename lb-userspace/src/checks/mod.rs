@@ -21,8 +21,9 @@ mod through;
 pub(crate) mod tls;
 mod udp;
 
-use std::{io, sync::Arc, thread, time::Duration};
+use std::{io, panic::AssertUnwindSafe, sync::Arc, thread, time::Duration};
 
+use futures::FutureExt;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::{
     sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel},
@@ -137,9 +138,15 @@ async fn run(
 
 async fn attempt(probe: &Probe, tls: &Tls) -> Outcome {
     let began = monotonic();
-    let result = timeout(probe.timeout, by_kind(probe, tls)).await;
+    // A library may panic of what a server says: else its check would have no result, and so never a second one.
+    let made = AssertUnwindSafe(by_kind(probe, tls)).catch_unwind();
+    let result = timeout(probe.timeout, made).await;
     let took = monotonic().saturating_sub(began);
-    let result = result.unwrap_or_else(|_| Err(Failure { why: socket::silence(probe) }));
+    let result = match result {
+        Ok(Ok(result)) => result,
+        Ok(Err(_)) => Err(Failure { why: "what the server said cannot be understood".to_owned() }),
+        Err(_) => Err(Failure { why: socket::silence(probe) }),
+    };
     Outcome { took, result }
 }
 
@@ -147,7 +154,7 @@ async fn by_kind(probe: &Probe, tls: &Tls) -> Result<Pass, Failure> {
     match &probe.kind {
         CheckKind::Tcp => tcp::check(probe).await,
         CheckKind::Http(http) => http::check(probe, http, tls).await,
-        CheckKind::Mysql(mysql) => mysql::check(probe, mysql).await,
+        CheckKind::Mysql(mysql) => mysql::check(probe, mysql, tls).await,
         CheckKind::Redis(redis) => redis::check(probe, redis).await,
         CheckKind::Postgres(postgres) => postgres::check(probe, postgres, tls).await,
         CheckKind::Udp(udp) => udp::check(probe, udp).await,

@@ -1,93 +1,27 @@
 //! MySQL and MariaDB: the handshake alone, or a login and questions.
 
+mod handshake;
+
 use std::{
     net::{Ipv4Addr, SocketAddr},
     path::Path,
 };
 
-use mysql_async::{Conn, Error, OptsBuilder, Row, SslOpts, Value, prelude::Queryable};
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional},
-    net::{TcpListener, TcpStream},
-    task::JoinHandle,
-    time::timeout,
-};
+use mysql_async::{Conn, Error, IoError, OptsBuilder, Row, SslOpts, Value, prelude::Queryable};
+use tokio::{io::copy_bidirectional, net::TcpListener, task::JoinHandle, time::timeout};
+use tokio_rustls::rustls;
 
-use super::{failure, tcp};
+use super::{failure, tcp, tls::Tls};
 use crate::{
     health::{Failure, Pass, Probe, Weight},
-    model::check::{Galera, MysqlCheck, MysqlTls, Role, Secret},
+    model::check::{Fit, Galera, MysqlCheck, Role, Secret, TlsCheck},
 };
 
-/// The longest first packet that makes sense; a length beyond is no MySQL.
-const LONGEST_PACKET: usize = 1 << 16;
-
-pub async fn check(probe: &Probe, mysql: &MysqlCheck) -> Result<Pass, Failure> {
-    if mysql.logs_in() { log_in(probe, mysql).await } else { handshake(probe, mysql).await }
+pub async fn check(probe: &Probe, mysql: &MysqlCheck, tls: &Tls) -> Result<Pass, Failure> {
+    if mysql.logs_in() { log_in(probe, mysql, tls).await } else { handshake::handshake(probe, mysql).await }
 }
 
-/// The server's greeting, and its answer to a user without a password.
-async fn handshake(probe: &Probe, mysql: &MysqlCheck) -> Result<Pass, Failure> {
-    let mut stream = tcp::connect(probe).await?;
-    let greeting = packet(&mut stream).await?;
-    let version = greeting.get(1..).unwrap_or_default().split(|byte| *byte == 0).next().unwrap_or_default();
-    let version = String::from_utf8_lossy(version);
-    // What MariaDB puts in front for old replicas.
-    let found = format!("greeting of {}", version.strip_prefix("5.5.5-").unwrap_or(&version));
-    let Some(user) = &mysql.user else { return Ok(Pass::new(found)) };
-    stream.write_all(&first_answer(user)).await.map_err(|error| failure(&error))?;
-    packet(&mut stream).await?;
-    // COM_QUIT: an orderly end, which the server does not count as an aborted connection.
-    stream.write_all(&[1, 0, 0, 0, 1]).await.map_err(|error| failure(&error))?;
-    Ok(Pass::new(found))
-}
-
-/// The payload of the next packet, which must not be an error (protocol: Packets, ERR_Packet).
-async fn packet(stream: &mut TcpStream) -> Result<Vec<u8>, Failure> {
-    let cut = |error: std::io::Error| match error.kind() {
-        std::io::ErrorKind::UnexpectedEof => Failure { why: "closed in the handshake".to_owned() },
-        _ => failure(&error),
-    };
-    let mut header = [0; 4];
-    stream.read_exact(&mut header).await.map_err(cut)?;
-    let length = u32::from_le_bytes([header[0], header[1], header[2], 0]) as usize;
-    if !(1..=LONGEST_PACKET).contains(&length) {
-        return Err(Failure { why: "this is not MySQL".to_owned() });
-    }
-    let mut payload = vec![0; length];
-    stream.read_exact(&mut payload).await.map_err(cut)?;
-    match payload[..] {
-        [0xff, low, high, ref text @ ..] => {
-            let text = String::from_utf8_lossy(text);
-            Err(Failure {
-                why: format!("error {}: {}", u16::from_le_bytes([low, high]), text.trim_start_matches('#')),
-            })
-        }
-        _ => Ok(payload),
-    }
-}
-
-/// HandshakeResponse41 of a user without a password, by the native plugin.
-fn first_answer(user: &str) -> Vec<u8> {
-    /// CLIENT_PROTOCOL_41, CLIENT_SECURE_CONNECTION, CLIENT_PLUGIN_AUTH.
-    const CAPABILITIES: u32 = 0x0200 | 0x8000 | 0x8_0000;
-    /// utf8_general_ci
-    const CHARSET: u8 = 33;
-    let mut payload = CAPABILITIES.to_le_bytes().to_vec();
-    payload.extend((1u32 << 24).to_le_bytes());
-    payload.push(CHARSET);
-    payload.extend([0; 23]);
-    payload.extend(user.as_bytes());
-    // The end of the name, and an answer to the challenge of no bytes.
-    payload.extend([0, 0]);
-    payload.extend(b"mysql_native_password\0");
-    let mut packet = (payload.len() as u32).to_le_bytes().to_vec();
-    packet[3] = 1;
-    packet.extend(payload);
-    packet
-}
-
-async fn log_in(probe: &Probe, mysql: &MysqlCheck) -> Result<Pass, Failure> {
+async fn log_in(probe: &Probe, mysql: &MysqlCheck, tls: &Tls) -> Result<Pass, Failure> {
     let password = password(mysql.password.as_ref(), mysql.password_file.as_deref())?;
     let relay = if probe.way.is_some() { Some(Relay::start(probe).await?) } else { None };
     let target = relay.as_ref().map_or(probe.target, |relay| relay.at);
@@ -100,9 +34,7 @@ async fn log_in(probe: &Probe, mysql: &MysqlCheck) -> Result<Pass, Failure> {
         // Else it would ask the server for them.
         .max_allowed_packet(Some(1 << 24))
         .wait_timeout(Some(60))
-        .ssl_opts((mysql.tls == MysqlTls::On).then(|| {
-            SslOpts::default().with_danger_accept_invalid_certs(true).with_danger_skip_domain_validation(true)
-        }));
+        .ssl_opts(mysql.tls.as_ref().map(|how| ssl(probe, how, tls)));
     let mut server = match timeout(probe.connect_timeout, Conn::new(options)).await {
         Ok(connected) => connected.map_err(|error| told(&error))?,
         Err(_) => return Err(Failure { why: "no login".to_owned() }),
@@ -115,6 +47,20 @@ async fn log_in(probe: &Probe, mysql: &MysqlCheck) -> Result<Pass, Failure> {
         let _ = (&mut relay.task).await;
     }
     asked
+}
+
+/// The name is the check's own, as the login may go to a relay.
+fn ssl(probe: &Probe, how: &TlsCheck, tls: &Tls) -> SslOpts {
+    let name = how.sni.clone().unwrap_or_else(|| probe.target.ip().to_string());
+    let options = SslOpts::default().with_danger_tls_hostname_override(Some(name));
+    if !how.verify {
+        return options.with_danger_accept_invalid_certs(true).with_danger_skip_domain_validation(true);
+    }
+    let trusted = match &how.ca {
+        Some(file) => vec![file.clone().into()],
+        None => tls.system_certificates().iter().map(|it| it.as_ref().to_vec().into()).collect(),
+    };
+    options.with_disable_built_in_roots(true).with_root_certs(trusted)
 }
 
 /// The login's library makes its connections itself, and none that is marked: it connects to this, which passes on
@@ -159,28 +105,25 @@ pub fn password(given: Option<&Secret>, file: Option<&Path>) -> Result<Option<St
 async fn questions(probe: &Probe, mysql: &MysqlCheck, server: &mut Conn) -> Result<Pass, Failure> {
     let mut found = "logged in".to_owned();
     if mysql.role != Role::Any {
-        let read_only: Option<bool> =
-            server.query_first("SELECT @@global.read_only").await.map_err(|error| told(&error))?;
-        match (mysql.role, read_only) {
-            (Role::Primary, Some(true)) => {
-                return Err(Failure { why: "read_only, not the primary".to_owned() });
+        let is_primary = is_primary(server).await?;
+        found = if is_primary { "writable" } else { "read_only" }.to_owned();
+        match mysql.role.fit(is_primary, mysql.fallback) {
+            Fit::Serves => {}
+            Fit::StandsBy => {
+                query(mysql, server).await?;
+                return Ok(Pass {
+                    found: "writable, stands by for the replicas".to_owned(),
+                    weight: Weight::StandBy,
+                });
             }
-            (Role::Replica, Some(false)) => {
-                return Err(Failure { why: "writable, no replica".to_owned() });
-            }
-            _ => {}
+            Fit::Wrong if is_primary => return Err(Failure { why: "writable, no replica".to_owned() }),
+            Fit::Wrong => return Err(Failure { why: "read_only, not the primary".to_owned() }),
         }
-        found = if read_only == Some(true) { "read_only" } else { "writable" }.to_owned();
     }
     if mysql.galera != Galera::Off {
         found = galera(mysql.galera, server).await?;
     }
-    if let Some(query) = &mysql.query {
-        let row: Option<Row> = server.query_first(query.as_str()).await.map_err(|error| told(&error))?;
-        if row.is_none() {
-            return Err(Failure { why: "the query gave no row".to_owned() });
-        }
-    }
+    query(mysql, server).await?;
     if mysql.lag.is_empty() {
         return Ok(Pass::new(found));
     }
@@ -197,21 +140,43 @@ async fn questions(probe: &Probe, mysql: &MysqlCheck, server: &mut Conn) -> Resu
     Ok(Pass { found: format!("{found}, {why}"), weight })
 }
 
+/// Whether it takes writes: `read_only` is off. It is a number, or a word where it has more values (MariaDB 12).
+async fn is_primary(server: &mut Conn) -> Result<bool, Failure> {
+    let row: Option<Row> =
+        server.query_first("SELECT @@global.read_only").await.map_err(|error| told(&error))?;
+    match row.as_ref().and_then(|row| row.as_ref(0)).and_then(text) {
+        Some(value) => Ok(value == "0" || value.eq_ignore_ascii_case("OFF")),
+        None => Err(Failure { why: "it does not say whether it is read_only".to_owned() }),
+    }
+}
+
+/// The check's own question.
+async fn query(mysql: &MysqlCheck, server: &mut Conn) -> Result<(), Failure> {
+    let Some(query) = &mysql.query else { return Ok(()) };
+    let row: Option<Row> = server.query_first(query.as_str()).await.map_err(|error| told(&error))?;
+    row.map(drop).ok_or_else(|| Failure { why: "the query gave no row".to_owned() })
+}
+
 /// Whether the node of a cluster may serve.
 async fn galera(wanted: Galera, server: &mut Conn) -> Result<String, Failure> {
     let names = "SHOW GLOBAL STATUS WHERE Variable_name IN \
-                 ('wsrep_ready', 'wsrep_local_state', 'wsrep_local_state_comment')";
-    let rows: Vec<(String, String)> = server.query(names).await.map_err(|error| told(&error))?;
+                 ('wsrep_ready', 'wsrep_cluster_status', 'wsrep_local_state', 'wsrep_local_state_comment')";
+    let rows: Vec<Row> = server.query(names).await.map_err(|error| told(&error))?;
     let of = |name: &str| {
-        let row = rows.iter().find(|(row, _)| row.eq_ignore_ascii_case(name));
-        row.map(|(_, value)| value.as_str()).unwrap_or_default()
+        let column = |row: &Row, at: usize| row.as_ref(at).and_then(text);
+        let row = rows.iter().find(|row| column(row, 0).is_some_and(|it| it.eq_ignore_ascii_case(name)));
+        row.and_then(|row| column(row, 1)).unwrap_or_default()
     };
     let (ready, state, words) = (of("wsrep_ready"), of("wsrep_local_state"), of("wsrep_local_state_comment"));
-    let serves = state == "4" || (wanted == Galera::Donor && state == "2");
-    match (ready, serves) {
+    let cluster = of("wsrep_cluster_status");
+    let serves = cluster == "Primary" && (state == "4" || (wanted == Galera::Donor && state == "2"));
+    match (&*ready, serves) {
         ("ON", true) => Ok(format!("wsrep {words}")),
-        ("", _) => Err(Failure { why: "no node of a Galera cluster".to_owned() }),
-        _ => Err(Failure { why: format!("wsrep is {words} (state {state}), ready {ready}") }),
+        _ if state.is_empty() => Err(Failure { why: "no node of a Galera cluster".to_owned() }),
+        _ => {
+            let why = format!("wsrep is {words} (state {state}), ready {ready}, the cluster {cluster}");
+            Err(Failure { why })
+        }
     }
 }
 
@@ -240,10 +205,15 @@ async fn replication(server: &mut Conn) -> Result<Lag, Error> {
 }
 
 fn number(value: &Value) -> Option<u64> {
+    text(value)?.parse().ok()
+}
+
+/// As the text protocol has it; a lying server may say it in another type.
+fn text(value: &Value) -> Option<String> {
     match value {
-        Value::Bytes(text) => std::str::from_utf8(text).ok()?.parse().ok(),
-        Value::Int(n) => u64::try_from(*n).ok(),
-        Value::UInt(n) => Some(*n),
+        Value::Bytes(text) => Some(String::from_utf8_lossy(text).into_owned()),
+        Value::Int(n) => Some(n.to_string()),
+        Value::UInt(n) => Some(n.to_string()),
         _ => None,
     }
 }
@@ -251,7 +221,12 @@ fn number(value: &Value) -> Option<u64> {
 fn told(error: &Error) -> Failure {
     match error {
         Error::Server(error) => Failure { why: format!("error {}: {}", error.code, error.message) },
-        Error::Io(mysql_async::IoError::Io(error)) => failure(error),
+        Error::Io(IoError::Tls(error)) => Failure { why: format!("TLS: {error}") },
+        Error::Io(IoError::Io(error)) => {
+            let is_tls = error.get_ref().is_some_and(|inner| inner.is::<rustls::Error>());
+            let Failure { why } = failure(error);
+            Failure { why: if is_tls { format!("TLS: {why}") } else { why } }
+        }
         error => Failure { why: error.to_string() },
     }
 }

@@ -16,8 +16,8 @@ use super::{
     tls::{Speaks, Tls},
 };
 use crate::{
-    health::{Failure, Pass, Probe},
-    model::check::{PostgresCheck, Role, TlsCheck},
+    health::{Failure, Pass, Probe, Weight},
+    model::check::{Fit, PostgresCheck, Role},
 };
 
 /// The longest first answer that makes sense.
@@ -31,9 +31,9 @@ pub async fn check(probe: &Probe, postgres: &PostgresCheck, tls: &Tls) -> Result
     if !postgres.logs_in() {
         return first_answer(stream, postgres).await;
     }
-    if !postgres.tls {
+    let Some(how) = &postgres.tls else {
         return log_in(stream, postgres).await;
-    }
+    };
     stream.write_all(&message(&[SSL_REQUEST], &[])).await.map_err(|error| failure(&error))?;
     match stream.read_u8().await {
         Ok(b'S') => {}
@@ -41,7 +41,7 @@ pub async fn check(probe: &Probe, postgres: &PostgresCheck, tls: &Tls) -> Result
         Ok(_) => return Err(Failure { why: "this is not PostgreSQL".to_owned() }),
         Err(error) => return Err(closed(&error)),
     }
-    let stream = tls.connect(stream, probe, None, &TlsCheck::default(), Speaks::Anything).await?;
+    let stream = tls.connect(stream, probe, None, how, Speaks::Anything).await?;
     log_in(stream, postgres).await
 }
 
@@ -117,14 +117,23 @@ where
 }
 
 async fn questions(client: &Client, postgres: &PostgresCheck) -> Result<Pass, Failure> {
-    let mut found = "logged in".to_owned();
+    let (mut found, mut weight) = ("logged in".to_owned(), Weight::Configured);
     if postgres.role != Role::Any {
         let in_recovery = first_row(client, "SELECT pg_is_in_recovery()").await?;
-        match (postgres.role, in_recovery.as_deref()) {
-            (Role::Primary, Some("f")) => found = "not in recovery".to_owned(),
-            (Role::Replica, Some("t")) => found = "in recovery".to_owned(),
-            (Role::Primary, _) => return Err(Failure { why: "in recovery, not the primary".to_owned() }),
-            _ => return Err(Failure { why: "not in recovery, no replica".to_owned() }),
+        let is_primary = match in_recovery.as_deref() {
+            Some("f") => true,
+            Some("t") => false,
+            _ => return Err(Failure { why: "it does not say whether it is in recovery".to_owned() }),
+        };
+        found = if is_primary { "not in recovery" } else { "in recovery" }.to_owned();
+        match postgres.role.fit(is_primary, postgres.fallback) {
+            Fit::Serves => {}
+            Fit::StandsBy => {
+                found += ", stands by for the replicas";
+                weight = Weight::StandBy;
+            }
+            Fit::Wrong if is_primary => return Err(Failure { why: format!("{found}, no replica") }),
+            Fit::Wrong => return Err(Failure { why: format!("{found}, not the primary") }),
         }
     }
     if let Some(query) = &postgres.query
@@ -132,7 +141,7 @@ async fn questions(client: &Client, postgres: &PostgresCheck) -> Result<Pass, Fa
     {
         return Err(Failure { why: "the query gave no row".to_owned() });
     }
-    Ok(Pass::new(found))
+    Ok(Pass { found, weight })
 }
 
 /// The first column of the first row, as text; NULL is empty.

@@ -7,8 +7,8 @@ use tokio::{
 
 use super::{failure, mysql::password, tcp};
 use crate::{
-    health::{Failure, Pass, Probe},
-    model::check::{RedisCheck, Role},
+    health::{Failure, Pass, Probe, Weight},
+    model::check::{Fit, RedisCheck, Role},
 };
 
 /// The longest reply that makes sense: `INFO replication` of a primary with many replicas is the longest.
@@ -26,25 +26,32 @@ pub async fn check(probe: &Probe, redis: &RedisCheck) -> Result<Pass, Failure> {
     if answer != "PONG" {
         return Err(Failure { why: format!("PING is answered with {}", answer.escape_default()) });
     }
-    let mut found = "PONG".to_owned();
+    let mut pass = Pass::new("PONG");
     if redis.role != Role::Any {
-        found = role(&ask(&mut stream, &["INFO", "replication"]).await?, redis.role)?;
+        pass = role(&ask(&mut stream, &["INFO", "replication"]).await?, redis)?;
     }
     // The result is known already.
     let _ = ask(&mut stream, &["QUIT"]).await;
-    Ok(Pass::new(found))
+    Ok(pass)
 }
 
 /// Out of `INFO replication`. A replica whose link to its primary is down has old data.
-fn role(info: &str, wanted: Role) -> Result<String, Failure> {
+fn role(info: &str, redis: &RedisCheck) -> Result<Pass, Failure> {
     let of = |key: &str| info.lines().find_map(|line| line.trim_end().strip_prefix(key)).unwrap_or_default();
     let (role, link) = (of("role:"), of("master_link_status:"));
-    match (wanted, role, link) {
-        (Role::Primary, "slave", _) => Err(Failure { why: "a replica, not the primary".to_owned() }),
-        (Role::Replica, "master", _) => Err(Failure { why: "the primary, no replica".to_owned() }),
-        (Role::Replica, "slave", "up") | (Role::Primary, "master", _) => Ok(role.to_owned()),
-        (Role::Replica, "slave", _) => Err(Failure { why: "the link to the primary is down".to_owned() }),
-        _ => Err(Failure { why: format!("its role is {}", role.escape_default()) }),
+    let is_primary = match role {
+        "master" => true,
+        "slave" => false,
+        _ => return Err(Failure { why: format!("its role is {}", role.escape_default()) }),
+    };
+    match redis.role.fit(is_primary, redis.fallback) {
+        Fit::StandsBy => {
+            Ok(Pass { found: "master, stands by for the replicas".to_owned(), weight: Weight::StandBy })
+        }
+        Fit::Serves if is_primary || link == "up" => Ok(Pass::new(role)),
+        Fit::Serves => Err(Failure { why: "the link to the primary is down".to_owned() }),
+        Fit::Wrong if is_primary => Err(Failure { why: "the primary, no replica".to_owned() }),
+        Fit::Wrong => Err(Failure { why: "a replica, not the primary".to_owned() }),
     }
 }
 

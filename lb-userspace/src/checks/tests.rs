@@ -11,8 +11,8 @@ use super::*;
 use crate::{
     health::Weight,
     model::check::{
-        DnsCheck, ExecCheck, FileCheck, HttpCheck, LagTier, MysqlCheck, PostgresCheck, RedisCheck, Secret,
-        SmtpCheck, StatusRange, TlsCheck, UdpCheck,
+        DnsCheck, ExecCheck, FileCheck, HttpCheck, LagTier, MysqlCheck, PostgresCheck, RedisCheck, Role,
+        Secret, SmtpCheck, StatusRange, TlsCheck, UdpCheck,
     },
 };
 
@@ -24,6 +24,8 @@ enum Does {
     SaysAndHangs(&'static [u8]),
     /// Waits for a request first.
     Answers(&'static [u8]),
+    /// Says this slowly, byte by byte, and then nothing more.
+    Drips(&'static [u8]),
 }
 
 async fn server(does: Does) -> u16 {
@@ -46,6 +48,14 @@ async fn serve(mut stream: TcpStream, does: Does) {
             let said = stream.write_all(words).await;
             std::future::pending::<()>().await;
             said
+        }
+        Does::Drips(words) => {
+            let _ = stream.set_nodelay(true);
+            for byte in words {
+                let _ = stream.write_all(std::slice::from_ref(byte)).await;
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+            std::future::pending().await
         }
         Does::Answers(words) => {
             let mut request = [0; 4096];
@@ -121,6 +131,110 @@ async fn every_kind_tells_a_closed_port_and_a_silent_server() {
     assert_eq!(found(CheckKind::Tcp, silent).await.as_deref(), Ok("connected"));
 }
 
+/// Each kind that has a conversation, and what a healthy server says in it: all of this is needed.
+fn conversations() -> Vec<(CheckKind, &'static [u8])> {
+    let digest = Some("36059628abb220b1e7c5b5095d3b96f5".parse().expect("of the body"));
+    let body = CheckKind::Http(HttpCheck { digest, ..HttpCheck::default() });
+    vec![
+        (http(), b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"),
+        (body, b"HTTP/1.1 200 OK\r\nX: 1\r\nContent-Length: 9\r\n\r\nall well\n"),
+        (mysql(), b"\x08\0\0\0\x0a9.7.4\0x\x0d\0\0\x02\xff\x15\x04#28000...."),
+        (CheckKind::Redis(RedisCheck::default()), b"+PONG\r\n"),
+        (postgres(false), b"R\0\0\0\x08\0\0\0\x03"),
+        (smtp(false), b"220 mx.lab\r\n250 mx.lab\r\n"),
+    ]
+}
+
+#[tokio::test]
+async fn a_server_that_closes_too_early_fails_and_a_slow_one_has_its_time() {
+    for (kind, words) in conversations() {
+        for length in 0..words.len() {
+            let greets = matches!(kind, CheckKind::Mysql(_) | CheckKind::Smtp(_));
+            let cut = &words[..length];
+            let port = server(if greets { Does::Says(cut) } else { Does::Answers(cut) }).await;
+            assert!(found(kind.clone(), port).await.is_err(), "{kind:?}: after {length} of {}", words.len());
+        }
+        let farewell: &[u8] = match kind {
+            CheckKind::Redis(_) => b"+OK\r\n",
+            CheckKind::Smtp(_) => b"221 bye\r\n",
+            _ => b"",
+        };
+        let slow = server(Does::Drips(Box::leak([words, farewell].concat().into_boxed_slice()))).await;
+        found(kind.clone(), slow).await.unwrap_or_else(|why| panic!("{kind:?}: {why}"));
+        let never = server(Does::SaysAndHangs(&words[..words.len() - 1])).await;
+        assert_eq!(result(impatient(probe(kind, never))).await, Err("no answer".to_owned()));
+    }
+}
+
+#[tokio::test]
+async fn a_server_of_another_kind_passes_for_none() {
+    let https = CheckKind::Http(HttpCheck { tls: Some(TlsCheck::default()), ..HttpCheck::default() });
+    let http2 = CheckKind::Http(HttpCheck { http2: true, ..HttpCheck::default() });
+    let liars = [https, http2, login(), postgres(true), smtp(true)];
+    let all = conversations();
+    let kinds = all.iter().map(|(kind, words)| (kind.clone(), *words));
+    let kinds = kinds.chain(liars.map(|kind| (kind, &b""[..])));
+    let tried = kinds.flat_map(|(kind, own)| all.iter().map(move |(_, words)| (kind.clone(), own, *words)));
+    let tried = tried.map(async |(kind, own, words)| {
+        let port = server(Does::Says(words)).await;
+        let passed = result(Probe { timeout: Duration::from_secs(1), ..probe(kind.clone(), port) }).await;
+        let is_http = own.starts_with(b"HTTP") && words.starts_with(b"HTTP");
+        assert!(passed.is_err() || words == own || is_http, "{kind:?} believes {words:?}");
+    });
+    futures::future::join_all(tried).await;
+}
+
+/// Whoever is checked sees whom the check comes from: `source` takes effect with each kind that takes it.
+#[tokio::test]
+async fn each_kind_comes_from_its_source() {
+    let source = Some(Ipv4Addr::new(127, 0, 0, 2).into());
+    let from = |probe: Probe| Probe { source, interface: Some("lo".to_owned()), ..probe };
+    let kinds = conversations().into_iter().map(|(kind, _)| kind);
+    for kind in kinds.chain([CheckKind::Tcp, postgres(true), smtp(true)]) {
+        assert!(kind.can_bind());
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a port");
+        let probe = from(probe(kind.clone(), listener.local_addr().expect("it has one").port()));
+        let made = tokio::spawn(async move { result(probe).await });
+        let (stream, peer) = listener.accept().await.expect("a connection");
+        drop(stream);
+        assert_eq!(Some(peer.ip()), source, "{kind:?}");
+        made.await.expect("no panic").err();
+    }
+    for kind in [CheckKind::Udp(UdpCheck::default()), CheckKind::Dns(DnsCheck::default())] {
+        assert!(kind.can_bind());
+        let socket = tokio::net::UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a port");
+        let probe = from(impatient(probe(kind.clone(), socket.local_addr().expect("it has one").port())));
+        let made = tokio::spawn(async move { result(probe).await });
+        let (_, peer) = socket.recv_from(&mut [0; 1500]).await.expect("a datagram");
+        assert_eq!(Some(peer.ip()), source, "{kind:?}");
+        made.await.expect("no panic").err();
+    }
+    assert!([CheckKind::Ping].iter().all(CheckKind::can_bind));
+    let me = result(from(probe(CheckKind::Ping, 0))).await;
+    assert_eq!(me.map(|pass| pass.found).as_deref(), Ok("echo reply"));
+}
+
+/// A server whose queue is full: the kernel drops SYNs (`tcp_max_syn_backlog` and listen(2)).
+#[tokio::test]
+async fn each_kind_that_connects_has_a_time_for_it() {
+    let full = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
+    full.bind(&std::net::SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()).expect("a port");
+    full.listen(0).expect("it listens");
+    let at = full.local_addr().expect("it has one").as_socket().expect("of IP");
+    let mut waiting = Vec::new();
+    while let Ok(Ok(stream)) = timeout(Duration::from_millis(200), TcpStream::connect(at)).await {
+        waiting.push(stream);
+        assert!(waiting.len() < 10, "it takes all");
+    }
+    let kinds = conversations().into_iter().map(|(kind, _)| kind);
+    for kind in kinds.chain([CheckKind::Tcp, login(), postgres(true), smtp(true)]) {
+        assert!(kind.connects());
+        let probe = Probe { connect_timeout: Duration::from_millis(20), ..probe(kind.clone(), at.port()) };
+        let why = result(probe).await.expect_err("it is full");
+        assert!(["no connection", "no login"].contains(&&*why), "{kind:?}: {why}");
+    }
+}
+
 #[tokio::test]
 async fn an_http_answer_must_have_the_status_and_the_body() {
     let port = server(Does::Answers(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nall well\n")).await;
@@ -159,8 +273,10 @@ async fn http_servers_that_break_off_or_speak_another_language_fail() {
 #[tokio::test]
 async fn a_mysql_greeting_is_read_and_an_error_told() {
     let greeting =
-        b"\x4a\0\0\0\x0a5.5.5-10.11.6-MariaDB-0+deb12u1\0abcdefghijklmnopqrstuvwxyzabcdefghijklmnop";
-    let port = server(Does::Says(greeting)).await;
+        b"\x4b\0\0\0\x0a5.5.5-10.11.6-MariaDB-0+deb12u1\0abcdefghijklmnopqrstuvwxyzabcdefghijklmnop";
+    let denies = b"\x1a\0\0\x02\xff\x15\x04#28000Access denied ...";
+    let port =
+        server(Does::SaysAndHangs(Box::leak([&greeting[..], denies].concat().into_boxed_slice()))).await;
     assert_eq!(found(mysql(), port).await.as_deref(), Ok("greeting of 10.11.6-MariaDB-0+deb12u1"));
     let full = server(Does::Says(b"\x17\0\0\0\xff\x10\x04Too many connections")).await;
     assert_eq!(found(mysql(), full).await, Err("error 1040: Too many connections".to_owned()));
@@ -169,6 +285,29 @@ async fn a_mysql_greeting_is_read_and_an_error_told() {
     let other = server(Does::Says(b"SSH-2.0-OpenSSH_9.2\r\n")).await;
     assert_eq!(found(mysql(), other).await, Err("this is not MySQL".to_owned()));
     assert!(found(login(), cut).await.is_err() && found(login(), full).await.is_err());
+}
+
+/// What its library makes of such keys is a panic: the check has to have a result all the same.
+#[tokio::test]
+async fn a_mysql_server_with_a_key_that_is_none_fails() {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a port");
+    let port = listener.local_addr().expect("it has one").port();
+    tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.expect("a connection");
+        // Protocol::HandshakeV10 of caching_sha2_password, "full authentication" (01 04), and a key.
+        let mut greeting = b"\x0a9.7.4\0\x01\0\0\0abcdefgh\0\xff\xf7\xff\x02\0\xff\xdf\x15".to_vec();
+        greeting.extend([0; 10]);
+        greeting.extend(b"ijklmnopqrst\0caching_sha2_password\0");
+        for (sequence, says) in [(0, &greeting[..]), (2, b"\x01\x04"), (4, b"\x01no key at all")] {
+            let mut packet = (says.len() as u32).to_le_bytes().to_vec();
+            packet[3] = sequence;
+            packet.extend(says);
+            let _ = stream.write_all(&packet).await;
+            let _ = stream.read(&mut [0; 4096]).await;
+        }
+    });
+    let told = found(login(), port).await;
+    assert_eq!(told, Err("what the server said cannot be understood".to_owned()));
 }
 
 #[tokio::test]
@@ -213,6 +352,17 @@ async fn redis_is_asked_and_its_errors_are_told() {
     }
 }
 
+#[tokio::test]
+async fn a_primary_among_replicas_stands_by_if_it_may() {
+    let port = server(Does::SaysAndHangs(b"+PONG\r\n$13\r\nrole:master\r\n\r\n+OK\r\n")).await;
+    let kind =
+        |fallback| CheckKind::Redis(RedisCheck { role: Role::Replica, fallback, ..RedisCheck::default() });
+    let told = result(probe(kind(false), port)).await;
+    assert_eq!(told, Err("the primary, no replica".to_owned()));
+    let passed = result(probe(kind(true), port)).await.expect("it stands by");
+    assert_eq!(passed.weight, Weight::StandBy);
+}
+
 fn postgres(logs_in: bool) -> CheckKind {
     let query = logs_in.then(|| "SELECT 1".to_owned());
     CheckKind::Postgres(PostgresCheck { user: "check".to_owned(), query, ..PostgresCheck::default() })
@@ -233,7 +383,11 @@ async fn postgres_servers_that_refuse_lie_or_break_off_fail() {
     assert_eq!(found(postgres(false), cut).await, Err("closed in the handshake".to_owned()));
     let other = server(Does::Answers(b"HTTP/1.1 400 Bad Request\r\n")).await;
     assert_eq!(found(postgres(false), other).await, Err("this is not PostgreSQL".to_owned()));
-    let tls = PostgresCheck { user: "check".to_owned(), tls: true, ..PostgresCheck::default() };
+    let tls = PostgresCheck {
+        user: "check".to_owned(),
+        tls: Some(TlsCheck::default()),
+        ..PostgresCheck::default()
+    };
     let plain = server(Does::Answers(b"N")).await;
     assert_eq!(found(CheckKind::Postgres(tls), plain).await, Err("the server has no TLS".to_owned()));
     for port in [cut, other] {
@@ -369,6 +523,11 @@ async fn a_program_tells_by_its_exit_code() {
     assert_eq!(found(script("kill -9 $$", false), 80).await, Err("ended by signal 9".to_owned()));
     let weighed = result(probe(script("exit 42", true), 80)).await.expect("it passes");
     assert_eq!(weighed.weight, Weight::Exactly(40));
+    // keepalived's misc_dynamic: 0 is the configured weight, 2 to 255 are 0 to 253.
+    for (code, weight) in [(0, Weight::Configured), (2, Weight::Exactly(0)), (255, Weight::Exactly(253))] {
+        let weighed = result(probe(script(&format!("exit {code}"), true), 80)).await.expect("it passes");
+        assert_eq!(weighed.weight, weight);
+    }
     assert_eq!(found(script("exit 1", true), 80).await, Err("exit code 1".to_owned()));
     let told = "[ $LB_SERVICE:$LB_BACKEND:$LB_PORT:$(env | grep -c ^LB_) = web:127.0.0.1:80:80:5 ]";
     assert_eq!(found(script(told, false), 80).await.as_deref(), Ok("exit code 0"));

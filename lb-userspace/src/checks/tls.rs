@@ -25,6 +25,7 @@ use crate::{
 pub struct Tls {
     blind: OnceLock<Arc<ClientConfig>>,
     system: OnceLock<Arc<ClientConfig>>,
+    certificates: OnceLock<Vec<CertificateDer<'static>>>,
 }
 
 /// What is spoken over TLS.
@@ -79,10 +80,21 @@ impl Tls {
         }
     }
 
+    /// Those that the system trusts.
+    pub fn system_certificates(&self) -> &[CertificateDer<'static>] {
+        self.certificates.get_or_init(|| rustls_native_certs::load_native_certs().certs)
+    }
+
+    fn system_roots(&self) -> RootCertStore {
+        let mut roots = RootCertStore::empty();
+        roots.add_parsable_certificates(self.system_certificates().iter().cloned());
+        roots
+    }
+
     fn config(&self, how: &TlsCheck) -> Result<Arc<ClientConfig>, Failure> {
         match (how.verify, &how.ca) {
             (false, _) => Ok(self.blind.get_or_init(|| config(None)).clone()),
-            (true, None) => Ok(self.system.get_or_init(|| config(Some(system_roots()))).clone()),
+            (true, None) => Ok(self.system.get_or_init(|| config(Some(self.system_roots()))).clone()),
             // Anew each time: it may have been replaced.
             (true, Some(path)) => {
                 let wrong = |error: &dyn std::fmt::Display| Failure {
@@ -97,12 +109,6 @@ impl Tls {
             }
         }
     }
-}
-
-fn system_roots() -> RootCertStore {
-    let mut roots = RootCertStore::empty();
-    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-    roots
 }
 
 /// Without roots every certificate is good.

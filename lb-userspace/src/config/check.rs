@@ -73,6 +73,14 @@ fn check(node: &Node, of: Of<'_>, problems: &mut Problems) -> Option<Check> {
             problems.add(node.pos, wrong, "leave the key out");
         }
     }
+    let unheard =
+        [(&ADDRESS, kind.takes_address()), (&PORT, kind.takes_port()), (&CONNECT_TIMEOUT, kind.connects())];
+    for (key, _) in unheard.into_iter().filter(|(_, holds)| !holds) {
+        if let Some(node) = fields.node(key) {
+            let wrong = format!("`{}` does not hold for {} check", key.name, an(kind.name()));
+            problems.add(node.pos, wrong, "leave the key out");
+        }
+    }
     let via = fields.value(&VIA, problems, |text| word(text, "way", &VIAS));
     if let Some(node) = fields.node(&VIA).filter(|_| via.is_some_and(|via| via != Via::Rip)) {
         if !kind.can_take_the_vip() {

@@ -125,7 +125,8 @@ fn documented_defaults_are_the_real_ones() {
     explicit += &format!("      - https:\n{}", written(&schema::https_check::SECTION, "          "));
     explicit += &format!(
         "      - mysql:\n          user: a\n{}",
-        written(&schema::mysql_check::SECTION, "          ")
+        // What is about TLS has its own row.
+        written(&schema::mysql_check::SECTION, "          ").replace("          verify: false\n", "")
     );
     for (name, section, required) in [
         ("redis", &schema::redis_check::SECTION, ""),
@@ -134,7 +135,6 @@ fn documented_defaults_are_the_real_ones() {
         ("dns", &schema::dns_check::SECTION, ""),
         ("smtp", &schema::smtp_check::SECTION, ""),
     ] {
-        // What is about TLS has its own row.
         let own = written(section, "          ").replace("          verify: false\n", "");
         explicit += &format!("      - {name}:\n{required}{own}");
     }
@@ -514,6 +514,37 @@ fn bad_files_are_refused_where_they_are_bad() {
             "3:87: `source` does not hold for a mysql check that logs in; leave the key out",
         ),
         (
+            check("mysql: {user: u, role: any, fallback: primary}"),
+            "3:84: `fallback: primary` without `role: replica`; add `role: replica`, or leave the key out",
+        ),
+        (
+            check("postgres: {user: u, fallback: primary}"),
+            "3:76: `fallback: primary` without `role: replica`; ",
+        ),
+        (
+            check("redis: {role: replica, fallback: yes}"),
+            "3:79: `fallback`: unknown fallback `yes`; valid are none, primary",
+        ),
+        (
+            check("mysql: {user: u, password: p, verify: true}"),
+            "3:84: `verify` without `tls`; add `tls: on`, or leave the key out",
+        ),
+        (check("postgres: {user: u, sni: db}"), "3:71: `sni` without `tls`; add `tls: on`"),
+        (
+            check("mysql: {user: u, tls: on, ca: /ca.pem}"),
+            "3:76: `ca` without `verify: true`; add `verify: true`, or leave the key out",
+        ),
+        (check("https: {ca: /ca.pem}"), "3:58: `ca` without `verify: true`; "),
+        (
+            check("http: {method: HEAD, body: ok}"),
+            "3:73: `body`: the answer to HEAD has no body; write `method: GET`, or leave the key out",
+        ),
+        (
+            check("udp: , connect_timeout: 1s"),
+            "3:70: `connect_timeout` does not hold for an udp check; leave the key out",
+        ),
+        (check("ping: , port: 80"), "3:60: `port` does not hold for a ping check; leave the key out"),
+        (
             check("redis: {user: u}"),
             "3:60: a user without a password; add `password: ...`, or leave `user` out",
         ),
@@ -635,6 +666,70 @@ fn bad_files_are_refused_where_they_are_bad() {
         assert!(errors[0].starts_with(begin), "{text}{}\ninstead of\n{begin}", errors[0]);
         assert!(errors[0].contains("; "), "no advice: {}", errors[0]);
     }
+}
+
+/// Each kind of check with each key that is common to them: what takes no effect is refused.
+#[test]
+fn a_key_holds_for_a_kind_of_check_or_is_refused() {
+    let keys = [
+        ("address", "10.0.0.9"),
+        ("port", "81"),
+        ("source", "192.0.2.9"),
+        ("interface", "eth0"),
+        ("connect_timeout", "1s"),
+        ("interval", "1s"),
+        ("fast_interval", "1s"),
+        ("timeout", "1s"),
+        ("rise", "1"),
+        ("fall", "1"),
+        ("retries", "1"),
+        ("retry_delay", "2s"),
+        ("warmup", "1s"),
+        ("initial", "up"),
+    ];
+    let kinds = [
+        ("tcp: ", "all"),
+        ("http: ", "all"),
+        ("https: ", "all"),
+        ("mysql: ", "all"),
+        ("mysql: {user: a}", "all"),
+        ("mysql: {user: a, password: b}", "all but source interface"),
+        ("redis: ", "all"),
+        ("postgres: {user: a}", "all"),
+        ("postgres: {user: a, password: b}", "all"),
+        ("smtp: ", "all"),
+        ("udp: ", "all but connect_timeout"),
+        ("dns: ", "all but connect_timeout"),
+        ("ping: ", "all but port connect_timeout"),
+        ("file: {path: /a}", "all but address port source interface connect_timeout"),
+        ("exec: {command: [/a]}", "all but source interface connect_timeout"),
+    ];
+    for (kind, held) in kinds {
+        for (key, value) in keys {
+            let text = with_service(&format!(
+                "    checks: [{{{kind}, {key}: {value}}}]\n    backends: [{{address: 192.0.2.2}}]\n"
+            ));
+            let is_refused = held.split(' ').any(|word| word == key);
+            match (errors_of(&text), is_refused) {
+                (None, false) => {
+                    let model = parse("f", &text).expect("valid").model;
+                    let default =
+                        parse("f", &text.replace(&format!(", {key}: {value}"), "")).expect("valid").model;
+                    assert!(model != default, "{kind} {key}: it changes nothing");
+                }
+                (Some(errors), true) => {
+                    let begin = format!("`{key}` does not hold for ");
+                    assert!(errors.len() == 1 && errors[0].contains(&begin), "{kind} {key}: {errors:?}");
+                }
+                (found, _) => panic!("{kind} {key}: {found:?}"),
+            }
+        }
+    }
+}
+
+/// None: it is valid.
+fn errors_of(text: &str) -> Option<Vec<String>> {
+    parse("f", text).is_err().then(|| errors(text))
 }
 
 #[test]

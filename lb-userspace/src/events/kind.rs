@@ -59,6 +59,8 @@ kinds! {
     QuorumUp "quorum-up" Info true "service has its quorum",
     BackupsServe "backups-serve" Warning true "the backups serve",
     BackupsRest "backups-rest" Info true "the backups are not needed any more",
+    PrimaryServes "primary-serves" Warning true "the primary serves in the place of its replicas (fallback)",
+    PrimaryRests "primary-rests" Info true "the primary need not serve any more (fallback)",
     AllKept "all-kept" Warning true "so many backends fail that all are kept (minimum_healthy)",
     AllKeptEnd "all-kept-end" Info true "the checks are believed again",
     Drained "drained" Info false "backend is drained",

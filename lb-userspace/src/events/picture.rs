@@ -21,6 +21,8 @@ pub struct ServicePicture {
     pub has_quorum: bool,
     /// Backups get the connections.
     pub backups_serve: bool,
+    /// A primary that stood by gets them.
+    pub primary_serves: bool,
     /// All are kept, since too many fail.
     pub all_kept: bool,
     pub backends: BTreeMap<BackendKey, BackendPicture>,
@@ -33,7 +35,8 @@ pub struct BackendPicture {
     pub maintenance: Option<String>,
     pub healthy: bool,
     pub configured: u16,
-    /// What health makes of the configured weight; 0 if it is out. A backup's own, whether it is needed or not.
+    /// What health makes of the configured weight; 0 if it is out. One that serves in the place of
+    /// others has its own, whether it is needed or not.
     pub weight: u16,
     /// What its checks have to say.
     pub why: String,
@@ -57,6 +60,7 @@ impl Picture {
             turned(old.all_kept, service.all_kept, Kind::AllKept, Kind::AllKeptEnd);
             turned(old.has_quorum, service.has_quorum, Kind::QuorumUp, Kind::QuorumDown);
             turned(old.backups_serve, service.backups_serve, Kind::BackupsServe, Kind::BackupsRest);
+            turned(old.primary_serves, service.primary_serves, Kind::PrimaryServes, Kind::PrimaryRests);
         }
         drafts
     }

@@ -51,6 +51,8 @@ pub enum Weight {
     Exactly(u16),
     /// So many percent, 0 to 99, because it is so many seconds behind (none: it does not follow at all).
     Lagging { percent: u8, lag: Option<u64> },
+    /// All of it, while no other backend can serve: it is the primary where replicas are wanted.
+    StandBy,
 }
 
 /// It failed; why, for people: `connection refused`.

@@ -28,7 +28,7 @@ use flap::Damping;
 pub use machine::{Failure, Machine, Outcome, Pass, State, Weight};
 use opinion::Opinion;
 pub use passive::{Figures, Passive, Turn};
-pub use pool::{Condition, Pool};
+pub use pool::{Condition, Instead, Pool};
 use returning::{STEPS, Start};
 pub use saved::{Saved, SavedCheck};
 pub use view::CheckView;

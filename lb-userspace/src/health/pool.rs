@@ -1,6 +1,6 @@
 //! From the health of a service's backends to what each of them gets.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::Weight;
 use crate::{
@@ -32,10 +32,31 @@ const LOWERED: u8 = 10;
 pub struct Pool {
     /// Of those that do not have their configured weight.
     pub given: BTreeMap<BackendKey, ByHealth>,
-    /// The backends that are no backups are enough.
+    /// The backends that nobody stands in for are enough: those that are neither backups nor stand by.
     pub has_quorum: bool,
+    /// Who serves in their place, if anybody does.
+    pub instead: Option<Instead>,
+    /// The backends that serve only in the place of others.
+    pub reserve: BTreeSet<BackendKey>,
     /// Too many fail at once to be believed: all are kept.
     pub panics: bool,
+}
+
+/// Who serves without a quorum.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Instead {
+    /// Those that stand by, as their checks say: the primary of replicas.
+    StandBys,
+    /// Those that are configured as backups.
+    Backups,
+}
+
+/// In which order backends serve: as long as those before have no quorum.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Rank {
+    First,
+    StandBy,
+    Backup,
 }
 
 struct Member<'a> {
@@ -56,44 +77,54 @@ pub fn pool(service: &Service, condition: impl Fn(BackendKey) -> Condition, had_
             condition,
         })
         .collect();
-    for backups in [false, true] {
+    for rank in [Rank::First, Rank::StandBy, Rank::Backup] {
         let serves = |it: &Member<'_>| it.serves && it.backend.effective_weight() > 0;
-        if !members.iter().any(|it| it.is_backup() == backups && serves(it)) {
+        if !members.iter().any(|it| it.rank() == rank && serves(it)) {
             // Damping alone never empties a pool.
-            let held = members.iter_mut().filter(|it| it.is_backup() == backups);
+            let held = members.iter_mut().filter(|it| it.rank() == rank);
             held.for_each(|it| it.serves = it.condition.healthy);
         }
     }
     let panics = panics(&service.health, &members);
     if panics {
-        members.iter_mut().filter(|it| !it.is_backup()).for_each(|it| it.serves |= it.condition.proven);
+        let first = members.iter_mut().filter(|it| it.rank() == Rank::First);
+        first.for_each(|it| it.serves |= it.condition.proven);
     }
     let mut given: BTreeMap<BackendKey, ByHealth> =
         members.iter().filter_map(|it| Some((it.backend.key, it.given(&service.health)?))).collect();
-    for backups in [false, true] {
-        keep_the_least_behind(members.iter().filter(|it| it.is_backup() == backups), &mut given);
+    let of = |rank: Rank| members.iter().filter(move |it| it.rank() == rank);
+    let sum = |given: &_, rank: Rank| of(rank).map(|it| it.weight(given)).sum::<u32>();
+    // Who is too late is still better than a backup, but not better than the primary.
+    if sum(&given, Rank::StandBy) == 0 {
+        keep_the_least_behind(of(Rank::First), &mut given);
     }
-    let weight_of = |it: &Member<'_>| match given.get(&it.backend.key) {
-        _ if it.backend.is_kept_back() => 0,
-        None => u32::from(it.backend.weight),
-        Some(ByHealth::Weight(weight)) => u32::from(*weight),
-        Some(ByHealth::Out) => 0,
+    keep_the_least_behind(of(Rank::Backup), &mut given);
+    let has_quorum = service.health.has_quorum(sum(&given, Rank::First), had_quorum);
+    let there = |rank: Rank| sum(&given, rank) > 0;
+    let instead = match has_quorum {
+        true => None,
+        false if there(Rank::StandBy) => Some(Instead::StandBys),
+        false => there(Rank::Backup).then_some(Instead::Backups),
     };
-    let sum =
-        |backups: bool| members.iter().filter(|it| it.is_backup() == backups).map(&weight_of).sum::<u32>();
-    let has_quorum = service.health.has_quorum(sum(false), had_quorum);
-    if sum(true) > 0 {
-        // One side alone: backups are no help to those that they stand for.
-        let resting = members.iter().filter(|it| it.is_backup() == has_quorum);
-        given.extend(resting.map(|it| (it.backend.key, ByHealth::Out)));
-    }
-    Pool { given, has_quorum, panics }
+    // One side alone: backups are no help to those that they stand for.
+    let serving = match instead {
+        None => Rank::First,
+        Some(Instead::StandBys) => Rank::StandBy,
+        Some(Instead::Backups) => Rank::Backup,
+    };
+    let has_others = [Rank::StandBy, Rank::Backup].into_iter().any(there);
+    let resting = members.iter().filter(|it| has_others && it.rank() != serving);
+    let resting: Vec<_> = resting.map(|it| (it.backend.key, ByHealth::Out)).collect();
+    given.extend(resting);
+    let reserve = members.iter().filter(|it| it.rank() != Rank::First).map(|it| it.backend.key).collect();
+    Pool { given, has_quorum, instead, reserve, panics }
 }
 
 /// Whether fewer than the minimum of those that shall serve are healthy. One without a result is no failure.
 fn panics(health: &ServiceHealth, members: &[Member<'_>]) -> bool {
-    let wanted =
-        |it: &&Member<'_>| !it.is_backup() && it.backend.effective_weight() > 0 && it.condition.proven;
+    let wanted = |it: &&Member<'_>| {
+        it.rank() == Rank::First && it.backend.effective_weight() > 0 && it.condition.proven
+    };
     let all = members.iter().filter(wanted).count();
     let healthy = members.iter().filter(wanted).filter(|it| it.condition.healthy).count();
     healthy < all && healthy * 100 < all * usize::from(health.minimum_healthy)
@@ -119,8 +150,22 @@ fn keep_the_least_behind<'a>(
 }
 
 impl Member<'_> {
-    fn is_backup(&self) -> bool {
-        self.backend.health.backup
+    fn rank(&self) -> Rank {
+        match self.backend.health.backup {
+            true => Rank::Backup,
+            false if stands_by(&self.condition.weights) => Rank::StandBy,
+            false => Rank::First,
+        }
+    }
+
+    /// What it has of `given`, or is configured to have; none if an operator keeps it back.
+    fn weight(&self, given: &BTreeMap<BackendKey, ByHealth>) -> u32 {
+        match given.get(&self.backend.key) {
+            _ if self.backend.is_kept_back() => 0,
+            None => u32::from(self.backend.weight),
+            Some(ByHealth::Weight(weight)) => u32::from(*weight),
+            Some(ByHealth::Out) => 0,
+        }
     }
 
     /// None: the configured weight.
@@ -154,6 +199,11 @@ impl ServiceHealth {
         };
         weight > 0 && weight >= needed
     }
+}
+
+/// Whether any check says so.
+fn stands_by(weights: &[Weight]) -> bool {
+    weights.contains(&Weight::StandBy)
 }
 
 fn without_lag(configured: u16, weights: &[Weight]) -> u16 {
@@ -318,11 +368,63 @@ mod tests {
         assert_eq!(weighed_in(&service, [UP, UP, UP], true)[2], 10);
     }
 
+    #[test]
+    fn a_primary_stands_by_until_too_few_replicas_serve() {
+        let primary = || says(Weight::StandBy);
+        assert_eq!(weighed([UP, lagging(50, Some(9)), primary()]), [10, 5, -1]);
+        assert_eq!(weighed([DOWN, lagging(1, Some(9)), primary()]), [-1, 1, -1], "a late one is one");
+        assert_eq!(weighed([lagging(0, Some(90)), lagging(0, None), primary()]), [-1, -1, 10]);
+        assert_eq!(weighed([DOWN, DOWN, primary()]), [-1, -1, 10]);
+        // Nobody is left but those that are late.
+        let gone = Condition { healthy: false, ..primary() };
+        assert_eq!(weighed([lagging(0, Some(90)), lagging(0, None), gone.clone()]), [10, -1, -1]);
+        assert_eq!(weighed([DOWN, DOWN, gone]), [-1, -1, -1]);
+        let mut service = three(ServiceHealth::default());
+        service.backends[2].drained = true;
+        assert_eq!(weighed_in(&service, [lagging(0, Some(9)), DOWN, primary()], true)[..2], [10, -1]);
+    }
+
+    #[test]
+    fn a_primary_comes_and_goes_with_the_hysteresis_of_the_quorum() {
+        let service = three(ServiceHealth { quorum: 10, hysteresis: 5, ..ServiceHealth::default() });
+        let with = |percent, had| {
+            let conditions = [lagging(percent, Some(9)), DOWN, says(Weight::StandBy)];
+            weighed_in(&service, conditions, had)
+        };
+        assert_eq!(with(50, true), [5, -1, -1], "5 is not below 10 - 5");
+        assert_eq!(with(40, true), [-1, -1, 10]);
+        assert_eq!(with(90, false), [-1, -1, 10], "9 is not 10 + 5");
+        let conditions = [UP, lagging(50, Some(9)), says(Weight::StandBy)];
+        assert_eq!(weighed_in(&service, conditions, false), [10, 5, -1]);
+    }
+
+    #[test]
+    fn a_primary_serves_before_backups_do() {
+        let mut service = three(ServiceHealth::default());
+        service.backends[2].health.backup = true;
+        let instead = |conditions: [Condition; 3]| {
+            let keys: Vec<BackendKey> = service.backends.iter().map(|it| it.key).collect();
+            let of = |key| conditions[keys.iter().position(|it| *it == key).expect("one of them")].clone();
+            let pool = pool(&service, of, true);
+            (weighed_in(&service, conditions.clone(), true), pool.instead, pool.reserve.len())
+        };
+        let primary = says(Weight::StandBy);
+        assert_eq!(instead([UP, primary.clone(), UP]), ([10, -1, -1], None, 2));
+        let late = lagging(0, None);
+        let serves = ([-1, 10, -1], Some(Instead::StandBys), 2);
+        assert_eq!(instead([late.clone(), primary.clone(), UP]), serves);
+        let gone = Condition { healthy: false, ..primary.clone() };
+        assert_eq!(instead([DOWN, gone.clone(), UP]), ([-1, -1, 10], Some(Instead::Backups), 2));
+        assert_eq!(instead([late, gone, UP]), ([10, -1, -1], None, 2), "late is better than a backup");
+        assert_eq!(instead([DOWN, primary.clone(), primary]), serves, "a backup is a backup");
+    }
+
     fn conditions() -> impl Strategy<Value = Condition> {
         let weight = prop_oneof![
             Just(Weight::Configured),
             (0..100u8, proptest::option::of(0..99u64))
                 .prop_map(|(percent, lag)| Weight::Lagging { percent, lag }),
+            Just(Weight::StandBy),
         ];
         (any::<bool>(), any::<bool>(), weight).prop_map(|(healthy, held, weight)| Condition {
             healthy,

@@ -5,6 +5,7 @@ mod told;
 use std::{
     collections::BTreeSet,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    path::PathBuf,
 };
 
 use proptest::{collection::vec, option, prelude::*, sample::select};
@@ -269,6 +270,10 @@ pub(crate) fn checks() -> impl Strategy<Value = Check> {
     let via = option::of(select(vec![Via::Rip, Via::Vip, Via::Both]));
     (kinds(), addresses, option::of(1..=u16::MAX), via, timings()).prop_map(
         |(kind, (address, source), port, via, timing)| {
+            let address = address.filter(|_| kind.takes_address());
+            let port = port.filter(|_| kind.takes_port());
+            let connect_timeout = timing.connect_timeout.filter(|_| kind.connects());
+            let timing = Timing { connect_timeout, ..timing };
             let source = source.filter(|_| kind.can_bind());
             let interface = source.map(|_| "eth0.100".to_owned());
             let via = via.filter(|via| *via == Via::Rip || kind.can_take_the_vip() && address.is_none());
@@ -290,23 +295,33 @@ fn kinds() -> impl Strategy<Value = CheckKind> {
 
 fn others() -> impl Strategy<Value = CheckKind> {
     let words = |words: Vec<&'static str>| option::of(select(words).prop_map(str::to_owned));
-    let roles = || select(vec![Role::Any, Role::Primary, Role::Replica]);
     let secrets = || {
         (words(vec!["", "secret", "~", "a: #\"'"]), any::<bool>()).prop_map(|(password, in_file)| {
             let file = password.as_ref().filter(|_| in_file).map(|_| "/etc/lb/password".into());
             (password.filter(|_| !in_file).map(Secret), file)
         })
     };
-    let redis =
-        (words(vec!["check", "null"]), secrets(), roles()).prop_map(|(user, (password, file), role)| {
+    let redis = (words(vec!["check", "null"]), secrets(), roles()).prop_map(
+        |(user, (password, file), (role, fallback))| {
             let user = user.filter(|_| password.is_some() || file.is_some());
-            CheckKind::Redis(RedisCheck { user, password, password_file: file, role })
+            CheckKind::Redis(RedisCheck { user, password, password_file: file, role, fallback })
+        },
+    );
+    let postgres = (words(vec!["app", "~"]), secrets(), tls(), words(vec!["SELECT 1"]), roles());
+    let postgres =
+        postgres.prop_map(|(database, (password, password_file), tls, query, (role, fallback))| {
+            let user = "check".to_owned();
+            CheckKind::Postgres(PostgresCheck {
+                user,
+                database,
+                password,
+                password_file,
+                tls,
+                query,
+                role,
+                fallback,
+            })
         });
-    let postgres = (words(vec!["app", "~"]), secrets(), any::<bool>(), words(vec!["SELECT 1"]), roles());
-    let postgres = postgres.prop_map(|(database, (password, password_file), tls, query, role)| {
-        let user = "check".to_owned();
-        CheckKind::Postgres(PostgresCheck { user, database, password, password_file, tls, query, role })
-    });
     let udp = (vec(any::<u8>(), 0..9), words(vec!["^ok", "(?s-u)\\xff"]), any::<bool>());
     let udp = udp
         .prop_map(|(send, expect, require_reply)| CheckKind::Udp(UdpCheck { send, expect, require_reply }));
@@ -314,8 +329,7 @@ fn others() -> impl Strategy<Value = CheckKind> {
     let dns = (dns, words(vec!["^192\\.0\\.2\\.1$", "#"])).prop_map(|((name, kind, rcode), answer)| {
         CheckKind::Dns(DnsCheck { name: name.to_owned(), kind: kind.to_owned(), rcode, answer })
     });
-    let starttls = option::of(any::<bool>().prop_map(|verify| TlsCheck { verify, ..TlsCheck::default() }));
-    let smtp = (select(vec!["localhost", "lb.example"]), starttls)
+    let smtp = (select(vec!["localhost", "lb.example"]), tls())
         .prop_map(|(helo, starttls)| CheckKind::Smtp(SmtpCheck { helo: helo.to_owned(), starttls }));
     let file = select(vec!["/run/weight", "/a b: #"])
         .prop_map(|path| CheckKind::File(FileCheck { path: path.into() }));
@@ -363,26 +377,39 @@ fn http() -> impl Strategy<Value = HttpCheck> {
     ];
     let body =
         option::of(select(vec!["ok", "^[a-z]+\\s\"x\" #\n$", "{\"up\": true"]).prop_map(regex::escape));
-    let file = option::of(select(vec!["/etc/ca.pem", "/a b: #"]).prop_map(Into::into));
-    let tls =
-        option::of((words(), any::<bool>(), file).prop_map(|(sni, verify, ca)| TlsCheck { sni, verify, ca }));
     let digest = option::of(select(vec!["0f", "A7"]).prop_map(|byte| byte.repeat(16).parse().expect("MD5")));
     let expected = vec(select(vec!["X-Up: ^yes$", "Via:"]).prop_map(str::to_owned), 0..3);
     let more = (digest, expected, any::<bool>());
-    (select(vec!["GET", "HEAD"]), path, words(), headers, status, body, tls, more).prop_map(
+    (select(vec!["GET", "HEAD"]), path, words(), headers, status, body, tls(), more).prop_map(
         |(method, path, host, headers, status, body, tls, (digest, expect_headers, http2))| HttpCheck {
             method: method.to_owned(),
             path,
             host,
             headers,
             status,
-            body,
-            digest,
+            // The answer to HEAD has none.
+            body: body.filter(|_| method != "HEAD"),
+            digest: digest.filter(|_| method != "HEAD"),
             expect_headers,
             http2,
             tls,
         },
     )
+}
+
+fn tls() -> impl Strategy<Value = Option<TlsCheck>> {
+    let names = option::of(select(vec!["web", "null", "10.0.0.1"]).prop_map(str::to_owned));
+    let file = option::of(select(vec!["/etc/ca.pem", "/a b: #"]).prop_map(PathBuf::from));
+    let tls = (names, any::<bool>(), file).prop_map(|(sni, verify, ca)| {
+        let ca = ca.filter(|_| verify);
+        TlsCheck { sni, verify, ca }
+    });
+    option::of(tls)
+}
+
+/// A role, and whether the primary stands by.
+fn roles() -> impl Strategy<Value = (Role, bool)> {
+    select(vec![(Role::Any, false), (Role::Primary, false), (Role::Replica, false), (Role::Replica, true)])
 }
 
 fn mysql() -> impl Strategy<Value = MysqlCheck> {
@@ -395,16 +422,14 @@ fn mysql() -> impl Strategy<Value = MysqlCheck> {
         });
         rising.collect::<Vec<_>>()
     });
-    let role = select(vec![Role::Any, Role::Primary, Role::Replica]);
     let password = words(vec!["", "secret", "~", "a: #\"'"]);
     let query = words(vec!["SELECT 1", "select 'a: b' # c"]);
-    let tls = select(vec![MysqlTls::Off, MysqlTls::On]);
     let galera = select(vec![Galera::Off, Galera::Synced, Galera::Donor]);
-    (words(vec!["check", "null"]), password, any::<bool>(), tls, query, role, galera, lag).prop_map(
-        |(user, password, in_file, tls, query, role, galera, lag)| {
+    (words(vec!["check", "null"]), password, any::<bool>(), tls(), query, roles(), galera, lag).prop_map(
+        |(user, password, in_file, tls, query, (role, fallback), galera, lag)| {
             let password_file = password.as_ref().filter(|_| in_file).map(|_| "/etc/lb/password".into());
             let password = password.filter(|_| !in_file).map(Secret);
-            let check = MysqlCheck { user, password, password_file, tls, query, role, galera, lag };
+            let check = MysqlCheck { user, password, password_file, tls, query, role, fallback, galera, lag };
             let user = check.user.clone().or(check.logs_in().then(|| "check".to_owned()));
             MysqlCheck { user, ..check }
         },

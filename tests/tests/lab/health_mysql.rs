@@ -1,81 +1,16 @@
 //! mysql checks of real MariaDB servers: role, replication, and servers that hang.
 
-use std::net::IpAddr;
-
-use anyhow::{Result, ensure};
+use anyhow::ensure;
 use lb::api::types::{BackendState, BackendView};
 use lb_tests::{
-    agent::Agent,
-    config::{Config, Service},
     lab::Lab,
     mariadb,
-    proc::Proc,
     topo::{Topology, VIP4},
     wait::{PATIENCE, Seen, eventually},
 };
 use nix::sys::signal::Signal;
 
-use crate::setup::backend_is;
-
-const SERVICE: &str = "mysql-read";
-
-struct MysqlLab<'lab> {
-    servers: Vec<Proc>,
-    agent: std::sync::Arc<Agent>,
-    lab: &'lab Lab,
-}
-
-impl<'lab> MysqlLab<'lab> {
-    /// Two servers that can replicate, and a service with this check.
-    fn start(lab: &'lab Lab, check: &str) -> Result<Self> {
-        let servers = (1..).zip(&lab.net.backends).map(|(n, node)| {
-            let options = [format!("--server-id={n}"), "--log-bin=bin".to_owned()];
-            mariadb::start_with(&lab.scope, node, &options.each_ref().map(String::as_str))
-        });
-        let servers = servers.collect::<Result<_>>()?;
-        lab.start_realservers(&[VIP4])?;
-        let backends = lab.net.backends.iter().map(|backend| (backend.ipv4(), 10)).collect();
-        let more = format!("checks: [{{mysql: {{{check}}}, interval: 200ms, timeout: 3s, rise: 1}}]");
-        let service = Service { more, backends, scheduler: "wrr", ..Service::tcp(SERVICE, VIP4, 3306, []) };
-        let agent = lab.start_agent(&Config::on_eth0("lab", vec![service]))?;
-        Ok(Self { servers, agent, lab })
-    }
-
-    fn address(&self, n: usize) -> IpAddr {
-        self.lab.net.backends[n - 1].ipv4()
-    }
-
-    fn key(&self, n: usize) -> String {
-        format!("{}:3306", self.address(n))
-    }
-
-    fn is(&self, n: usize, state: BackendState) -> Result<()> {
-        backend_is(&self.agent, SERVICE, &self.key(n), state)
-    }
-
-    /// Waits until a backend is so.
-    fn until(&self, n: usize, what: &str, is: impl Fn(&BackendView) -> bool) -> Result<()> {
-        eventually(PATIENCE, what, || {
-            let view = self.agent.backend(SERVICE, &self.key(n))?;
-            Ok(if is(&view) { Seen::Yes(()) } else { Seen::NotYet(format!("{view:?}")) })
-        })
-    }
-
-    fn says(&self, n: usize, words: &str) -> Result<()> {
-        self.until(n, words, |view| view.detail.as_ref().is_some_and(|detail| detail.contains(words)))
-    }
-
-    /// How many the server has seen.
-    fn connections(&self, n: usize) -> Result<u64> {
-        let status = self.sql(n, "SHOW GLOBAL STATUS LIKE 'Connections'")?;
-        Ok(status.split_whitespace().last().unwrap_or_default().parse()?)
-    }
-
-    /// On one server itself, as its administrator.
-    fn sql(&self, n: usize, statement: &str) -> Result<String> {
-        mariadb::query(&self.lab.net.backends[n - 1].netns, self.address(n), &["-N", "-B"], statement)?.ok()
-    }
-}
+use crate::mysql_lab::{MysqlLab, SERVICE};
 
 #[test]
 fn the_handshake_alone_finds_a_server_that_hangs() {
@@ -133,12 +68,7 @@ fn lag_lowers_the_weight_and_never_empties_the_pool() {
         let tiers = "[{from: 2s, weight: 50}, {from: 1h, weight: 0}]";
         let mut mysql = MysqlLab::start(lab, &format!("user: root, password: \"123\", lag: {tiers}"))?;
         mysql.is(1, BackendState::Up)?;
-        let primary = mysql.address(1);
-        let follow = format!(
-            "CHANGE MASTER TO MASTER_HOST='{primary}', MASTER_USER='root', MASTER_PASSWORD='123', \
-             MASTER_USE_GTID=slave_pos, MASTER_CONNECT_RETRY=1"
-        );
-        mysql.sql(2, &format!("{follow}; START SLAVE"))?;
+        mysql.follow(2)?;
         let full = |view: &BackendView| view.state == BackendState::Up && view.health_weight == 10;
         mysql.until(2, "a replica that follows", |view| {
             full(view) && view.checks[0].result.as_deref().is_some_and(|it| it.ends_with("0 s behind"))

@@ -4,6 +4,7 @@
 //! that says why. Where that is not possible, the error says exactly what to install.
 
 mod apt;
+mod mysql;
 mod packages;
 mod rust;
 
@@ -52,6 +53,9 @@ pub fn ensure(groups: &[Group]) -> Result<()> {
     // Everything is tried, so that one run says everything that a person has to do by hand.
     let mut attempt = |step: Result<()>| problems.extend(step.err().map(|error| format!("* {error:#}")));
     attempt(apt::ensure(&packages::missing(groups)));
+    if groups.contains(&Group::Lab) {
+        attempt(mysql::ensure());
+    }
     if groups.contains(&Group::Build) {
         attempt(rust::ensure_bpf_toolchain());
     }

@@ -3,6 +3,8 @@
 //! A package counts as there if what we use of it is there, wherever it came from: so the check
 //! holds on every distribution. LLVM is not in the table, its version follows rustc's: `rust.rs`.
 
+use std::path::Path;
+
 use crate::repo;
 use crate::setup::Group;
 
@@ -11,7 +13,7 @@ pub struct Package {
     /// Debian's and Ubuntu's name.
     pub name: &'static str,
     group: Group,
-    /// The command that we run of it.
+    /// The command that we run of it, or the path of what else we use.
     command: &'static str,
     pub why: &'static str,
 }
@@ -26,6 +28,7 @@ const TABLE: &[Package] = &[
     ),
     lab("tcpdump", "tcpdump", "captures of what went over the wires of a failed lab"),
     lab("mariadb-server-core", "mariadbd", "the real servers behind the director"),
+    lab("galera-4", "/usr/lib/galera/libgalera_smm.so", "makes nodes of a Galera cluster of these servers"),
     lab("mariadb-client-core", "mysql", "the client of the demo's transcript"),
     lab("dnsmasq-base", "dnsmasq", "a real DNS server for UDP services"),
     lab("nginx-light", "nginx", "a real web server, with TLS, for http and https checks"),
@@ -52,7 +55,16 @@ const TABLE: &[Package] = &[
 /// What is missing of these groups.
 pub fn missing(groups: &[Group]) -> Vec<&'static Package> {
     let wanted = TABLE.iter().filter(|package| groups.contains(&package.group));
-    wanted.filter(|package| repo::find_command(package.command).is_none()).collect()
+    wanted.filter(|package| !package.is_there()).collect()
+}
+
+impl Package {
+    fn is_there(&self) -> bool {
+        match self.command.starts_with('/') {
+            true => Path::new(self.command).exists(),
+            false => repo::find_command(self.command).is_some(),
+        }
+    }
 }
 
 const fn lab(name: &'static str, command: &'static str, why: &'static str) -> Package {

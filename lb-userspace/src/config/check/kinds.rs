@@ -12,15 +12,16 @@ use super::super::{
 use super::protocols;
 use crate::model::{
     check::{
-        CheckKind, Digest, ExecCheck, Galera, HttpCheck, LagTier, MysqlCheck, MysqlTls, Role, Secret,
-        StatusRange, TlsCheck,
+        CheckKind, Digest, ExecCheck, Galera, HttpCheck, LagTier, MysqlCheck, Role, Secret, StatusRange,
+        TlsCheck,
     },
     timeouts::MAX_TIMEOUT,
 };
 
 pub(in crate::config) const ROLES: [(&str, Role); 3] =
     [("any", Role::Any), ("primary", Role::Primary), ("replica", Role::Replica)];
-pub(in crate::config) const MYSQL_TLS: [(&str, MysqlTls); 2] = [("off", MysqlTls::Off), ("on", MysqlTls::On)];
+/// Whether the primary stands by.
+pub(in crate::config) const FALLBACKS: [(&str, bool); 2] = [("none", false), ("primary", true)];
 pub(in crate::config) const GALERA: [(&str, Galera); 3] =
     [("off", Galera::Off), ("synced", Galera::Synced), ("donor", Galera::Donor)];
 pub(in crate::config) const ON_OFF: [(&str, bool); 2] = [("off", false), ("on", true)];
@@ -79,17 +80,25 @@ fn http(fields: &Fields<'_>, problems: &mut Problems) -> HttpCheck {
     let statuses = fields.list(&STATUS, problems);
     let statuses: Vec<_> =
         statuses.iter().filter_map(|node| scalar(node, &STATUS, problems, status)).collect();
+    let body = fields.value(&BODY, problems, expression);
+    let digest = fields.value(&DIGEST, problems, |text| {
+        let right = "write the 64 hexadecimal digits of `sha256sum`, or the 32 of `md5sum` or `genhash`";
+        text.parse::<Digest>().or_else(|wrong| fault(wrong, right))
+    });
+    for key in [&BODY, &DIGEST] {
+        if let Some(node) = fields.node(key).filter(|_| method.as_deref() == Some("HEAD")) {
+            let wrong = format!("`{}`: the answer to HEAD has no body", key.name);
+            problems.add(node.pos, wrong, "write `method: GET`, or leave the key out");
+        }
+    }
     HttpCheck {
         method: method.unwrap_or(default.method),
         path: path.unwrap_or(default.path),
         host,
         headers,
         status: if fields.node(&STATUS).is_some() { statuses } else { default.status },
-        body: fields.value(&BODY, problems, expression),
-        digest: fields.value(&DIGEST, problems, |text| {
-            let right = "write the 64 hexadecimal digits of `sha256sum`, or the 32 of `md5sum` or `genhash`";
-            text.parse::<Digest>().or_else(|wrong| fault(wrong, right))
-        }),
+        body,
+        digest,
         expect_headers: expected,
         http2: fields.value(&HTTP2, problems, boolean).unwrap_or_default(),
         tls: None,
@@ -98,26 +107,69 @@ fn http(fields: &Fields<'_>, problems: &mut Problems) -> HttpCheck {
 
 pub(super) fn tls(fields: &Fields<'_>, problems: &mut Problems) -> TlsCheck {
     use schema::https_check::*;
+    let verify = fields.value(&VERIFY, problems, boolean).unwrap_or_default();
+    if let Some(node) = fields.node(&CA).filter(|_| !verify) {
+        problems.add(node.pos, "`ca` without `verify: true`", "add `verify: true`, or leave the key out");
+    }
     TlsCheck {
         sni: fields.value(&SNI, problems, |text| printable(text, "a name")),
-        verify: fields.value(&VERIFY, problems, boolean).unwrap_or_default(),
+        verify,
         ca: fields.value(&CA, problems, file),
     }
+}
+
+/// The same where `switch` is needed for it: a key that is `on`, if it is.
+pub(super) fn optional_tls(
+    fields: &Fields<'_>,
+    (switch, on): (&str, bool),
+    problems: &mut Problems,
+) -> Option<TlsCheck> {
+    use schema::https_check::*;
+    if on {
+        return Some(tls(fields, problems));
+    }
+    for key in [&SNI, &VERIFY, &CA] {
+        if let Some(node) = fields.node(key) {
+            let (name, _) = switch.split_once(':').unwrap_or((switch, ""));
+            let wrong = format!("`{}` without `{name}`", key.name);
+            problems.add(node.pos, wrong, format!("add `{switch}`, or leave the key out"));
+        }
+    }
+    None
+}
+
+/// `role`, and whether the primary stands by.
+pub(super) fn role(
+    fields: &Fields<'_>,
+    (role, fallback): (&'static Key, &'static Key),
+    problems: &mut Problems,
+) -> (Role, bool) {
+    let wanted = fields.value(role, problems, |text| word(text, "role", &ROLES));
+    let stands_by = fields.value(fallback, problems, |text| word(text, "fallback", &FALLBACKS));
+    let (wanted, stands_by) = (wanted.unwrap_or_default(), stands_by.unwrap_or_default());
+    if let Some(node) = fields.node(fallback).filter(|_| stands_by && wanted != Role::Replica) {
+        let wrong = "`fallback: primary` without `role: replica`";
+        problems.add(node.pos, wrong, "add `role: replica`, or leave the key out");
+    }
+    (wanted, stands_by)
 }
 
 fn mysql(node: &Node, problems: &mut Problems) -> Option<MysqlCheck> {
     use schema::mysql_check::*;
     let fields = Fields::of(node, &SECTION, problems)?;
     let any = |text: &str| Ok(text.to_owned());
+    let on = fields.value(&TLS, problems, |text| word(text, "tls", &ON_OFF)).unwrap_or_default();
+    let (role, fallback) = role(&fields, (&ROLE, &FALLBACK), problems);
     let mysql = MysqlCheck {
         user: fields.value(&USER, problems, any),
         password: fields.value(&PASSWORD, problems, any).map(Secret),
         password_file: fields.value(&PASSWORD_FILE, problems, file),
-        tls: fields.value(&TLS, problems, |text| word(text, "tls", &MYSQL_TLS)).unwrap_or_default(),
+        tls: optional_tls(&fields, ("tls: on", on), problems),
         query: fields.value(&QUERY, problems, any),
         galera: (fields.value(&GALERA_KEY, problems, |text| word(text, "galera state", &GALERA)))
             .unwrap_or_default(),
-        role: fields.value(&ROLE, problems, |text| word(text, "role", &ROLES)).unwrap_or_default(),
+        role,
+        fallback,
         lag: lag(&fields, problems),
     };
     if mysql.logs_in() && fields.node(&USER).is_none() {

@@ -12,7 +12,7 @@ use super::{
         tree::Node,
         values::{boolean, fault, number, word},
     },
-    kinds::{ROLES, expression, file, printable, tls},
+    kinds::{ON_OFF, expression, file, optional_tls, printable, role},
 };
 use crate::model::check::{DnsCheck, FileCheck, PostgresCheck, RedisCheck, Secret, SmtpCheck, UdpCheck};
 
@@ -38,11 +38,13 @@ pub(super) fn redis(node: &Node, problems: &mut Problems) -> Option<RedisCheck> 
     use schema::redis_check::*;
     let fields = Fields::of(node, &SECTION, problems)?;
     let any = |text: &str| Ok(text.to_owned());
+    let (role, fallback) = role(&fields, (&ROLE, &FALLBACK), problems);
     let redis = RedisCheck {
         user: fields.value(&USER, problems, any),
         password: fields.value(&PASSWORD, problems, any).map(Secret),
         password_file: fields.value(&PASSWORD_FILE, problems, file),
-        role: fields.value(&ROLE, problems, |text| word(text, "role", &ROLES)).unwrap_or_default(),
+        role,
+        fallback,
     };
     if let Some(node) = fields.node(&PASSWORD_FILE).filter(|_| redis.password.is_some()) {
         problems.add(node.pos, "both `password` and `password_file`", "keep one of them");
@@ -62,16 +64,17 @@ pub(super) fn postgres(node: &Node, problems: &mut Problems) -> Option<PostgresC
         false => Ok(text.to_owned()),
     };
     let user = fields.required(&USER, problems, any);
+    let on = fields.value(&TLS, problems, |text| word(text, "tls", &ON_OFF)).unwrap_or_default();
+    let (role, fallback) = role(&fields, (&ROLE, &FALLBACK), problems);
     let postgres = PostgresCheck {
         user: user?,
         database: fields.value(&DATABASE, problems, any),
         password: fields.value(&PASSWORD, problems, any).map(Secret),
         password_file: fields.value(&PASSWORD_FILE, problems, file),
-        tls: fields
-            .value(&TLS, problems, |text| word(text, "tls", &super::kinds::ON_OFF))
-            .unwrap_or_default(),
+        tls: optional_tls(&fields, ("tls: on", on), problems),
         query: fields.value(&QUERY, problems, any),
-        role: fields.value(&ROLE, problems, |text| word(text, "role", &ROLES)).unwrap_or_default(),
+        role,
+        fallback,
     };
     if let Some(node) = fields.node(&PASSWORD_FILE).filter(|_| postgres.password.is_some()) {
         problems.add(node.pos, "both `password` and `password_file`", "keep one of them");
@@ -139,21 +142,13 @@ pub(super) fn dns(node: &Node, problems: &mut Problems) -> Option<DnsCheck> {
 }
 
 pub(super) fn smtp(node: &Node, problems: &mut Problems) -> Option<SmtpCheck> {
-    use schema::{https_check, smtp_check::*};
+    use schema::smtp_check::*;
     let fields = Fields::of(node, &SECTION, problems)?;
     let helo = fields.value(&HELO, problems, |text| printable(text, "our name"));
     let starttls = fields.value(&STARTTLS, problems, boolean).unwrap_or_default();
-    let tls = tls(&fields, problems);
-    if !starttls {
-        for key in [&https_check::SNI, &https_check::VERIFY, &https_check::CA] {
-            if let Some(node) = fields.node(key) {
-                let wrong = format!("`{}` without `starttls`", key.name);
-                problems.add(node.pos, wrong, "add `starttls: true`, or leave the key out");
-            }
-        }
-    }
+    let starttls = optional_tls(&fields, ("starttls: true", starttls), problems);
     let default = SmtpCheck::default();
-    Some(SmtpCheck { helo: helo.unwrap_or(default.helo), starttls: starttls.then_some(tls) })
+    Some(SmtpCheck { helo: helo.unwrap_or(default.helo), starttls })
 }
 
 pub(super) fn weight_file(node: &Node, problems: &mut Problems) -> Option<FileCheck> {

@@ -275,7 +275,7 @@ pub mod https_check {
     pub static SNI: Key = key(
         "sni",
         "name",
-        Words("`host`"),
+        Words("`host`; where there is none, the address"),
         "The server name of the handshake, and the one that the certificate is verified for.",
     )
     .also(&["sni_name"]);
@@ -290,19 +290,33 @@ pub mod https_check {
         "ca",
         "absolute path",
         Words("the system's"),
-        "A PEM file with the CAs that `verify` trusts. It is read at each check.",
+        "A PEM file with the CAs that `verify: true` trusts. It is read at each check.",
     );
 }
 
 pub mod mysql_check {
     use super::super::*;
+    pub use super::https_check::{CA, SNI, VERIFY};
     pub static SECTION: Section = Section {
         path: "services[].checks[].mysql",
-        doc: "`{}`: the server greets. With `user` alone: it also answers the begin of a login of this user, who \
-              has no password, as with HAProxy's `mysql-check`. With any of the other keys: the user logs in \
-              (native and caching_sha2 passwords) and leaves in order, which is what MySQL does not count towards \
-              `max_connect_errors`. `source` and `interface` do not hold for a login.",
-        keys: &[&USER, &PASSWORD, &PASSWORD_FILE, &TLS, &QUERY, &ROLE, &GALERA_KEY, &LAG],
+        doc: "`{}`: the server greets, and refuses a user without a name, or lets it in. With `user` alone: it lets in this \
+              user, who has no password, as with HAProxy's `mysql-check`. With any of the other keys: the user logs in \
+              (native and caching_sha2 passwords). In each case the check leaves in order: who hangs up at the greeting, \
+              as a tcp check may, is counted, and after `max_connect_errors` (100) the server blocks the director. `source` and `interface` do not hold for a login.",
+        keys: &[
+            &USER,
+            &PASSWORD,
+            &PASSWORD_FILE,
+            &TLS,
+            &SNI,
+            &VERIFY,
+            &CA,
+            &QUERY,
+            &ROLE,
+            &FALLBACK,
+            &GALERA_KEY,
+            &LAG,
+        ],
     };
     pub static USER: Key = key("user", "name", Words("none"), "Who logs in.");
     pub static PASSWORD: Key = key(
@@ -321,7 +335,8 @@ pub mod mysql_check {
         "tls",
         "`off` or `on`",
         Is("off"),
-        "`on`: the login is over TLS; the certificate is not verified.",
+        "`on`: the login is over TLS; `sni`, `verify` and `ca` are about that. A certificate that names nothing in \
+         its subjectAltName, as MySQL makes one for itself, is good for no name.",
     );
     pub static QUERY: Key = key("query", "SQL", Words("none"), "It must succeed and give at least one row.");
     pub static ROLE: Key = key(
@@ -330,20 +345,28 @@ pub mod mysql_check {
         Is("any"),
         "`primary`: `read_only` is off; `replica`: it is on. Any other server fails the check.",
     );
+    pub static FALLBACK: Key = key(
+        "fallback",
+        "`none` or `primary`",
+        Is("none"),
+        "`primary`, with `role: replica`: the primary does not fail the check, it stands by (state `standby`). It \
+         serves, alone, while the weights of the replicas are below the service's `quorum`, with its `hysteresis`, \
+         and before those that are only behind, and before any `backup`.",
+    );
     pub static GALERA_KEY: Key = key(
         "galera",
         "`off`, `synced` or `donor`",
         Is("off"),
-        "The server must be a node of a Galera cluster that is ready and in state 4 (Synced); with `donor`, state 2 \
-         (Donor/Desynced) passes too.",
+        "The server must be a node of a Galera cluster's primary component that is ready and in state 4 (Synced); with \
+         `donor`, state 2 (Donor/Desynced) passes too.",
     );
     pub static LAG: Key = key(
         "lag",
         "list of `services[].checks[].mysql.lag[]`",
         Words("not asked for"),
         "What replication lag does to the weight. Replication that is stopped, or does not answer, counts as the \
-         last tier; a server that replicates nothing has no lag. If all backends are out by lag alone, those that \
-         are least behind stay in. The user needs REPLICA MONITOR (MySQL: REPLICATION CLIENT).",
+         last tier; a server that replicates nothing has no lag. If all backends are out by lag alone, the \
+         primary serves by `fallback`; without it, those that are least behind stay in. The user needs REPLICA MONITOR (MySQL: REPLICATION CLIENT).",
     );
 }
 
@@ -387,7 +410,8 @@ pub mod exec_check {
         "dynamic",
         "`true` or `false`",
         Is("false"),
-        "Exit codes 2 to 255 pass too, and set the weight to the code minus 2, as keepalived's `misc_dynamic`.",
+        "Exit codes 2 to 255 pass too, and set the weight to the code minus 2, as keepalived's `misc_dynamic`; 0 is \
+         the configured weight, 1 fails.",
     )
     .also(&["misc_dynamic"]);
 }

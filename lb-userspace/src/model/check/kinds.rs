@@ -70,7 +70,7 @@ pub struct StatusRange {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct MysqlCheck {
-    /// None: the server's greeting is enough, and nothing is sent.
+    /// None: the server's greeting is enough, and whom it does not know it may refuse.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub user: Option<String>,
     /// With any of what follows the check logs in; with `user` alone it stops before the password, as
@@ -79,22 +79,17 @@ pub struct MysqlCheck {
     pub password: Option<Secret>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub password_file: Option<PathBuf>,
-    pub tls: MysqlTls,
+    /// The login is over TLS.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls: Option<TlsCheck>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub query: Option<String>,
     pub role: Role,
+    /// The primary, where `role` wants a replica, stands by.
+    pub fallback: bool,
     pub galera: Galera,
     /// Lag in seconds from which the weight is so many percent, in rising order; 0 takes the replica out.
     pub lag: Vec<LagTier>,
-}
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum MysqlTls {
-    #[default]
-    Off,
-    /// Without looking at the certificate.
-    On,
 }
 
 /// What a node of a Galera cluster must say (`wsrep_ready`, `wsrep_local_state`).
@@ -120,6 +115,26 @@ pub enum Role {
     Primary,
     /// It follows another one and takes none.
     Replica,
+}
+
+/// What a server is to a service that wants a role.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fit {
+    Serves,
+    /// Only while no other one serves.
+    StandsBy,
+    Wrong,
+}
+
+impl Role {
+    /// `fallback`: the primary is not wrong among replicas.
+    pub fn fit(self, is_primary: bool, fallback: bool) -> Fit {
+        match (self, is_primary) {
+            (Self::Any, _) | (Self::Primary, true) | (Self::Replica, false) => Fit::Serves,
+            (Self::Replica, true) if fallback => Fit::StandsBy,
+            (Self::Replica, true) | (Self::Primary, false) => Fit::Wrong,
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -169,11 +184,11 @@ impl Default for HttpCheck {
 impl MysqlCheck {
     /// Whether it goes beyond the handshake.
     pub fn logs_in(&self) -> bool {
-        let Self { user: _, password, password_file, tls, query, role, galera, lag } = self;
+        let Self { user: _, password, password_file, tls, query, role, fallback: _, galera, lag } = self;
         password.is_some()
             || password_file.is_some()
             || query.is_some()
-            || *tls != MysqlTls::Off
+            || tls.is_some()
             || *role != Role::Any
             || *galera != Galera::Off
             || !lag.is_empty()

@@ -13,7 +13,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 pub use kinds::{
-    Digest, ExecCheck, Galera, HttpCheck, LagTier, MysqlCheck, MysqlTls, Role, Secret, StatusRange, TlsCheck,
+    Digest, ExecCheck, Fit, Galera, HttpCheck, LagTier, MysqlCheck, Role, Secret, StatusRange, TlsCheck,
 };
 pub use protocols::{DnsCheck, FileCheck, PostgresCheck, RedisCheck, SmtpCheck, UdpCheck};
 pub use via::{ProbePorts, Via};
@@ -310,6 +310,21 @@ impl CheckKind {
     /// Whether it goes to a port.
     pub fn has_port(&self) -> bool {
         !matches!(self, Self::Exec(_) | Self::File(_) | Self::Ping)
+    }
+
+    /// Whether it can be told another port: what finds its way by itself can too.
+    pub fn takes_port(&self) -> bool {
+        !matches!(self, Self::File(_) | Self::Ping)
+    }
+
+    /// Whether it can be told another address.
+    pub fn takes_address(&self) -> bool {
+        !matches!(self, Self::File(_))
+    }
+
+    /// Whether it opens a connection, which may have a timeout of its own.
+    pub fn connects(&self) -> bool {
+        !matches!(self, Self::Udp(_) | Self::Dns(_) | Self::Ping | Self::File(_) | Self::Exec(_))
     }
 
     /// Whether it can be told where to leave from. A program finds its own way; mysql_async takes no socket

@@ -19,6 +19,8 @@ pub struct RedisCheck {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub password_file: Option<PathBuf>,
     pub role: Role,
+    /// The primary, where `role` wants a replica, stands by.
+    pub fallback: bool,
 }
 
 /// A PostgreSQL server.
@@ -35,11 +37,14 @@ pub struct PostgresCheck {
     pub password: Option<Secret>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub password_file: Option<PathBuf>,
-    /// Over TLS, without looking at the certificate.
-    pub tls: bool,
+    /// The login is over TLS.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls: Option<TlsCheck>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub query: Option<String>,
     pub role: Role,
+    /// The primary, where `role` wants a replica, stands by.
+    pub fallback: bool,
 }
 
 /// A datagram, and what comes back.
@@ -90,8 +95,12 @@ pub struct FileCheck {
 impl PostgresCheck {
     /// Whether it goes beyond the server's first answer.
     pub fn logs_in(&self) -> bool {
-        let Self { user: _, database: _, password, password_file, tls, query, role } = self;
-        password.is_some() || password_file.is_some() || *tls || query.is_some() || *role != Role::Any
+        let Self { user: _, database: _, password, password_file, tls, query, role, fallback: _ } = self;
+        password.is_some()
+            || password_file.is_some()
+            || tls.is_some()
+            || query.is_some()
+            || *role != Role::Any
     }
 }
 

@@ -2,12 +2,12 @@
 
 pub mod redis_check {
     use super::super::super::*;
-    pub use super::super::mysql_check::PASSWORD_FILE;
+    pub use super::super::mysql_check::{FALLBACK, PASSWORD_FILE};
     pub static SECTION: Section = Section {
         path: "services[].checks[].redis",
         doc: "The server answers PING with PONG, after a login if there is a password. What speaks Redis's protocol \
               (Valkey, KeyDB) is asked in the same way.",
-        keys: &[&USER, &PASSWORD, &PASSWORD_FILE, &ROLE],
+        keys: &[&USER, &PASSWORD, &PASSWORD_FILE, &ROLE, &FALLBACK],
     };
     pub static USER: Key =
         key("user", "name", Words("the default user"), "Who logs in, of an access control list (Redis 6).");
@@ -27,13 +27,25 @@ pub mod redis_check {
 
 pub mod postgres_check {
     use super::super::super::*;
-    pub use super::super::mysql_check::{PASSWORD, PASSWORD_FILE, QUERY, TLS};
+    pub use super::super::mysql_check::{CA, FALLBACK, PASSWORD, PASSWORD_FILE, QUERY, SNI, TLS, VERIFY};
     pub static SECTION: Section = Section {
         path: "services[].checks[].postgres",
         doc: "With `user` (and `database`) alone: the server answers the begin of a login with a question for a \
               password, as with HAProxy's `pgsql-check`. With any of the other keys the user logs in (trust, clear \
               text, MD5 and SCRAM-SHA-256) and leaves in order.",
-        keys: &[&USER, &DATABASE, &PASSWORD, &PASSWORD_FILE, &TLS, &QUERY, &ROLE],
+        keys: &[
+            &USER,
+            &DATABASE,
+            &PASSWORD,
+            &PASSWORD_FILE,
+            &TLS,
+            &SNI,
+            &VERIFY,
+            &CA,
+            &QUERY,
+            &ROLE,
+            &FALLBACK,
+        ],
     };
     pub static USER: Key = key("user", "name", Required, "Who logs in.");
     pub static DATABASE: Key =
