@@ -11,7 +11,8 @@ use lb_common::dest;
 
 use super::Agent;
 use crate::{
-    checks::{self, Checks, Results, SavedFile},
+    api::types::{CheckStats, LateCount},
+    checks::{self, Checks, LATE_UP_TO, Results, SavedFile},
     clock::monotonic,
     events::{Draft, Kind},
     health::{Action, Figures, Health, Input, Outcome, ProbeId, Saved},
@@ -70,7 +71,7 @@ impl Monitor {
         let mut changed = false;
         for action in actions {
             match action {
-                Action::Attempt(id, probe) => self.checks.attempt(id, probe),
+                Action::Attempt(wanted) => self.checks.attempt(wanted),
                 Action::Changed(transition) => {
                     self.said.push(Draft::transition(&transition));
                     changed = true;
@@ -131,6 +132,24 @@ impl Monitor {
             [panics, backups]
         });
         sentences.flatten().flatten().collect()
+    }
+
+    /// How many checks were made, and how late.
+    pub fn made(&self) -> Vec<CheckStats> {
+        let classes = || LATE_UP_TO.iter().copied().map(Some).chain([None]);
+        let shown = |((kind, via_vip), counts): (checks::Sort, checks::Counts)| CheckStats {
+            kind: kind.to_owned(),
+            via_vip,
+            begun: counts.begun,
+            ended: counts.ended,
+            failed: counts.failed,
+            late: classes()
+                .zip(counts.late)
+                .map(|(up_to_us, checks)| LateCount { up_to_us, checks })
+                .collect(),
+            latest_us: u64::try_from(counts.latest.as_micros()).unwrap_or(u64::MAX),
+        };
+        self.checks.tally().read().into_iter().map(shown).collect()
     }
 
     fn save(&mut self) {

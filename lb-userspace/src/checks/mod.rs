@@ -7,13 +7,17 @@ mod dns;
 mod exec;
 mod file;
 mod http;
+mod limit;
 mod mysql;
 mod ping;
+mod ports;
 mod postgres;
+mod queue;
 mod redis;
 mod saved;
 mod smtp;
 mod socket;
+mod tally;
 mod tcp;
 #[cfg(test)]
 mod tests;
@@ -21,29 +25,28 @@ mod through;
 pub(crate) mod tls;
 mod udp;
 
-use std::{io, sync::Arc, thread, time::Duration};
+use std::{io, thread, time::Duration};
 
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use tokio::{
-    sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel},
-    time::timeout,
-};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
+use limit::within;
+use queue::{Maker, Queue};
 pub use saved::SavedFile;
+pub use tally::{Counts, LATE_UP_TO, Sort, Tally};
 pub use through::{Reached, Through, Ways};
 use tls::Tls;
 
 use crate::{
     clock::monotonic,
-    health::{Failure, Outcome, Pass, Probe, ProbeId},
+    health::{Failure, Outcome, Pass, Probe, ProbeId, Wanted},
     model::check::CheckKind,
 };
 
 /// Where attempts are handed in. When it is dropped the thread ends, and attempts under way with it.
 #[derive(Debug)]
 pub struct Checks {
-    wanted: UnboundedSender<(ProbeId, Arc<Probe>)>,
-    results: UnboundedSender<(ProbeId, Outcome)>,
+    wanted: UnboundedSender<Wanted>,
+    maker: Maker,
     /// Where those through the VIP are made.
     through: Option<Through>,
 }
@@ -54,50 +57,43 @@ pub struct Results {
     done: UnboundedReceiver<(ProbeId, Outcome)>,
 }
 
-/// Each attempt may hold a descriptor or two until its timeout, and systemd's soft limit is 1024 (systemd.exec(5)):
-/// all that the hard one allows.
-fn take_descriptors() {
-    let raised = getrlimit(Resource::RLIMIT_NOFILE)
-        .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
-    if let Err(error) = raised {
-        tracing::warn!("the limit of open files cannot be raised: {error}; many checks at once may fail");
-    }
-}
-
 /// Starts the thread.
 ///
 /// # Errors
 /// The system has no thread or no epoll descriptor for us.
 pub fn start() -> io::Result<(Checks, Results)> {
-    take_descriptors();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let (wanted, attempts) = unbounded_channel();
     let (results, done) = unbounded_channel();
-    let checks = Checks { wanted, results: results.clone(), through: None };
-    thread::Builder::new()
-        .name("checks".to_owned())
-        .spawn(move || runtime.block_on(run(attempts, results)))?;
+    let maker = Maker::new(results);
+    let checks = Checks { wanted, maker: maker.clone(), through: None };
+    thread::Builder::new().name("checks".to_owned()).spawn(move || runtime.block_on(run(attempts, maker)))?;
     Ok((checks, Results { done }))
 }
 
 impl Checks {
-    /// Makes one attempt; its result comes in any case, after the probe's timeout at the latest.
-    pub fn attempt(&self, id: ProbeId, probe: Arc<Probe>) {
+    /// Makes one attempt when it is due; its result comes in any case, after the probe's timeout at the latest.
+    pub fn attempt(&self, wanted: Wanted) {
         match &self.through {
-            Some(through) if probe.via_vip => through.attempt(id, probe),
+            Some(through) if wanted.probe.via_vip => through.attempt(wanted),
             // Nobody's fault but the director's, which says so: the backend's own address alone decides.
-            None if probe.via_vip => {
+            None if wanted.probe.via_vip => {
                 let result = Ok(Pass::new("not made: there is no way through the VIP"));
-                let _ = self.results.send((id, Outcome { took: Duration::ZERO, result }));
+                self.maker.tell(wanted.id, &wanted.probe, Outcome { took: Duration::ZERO, result });
             }
             // The thread ends only after us.
-            _ => drop(self.wanted.send((id, probe))),
+            _ => drop(self.wanted.send(wanted)),
         }
     }
 
-    /// Where the results of [`Through`] shall go.
-    pub fn results(&self) -> UnboundedSender<(ProbeId, Outcome)> {
-        self.results.clone()
+    /// What [`Through`] makes them with.
+    pub fn maker(&self) -> Maker {
+        self.maker.clone()
+    }
+
+    /// What has been made so far.
+    pub fn tally(&self) -> &Tally {
+        self.maker.tally()
     }
 
     /// Makes the checks through the VIP there from now on.
@@ -120,42 +116,49 @@ impl Results {
 /// A rack that dies is one change.
 const AT_ONCE: usize = 4096;
 
-async fn run(
-    mut attempts: UnboundedReceiver<(ProbeId, Arc<Probe>)>,
-    results: UnboundedSender<(ProbeId, Outcome)>,
-) {
-    let tls = Arc::new(Tls::default());
-    while let Some((id, probe)) = attempts.recv().await {
-        let (results, tls) = (results.clone(), tls.clone());
-        tokio::spawn(async move {
-            let outcome = attempt(&probe, &tls).await;
-            // The agent is ending.
-            let _ = results.send((id, outcome));
-        });
+async fn run(mut attempts: UnboundedReceiver<Wanted>, maker: Maker) {
+    let (mut queue, mut new) = (Queue::default(), Vec::new());
+    loop {
+        tokio::select! {
+            count = attempts.recv_many(&mut new, AT_ONCE) => {
+                if count == 0 {
+                    return;
+                }
+                new.drain(..).for_each(|wanted| queue.add(wanted));
+            }
+            () = queue.next_due() => {
+                let now = monotonic();
+                while let Some(Wanted { due, id, probe }) = queue.take_due(now) {
+                    let maker = maker.clone();
+                    tokio::spawn(async move { maker.make(id, due, &probe).await });
+                }
+            }
+        }
     }
 }
 
 async fn attempt(probe: &Probe, tls: &Tls) -> Outcome {
     let began = monotonic();
-    let result = timeout(probe.timeout, by_kind(probe, tls)).await;
+    let result = within(probe.timeout, by_kind(probe, tls)).await;
     let took = monotonic().saturating_sub(began);
-    let result = result.unwrap_or_else(|_| Err(Failure { why: "no answer".to_owned() }));
+    let result = result.unwrap_or_else(|| Err(Failure { why: "no answer".to_owned() }));
     Outcome { took, result }
 }
 
 async fn by_kind(probe: &Probe, tls: &Tls) -> Result<Pass, Failure> {
+    // In boxes, so that a tcp check is not as large as a login.
     match &probe.kind {
         CheckKind::Tcp => tcp::check(probe).await,
-        CheckKind::Http(http) => http::check(probe, http, tls).await,
-        CheckKind::Mysql(mysql) => mysql::check(probe, mysql).await,
-        CheckKind::Redis(redis) => redis::check(probe, redis).await,
-        CheckKind::Postgres(postgres) => postgres::check(probe, postgres, tls).await,
-        CheckKind::Udp(udp) => udp::check(probe, udp).await,
-        CheckKind::Dns(dns) => dns::check(probe, dns).await,
-        CheckKind::Smtp(smtp) => smtp::check(probe, smtp, tls).await,
-        CheckKind::Ping => ping::check(probe).await,
+        CheckKind::Http(http) => Box::pin(http::check(probe, http, tls)).await,
+        CheckKind::Mysql(mysql) => Box::pin(mysql::check(probe, mysql)).await,
+        CheckKind::Redis(redis) => Box::pin(redis::check(probe, redis)).await,
+        CheckKind::Postgres(postgres) => Box::pin(postgres::check(probe, postgres, tls)).await,
+        CheckKind::Udp(udp) => Box::pin(udp::check(probe, udp)).await,
+        CheckKind::Dns(dns) => Box::pin(dns::check(probe, dns)).await,
+        CheckKind::Smtp(smtp) => Box::pin(smtp::check(probe, smtp, tls)).await,
+        CheckKind::Ping => Box::pin(ping::check(probe)).await,
         CheckKind::File(file) => file::check(probe, file),
-        CheckKind::Exec(exec) => exec::check(probe, exec).await,
+        CheckKind::Exec(exec) => Box::pin(exec::check(probe, exec)).await,
     }
 }
 

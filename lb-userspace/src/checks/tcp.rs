@@ -7,12 +7,9 @@ use nix::sys::socket::{
     sockopt::{Linger, Mark},
 };
 use socket2::SockRef;
-use tokio::{
-    net::{TcpSocket, TcpStream},
-    time::timeout,
-};
+use tokio::net::{TcpSocket, TcpStream};
 
-use super::{failure, socket::bind};
+use super::{failure, limit::within, socket::bind};
 use crate::health::{Failure, Pass, Probe, Way};
 
 /// A connection can be opened.
@@ -30,13 +27,13 @@ pub async fn connect(probe: &Probe) -> Result<TcpStream, Failure> {
             Some(way) => connect_by(probe, way).await,
         }
     };
-    match timeout(probe.connect_timeout, connecting).await {
-        Ok(connected) => connected.map_err(|error| refused(&error, probe)),
-        Err(_) if probe.way.is_some() => {
+    match within(probe.connect_timeout, connecting).await {
+        Some(connected) => connected.map_err(|error| refused(&error, probe)),
+        None if probe.way.is_some() => {
             let vip = probe.target.ip();
             Err(Failure { why: format!("no answer (is {vip} on its lo? does rp_filter drop it?)") })
         }
-        Err(_) => Err(Failure { why: "no connection".to_owned() }),
+        None => Err(Failure { why: "no connection".to_owned() }),
     }
 }
 

@@ -1,6 +1,6 @@
 //! Each kind of check against servers of this process that behave, and that do not. The real servers are in the labs.
 
-use std::{net::Ipv4Addr, time::Duration};
+use std::{net::Ipv4Addr, sync::Arc, time::Duration};
 
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -408,9 +408,34 @@ async fn attempts_do_not_wait_for_each_other() {
     let (checks, mut results) = start().expect("a thread");
     let (silent, closed) = (server(Does::SaysAndHangs(b"")).await, closed_port().await);
     let ids = [0, 1].map(ProbeId::from);
-    checks.attempt(ids[0], Arc::new(probe(http(), silent)));
-    checks.attempt(ids[1], Arc::new(probe(http(), closed)));
+    let wanted = |id, port| Wanted { due: Duration::ZERO, id, probe: Arc::new(probe(http(), port)) };
+    checks.attempt(wanted(ids[0], silent));
+    checks.attempt(wanted(ids[1], closed));
     let mut ended = Vec::new();
     assert!(results.next(&mut ended).await);
     assert_eq!(ended.iter().map(|(id, _)| *id).collect::<Vec<_>>(), ids[1..]);
+    let counts = &checks.tally().read()[&("http", false)];
+    assert_eq!((counts.begun, counts.ended, counts.failed), (2, 1, 1));
+    // They were due when the machine started.
+    assert_eq!(counts.late.iter().sum::<u64>(), 2);
+    assert!(counts.latest > Duration::ZERO && counts.late[0] == 0, "{counts:?}");
+}
+
+#[tokio::test]
+async fn an_attempt_waits_until_it_is_due() {
+    let (checks, mut results) = start().expect("a thread");
+    let closed = closed_port().await;
+    let now = monotonic();
+    let [sooner, later] = [100, 200].map(|millis| now + Duration::from_millis(millis));
+    for (id, due) in [(0, later), (1, sooner)] {
+        checks.attempt(Wanted { due, id: id.into(), probe: Arc::new(probe(CheckKind::Tcp, closed)) });
+    }
+    let mut ended = Vec::new();
+    assert!(results.next(&mut ended).await);
+    assert!(monotonic() >= sooner);
+    while ended.len() < 2 {
+        assert!(results.next(&mut ended).await);
+    }
+    assert!(monotonic() >= later);
+    assert_eq!(ended.iter().map(|(id, _)| *id).collect::<Vec<_>>(), [1, 0].map(ProbeId::from));
 }

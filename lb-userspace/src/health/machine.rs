@@ -60,7 +60,7 @@ pub enum State {
 /// What happens to a check.
 #[derive(Clone, Debug)]
 pub enum Input {
-    /// Its deadline has come (earlier does no harm).
+    /// Its deadline has come, or will have by the time that is given as now (earlier does no harm).
     Time,
     /// The attempt that it asked for has ended.
     Done(Outcome),
@@ -69,8 +69,8 @@ pub enum Input {
 /// What a check wants.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// Make one attempt, and say how it ended.
-    Attempt,
+    /// Make one attempt at this time, and say how it ended.
+    Attempt(Duration),
     /// The state is another one now.
     Changed(State),
 }
@@ -87,7 +87,7 @@ pub struct Machine {
     tried: u16,
     /// When this round was due; the next one is counted from here.
     round: Duration,
-    /// When to make the next attempt; none while one is under way.
+    /// When to make the next attempt; none while one is asked for or under way.
     next: Option<Duration>,
     /// Where in its interval this check has its place; none once it stands there.
     place: Option<Duration>,
@@ -132,7 +132,7 @@ impl Machine {
                     if self.tried == 0 {
                         self.round = next;
                     }
-                    actions.push(Action::Attempt);
+                    actions.push(Action::Attempt(next));
                 }
             }
             Input::Done(_) if self.next.is_some() => {}

@@ -82,13 +82,18 @@ pub enum Input {
     Counted(ServiceName, bool, Vec<(BackendKey, Figures)>),
 }
 
+/// Attempts are asked for so long before they are due. Who makes them keeps the time, so what else the agent does for so
+/// long delays none.
+const AHEAD: Duration = Duration::from_millis(250);
+
 /// How the label of a check says that it goes through the VIP.
 pub const THROUGH_VIP: &str = " through the VIP ";
 
 /// What is to be done.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
-    Attempt(ProbeId, Arc<Probe>),
+    /// Make this attempt when it is due, not before.
+    Attempt(Wanted),
     Changed(Transition),
     /// A backend of this service that is healthy shall have another weight.
     Reweighted(Reweighting),
@@ -111,6 +116,14 @@ pub struct Reweighting {
     pub backend: BackendKey,
     pub check: String,
     pub why: String,
+}
+
+/// An attempt, and when it is due (CLOCK_MONOTONIC).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wanted {
+    pub due: Duration,
+    pub id: ProbeId,
+    pub probe: Arc<Probe>,
 }
 
 /// A check's state has changed.
@@ -311,8 +324,9 @@ impl Health {
     pub fn handle(&mut self, now: Duration, input: Input, actions: &mut Vec<Action>) {
         match input {
             Input::Time => {
-                while let Some((_, id)) = self.deadlines.first().copied().filter(|(at, _)| *at <= now) {
-                    self.step(now, id, machine::Input::Time, actions);
+                let horizon = now + AHEAD;
+                while let Some((_, id)) = self.deadlines.first().copied().filter(|(at, _)| *at <= horizon) {
+                    self.step(horizon, id, machine::Input::Time, actions);
                 }
                 self.start_on(now, actions);
                 self.release(now, actions);
@@ -342,9 +356,9 @@ impl Health {
         }
         for action in wanted {
             match action {
-                machine::Action::Attempt => {
+                machine::Action::Attempt(due) => {
                     let probe = self.entries.get(&id).map(|entry| entry.probe.clone());
-                    actions.extend(probe.map(|probe| Action::Attempt(id, probe)));
+                    actions.extend(probe.map(|probe| Action::Attempt(Wanted { due, id, probe })));
                 }
                 machine::Action::Changed(state) => self.changed(now, id, served, state, actions),
             }
@@ -378,7 +392,8 @@ impl Health {
 
     /// When [`Input::Time`] has something to do.
     pub fn deadline(&self) -> Option<Duration> {
-        let checks = self.deadlines.first().map(|(at, _)| *at);
+        // With what the following ones are due then they come as one handful.
+        let checks = self.deadlines.first().map(|(at, _)| at.saturating_sub(AHEAD / 2));
         let held = self.damped.values().filter_map(Damping::until);
         self.starting.values().map(|start| start.next).chain(held).chain(checks).min()
     }
