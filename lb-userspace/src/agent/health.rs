@@ -68,10 +68,10 @@ impl Monitor {
         for input in inputs {
             self.health.handle(now, input, &mut actions);
         }
-        let mut changed = false;
+        let (mut changed, mut wanted) = (false, Vec::new());
         for action in actions {
             match action {
-                Action::Attempt(wanted) => self.checks.attempt(wanted),
+                Action::Attempt(attempt) => wanted.push(attempt),
                 Action::Changed(transition) => {
                     self.said.push(Draft::transition(&transition));
                     changed = true;
@@ -98,6 +98,7 @@ impl Monitor {
                 Action::Step | Action::Reweighted(_) => changed = true,
             }
         }
+        self.checks.attempt(wanted);
         if changed {
             self.save();
         }

@@ -25,7 +25,7 @@ mod through;
 pub(crate) mod tls;
 mod udp;
 
-use std::{io, thread, time::Duration};
+use std::{io, thread};
 
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
@@ -45,7 +45,7 @@ use crate::{
 /// Where attempts are handed in. When it is dropped the thread ends, and attempts under way with it.
 #[derive(Debug)]
 pub struct Checks {
-    wanted: UnboundedSender<Wanted>,
+    wanted: UnboundedSender<Vec<Wanted>>,
     maker: Maker,
     /// Where those through the VIP are made.
     through: Option<Through>,
@@ -72,17 +72,23 @@ pub fn start() -> io::Result<(Checks, Results)> {
 }
 
 impl Checks {
-    /// Makes one attempt when it is due; its result comes in any case, after the probe's timeout at the latest.
-    pub fn attempt(&self, wanted: Wanted) {
-        match &self.through {
-            Some(through) if wanted.probe.via_vip => through.attempt(wanted),
-            // Nobody's fault but the director's, which says so: the backend's own address alone decides.
-            None if wanted.probe.via_vip => {
-                let result = Ok(Pass::new("not made: there is no way through the VIP"));
-                self.maker.tell(wanted.id, &wanted.probe, Outcome { took: Duration::ZERO, result });
-            }
+    /// Makes attempts, each when it is due; its result comes in any case, after the probe's timeout at the latest.
+    pub fn attempt(&self, wanted: Vec<Wanted>) {
+        let (through_vip, own): (Vec<_>, Vec<_>) = wanted.into_iter().partition(|it| it.probe.via_vip);
+        if !own.is_empty() {
             // The thread ends only after us.
-            _ => drop(self.wanted.send(wanted)),
+            let _ = self.wanted.send(own);
+        }
+        match &self.through {
+            Some(through) if !through_vip.is_empty() => through.attempt(through_vip),
+            Some(_) => {}
+            // Nobody's fault but the director's, which says so: the backend's own address alone decides.
+            None => {
+                for Wanted { id, .. } in through_vip {
+                    let result = Ok(Pass::new("not made: there is no way through the VIP"));
+                    self.maker.not_made(id, result);
+                }
+            }
         }
     }
 
@@ -116,19 +122,16 @@ impl Results {
 /// A rack that dies is one change.
 const AT_ONCE: usize = 4096;
 
-async fn run(mut attempts: UnboundedReceiver<Wanted>, maker: Maker) {
-    let (mut queue, mut new) = (Queue::default(), Vec::new());
+async fn run(mut attempts: UnboundedReceiver<Vec<Wanted>>, maker: Maker) {
+    let mut queue = Queue::default();
     loop {
         tokio::select! {
-            count = attempts.recv_many(&mut new, AT_ONCE) => {
-                if count == 0 {
-                    return;
-                }
-                new.drain(..).for_each(|wanted| queue.add(wanted));
-            }
+            wanted = attempts.recv() => match wanted {
+                Some(wanted) => queue.extend(wanted),
+                None => return,
+            },
             () = queue.next_due() => {
-                let now = monotonic();
-                while let Some(Wanted { due, id, probe }) = queue.take_due(now) {
+                for Wanted { due, id, probe } in queue.take_due(monotonic()) {
                     let maker = maker.clone();
                     tokio::spawn(async move { maker.make(id, due, &probe).await });
                 }

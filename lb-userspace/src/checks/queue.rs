@@ -11,31 +11,51 @@ use tokio::{
 use super::{Tally, attempt, tls::Tls};
 use crate::{
     clock::monotonic,
-    health::{Outcome, Probe, ProbeId, Wanted},
+    health::{Failure, Outcome, Pass, Probe, ProbeId, Wanted},
 };
+
+/// So many begin in a millisecond at most. What has become late, while this process had no CPU, must not come as one burst:
+/// the rings of network cards and virtual devices have room for 256 frames and more, and a SYN that is lost is missed for
+/// a second.
+const AT_ONCE: usize = 64;
+const PAUSE: Duration = Duration::from_millis(1);
 
 /// By when they are due.
 #[derive(Debug, Default)]
 pub struct Queue {
     waiting: BTreeMap<(Duration, ProbeId), Arc<Probe>>,
+    /// None begins before.
+    pause_until: Duration,
 }
 
 impl Queue {
-    pub fn add(&mut self, wanted: Wanted) {
-        self.waiting.insert((wanted.due, wanted.id), wanted.probe);
+    pub fn extend(&mut self, wanted: impl IntoIterator<Item = Wanted>) {
+        self.waiting.extend(wanted.into_iter().map(|it| ((it.due, it.id), it.probe)));
     }
 
-    /// Waits until one is due.
+    /// When [`Queue::take_due`] has some.
+    fn deadline(&self) -> Option<Duration> {
+        let ((due, _), _) = self.waiting.first_key_value()?;
+        Some(self.pause_until.max(*due))
+    }
+
+    /// Waits until then.
     pub async fn next_due(&self) {
-        let Some(((due, _), _)) = self.waiting.first_key_value() else { return pending().await };
-        sleep_until(Instant::now() + due.saturating_sub(monotonic())).await;
+        let Some(deadline) = self.deadline() else { return pending().await };
+        sleep_until(Instant::now() + deadline.saturating_sub(monotonic())).await;
     }
 
-    /// The next one that is.
-    pub fn take_due(&mut self, now: Duration) -> Option<Wanted> {
-        let ((due, id), probe) =
-            self.waiting.first_entry().filter(|first| first.key().0 <= now)?.remove_entry();
-        Some(Wanted { due, id, probe })
+    /// Those that are to begin now.
+    pub fn take_due(&mut self, now: Duration) -> Vec<Wanted> {
+        let mut due = Vec::new();
+        while due.len() < AT_ONCE && self.deadline().is_some_and(|deadline| deadline <= now) {
+            let first = self.waiting.pop_first();
+            due.extend(first.map(|((due, id), probe)| Wanted { due, id, probe }));
+        }
+        if due.len() == AT_ONCE {
+            self.pause_until = now + PAUSE;
+        }
+        due
     }
 }
 
@@ -66,12 +86,16 @@ impl Maker {
         let _room = self.room.acquire().await;
         self.tally.begun(probe, monotonic().saturating_sub(due));
         let outcome = attempt(probe, &self.tls).await;
-        self.tell(id, probe, outcome);
+        self.tally.ended(probe, outcome.result.is_err());
+        self.tell(id, outcome);
     }
 
-    /// The same of one that need not be made.
-    pub fn tell(&self, id: ProbeId, probe: &Probe, outcome: Outcome) {
-        self.tally.ended(probe, outcome.result.is_err());
+    /// The result of one that is not made.
+    pub fn not_made(&self, id: ProbeId, result: Result<Pass, Failure>) {
+        self.tell(id, Outcome { took: Duration::ZERO, result });
+    }
+
+    fn tell(&self, id: ProbeId, outcome: Outcome) {
         // The agent is ending.
         let _ = self.results.send((id, outcome));
     }
@@ -95,4 +119,29 @@ fn take_descriptors() -> usize {
     let limit = raised.or_else(|_| getrlimit(Resource::RLIMIT_NOFILE).map(|(soft, _)| soft)).unwrap_or(1024);
     let room = limit.saturating_sub(OTHERS) / DESCRIPTORS;
     usize::try_from(room).unwrap_or(usize::MAX).clamp(1, Semaphore::MAX_PERMITS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{checks::tests::probe, model::check::CheckKind};
+
+    #[test]
+    fn what_is_late_does_not_come_as_a_burst() {
+        let probe = Arc::new(probe(CheckKind::Tcp, 80));
+        let second = Duration::from_secs(1);
+        let wanted = |id: u64| Wanted { due: second * id as u32, id: id.into(), probe: probe.clone() };
+        let mut queue = Queue::default();
+        queue.extend((0..100).map(wanted));
+        assert_eq!(queue.take_due(Duration::ZERO).len(), 1);
+        assert_eq!(queue.deadline(), Some(second));
+        // The process had no CPU for so long.
+        let now = 1000 * second;
+        let first = queue.take_due(now);
+        assert_eq!(first.len(), AT_ONCE);
+        assert!(first.is_sorted_by_key(|it| it.due), "the latest first");
+        assert_eq!((queue.take_due(now).len(), queue.deadline()), (0, Some(now + PAUSE)));
+        assert_eq!(queue.take_due(now + PAUSE).len(), 99 - AT_ONCE);
+        assert_eq!(queue.deadline(), None);
+    }
 }

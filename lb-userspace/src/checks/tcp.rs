@@ -4,7 +4,7 @@ use std::{io, net::SocketAddr};
 
 use nix::sys::socket::{
     setsockopt,
-    sockopt::{Linger, Mark},
+    sockopt::{IpBindAddressNoPort, Linger, Mark},
 };
 use socket2::SockRef;
 use tokio::net::{TcpSocket, TcpStream};
@@ -74,6 +74,10 @@ fn is_taken(error: &io::Error) -> bool {
 
 fn socket(probe: &Probe) -> io::Result<TcpSocket> {
     let socket = plain(probe)?;
+    if probe.source.is_some() {
+        // The port is chosen with the target: so there are as many for each target, not for all of them together.
+        setsockopt(&socket, IpBindAddressNoPort, &true)?;
+    }
     bind(SockRef::from(&socket), probe)?;
     Ok(socket)
 }

@@ -55,7 +55,7 @@ async fn serve(mut stream: TcpStream, does: Does) {
     };
 }
 
-fn probe(kind: CheckKind, port: u16) -> Probe {
+pub(super) fn probe(kind: CheckKind, port: u16) -> Probe {
     let target = (Ipv4Addr::LOCALHOST, port).into();
     Probe {
         service: "web".parse().expect("a name"),
@@ -409,8 +409,7 @@ async fn attempts_do_not_wait_for_each_other() {
     let (silent, closed) = (server(Does::SaysAndHangs(b"")).await, closed_port().await);
     let ids = [0, 1].map(ProbeId::from);
     let wanted = |id, port| Wanted { due: Duration::ZERO, id, probe: Arc::new(probe(http(), port)) };
-    checks.attempt(wanted(ids[0], silent));
-    checks.attempt(wanted(ids[1], closed));
+    checks.attempt(vec![wanted(ids[0], silent), wanted(ids[1], closed)]);
     let mut ended = Vec::new();
     assert!(results.next(&mut ended).await);
     assert_eq!(ended.iter().map(|(id, _)| *id).collect::<Vec<_>>(), ids[1..]);
@@ -428,7 +427,8 @@ async fn an_attempt_waits_until_it_is_due() {
     let now = monotonic();
     let [sooner, later] = [100, 200].map(|millis| now + Duration::from_millis(millis));
     for (id, due) in [(0, later), (1, sooner)] {
-        checks.attempt(Wanted { due, id: id.into(), probe: Arc::new(probe(CheckKind::Tcp, closed)) });
+        let probe = Arc::new(probe(CheckKind::Tcp, closed));
+        checks.attempt(vec![Wanted { due, id: id.into(), probe }]);
     }
     let mut ended = Vec::new();
     assert!(results.next(&mut ended).await);

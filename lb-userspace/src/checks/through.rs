@@ -9,7 +9,6 @@ use std::{
     os::fd::AsFd,
     sync::Arc,
     thread,
-    time::Duration,
 };
 
 use anyhow::{Context, Result};
@@ -19,13 +18,12 @@ use tokio::sync::{
 };
 
 use super::{
-    AT_ONCE,
     ports::{Ports, Target},
     queue::{Maker, Queue},
 };
 use crate::{
     clock::monotonic,
-    health::{Failure, Outcome, Pass, Probe, Wanted, Way},
+    health::{Failure, Pass, Probe, Wanted, Way},
     model::check::ProbePorts,
     net::{Netlink, NewAddress, ethtool, host_prefix, namespace},
 };
@@ -65,7 +63,7 @@ pub struct Through {
 
 #[derive(Debug)]
 enum Order {
-    Attempt(Wanted),
+    Attempt(Vec<Wanted>),
     Follow(Arc<Ways>),
 }
 
@@ -97,7 +95,7 @@ impl Through {
         Ok(Self { orders, mac })
     }
 
-    pub(super) fn attempt(&self, wanted: Wanted) {
+    pub(super) fn attempt(&self, wanted: Vec<Wanted>) {
         // The thread ends only after us.
         let _ = self.orders.send(Order::Attempt(wanted));
     }
@@ -155,23 +153,16 @@ impl Inside {
     }
 
     async fn run(mut self, mut orders: UnboundedReceiver<Order>, maker: Maker) {
-        let (mut queue, mut new) = (Queue::default(), Vec::new());
+        let mut queue = Queue::default();
         loop {
             tokio::select! {
-                count = orders.recv_many(&mut new, AT_ONCE) => {
-                    if count == 0 {
-                        return;
-                    }
-                    for order in new.drain(..) {
-                        match order {
-                            Order::Follow(ways) => self.follow(ways).await,
-                            Order::Attempt(wanted) => queue.add(wanted),
-                        }
-                    }
-                }
+                order = orders.recv() => match order {
+                    Some(Order::Follow(ways)) => self.follow(ways).await,
+                    Some(Order::Attempt(wanted)) => queue.extend(wanted),
+                    None => return,
+                },
                 () = queue.next_due() => {
-                    let now = monotonic();
-                    while let Some(wanted) = queue.take_due(now) {
+                    for wanted in queue.take_due(monotonic()) {
                         self.begin(wanted, maker.clone());
                     }
                 }
@@ -187,7 +178,7 @@ impl Inside {
                 probe.way = Some(way);
                 maker.make(id, due, &probe).await;
             })),
-            Err(result) => maker.tell(id, &probe, Outcome { took: Duration::ZERO, result }),
+            Err(result) => maker.not_made(id, result),
         }
     }
 

@@ -14,11 +14,13 @@ use anyhow::Result;
 use lb_tests::config::{Config, Service};
 
 use measure::{Measured, Requests};
-use world::{PORT, World, vip};
+use world::{PORT, PORTS, World, vip};
 
 /// What is asked for.
 const RATE: f64 = 10_000.0;
 const MEASURED: Duration = Duration::from_secs(30);
+/// Before that.
+const SETTLED: Duration = Duration::from_secs(5);
 const ASKED: Duration = Duration::from_secs(10);
 /// Backends of each service.
 const BACKENDS: u8 = 100;
@@ -54,11 +56,13 @@ pub fn checks() -> Result<()> {
 fn load(world: &mut World, services: u8, via: &str, floor: f64) -> Result<Vec<(String, bool)>> {
     let of = |n: u8| Service {
         more: format!("checks: [{{tcp: , interval: 1s, via: {via}}}]"),
-        ..Service::tcp(&format!("s{n}"), vip(n), PORT, world.addresses.iter().copied())
+        ..Service::tcp(&format!("s{n}"), vip(n), PORT + u16::from(n) % PORTS, world.addresses.iter().copied())
     };
     let vips: Vec<IpAddr> = (0..services).map(vip).collect();
     let config = Config { add_to: None, ..Config::on_eth0("lab", (0..services).map(of).collect()) };
     world.start(&vips, &config)?;
+    // Their first attempts come within the warm-up, ten times as many a second.
+    thread::sleep(SETTLED);
     let measured = Measured::over(world, || {
         thread::sleep(MEASURED);
         Ok(())

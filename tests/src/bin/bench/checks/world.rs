@@ -30,9 +30,12 @@ use nix::{
     sched::{CpuSet, sched_setaffinity},
     unistd::Pid,
 };
+use socket2::{Domain, Protocol, Socket, Type};
 use tokio::{runtime::Runtime, sync::oneshot};
 
+/// The first of those that are listened on.
 pub const PORT: u16 = 7000;
+pub const PORTS: u16 = 10;
 /// The agent's. This program is on the first one.
 const CPU: usize = 1;
 
@@ -60,9 +63,8 @@ impl World {
         let accepted = Arc::<AtomicU64>::default();
         let (stop, stopped) = oneshot::channel();
         let count = accepted.clone();
-        let listener = backend.enter(|| TcpListener::bind(SocketAddr::from((Ipv6Addr::UNSPECIFIED, PORT))))??;
-        listener.set_nonblocking(true)?;
-        let server = backend.spawn(move || accept(listener, &count, stopped))?;
+        let listeners = backend.enter(|| (PORT..PORT + PORTS).map(listen).collect::<Result<Vec<_>>>())??;
+        let server = backend.spawn(move || accept(listeners, &count, stopped))?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         Ok(Self { lab, addresses, accepted, server: Some((stop, server)), agent: None, runtime })
     }
@@ -170,17 +172,26 @@ pub fn on_the_agents_cpu<T: Send>(world: &World, work: impl FnOnce() -> Result<T
     })?
 }
 
+/// With room for as many as come while this thread has no CPU: that of std is 128.
+fn listen(port: u16) -> Result<TcpListener> {
+    let socket = Socket::new(Domain::IPV6, Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
+    socket.bind(&SocketAddr::from((Ipv6Addr::UNSPECIFIED, port)).into())?;
+    socket.listen(4096)?;
+    Ok(socket.into())
+}
+
 /// Accepts and closes, as fast as they come.
-fn accept(listener: TcpListener, count: &Arc<AtomicU64>, stopped: oneshot::Receiver<()>) -> Result<()> {
+fn accept(listeners: Vec<TcpListener>, count: &Arc<AtomicU64>, stopped: oneshot::Receiver<()>) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
-        let listener = tokio::net::TcpListener::from_std(listener)?;
-        let count = count.clone();
-        tokio::spawn(async move {
-            while listener.accept().await.is_ok() {
-                count.fetch_add(1, Ordering::Relaxed);
-            }
-        });
+        for listener in listeners {
+            let (listener, count) = (tokio::net::TcpListener::from_std(listener)?, count.clone());
+            tokio::spawn(async move {
+                while listener.accept().await.is_ok() {
+                    count.fetch_add(1, Ordering::Relaxed);
+                }
+            });
+        }
         // An error means that its sender is gone: as well.
         let _ = stopped.await;
         Ok(())
