@@ -82,12 +82,11 @@ impl Checks {
         match &self.through {
             Some(through) if !through_vip.is_empty() => through.attempt(through_vip),
             Some(_) => {}
-            // Nobody's fault but the director's, which says so: the backend's own address alone decides.
+            // The director says so: the backend's own address alone decides.
             None => {
-                for Wanted { id, .. } in through_vip {
-                    let result = Ok(Pass::new("not made: there is no way through the VIP"));
-                    self.maker.not_made(id, result);
-                }
+                through_vip
+                    .iter()
+                    .for_each(|it| self.maker.not_made(it.id, "there is no way through the VIP"));
             }
         }
     }
@@ -128,12 +127,12 @@ async fn run(mut attempts: UnboundedReceiver<Vec<Wanted>>, maker: Maker) {
         tokio::select! {
             wanted = attempts.recv() => match wanted {
                 Some(wanted) => queue.extend(wanted),
-                None => return,
+                None => return queue.end(&maker),
             },
             () = queue.next_due() => {
                 for Wanted { due, id, probe } in queue.take_due(monotonic()) {
-                    let maker = maker.clone();
-                    tokio::spawn(async move { maker.make(id, due, &probe).await });
+                    let owed = maker.clone().owe(id);
+                    tokio::spawn(async move { owed.make(due, &probe).await });
                 }
             }
         }

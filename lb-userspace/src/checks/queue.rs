@@ -11,7 +11,7 @@ use tokio::{
 use super::{Tally, attempt, tls::Tls};
 use crate::{
     clock::monotonic,
-    health::{Failure, Outcome, Pass, Probe, ProbeId, Wanted},
+    health::{Outcome, Pass, Probe, ProbeId, Wanted},
 };
 
 /// So many begin in a millisecond at most. What has become late, while this process had no CPU, must not come as one burst:
@@ -57,6 +57,11 @@ impl Queue {
         }
         due
     }
+
+    /// There is nobody any more to make what is waiting.
+    pub fn end(self, maker: &Maker) {
+        self.waiting.into_keys().for_each(|(_, id)| maker.not_made(id, ENDED));
+    }
 }
 
 /// What every attempt needs.
@@ -79,27 +84,54 @@ impl Maker {
         &self.tally
     }
 
-    /// Makes an attempt, which has been due since then, and tells its result. Where there is no room for it, it begins
-    /// later: a director that lacks descriptors must not say that a backend fails.
-    pub async fn make(self, id: ProbeId, due: Duration, probe: &Probe) {
-        // It is never closed.
-        let _room = self.room.acquire().await;
-        self.tally.begun(probe, monotonic().saturating_sub(due));
-        let outcome = attempt(probe, &self.tls).await;
-        self.tally.ended(probe, outcome.result.is_err());
-        self.tell(id, outcome);
+    /// Takes an attempt on.
+    pub fn owe(self, id: ProbeId) -> Owed {
+        Owed { maker: self, id, is_told: false }
     }
 
-    /// The result of one that is not made.
-    pub fn not_made(&self, id: ProbeId, result: Result<Pass, Failure>) {
-        self.tell(id, Outcome { took: Duration::ZERO, result });
+    /// The result of one that is not made. Nobody's fault but the director's: others decide.
+    pub fn not_made(&self, id: ProbeId, why: &str) {
+        self.tell(id, Outcome { took: Duration::ZERO, result: Ok(Pass::new(format!("not made: {why}"))) });
     }
 
-    fn tell(&self, id: ProbeId, outcome: Outcome) {
+    pub fn tell(&self, id: ProbeId, outcome: Outcome) {
         // The agent is ending.
         let _ = self.results.send((id, outcome));
     }
 }
+
+/// An attempt whose result somebody waits for: also if the thread ends that makes it.
+#[derive(Debug)]
+pub struct Owed {
+    maker: Maker,
+    id: ProbeId,
+    is_told: bool,
+}
+
+impl Owed {
+    /// Makes it, which has been due since then, and tells its result. Where there is no room for it, it begins later: a
+    /// director that lacks descriptors must not say that a backend fails.
+    pub async fn make(mut self, due: Duration, probe: &Probe) {
+        // It is never closed.
+        let _room = self.maker.room.clone().acquire_owned().await;
+        self.maker.tally.begun(probe, monotonic().saturating_sub(due));
+        let outcome = attempt(probe, &self.maker.tls).await;
+        self.maker.tally.ended(probe, outcome.result.is_err());
+        self.is_told = true;
+        self.maker.tell(self.id, outcome);
+    }
+}
+
+impl Drop for Owed {
+    fn drop(&mut self) {
+        if !self.is_told {
+            self.maker.not_made(self.id, ENDED);
+        }
+    }
+}
+
+/// Why an attempt is not made that was wanted of a thread that ends.
+const ENDED: &str = "its way was taken down";
 
 /// Most descriptors of an attempt.
 const DESCRIPTORS: u64 = 2;
@@ -143,5 +175,26 @@ mod tests {
         assert_eq!((queue.take_due(now).len(), queue.deadline()), (0, Some(now + PAUSE)));
         assert_eq!(queue.take_due(now + PAUSE).len(), 99 - AT_ONCE);
         assert_eq!(queue.deadline(), None);
+    }
+
+    /// The way through the VIP may be made anew at any time.
+    #[tokio::test]
+    async fn who_asked_hears_of_attempts_that_a_thread_leaves_behind() {
+        let (results, mut told) = tokio::sync::mpsc::unbounded_channel();
+        let maker = Maker::new(results);
+        let silent = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+        let http = CheckKind::Http(crate::model::check::HttpCheck::default());
+        let probe = Arc::new(probe(http, silent.local_addr().expect("it has one").port()));
+        let mut queue = Queue::default();
+        queue.extend([Wanted { due: Duration::MAX, id: 1.into(), probe: probe.clone() }]);
+        queue.end(&maker);
+        let mut begun = Box::pin(maker.clone().owe(2.into()).make(Duration::ZERO, &probe));
+        assert!(futures::poll!(&mut begun).is_pending());
+        drop(begun);
+        drop(maker.clone().owe(3.into()).make(Duration::ZERO, &probe));
+        for id in [1, 2, 3] {
+            let (of, outcome) = told.recv().await.expect("a result");
+            assert_eq!((of, outcome.words()), (id.into(), "not made: its way was taken down"));
+        }
     }
 }

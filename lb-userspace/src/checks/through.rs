@@ -9,6 +9,7 @@ use std::{
     os::fd::AsFd,
     sync::Arc,
     thread,
+    time::Duration,
 };
 
 use anyhow::{Context, Result};
@@ -23,7 +24,7 @@ use super::{
 };
 use crate::{
     clock::monotonic,
-    health::{Failure, Pass, Probe, Wanted, Way},
+    health::{Failure, Outcome, Pass, Probe, Wanted, Way},
     model::check::ProbePorts,
     net::{Netlink, NewAddress, ethtool, host_prefix, namespace},
 };
@@ -159,7 +160,7 @@ impl Inside {
                 order = orders.recv() => match order {
                     Some(Order::Follow(ways)) => self.follow(ways).await,
                     Some(Order::Attempt(wanted)) => queue.extend(wanted),
-                    None => return,
+                    None => return queue.end(&maker),
                 },
                 () = queue.next_due() => {
                     for wanted in queue.take_due(monotonic()) {
@@ -172,13 +173,16 @@ impl Inside {
 
     fn begin(&mut self, Wanted { due, id, probe }: Wanted, maker: Maker) {
         match self.way(&probe) {
-            Ok((mut probe, mut way, target)) => drop(tokio::spawn(async move {
-                let taken = target.take().await;
-                way.turn = taken.turn;
-                probe.way = Some(way);
-                maker.make(id, due, &probe).await;
-            })),
-            Err(result) => maker.not_made(id, result),
+            Ok((mut probe, mut way, target)) => {
+                let owed = maker.owe(id);
+                tokio::spawn(async move {
+                    let taken = target.take().await;
+                    way.turn = taken.turn;
+                    probe.way = Some(way);
+                    owed.make(due, &probe).await;
+                });
+            }
+            Err(result) => maker.tell(id, Outcome { took: Duration::ZERO, result }),
         }
     }
 

@@ -85,7 +85,7 @@ pub struct Machine {
     against: u16,
     /// Failures of this round that are tried again.
     tried: u16,
-    /// When this round was due; the next one is counted from here.
+    /// When this round was due, or would have been; the next one is counted from here.
     round: Duration,
     /// When to make the next attempt; none while one is asked for or under way.
     next: Option<Duration>,
@@ -122,6 +122,9 @@ impl Machine {
     pub fn retime(&mut self, now: Duration, timing: Timing) {
         self.timing = timing;
         self.next = self.next.map(|next| next.min(now + self.pause()));
+        if self.tried == 0 {
+            self.round = self.next.unwrap_or(self.round);
+        }
     }
 
     pub fn handle(&mut self, now: Duration, input: Input, actions: &mut Vec<Action>) {
@@ -129,9 +132,6 @@ impl Machine {
             Input::Time => {
                 if let Some(next) = self.next.filter(|next| *next <= now) {
                     self.next = None;
-                    if self.tried == 0 {
-                        self.round = next;
-                    }
                     actions.push(Action::Attempt(next));
                 }
             }
@@ -180,14 +180,20 @@ impl Machine {
         }
     }
 
-    /// When the next round is due. One that took too long is followed at once, and makes nothing up.
+    /// When the next round is due. One that took too long is followed at once, and makes nothing up; those after it are
+    /// where they would have been, so that the checks that one delay has hit do not go on as one burst.
     fn following(&mut self, now: Duration) -> Duration {
+        let pause = self.pause();
         if self.against == 0
             && let Some(place) = self.place.take()
         {
-            return if place < now { (place + self.pause()).max(now) } else { place };
+            self.round = place + pause * pauses(place, now, pause);
+            self.round += if self.round < now { pause } else { Duration::ZERO };
+            return self.round;
         }
-        (self.round + self.pause()).max(now)
+        let due = self.round + pause;
+        self.round = due + pause * pauses(due, now, pause);
+        self.round.max(now)
     }
 
     fn pause(&self) -> Duration {
@@ -229,6 +235,12 @@ impl Machine {
     pub fn last(&self) -> Option<&Outcome> {
         self.last.as_ref()
     }
+}
+
+/// Whole ones from `from` until `now`.
+fn pauses(from: Duration, now: Duration, pause: Duration) -> u32 {
+    let whole = now.saturating_sub(from).as_nanos() / pause.as_nanos().max(1);
+    u32::try_from(whole).unwrap_or(u32::MAX)
 }
 
 impl Outcome {

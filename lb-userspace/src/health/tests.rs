@@ -457,11 +457,33 @@ fn an_attempt_that_begins_late_counts_by_its_result_and_nothing_is_made_up() {
     let late = 5 * SECOND;
     machine.handle(late, machine::Input::Done(Outcome::passed(SECOND / 1000, "connected")), &mut actions);
     assert_eq!((machine.state(), machine.against(), actions.len()), (State::Up, None, 1));
-    // The next one at once or in its place, and one, not five.
+    // The next one in its place, and one, not five.
     let next = machine.deadline().expect("it goes on");
     assert!((late..=late + SECOND).contains(&next), "{next:?}");
     machine.handle(next, machine::Input::Time, &mut actions);
     assert_eq!((actions.len(), machine.deadline()), (2, None));
+}
+
+/// They would come as one burst in each interval from then on.
+#[test]
+fn checks_that_one_delay_has_hit_do_not_stay_together() {
+    let addresses: Vec<String> = (1..=200).map(|n| format!("10.0.0.{n}")).collect();
+    let addresses: Vec<&str> = addresses.iter().map(String::as_str).collect();
+    let mut world = World::new(&model(&[service(fast(), &addresses)]), Saved::default());
+    world.run(10 * SECOND);
+    // Every attempt of this time takes so long: the director has no CPU.
+    world.takes = 3 * SECOND;
+    world.run(5 * SECOND);
+    world.takes = Duration::from_millis(1);
+    world.run(10 * SECOND);
+    world.began.clear();
+    world.run(SECOND);
+    let from = world.now - SECOND;
+    let mut in_tenths = [0; 10];
+    for (at, _) in &world.began {
+        in_tenths[((*at - from).as_millis() / 100).min(9) as usize] += 1;
+    }
+    assert!(in_tenths.iter().all(|count| (8..=40).contains(count)), "{in_tenths:?}");
 }
 
 fn timings() -> impl Strategy<Value = Timing> {
