@@ -4,6 +4,7 @@
 //! makes the attempts that are asked for (`checks`), and hands the results back; what [`Health::weights`]
 //! says goes into the plan.
 
+mod attempt;
 mod flap;
 mod machine;
 mod opinion;
@@ -23,6 +24,7 @@ use std::{
     time::Duration,
 };
 
+pub use attempt::Wanted;
 use flap::Damping;
 pub use machine::{Failure, Machine, Outcome, Pass, State, Weight};
 use opinion::Opinion;
@@ -116,14 +118,6 @@ pub struct Reweighting {
     pub backend: BackendKey,
     pub check: String,
     pub why: String,
-}
-
-/// An attempt, and when it is due (CLOCK_MONOTONIC).
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Wanted {
-    pub due: Duration,
-    pub id: ProbeId,
-    pub probe: Arc<Probe>,
 }
 
 /// A check's state has changed.
