@@ -39,11 +39,14 @@ pub const PORTS: u16 = 10;
 /// The agent's. This program is on the first one.
 const CPU: usize = 1;
 
+/// What ends it, and its thread.
+type Server = (oneshot::Sender<()>, JoinHandle<Result<Result<()>>>);
+
 pub struct World {
     pub lab: Lab,
     pub addresses: Vec<IpAddr>,
     accepted: Arc<AtomicU64>,
-    server: Option<(oneshot::Sender<()>, JoinHandle<Result<Result<()>>>)>,
+    server: Option<Server>,
     agent: Option<(Arc<Agent>, u32)>,
     runtime: Runtime,
 }
