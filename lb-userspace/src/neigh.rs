@@ -5,7 +5,11 @@
 //! does not answer is asked at once (its NIC may have been swapped: a new resolution finds the new
 //! MAC), then every [`RETRY`].
 
-use std::{collections::BTreeMap, net::IpAddr, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    time::Duration,
+};
 
 /// Between verifications of a backend that answers.
 const FRESH: Duration = Duration::from_secs(10);
@@ -50,6 +54,8 @@ struct Entry {
 #[derive(Debug, Default)]
 pub struct Neighbours {
     entries: BTreeMap<IpAddr, Entry>,
+    /// Each entry's `next`.
+    times: BTreeSet<(Duration, IpAddr)>,
 }
 
 impl Neighbours {
@@ -65,6 +71,7 @@ impl Neighbours {
                 failing: false,
             });
         }
+        self.times = self.entries.iter().map(|(address, entry)| (entry.next, *address)).collect();
     }
 
     /// What an earlier agent had found. Nobody has asked since: established flows go there, new ones wait
@@ -80,7 +87,7 @@ impl Neighbours {
         let Some(entry) = self.entries.get_mut(&address).filter(|entry| entry.ifindex == ifindex) else {
             return false;
         };
-        let before = entry.known();
+        let (before, due) = (entry.known(), entry.next);
         match news {
             News::Answers(mac) => {
                 entry.known = Some(Known { mac, answers: true });
@@ -99,22 +106,29 @@ impl Neighbours {
             }
             News::Asking => {}
         }
+        if entry.next != due {
+            self.times.remove(&(due, address));
+            self.times.insert((entry.next, address));
+        }
         entry.known() != before
     }
 
     /// Which neighbours to ask now; each is due again later.
     pub fn due(&mut self, now: Duration) -> Vec<(u32, IpAddr)> {
         let mut due = Vec::new();
-        for (address, entry) in self.entries.iter_mut().filter(|(_, entry)| entry.next <= now) {
-            due.push((entry.ifindex, *address));
+        while let Some((at, address)) = self.times.first().copied().filter(|(at, _)| *at <= now) {
+            self.times.remove(&(at, address));
+            let Some(entry) = self.entries.get_mut(&address) else { continue };
+            due.push((entry.ifindex, address));
             entry.next = now + if entry.known.is_some_and(|known| known.answers) { FRESH } else { RETRY };
+            self.times.insert((entry.next, address));
         }
         due
     }
 
     /// When [`Neighbours::due`] has something next.
     pub fn deadline(&self) -> Option<Duration> {
-        self.entries.values().map(|entry| entry.next).min()
+        self.times.first().map(|(at, _)| *at)
     }
 
     /// Whether somebody's first answer may still be on its way.

@@ -11,7 +11,8 @@ use lb_common::dest;
 
 use super::Agent;
 use crate::{
-    checks::{self, Checks, Results, SavedFile},
+    api::types::{CheckStats, LateCount},
+    checks::{self, Checks, LATE_UP_TO, Results, SavedFile},
     clock::monotonic,
     events::{Draft, Kind},
     health::{Action, Figures, Health, Input, Instead, Outcome, ProbeId, Saved},
@@ -67,10 +68,10 @@ impl Monitor {
         for input in inputs {
             self.health.handle(now, input, &mut actions);
         }
-        let mut changed = false;
+        let (mut changed, mut wanted) = (false, Vec::new());
         for action in actions {
             match action {
-                Action::Attempt(id, probe) => self.checks.attempt(id, probe),
+                Action::Attempt(attempt) => wanted.push(attempt),
                 Action::Changed(transition) => {
                     self.said.push(Draft::transition(&transition));
                     changed = true;
@@ -97,6 +98,7 @@ impl Monitor {
                 Action::Step | Action::Reweighted(_) => changed = true,
             }
         }
+        self.checks.attempt(wanted);
         if changed {
             self.save();
         }
@@ -138,6 +140,24 @@ impl Monitor {
             [panics, instead]
         });
         sentences.flatten().flatten().collect()
+    }
+
+    /// How many checks were made, and how late.
+    pub fn made(&self) -> Vec<CheckStats> {
+        let classes = || LATE_UP_TO.iter().copied().map(Some).chain([None]);
+        let shown = |((kind, via_vip), counts): (checks::Sort, checks::Counts)| CheckStats {
+            kind: kind.to_owned(),
+            via_vip,
+            begun: counts.begun,
+            ended: counts.ended,
+            failed: counts.failed,
+            late: classes()
+                .zip(counts.late)
+                .map(|(up_to_us, checks)| LateCount { up_to_us, checks })
+                .collect(),
+            latest_us: u64::try_from(counts.latest.as_micros()).unwrap_or(u64::MAX),
+        };
+        self.checks.tally().read().into_iter().map(shown).collect()
     }
 
     fn save(&mut self) {

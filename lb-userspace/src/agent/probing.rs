@@ -71,8 +71,8 @@ impl Agent {
         let device = format!("lb-probe{}", std::process::id());
         let (layout, meta) = (self.pins.layout.clone(), self.pins.meta);
         let on_inner = move |inner: &str| Delivery::attach(&layout, &meta, inner, End::Inner);
-        let results = self.monitor.checks.results();
-        let through = Through::start(device.clone(), results, on_inner).await?;
+        let maker = self.monitor.checks.maker();
+        let through = Through::start(device.clone(), maker, on_inner).await?;
         let delivery = Delivery::attach(&self.pins.layout, &self.pins.meta, &device, End::Outer)?;
         // The director's stack has nothing to say there.
         match Sysctl::ipv6_conf(&device, "disable_ipv6")?.write(1) {

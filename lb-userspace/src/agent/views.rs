@@ -307,6 +307,7 @@ pub fn stats(agent: &Agent) -> Result<Stats> {
             table("ipv4", agent.sweep.narrow_live, agent.pins.meta.narrow_buckets, narrow, narrow_fill),
             table("wide", agent.sweep.wide_live, agent.pins.meta.wide_buckets, wide, wide_fill),
         ],
+        checks: agent.monitor.made(),
     })
 }
 

@@ -10,8 +10,8 @@ use tokio::{sync::oneshot, task::JoinHandle};
 use super::{
     server::{AgentHandle, Failure, Feed, Request, bind, serve},
     types::{
-        BackendState, BackendView, ConnList, ConnView, Counters, Done, Health, InterfaceView, Rate, Reloaded,
-        ServiceStats, ServiceView, Stats, Status, TableStats, VerdictCount,
+        BackendState, BackendView, CheckStats, ConnList, ConnView, Counters, Done, Health, InterfaceView,
+        LateCount, Rate, Reloaded, ServiceStats, ServiceView, Stats, Status, TableStats, VerdictCount,
     },
 };
 use crate::{
@@ -300,6 +300,20 @@ pub(crate) fn conns() -> ConnList {
 /// What the agent estimates the service's rates to be.
 pub(crate) const RATE: Rate = Rate { connections: 47.5, packets: 1900.0, bytes: 3_000_000.0 };
 
+/// Half of them began within 1 ms, the latest after 7.3.
+fn checks(made: u64) -> CheckStats {
+    let class = |up_to_us, checks| LateCount { up_to_us, checks };
+    CheckStats {
+        kind: "tcp".to_owned(),
+        via_vip: true,
+        begun: made + 3,
+        ended: made,
+        failed: 7,
+        late: vec![class(Some(1000), made / 2 + 3), class(Some(10_000), made / 2), class(None, 0)],
+        latest_us: 7312,
+    }
+}
+
 /// The `n`th reading, two seconds after the one before.
 pub(crate) fn stats(n: u64) -> Stats {
     let verdict = |name: &str, meaning: &str, packets| VerdictCount {
@@ -341,6 +355,7 @@ pub(crate) fn stats(n: u64) -> Stats {
             pruned: 0,
             memory_bytes: 64 << 20,
         }],
+        checks: vec![checks(1000 * n)],
     }
 }
 

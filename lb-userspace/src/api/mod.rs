@@ -2,6 +2,7 @@
 //!
 //! [`types`] is the contract (PURE), shared by [`server`] in the agent and [`client`] in the CLI.
 
+mod checks;
 pub mod client;
 #[cfg(test)]
 pub(crate) mod fake;

@@ -27,6 +27,7 @@ use std::collections::BTreeSet;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+pub use super::checks::{CheckStats, LateCount};
 use crate::model::{
     BackendKey, Endpoint, ExpireNodest, Guard, Maintenance, PartialTimeouts, Persistence, Reject, Scheduler,
     ServiceName, ServiceOptions, Sources,
@@ -356,6 +357,9 @@ pub struct Stats {
     /// Every verdict and drop reason with its packet count, in a fixed order, zeros included.
     pub verdicts: Vec<VerdictCount>,
     pub flows: Vec<TableStats>,
+    /// Health checks, by kind.
+    #[serde(default)]
+    pub checks: Vec<CheckStats>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -7,13 +7,17 @@ mod dns;
 mod exec;
 mod file;
 mod http;
+mod limit;
 mod mysql;
 mod ping;
+mod ports;
 mod postgres;
+mod queue;
 mod redis;
 mod saved;
 mod smtp;
 mod socket;
+mod tally;
 mod tcp;
 #[cfg(test)]
 mod tests;
@@ -21,30 +25,29 @@ mod through;
 pub(crate) mod tls;
 mod udp;
 
-use std::{io, panic::AssertUnwindSafe, sync::Arc, thread, time::Duration};
+use std::{io, panic::AssertUnwindSafe, thread};
 
 use futures::FutureExt;
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use tokio::{
-    sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel},
-    time::timeout,
-};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
+use limit::within;
+use queue::{Maker, Queue};
 pub use saved::SavedFile;
+pub use tally::{Counts, LATE_UP_TO, Sort, Tally};
 pub use through::{Reached, Through, Ways};
 use tls::Tls;
 
 use crate::{
     clock::monotonic,
-    health::{Failure, Outcome, Pass, Probe, ProbeId},
+    health::{Failure, Outcome, Pass, Probe, ProbeId, Wanted},
     model::check::CheckKind,
 };
 
 /// Where attempts are handed in. When it is dropped the thread ends, and attempts under way with it.
 #[derive(Debug)]
 pub struct Checks {
-    wanted: UnboundedSender<(ProbeId, Arc<Probe>)>,
-    results: UnboundedSender<(ProbeId, Outcome)>,
+    wanted: UnboundedSender<Vec<Wanted>>,
+    maker: Maker,
     /// Where those through the VIP are made.
     through: Option<Through>,
 }
@@ -55,50 +58,48 @@ pub struct Results {
     done: UnboundedReceiver<(ProbeId, Outcome)>,
 }
 
-/// Each attempt may hold a descriptor or two until its timeout, and systemd's soft limit is 1024 (systemd.exec(5)):
-/// all that the hard one allows.
-fn take_descriptors() {
-    let raised = getrlimit(Resource::RLIMIT_NOFILE)
-        .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
-    if let Err(error) = raised {
-        tracing::warn!("the limit of open files cannot be raised: {error}; many checks at once may fail");
-    }
-}
-
 /// Starts the thread.
 ///
 /// # Errors
 /// The system has no thread or no epoll descriptor for us.
 pub fn start() -> io::Result<(Checks, Results)> {
-    take_descriptors();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let (wanted, attempts) = unbounded_channel();
     let (results, done) = unbounded_channel();
-    let checks = Checks { wanted, results: results.clone(), through: None };
-    thread::Builder::new()
-        .name("checks".to_owned())
-        .spawn(move || runtime.block_on(run(attempts, results)))?;
+    let maker = Maker::new(results);
+    let checks = Checks { wanted, maker: maker.clone(), through: None };
+    thread::Builder::new().name("checks".to_owned()).spawn(move || runtime.block_on(run(attempts, maker)))?;
     Ok((checks, Results { done }))
 }
 
 impl Checks {
-    /// Makes one attempt; its result comes in any case, after the probe's timeout at the latest.
-    pub fn attempt(&self, id: ProbeId, probe: Arc<Probe>) {
-        match &self.through {
-            Some(through) if probe.via_vip => through.attempt(id, probe),
-            // Nobody's fault but the director's, which says so: the backend's own address alone decides.
-            None if probe.via_vip => {
-                let result = Ok(Pass::new("not made: there is no way through the VIP"));
-                let _ = self.results.send((id, Outcome { took: Duration::ZERO, result }));
-            }
+    /// Makes attempts, each when it is due; its result comes in any case, after the probe's timeout at the latest.
+    pub fn attempt(&self, wanted: Vec<Wanted>) {
+        let (through_vip, own): (Vec<_>, Vec<_>) = wanted.into_iter().partition(|it| it.probe.via_vip);
+        if !own.is_empty() {
             // The thread ends only after us.
-            _ => drop(self.wanted.send((id, probe))),
+            let _ = self.wanted.send(own);
+        }
+        match &self.through {
+            Some(through) if !through_vip.is_empty() => through.attempt(through_vip),
+            Some(_) => {}
+            // The director says so: the backend's own address alone decides.
+            None => {
+                through_vip
+                    .iter()
+                    .for_each(|it| self.maker.not_made(it.id, "there is no way through the VIP"));
+            }
         }
     }
 
-    /// Where the results of [`Through`] shall go.
-    pub fn results(&self) -> UnboundedSender<(ProbeId, Outcome)> {
-        self.results.clone()
+    /// What [`Through`] makes them with.
+    pub fn maker(&self) -> Maker {
+        self.maker.clone()
+    }
+
+    /// What has been made so far.
+    pub fn tally(&self) -> &Tally {
+        self.maker.tally()
     }
 
     /// Makes the checks through the VIP there from now on.
@@ -121,18 +122,21 @@ impl Results {
 /// A rack that dies is one change.
 const AT_ONCE: usize = 4096;
 
-async fn run(
-    mut attempts: UnboundedReceiver<(ProbeId, Arc<Probe>)>,
-    results: UnboundedSender<(ProbeId, Outcome)>,
-) {
-    let tls = Arc::new(Tls::default());
-    while let Some((id, probe)) = attempts.recv().await {
-        let (results, tls) = (results.clone(), tls.clone());
-        tokio::spawn(async move {
-            let outcome = attempt(&probe, &tls).await;
-            // The agent is ending.
-            let _ = results.send((id, outcome));
-        });
+async fn run(mut attempts: UnboundedReceiver<Vec<Wanted>>, maker: Maker) {
+    let mut queue = Queue::default();
+    loop {
+        tokio::select! {
+            wanted = attempts.recv() => match wanted {
+                Some(wanted) => queue.extend(wanted),
+                None => return queue.end(&maker),
+            },
+            () = queue.next_due() => {
+                for Wanted { due, id, probe } in queue.take_due(monotonic()) {
+                    let owed = maker.clone().owe(id);
+                    tokio::spawn(async move { owed.make(due, &probe).await });
+                }
+            }
+        }
     }
 }
 
@@ -140,29 +144,30 @@ async fn attempt(probe: &Probe, tls: &Tls) -> Outcome {
     let began = monotonic();
     // A library may panic of what a server says: else its check would have no result, and so never a second one.
     let made = AssertUnwindSafe(by_kind(probe, tls)).catch_unwind();
-    let result = timeout(probe.timeout, made).await;
+    let result = within(probe.timeout, made).await;
     let took = monotonic().saturating_sub(began);
     let result = match result {
-        Ok(Ok(result)) => result,
-        Ok(Err(_)) => Err(Failure { why: "what the server said cannot be understood".to_owned() }),
-        Err(_) => Err(Failure { why: socket::silence(probe) }),
+        Some(Ok(result)) => result,
+        Some(Err(_)) => Err(Failure { why: "what the server said cannot be understood".to_owned() }),
+        None => Err(Failure { why: socket::silence(probe) }),
     };
     Outcome { took, result }
 }
 
 async fn by_kind(probe: &Probe, tls: &Tls) -> Result<Pass, Failure> {
+    // In boxes, so that a tcp check is not as large as a login.
     match &probe.kind {
         CheckKind::Tcp => tcp::check(probe).await,
-        CheckKind::Http(http) => http::check(probe, http, tls).await,
-        CheckKind::Mysql(mysql) => mysql::check(probe, mysql, tls).await,
-        CheckKind::Redis(redis) => redis::check(probe, redis).await,
-        CheckKind::Postgres(postgres) => postgres::check(probe, postgres, tls).await,
-        CheckKind::Udp(udp) => udp::check(probe, udp).await,
-        CheckKind::Dns(dns) => dns::check(probe, dns).await,
-        CheckKind::Smtp(smtp) => smtp::check(probe, smtp, tls).await,
-        CheckKind::Ping => ping::check(probe).await,
+        CheckKind::Http(http) => Box::pin(http::check(probe, http, tls)).await,
+        CheckKind::Mysql(mysql) => Box::pin(mysql::check(probe, mysql, tls)).await,
+        CheckKind::Redis(redis) => Box::pin(redis::check(probe, redis)).await,
+        CheckKind::Postgres(postgres) => Box::pin(postgres::check(probe, postgres, tls)).await,
+        CheckKind::Udp(udp) => Box::pin(udp::check(probe, udp)).await,
+        CheckKind::Dns(dns) => Box::pin(dns::check(probe, dns)).await,
+        CheckKind::Smtp(smtp) => Box::pin(smtp::check(probe, smtp, tls)).await,
+        CheckKind::Ping => Box::pin(ping::check(probe)).await,
         CheckKind::File(file) => file::check(probe, file),
-        CheckKind::Exec(exec) => exec::check(probe, exec).await,
+        CheckKind::Exec(exec) => Box::pin(exec::check(probe, exec)).await,
     }
 }
 

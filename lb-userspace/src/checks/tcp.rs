@@ -4,15 +4,15 @@ use std::{io, net::SocketAddr};
 
 use nix::sys::socket::{
     setsockopt,
-    sockopt::{Linger, Mark},
+    sockopt::{IpBindAddressNoPort, Linger, Mark},
 };
 use socket2::SockRef;
-use tokio::{
-    net::{TcpSocket, TcpStream},
-    time::timeout,
-};
+use tokio::net::{TcpSocket, TcpStream};
 
-use super::socket::{bind, refused};
+use super::{
+    limit::within,
+    socket::{bind, refused},
+};
 use crate::health::{Failure, Pass, Probe, Way};
 
 /// A connection can be opened.
@@ -30,13 +30,13 @@ pub async fn connect(probe: &Probe) -> Result<TcpStream, Failure> {
             Some(way) => connect_by(probe, way).await,
         }
     };
-    match timeout(probe.connect_timeout, connecting).await {
-        Ok(connected) => connected.map_err(|error| refused(&error, probe)),
-        Err(_) if probe.way.is_some() => {
+    match within(probe.connect_timeout, connecting).await {
+        Some(connected) => connected.map_err(|error| refused(&error, probe)),
+        None if probe.way.is_some() => {
             let vip = probe.target.ip();
             Err(Failure { why: format!("no answer (is {vip} on its lo? does rp_filter drop it?)") })
         }
-        Err(_) => Err(Failure { why: "no connection".to_owned() }),
+        None => Err(Failure { why: "no connection".to_owned() }),
     }
 }
 
@@ -69,6 +69,10 @@ fn is_taken(error: &io::Error) -> bool {
 
 fn socket(probe: &Probe) -> io::Result<TcpSocket> {
     let socket = plain(probe)?;
+    if probe.source.is_some() {
+        // The port is chosen with the target: so there are as many for each target, not for all of them together.
+        setsockopt(&socket, IpBindAddressNoPort, &true)?;
+    }
     bind(SockRef::from(&socket), probe)?;
     Ok(socket)
 }

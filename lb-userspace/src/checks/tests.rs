@@ -1,6 +1,6 @@
 //! Each kind of check against servers of this process that behave, and that do not. The real servers are in the labs.
 
-use std::{net::Ipv4Addr, time::Duration};
+use std::{net::Ipv4Addr, sync::Arc, time::Duration};
 
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -65,7 +65,7 @@ async fn serve(mut stream: TcpStream, does: Does) {
     };
 }
 
-fn probe(kind: CheckKind, port: u16) -> Probe {
+pub(super) fn probe(kind: CheckKind, port: u16) -> Probe {
     let target = (Ipv4Addr::LOCALHOST, port).into();
     Probe {
         service: "web".parse().expect("a name"),
@@ -222,7 +222,8 @@ async fn each_kind_that_connects_has_a_time_for_it() {
     full.listen(0).expect("it listens");
     let at = full.local_addr().expect("it has one").as_socket().expect("of IP");
     let mut waiting = Vec::new();
-    while let Ok(Ok(stream)) = timeout(Duration::from_millis(200), TcpStream::connect(at)).await {
+    while let Ok(Ok(stream)) = tokio::time::timeout(Duration::from_millis(200), TcpStream::connect(at)).await
+    {
         waiting.push(stream);
         assert!(waiting.len() < 10, "it takes all");
     }
@@ -567,9 +568,34 @@ async fn attempts_do_not_wait_for_each_other() {
     let (checks, mut results) = start().expect("a thread");
     let (silent, closed) = (server(Does::SaysAndHangs(b"")).await, closed_port().await);
     let ids = [0, 1].map(ProbeId::from);
-    checks.attempt(ids[0], Arc::new(probe(http(), silent)));
-    checks.attempt(ids[1], Arc::new(probe(http(), closed)));
+    let wanted = |id, port| Wanted { due: Duration::ZERO, id, probe: Arc::new(probe(http(), port)) };
+    checks.attempt(vec![wanted(ids[0], silent), wanted(ids[1], closed)]);
     let mut ended = Vec::new();
     assert!(results.next(&mut ended).await);
     assert_eq!(ended.iter().map(|(id, _)| *id).collect::<Vec<_>>(), ids[1..]);
+    let counts = &checks.tally().read()[&("http", false)];
+    assert_eq!((counts.begun, counts.ended, counts.failed), (2, 1, 1));
+    // They were due when the machine started.
+    assert_eq!(counts.late.iter().sum::<u64>(), 2);
+    assert!(counts.latest > Duration::ZERO && counts.late[0] == 0, "{counts:?}");
+}
+
+#[tokio::test]
+async fn an_attempt_waits_until_it_is_due() {
+    let (checks, mut results) = start().expect("a thread");
+    let closed = closed_port().await;
+    let now = monotonic();
+    let [sooner, later] = [100, 200].map(|millis| now + Duration::from_millis(millis));
+    for (id, due) in [(0, later), (1, sooner)] {
+        let probe = Arc::new(probe(CheckKind::Tcp, closed));
+        checks.attempt(vec![Wanted { due, id: id.into(), probe }]);
+    }
+    let mut ended = Vec::new();
+    assert!(results.next(&mut ended).await);
+    assert!(monotonic() >= sooner);
+    while ended.len() < 2 {
+        assert!(results.next(&mut ended).await);
+    }
+    assert!(monotonic() >= later);
+    assert_eq!(ended.iter().map(|(id, _)| *id).collect::<Vec<_>>(), [1, 0].map(ProbeId::from));
 }

@@ -18,9 +18,13 @@ use tokio::sync::{
     oneshot,
 };
 
-use super::{attempt, tls::Tls};
+use super::{
+    ports::{Ports, Target},
+    queue::{Maker, Queue},
+};
 use crate::{
-    health::{Failure, Outcome, Pass, Probe, ProbeId, Way},
+    clock::monotonic,
+    health::{Failure, Outcome, Pass, Probe, Wanted, Way},
     model::check::ProbePorts,
     net::{Netlink, NewAddress, ethtool, host_prefix, namespace},
 };
@@ -60,11 +64,9 @@ pub struct Through {
 
 #[derive(Debug)]
 enum Order {
-    Attempt(ProbeId, Arc<Probe>),
+    Attempt(Vec<Wanted>),
     Follow(Arc<Ways>),
 }
-
-type Results = UnboundedSender<(ProbeId, Outcome)>;
 
 impl Through {
     /// Makes the namespace, with a pair of devices into it whose outer end is called `outer`. `on_inner` is called in
@@ -74,7 +76,7 @@ impl Through {
     /// The kernel or the capabilities do not allow it.
     pub async fn start<K: 'static>(
         outer: String,
-        results: Results,
+        maker: Maker,
         on_inner: impl FnOnce(&str) -> Result<K> + Send + 'static,
     ) -> Result<Self> {
         let (orders, wanted) = unbounded_channel();
@@ -87,16 +89,16 @@ impl Through {
                 Err(error) => return drop(ready.send(Err(error))),
             };
             drop(ready.send(Ok(inside.mac)));
-            runtime.block_on(inside.run(wanted, results));
+            runtime.block_on(inside.run(wanted, maker));
             drop(kept);
         })?;
         let mac = is_ready.await.context("the thread of the checks through the VIP ended")??;
         Ok(Self { orders, mac })
     }
 
-    pub(super) fn attempt(&self, id: ProbeId, probe: Arc<Probe>) {
+    pub(super) fn attempt(&self, wanted: Vec<Wanted>) {
         // The thread ends only after us.
-        let _ = self.orders.send(Order::Attempt(id, probe));
+        let _ = self.orders.send(Order::Attempt(wanted));
     }
 
     /// From now on backends are reached so.
@@ -112,7 +114,7 @@ struct Inside {
     index: u32,
     mac: [u8; 6],
     ways: Arc<Ways>,
-    turn: u32,
+    ports: Ports,
 }
 
 fn make<K>(
@@ -148,27 +150,39 @@ impl Inside {
         if let Err(error) = netlink.add_default_route(link.index, Ipv6Addr::UNSPECIFIED.into()).await {
             tracing::debug!("no checks through IPv6 VIPs: {error}");
         }
-        Ok(Self { netlink, index: link.index, mac: link.mac, ways: Arc::default(), turn: 0 })
+        Ok(Self { netlink, index: link.index, mac: link.mac, ways: Arc::default(), ports: Ports::default() })
     }
 
-    async fn run(mut self, mut orders: UnboundedReceiver<Order>, results: Results) {
-        let tls = Arc::new(Tls::default());
-        while let Some(order) = orders.recv().await {
-            match order {
-                Order::Follow(ways) => self.follow(ways).await,
-                Order::Attempt(id, probe) => {
-                    let way = self.way(&probe);
-                    let (results, tls) = (results.clone(), tls.clone());
-                    tokio::spawn(async move {
-                        let outcome = match way {
-                            Ok(probe) => attempt(&probe, &tls).await,
-                            Err(result) => Outcome { took: Duration::ZERO, result },
-                        };
-                        // The agent is ending.
-                        let _ = results.send((id, outcome));
-                    });
+    async fn run(mut self, mut orders: UnboundedReceiver<Order>, maker: Maker) {
+        let mut queue = Queue::default();
+        loop {
+            tokio::select! {
+                order = orders.recv() => match order {
+                    Some(Order::Follow(ways)) => self.follow(ways).await,
+                    Some(Order::Attempt(wanted)) => queue.extend(wanted),
+                    None => return queue.end(&maker),
+                },
+                () = queue.next_due() => {
+                    for wanted in queue.take_due(monotonic()) {
+                        self.begin(wanted, maker.clone());
+                    }
                 }
             }
+        }
+    }
+
+    fn begin(&mut self, Wanted { due, id, probe }: Wanted, maker: Maker) {
+        match self.way(&probe) {
+            Ok((mut probe, mut way, target)) => {
+                let owed = maker.owe(id);
+                tokio::spawn(async move {
+                    let taken = target.take().await;
+                    way.turn = taken.turn;
+                    probe.way = Some(way);
+                    owed.make(due, &probe).await;
+                });
+            }
+            Err(result) => maker.tell(id, Outcome { took: Duration::ZERO, result }),
         }
     }
 
@@ -183,11 +197,12 @@ impl Inside {
                 tracing::warn!("checks through the VIP: {error}");
             }
         }
+        self.ports.follow(ways.ports);
         self.ways = ways;
     }
 
-    /// The attempt as it is to be made, or its result if it is not to be made.
-    fn way(&mut self, probe: &Probe) -> Result<Probe, Result<Pass, Failure>> {
+    /// The attempt as it is to be made once it has a port, or its result if it is not to be made.
+    fn way(&mut self, probe: &Probe) -> Result<(Probe, Way, Arc<Target>), Result<Pass, Failure>> {
         let reached = self.ways.backends.get(&probe.backend.address).copied();
         let (host, source) = match reached.unwrap_or(Reached::Unresolved) {
             Reached::By { host, source } => (host, source),
@@ -198,8 +213,9 @@ impl Inside {
                 return Err(Err(Failure { why: "its MAC address is not known".to_owned() }));
             }
         };
-        self.turn = self.turn.wrapping_add(1);
-        let way = Way { mark: host, ports: self.ways.ports, turn: self.turn };
-        Ok(Probe { source: probe.source.or(Some(source)), way: Some(way), ..probe.clone() })
+        let way = Way { mark: host, ports: self.ways.ports, turn: 0 };
+        let probe = Probe { source: probe.source.or(Some(source)), ..probe.clone() };
+        let target = self.ports.of(probe.target);
+        Ok((probe, way, target))
     }
 }

@@ -13,7 +13,7 @@ use super::{
 };
 use crate::api::{
     client::Client,
-    types::{Counters, Health, Rate, Stats, TableStats},
+    types::{CheckStats, Counters, Health, Rate, Stats, TableStats},
 };
 
 #[derive(Debug, Args)]
@@ -76,6 +76,7 @@ fn print_totals(stats: &Stats, one_line: bool, output: &mut Output<'_>) -> Resul
     let tables = [
         counter_table(stats, output),
         health_table(stats, output),
+        check_table(stats, output),
         verdict_table(stats, output),
         flow_table(&stats.flows, output),
     ];
@@ -151,6 +152,38 @@ pub(super) fn health_table(stats: &Stats, output: &Output<'_>) -> Table {
                 Cell::new(number::count(client_resets)),
             ]);
         }
+    }
+    table
+}
+
+/// What health checks were made, and how much later than they were due: half of them, all but one of a hundred, the
+/// latest.
+pub(super) fn check_table(stats: &Stats, output: &Output<'_>) -> Table {
+    use Column::{Number, Text};
+    let mut table = output.columns(&[
+        Text("Check"),
+        Number("Made"),
+        Number("Failed"),
+        Number("Under way"),
+        Number("Late 50 %"),
+        Number("Late 99 %"),
+        Number("Latest"),
+    ]);
+    let milliseconds = |us: u64| format!("{} ms", us as f64 / 1000.0);
+    for check in &stats.checks {
+        let CheckStats { kind, via_vip, begun, ended, failed, latest_us, .. } = check;
+        let late = |share| {
+            check.late_us(share).map_or("> 5000 ms".to_owned(), |us| format!("< {}", milliseconds(us)))
+        };
+        table.add_row(vec![
+            Cell::new(if *via_vip { format!("{kind} through the VIP") } else { kind.clone() }),
+            Cell::new(number::count(*ended)),
+            Cell::new(number::count(*failed)),
+            Cell::new(number::count(begun.saturating_sub(*ended))),
+            Cell::new(late(0.5)),
+            Cell::new(late(0.99)),
+            Cell::new(format!("{:.1} ms", *latest_us as f64 / 1000.0)),
+        ]);
     }
     table
 }

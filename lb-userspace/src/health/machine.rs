@@ -73,7 +73,7 @@ pub enum State {
 /// What happens to a check.
 #[derive(Clone, Debug)]
 pub enum Input {
-    /// Its deadline has come (earlier does no harm).
+    /// Its deadline has come, or will have by the time that is given as now (earlier does no harm).
     Time,
     /// The attempt that it asked for has ended.
     Done(Outcome),
@@ -82,8 +82,8 @@ pub enum Input {
 /// What a check wants.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// Make one attempt, and say how it ended.
-    Attempt,
+    /// Make one attempt at this time, and say how it ended.
+    Attempt(Duration),
     /// The state is another one now.
     Changed(State),
 }
@@ -98,9 +98,9 @@ pub struct Machine {
     against: u16,
     /// Failures of this round that are tried again.
     tried: u16,
-    /// When this round was due; the next one is counted from here.
+    /// When this round was due, or would have been; the next one is counted from here.
     round: Duration,
-    /// When to make the next attempt; none while one is under way.
+    /// When to make the next attempt; none while one is asked for or under way.
     next: Option<Duration>,
     /// Where in its interval this check has its place; none once it stands there.
     place: Option<Duration>,
@@ -135,6 +135,9 @@ impl Machine {
     pub fn retime(&mut self, now: Duration, timing: Timing) {
         self.timing = timing;
         self.next = self.next.map(|next| next.min(now + self.pause()));
+        if self.tried == 0 {
+            self.round = self.next.unwrap_or(self.round);
+        }
     }
 
     pub fn handle(&mut self, now: Duration, input: Input, actions: &mut Vec<Action>) {
@@ -142,10 +145,7 @@ impl Machine {
             Input::Time => {
                 if let Some(next) = self.next.filter(|next| *next <= now) {
                     self.next = None;
-                    if self.tried == 0 {
-                        self.round = next;
-                    }
-                    actions.push(Action::Attempt);
+                    actions.push(Action::Attempt(next));
                 }
             }
             Input::Done(_) if self.next.is_some() => {}
@@ -193,14 +193,20 @@ impl Machine {
         }
     }
 
-    /// When the next round is due. One that took too long is followed at once, and makes nothing up.
+    /// When the next round is due. One that took too long is followed at once, and makes nothing up; those after it are
+    /// where they would have been, so that the checks that one delay has hit do not go on as one burst.
     fn following(&mut self, now: Duration) -> Duration {
+        let pause = self.pause();
         if self.against == 0
             && let Some(place) = self.place.take()
         {
-            return if place < now { (place + self.pause()).max(now) } else { place };
+            self.round = place + pause * pauses(place, now, pause);
+            self.round += if self.round < now { pause } else { Duration::ZERO };
+            return self.round;
         }
-        (self.round + self.pause()).max(now)
+        let due = self.round + pause;
+        self.round = due + pause * pauses(due, now, pause);
+        self.round.max(now)
     }
 
     fn pause(&self) -> Duration {
@@ -242,6 +248,12 @@ impl Machine {
     pub fn last(&self) -> Option<&Outcome> {
         self.last.as_ref()
     }
+}
+
+/// Whole ones from `from` until `now`.
+fn pauses(from: Duration, now: Duration, pause: Duration) -> u32 {
+    let whole = now.saturating_sub(from).as_nanos() / pause.as_nanos().max(1);
+    u32::try_from(whole).unwrap_or(u32::MAX)
 }
 
 impl Outcome {

@@ -4,6 +4,7 @@
 //! makes the attempts that are asked for (`checks`), and hands the results back; what [`Health::weights`]
 //! says goes into the plan.
 
+mod attempt;
 mod flap;
 mod machine;
 mod opinion;
@@ -24,6 +25,7 @@ use std::{
     time::Duration,
 };
 
+pub use attempt::Wanted;
 use flap::Damping;
 pub use machine::{Failure, Machine, Outcome, Pass, State, Weight};
 use opinion::Opinion;
@@ -83,13 +85,18 @@ pub enum Input {
     Counted(ServiceName, bool, Vec<(BackendKey, Figures)>),
 }
 
+/// Attempts are asked for so long before they are due. Who makes them keeps the time, so what else the agent does for so
+/// long delays none.
+const AHEAD: Duration = Duration::from_millis(250);
+
 /// How the label of a check says that it goes through the VIP.
 pub const THROUGH_VIP: &str = " through the VIP ";
 
 /// What is to be done.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
-    Attempt(ProbeId, Arc<Probe>),
+    /// Make this attempt when it is due, not before.
+    Attempt(Wanted),
     Changed(Transition),
     /// A backend of this service that is healthy shall have another weight.
     Reweighted(Reweighting),
@@ -303,8 +310,9 @@ impl Health {
     pub fn handle(&mut self, now: Duration, input: Input, actions: &mut Vec<Action>) {
         match input {
             Input::Time => {
-                while let Some((_, id)) = self.deadlines.first().copied().filter(|(at, _)| *at <= now) {
-                    self.step(now, id, machine::Input::Time, actions);
+                let horizon = now + AHEAD;
+                while let Some((_, id)) = self.deadlines.first().copied().filter(|(at, _)| *at <= horizon) {
+                    self.step(horizon, id, machine::Input::Time, actions);
                 }
                 self.start_on(now, actions);
                 self.release(now, actions);
@@ -337,9 +345,9 @@ impl Health {
         }
         for action in wanted {
             match action {
-                machine::Action::Attempt => {
+                machine::Action::Attempt(due) => {
                     let probe = self.entries.get(&id).map(|entry| entry.probe.clone());
-                    actions.extend(probe.map(|probe| Action::Attempt(id, probe)));
+                    actions.extend(probe.map(|probe| Action::Attempt(Wanted { due, id, probe })));
                 }
                 machine::Action::Changed(state) => self.changed(now, id, served, state, actions),
             }
@@ -373,7 +381,8 @@ impl Health {
 
     /// When [`Input::Time`] has something to do.
     pub fn deadline(&self) -> Option<Duration> {
-        let checks = self.deadlines.first().map(|(at, _)| *at);
+        // With what the following ones are due then they come as one handful.
+        let checks = self.deadlines.first().map(|(at, _)| at.saturating_sub(AHEAD / 2));
         let held = self.damped.values().filter_map(Damping::until);
         self.starting.values().map(|start| start.next).chain(held).chain(checks).min()
     }

@@ -56,6 +56,8 @@ struct World {
     /// Passes or fails what is attempted, by backend address.
     alive: BTreeMap<IpAddr, bool>,
     takes: Duration,
+    /// Not begun yet.
+    wanted: Vec<Wanted>,
     under_way: Vec<(Duration, ProbeId, bool)>,
     /// When an attempt of a backend began.
     began: Vec<(Duration, IpAddr)>,
@@ -72,6 +74,7 @@ impl World {
             now: Duration::ZERO,
             alive: BTreeMap::new(),
             takes: Duration::from_millis(1),
+            wanted: Vec::new(),
             under_way: Vec::new(),
             began: Vec::new(),
             transitions: Vec::new(),
@@ -84,12 +87,7 @@ impl World {
         self.health.handle(self.now, input, &mut actions);
         for action in actions {
             match action {
-                Action::Attempt(id, probe) => {
-                    let address = probe.target.ip();
-                    self.began.push((self.now, address));
-                    let passes = self.alive.get(&address).copied().unwrap_or(true);
-                    self.under_way.push((self.now + self.takes, id, passes));
-                }
+                Action::Attempt(wanted) => self.wanted.push(wanted),
                 Action::Changed(transition) => self.transitions.push((self.now, transition)),
                 Action::Reweighted(_)
                 | Action::Step
@@ -101,17 +99,29 @@ impl World {
         }
     }
 
+    /// Makes the attempts that are due.
+    fn begin(&mut self) {
+        for Wanted { id, probe, .. } in self.wanted.extract_if(.., |wanted| wanted.due <= self.now) {
+            let address = probe.target.ip();
+            self.began.push((self.now, address));
+            let passes = self.alive.get(&address).copied().unwrap_or(true);
+            self.under_way.push((self.now + self.takes, id, passes));
+        }
+    }
+
     fn run_until(&mut self, end: Duration) {
         loop {
+            let begins = self.wanted.iter().map(|wanted| wanted.due).min();
             let ends = self.under_way.iter().map(|(at, ..)| *at).min();
             let Some(next) =
-                [ends, self.health.deadline()].into_iter().flatten().min().filter(|at| *at <= end)
+                [begins, ends, self.health.deadline()].into_iter().flatten().min().filter(|at| *at <= end)
             else {
                 self.now = end;
                 return;
             };
-            assert!(next >= self.now, "time runs backwards");
-            self.now = next;
+            // An attempt that comes too late is made at once.
+            self.now = self.now.max(next);
+            self.begin();
             let ended: Vec<_> = self.under_way.extract_if(.., |(at, ..)| *at <= next).collect();
             for (_, id, passes) in ended {
                 let outcome = match passes {
@@ -406,6 +416,80 @@ fn many_checks_are_spread_and_do_not_drift() {
     assert!(in_tenths.iter().all(|count| (20..=90).contains(count)), "{in_tenths:?}");
 }
 
+/// A reload, or many backends that die at once, keep the agent from looking.
+#[test]
+fn an_agent_that_is_busy_delays_no_attempt() {
+    let mut world = World::new(&model(&[service(fast(), &["10.0.0.1", "10.0.0.2"])]), Saved::default());
+    world.run(10 * SECOND);
+    world.began.clear();
+    let end = world.now + 100 * SECOND;
+    while world.now < end {
+        world.run(Duration::from_millis(333));
+        let (wanted, now) = (std::mem::take(&mut world.wanted), world.now);
+        // What was asked for goes on by itself meanwhile.
+        let busy_until = now + AHEAD / 2;
+        for Wanted { due, id, probe } in wanted {
+            match due < busy_until {
+                true => {
+                    world.began.push((due, probe.target.ip()));
+                    world.under_way.push((due + world.takes, id, true));
+                }
+                false => world.wanted.push(Wanted { due, id, probe }),
+            }
+        }
+        world.now = busy_until;
+    }
+    for address in [[10, 0, 0, 1], [10, 0, 0, 2]] {
+        let began: Vec<_> = world.began.iter().filter(|(_, it)| *it == IpAddr::from(address)).collect();
+        assert!(
+            began.len() >= 100 && began.windows(2).all(|pair| pair[1].0 - pair[0].0 == SECOND),
+            "{began:?}"
+        );
+    }
+}
+
+#[test]
+fn an_attempt_that_begins_late_counts_by_its_result_and_nothing_is_made_up() {
+    let mut machine = Machine::new(Duration::ZERO, fast(), 0.0).resume(State::Up, None, Weight::Configured);
+    let mut actions = Vec::new();
+    machine.handle(Duration::ZERO, machine::Input::Time, &mut actions);
+    assert_eq!(actions, [machine::Action::Attempt(Duration::ZERO)]);
+    // It was made five seconds after it was due, by a machine with other work.
+    let late = 5 * SECOND;
+    machine.handle(late, machine::Input::Done(Outcome::passed(SECOND / 1000, "connected")), &mut actions);
+    assert_eq!((machine.state(), machine.against(), actions.len()), (State::Up, None, 1));
+    // The next one in its place, and one, not five.
+    let next = machine.deadline().expect("it goes on");
+    assert!((late..=late + SECOND).contains(&next), "{next:?}");
+    machine.handle(next, machine::Input::Time, &mut actions);
+    assert_eq!((actions.len(), machine.deadline()), (2, None));
+}
+
+/// They would come as one burst in each interval from then on.
+#[test]
+fn checks_that_one_delay_has_hit_do_not_stay_together() {
+    let addresses: Vec<String> = (1..=200).map(|n| format!("10.0.0.{n}")).collect();
+    let addresses: Vec<&str> = addresses.iter().map(String::as_str).collect();
+    let mut world = World::new(&model(&[service(fast(), &addresses)]), Saved::default());
+    world.run(10 * SECOND);
+    // Every attempt of this second ends at one time: the director had no CPU.
+    world.takes = 3 * SECOND;
+    world.run(SECOND);
+    let end = world.now + 3 * SECOND;
+    assert!(world.under_way.len() >= 190, "{}", world.under_way.len());
+    world.under_way.iter_mut().for_each(|(at, ..)| *at = end);
+    world.takes = Duration::from_millis(1);
+    world.run(10 * SECOND);
+    world.began.clear();
+    world.run(SECOND);
+    let from = world.now - SECOND;
+    let mut in_tenths = [0; 10];
+    for (at, _) in &world.began {
+        in_tenths[((*at - from).as_millis() / 100).min(9) as usize] += 1;
+    }
+    assert!(in_tenths.iter().all(|count| (8..=40).contains(count)), "{in_tenths:?}");
+}
+
 fn timings() -> impl Strategy<Value = Timing> {
     let counts = (1..5u16, 1..5u16, 0..3u16);
     let own = || proptest::option::of((1..4000u32).prop_map(Millis));
@@ -445,7 +529,7 @@ proptest! {
             prop_assert!(actions.is_empty() && due >= now);
             now = due;
             machine.handle(now, machine::Input::Time, &mut actions);
-            prop_assert_eq!(&actions, &[machine::Action::Attempt]);
+            prop_assert_eq!(&actions, &[machine::Action::Attempt(now)]);
             machine.handle(now + SECOND, machine::Input::Time, &mut actions);
             prop_assert_eq!(actions.len(), 1, "one attempt at a time");
             prop_assert_eq!(machine.deadline(), None);

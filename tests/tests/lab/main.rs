@@ -3,6 +3,7 @@
 //! One binary, one module per topic. A failure prints packets, maps and the agent's log; `LB_CAPTURE=0` records no
 //! packets.
 
+mod checks;
 mod cli;
 mod conns;
 mod crash;

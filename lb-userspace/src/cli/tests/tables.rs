@@ -162,6 +162,8 @@ fn totals_and_rates() {
         out.table(&table).unwrap();
         let table = stats::health_table(&fake::stats(1), out);
         out.table(&table).unwrap();
+        let table = stats::check_table(&fake::stats(1), out);
+        out.table(&table).unwrap();
         let table = stats::verdict_table(&fake::stats(1), out);
         out.table(&table).unwrap();
         let table = stats::flow_table(&fake::stats(1).flows, out);
@@ -176,6 +178,8 @@ mysql                   tcp/172.18.14.100:3306    100     4000  5.72MiB
 Total                                             100     4000  5.72MiB
 Service  Backend            Incomplete  SYN again  Client RST
 mysql    172.18.14.11:3306           3         15           1
+Check                Made  Failed  Under way  Late 50 %  Late 99 %  Latest
+tcp through the VIP  1000       7          3     < 1 ms    < 10 ms  7.3 ms
 Verdict           Packets  Meaning
 forwarded            4000  sent on to a backend
 passed-not-a-vip       12  not ours, left to the host's stack

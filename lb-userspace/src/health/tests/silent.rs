@@ -18,9 +18,9 @@ fn rounds(health: &mut Health, ends: impl Fn(IpAddr) -> Pass) {
         let mut actions = Vec::new();
         health.handle(now, Input::Time, &mut actions);
         for action in actions {
-            let Action::Attempt(id, probe) = action else { continue };
+            let Action::Attempt(Wanted { due, id, probe }) = action else { continue };
             let outcome = Outcome { took: Duration::ZERO, result: Ok(ends(probe.target.ip())) };
-            health.handle(now, Input::Done(id, outcome), &mut Vec::new());
+            health.handle(due, Input::Done(id, outcome), &mut Vec::new());
         }
     }
 }

@@ -1,0 +1,74 @@
+//! Time limits of attempts.
+
+use std::{pin::pin, time::Duration};
+
+use tokio::time::{Instant, timeout_at};
+
+/// A timer that rings so much later than it should was not heard: this process had no CPU, or other work. Timers have
+/// a resolution of a millisecond.
+const UNHEARD: Duration = Duration::from_millis(10);
+
+/// What comes of `work` within `limit`. The time in which we did not look is given back, once: that nobody read an answer
+/// is no failure of who gave it.
+pub async fn within<T>(limit: Duration, work: impl Future<Output = T>) -> Option<T> {
+    let mut work = pin!(work);
+    let until = Instant::now() + limit;
+    if let Ok(done) = timeout_at(until, &mut work).await {
+        return Some(done);
+    }
+    let late = Instant::now() - until;
+    if late < UNHEARD {
+        return None;
+    }
+    timeout_at(Instant::now() + late.min(limit), &mut work).await.ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::{
+        sync::oneshot::{Sender, channel},
+        task::{JoinHandle, yield_now},
+        time::advance,
+    };
+
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    /// Waits a second at most for what is to be sent.
+    async fn waiting() -> (Sender<()>, JoinHandle<Option<()>>) {
+        let (sender, receiver) = channel();
+        let waits = tokio::spawn(within(SECOND, async { receiver.await.expect("it is sent") }));
+        yield_now().await;
+        (sender, waits)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_is_silent_has_its_limit_and_not_more() {
+        let (_sender, waits) = waiting().await;
+        let began = Instant::now();
+        assert_eq!(waits.await.expect("no panic"), None);
+        assert_eq!(Instant::now() - began, SECOND);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_that_nobody_looked_for_is_no_failure() {
+        let (sender, waits) = waiting().await;
+        // This process had no CPU for so long.
+        advance(3 * SECOND).await;
+        yield_now().await;
+        assert!(!waits.is_finished());
+        sender.send(()).expect("it waits");
+        assert_eq!(waits.await.expect("no panic"), Some(()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_busy_director_finds_a_dead_backend_all_the_same() {
+        let (_sender, waits) = waiting().await;
+        for _ in 0..2 {
+            advance(3 * SECOND).await;
+            yield_now().await;
+        }
+        assert_eq!(waits.await.expect("no panic"), None);
+    }
+}
