@@ -55,6 +55,7 @@ mod swap;
 mod talk;
 mod threshold;
 mod timeouts;
+mod together;
 mod trace;
 mod ttl;
 mod via;
