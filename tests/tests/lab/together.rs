@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, net::IpAddr};
 
-use anyhow::{Result, ensure};
+use anyhow::ensure;
 use lb::{
     api::{
         client::Client,
