@@ -130,7 +130,7 @@ fn many_are_asked_at_once_and_each_has_its_own_answer() {
             format!("neigh add {} lladdr 02:00:00:00:00:{:02x} dev eth0 nud permanent\n", fixed(n), n % 256)
         })
         .collect();
-    pair.here.ip(&format!("addr add 10.0.1.1/16 dev eth0\n{neighbours}"));
+    pair.here.ip(format!("addr add 10.0.1.1/16 dev eth0\n{neighbours}"));
     pair.here.run_async(move || async move {
         let net = Netlink::connect().expect("connects");
         let eth0 = eth0(&net).await;
