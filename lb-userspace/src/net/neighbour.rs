@@ -47,6 +47,10 @@ impl Netlink {
 
     /// Entries of the neighbour table, by interface and address, in this order; `None` where there is none.
     pub fn neighbours_of(&self, hosts: &[(u32, IpAddr)]) -> Result<Vec<Option<Neighbour>>, Error> {
+        self.entries(hosts)?.into_iter().collect()
+    }
+
+    fn entries(&self, hosts: &[(u32, IpAddr)]) -> Result<Vec<Result<Option<Neighbour>, Error>>, Error> {
         let get = |(ifindex, address): &(u32, IpAddr)| {
             (RouteNetlinkMessage::GetNeighbour(entry(*ifindex, *address)), 0)
         };
@@ -61,7 +65,7 @@ impl Netlink {
             Err(error @ Error::Refused { .. }) if error.errno() == Some(libc::ENOENT) => Ok(None),
             Err(error) => Err(error),
         };
-        self.batch.ask(&requests, action)?.into_iter().map(neighbour).collect()
+        Ok(self.batch.ask(&requests, action)?.into_iter().map(neighbour).collect())
     }
 
     /// Makes the kernel resolve addresses, or verify the MACs that it knows; the outcomes come as
@@ -77,13 +81,16 @@ impl Netlink {
     /// while duplicate address detection checks it in the first seconds after the link came up, the
     /// entry fails although the neighbour is there.
     pub fn probe(&self, hosts: &[(u32, IpAddr)]) -> Result<Vec<Result<Probe, Error>>, Error> {
-        let known = self.neighbours_of(hosts)?;
-        let mut outcomes: Vec<_> = known.iter().map(|entry| Ok(begin(entry.as_ref()))).collect();
+        let known = self.entries(hosts)?;
+        let is_probed = |entry: &Result<Option<Neighbour>, Error>| matches!(entry, Ok(Some(entry)) if entry.state == NeighbourState::Probe);
+        // The kernel is at it.
+        let probed: Vec<bool> = known.iter().map(is_probed).collect();
+        let outcomes = known.into_iter().map(|entry| entry.map(|entry| begin(entry.as_ref())));
+        let mut outcomes: Vec<Result<Probe, Error>> = outcomes.collect();
         for stage in [Probe::Verifying, Probe::Resolving] {
-            let is_asked = |at: &usize| match (stage, known[*at].map(|entry| entry.state)) {
-                // The kernel is at it.
-                (Probe::Verifying, Some(NeighbourState::Probe)) => false,
-                _ => matches!(&outcomes[*at], Ok(probe) if *probe == stage),
+            let is_asked = |at: &usize| {
+                let begun = matches!(&outcomes[*at], Ok(probe) if *probe == stage);
+                begun && !(stage == Probe::Verifying && probed[*at])
             };
             let asked: Vec<usize> = (0..hosts.len()).filter(is_asked).collect();
             let requests: Vec<_> = asked.iter().map(|at| touch(hosts[*at], stage)).collect();
