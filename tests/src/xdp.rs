@@ -6,7 +6,7 @@ use lb::{
     clock::kernel_hz,
     dataplane::{Adopted, Clock, FlowEntry, Layout, Maps, Moved, Object, Pins, Sweep, Traces},
     model::{FlowSizes, Limits},
-    plan::{Desired, plan, reclaim},
+    plan::{Desired, arena_words, plan, reclaim},
 };
 use lb_common::{
     meta::Meta,
@@ -58,7 +58,8 @@ impl Director {
     pub fn build(build: Option<&[u8]>, sizes: FlowSizes, limits: Limits, want: &Desired) -> Result<Self> {
         let scope = Scope::unique()?;
         let layout = Layout::new(scope.bpffs(), "test");
-        let pins = Pins::open(layout, kernel_hz(), sizes, limits)?;
+        let arena = arena_words(limits, &want.services);
+        let pins = Pins::open(layout, kernel_hz(), sizes, limits, arena)?;
         let mut object = match build {
             Some(build) => Object::open_build(build, &pins.layout, &pins.meta, 1)?,
             None => Object::open(&pins.layout, &pins.meta, 1)?,
@@ -128,7 +129,8 @@ impl Director {
     /// What a starting agent does with what an earlier one has left.
     pub fn start_anew(&mut self) -> Result<()> {
         let (flows, limits) = (SMALL, Limits { services: 1, destinations: 1, endpoints: 1 });
-        self.pins = Pins::open(self.pins.layout.clone(), kernel_hz(), flows, limits)?;
+        let arena = arena_words(limits, &[]);
+        self.pins = Pins::open(self.pins.layout.clone(), kernel_hz(), flows, limits, arena)?;
         ensure!(self.pins.adopted == Adopted::Tables, "the maps were made anew");
         let meta = self.pins.meta;
         self.load(&meta)

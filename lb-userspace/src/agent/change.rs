@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use anyhow::Result;
 
-use super::Agent;
+use super::{Agent, serve::answer};
 use crate::{
     api::{
-        server::Failure,
+        server::{Failure, Reply},
         types::{Done, ReloadOptions, Reloaded},
     },
     config,
@@ -16,7 +16,7 @@ use crate::{
     model::{Model, edit::EditError},
     notify::Settings,
     overlay::{Change, Overlay, diff},
-    plan::plan,
+    plan::plan_on,
 };
 
 impl From<EditError> for Failure {
@@ -37,18 +37,46 @@ fn refused(error: anyhow::Error) -> Failure {
 }
 
 impl Agent {
-    /// Makes one change by command.
-    pub(super) async fn change(&mut self, change: Change) -> Result<Done, Failure> {
-        let mut model = self.model.clone();
-        change.apply(&mut model)?;
-        let said = change.to_string();
-        let mut overlay = self.overlay.clone();
-        overlay.push(&self.config.model, change);
-        let warnings = self.adopt(model, overlay, None).await?;
-        self.say(Draft::new(Kind::Change).because(said));
-        self.see_pools();
-        self.see_neighbours();
-        Ok(Done { warnings })
+    /// Makes changes by command that were asked for together, in their order, as one: planned, journaled and applied
+    /// once. Each has its own answer, as if they had been made one by one.
+    pub(super) async fn change_all(&mut self, changes: Vec<(Change, Reply<Done>)>) {
+        let (changes, replies): (Vec<_>, Vec<_>) = changes.into_iter().unzip();
+        let outcomes = match self.change_at_once(&changes).await {
+            Ok(outcomes) => outcomes,
+            Err(failure) if changes.len() == 1 => vec![Err(failure)],
+            // One of them cannot be had, and nothing was changed. The others do not suffer from it; and those that
+            // were refused for what is there now may be possible without it.
+            Err(_) => {
+                let mut outcomes = Vec::new();
+                for change in changes {
+                    let alone = self.change_at_once(std::slice::from_ref(&change)).await;
+                    outcomes.extend(alone.unwrap_or_else(|failure| vec![Err(failure)]));
+                }
+                outcomes
+            }
+        };
+        for (reply, outcome) in replies.into_iter().zip(outcomes) {
+            answer(reply, outcome);
+        }
+    }
+
+    /// What became of each. An error is of all of them: nothing was changed.
+    async fn change_at_once(&mut self, changes: &[Change]) -> Result<Vec<Result<Done, Failure>>, Failure> {
+        let (mut model, mut overlay) = (self.model.clone(), self.overlay.clone());
+        let mut make = |change: &Change| -> Result<Draft, Failure> {
+            change.apply(&mut model)?;
+            overlay.push(&self.config.model, change.clone());
+            Ok(Draft::new(Kind::Change).because(change.to_string()))
+        };
+        let made: Vec<_> = changes.iter().map(&mut make).collect();
+        let mut warnings = Vec::new();
+        if made.iter().any(Result::is_ok) {
+            warnings = self.adopt(model, overlay, None).await?;
+            self.events.say(made.iter().filter_map(|draft| draft.clone().ok()));
+            self.see_pools();
+            self.see_neighbours();
+        }
+        Ok(made.into_iter().map(|draft| draft.map(|_| Done { warnings: warnings.clone() })).collect())
     }
 
     /// Checks that `model` can be had, journals `overlay`, makes the kernel follow. Until the journal
@@ -78,7 +106,7 @@ impl Agent {
             warnings
                 .push(format!("the change is noted but not complete yet ({error:#}); the agent tries again"));
         }
-        self.ask_neighbours().await;
+        self.ask_neighbours();
         Ok(warnings)
     }
 
@@ -91,7 +119,7 @@ impl Agent {
         }
         self.network.check_placement(model).map_err(|error| Failure::conflict(format!("{error:#}")))?;
         let snapshot = self.pins.maps.snapshot().map_err(refused)?;
-        plan(&self.desired(model, &snapshot), &snapshot)
+        plan_on(&self.desired(model, &snapshot), &snapshot, &mut self.compiled)
             .map_err(|error| Failure::conflict(error.to_string()))?;
         self.journal.store(overlay).map_err(|error| refused(error.into()))
     }
@@ -194,6 +222,8 @@ impl Agent {
         if placement.is_some() && index == 0 {
             anyhow::bail!("vips.add_to: there is no interface {interface:?}");
         }
-        self.host.place_vips(&self.network.netlink, interface, index, &wanted).await
+        let added = self.host.place_vips(&self.network.netlink, interface, index, &wanted).await?;
+        self.network.added(&added);
+        Ok(())
     }
 }

@@ -106,17 +106,18 @@ impl Monitor {
     }
 
     /// Waits until every backend has had its first result, or `limit` is over: a director that starts
-    /// before it knows whom it may use would drop the first connections.
-    pub async fn await_results(&mut self, limit: Duration) {
-        let until = monotonic() + limit;
+    /// before it knows whom it may use would drop the first connections. Whether any check's state has changed.
+    pub async fn await_results(&mut self, limit: Duration) -> bool {
+        let (until, mut changed) = (monotonic() + limit, false);
         while self.health.is_pending() && monotonic() < until {
-            self.handle([Input::Time]);
+            changed |= self.handle([Input::Time]);
             let left = self.health.deadline().map_or(until, |deadline| deadline.min(until));
             let pause = left.saturating_sub(monotonic());
             if let Ok(results) = tokio::time::timeout(pause, self.next()).await {
-                self.handle(results.into_iter().map(|(id, outcome)| Input::Done(id, outcome)));
+                changed |= self.handle(results.into_iter().map(|(id, outcome)| Input::Done(id, outcome)));
             }
         }
+        changed
     }
 
     /// What there is to say of services as a whole, one sentence each.

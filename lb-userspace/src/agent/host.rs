@@ -2,6 +2,7 @@
 //! another process or a later boot of the agent does it.
 
 use std::{
+    collections::BTreeSet,
     fs, io,
     net::IpAddr,
     ops::RangeInclusive,
@@ -67,45 +68,65 @@ impl HostChanges {
     }
 
     /// Makes the VIPs on `interface` the `wanted` ones: adds what is missing, removes what we had
-    /// added and is not wanted any more. Addresses of others stay.
+    /// added and is not wanted any more. Addresses of others stay. Returns what was added.
     pub async fn place_vips(
         &mut self,
         netlink: &Netlink,
         interface: &str,
         ifindex: u32,
         wanted: &[IpAddr],
-    ) -> Result<()> {
-        let present = netlink.addresses().await?;
-        for address in wanted {
-            if present.iter().any(|found| found.ifindex == ifindex && found.address == *address) {
-                continue;
-            }
-            let ours = (interface.to_owned(), *address);
-            if !self.addresses.contains(&ours) {
-                self.addresses.push(ours);
+    ) -> Result<Vec<NewAddress>> {
+        let wanted: BTreeSet<IpAddr> = wanted.iter().copied().collect();
+        let present = netlink.addresses().await?.into_iter().filter(|found| found.ifindex == ifindex);
+        let present: BTreeSet<IpAddr> = present.map(|found| found.address).collect();
+        let missing: Vec<IpAddr> = wanted.difference(&present).copied().collect();
+        let added: Vec<NewAddress> = missing.iter().map(|it| NewAddress::vip(ifindex, *it)).collect();
+        if !missing.is_empty() {
+            let known: BTreeSet<&(String, IpAddr)> = self.addresses.iter().collect();
+            let new = missing.iter().map(|address| (interface.to_owned(), *address));
+            let new: Vec<_> = new.filter(|ours| !known.contains(ours)).collect();
+            if !new.is_empty() {
+                // Once for all of them: each store waits for the disk.
+                self.addresses.extend(new);
                 self.store()?;
             }
-            netlink.add_address(NewAddress::vip(ifindex, *address)).await?;
-            tracing::info!(%address, interface, "added the VIP");
+            netlink.add_addresses(&added)?;
+            missing.iter().for_each(|address| tracing::info!(%address, interface, "added the VIP"));
         }
         let is_wanted = |(on, address): &(String, IpAddr)| on == interface && wanted.contains(address);
         let gone: Vec<_> = self.addresses.iter().filter(|ours| !is_wanted(ours)).cloned().collect();
-        for (interface, address) in gone {
-            self.remove_vip(netlink, &interface, address).await?;
-        }
-        Ok(())
+        let (_, failed) = self.remove_vips(netlink, &gone).await?;
+        failed.map_or(Ok(added), Err)
     }
 
-    async fn remove_vip(&mut self, netlink: &Netlink, interface: &str, address: IpAddr) -> Result<()> {
-        let links = netlink.links().await?;
-        if let Some(link) = links.iter().find(|link| link.name == interface) {
-            match netlink.delete_address(link.index, address, host_prefix(address)).await? {
-                true => tracing::info!(%address, interface, "removed the VIP"),
-                false => tracing::debug!(%address, interface, "the VIP was gone already"),
-            }
+    /// Takes VIPs away. Which are left, in words, and the first reason.
+    async fn remove_vips(
+        &mut self,
+        netlink: &Netlink,
+        gone: &[(String, IpAddr)],
+    ) -> Result<(Vec<String>, Option<anyhow::Error>)> {
+        if gone.is_empty() {
+            return Ok((Vec::new(), None));
         }
-        self.addresses.retain(|ours| *ours != (interface.to_owned(), address));
-        self.store()
+        let links = netlink.links().await?;
+        let (mut left, mut first, mut removed) = (Vec::new(), None, BTreeSet::new());
+        for (interface, address) in gone {
+            if let Some(link) = links.iter().find(|link| link.name == *interface) {
+                match netlink.delete_address(link.index, *address, host_prefix(*address)).await {
+                    Ok(true) => tracing::info!(%address, interface, "removed the VIP"),
+                    Ok(false) => tracing::debug!(%address, interface, "the VIP was gone already"),
+                    Err(error) => {
+                        left.push(format!("the VIP {address} is still on {interface}: {error:#}"));
+                        first.get_or_insert(error.into());
+                        continue;
+                    }
+                }
+            }
+            removed.insert((interface, *address));
+        }
+        self.addresses.retain(|(interface, address)| !removed.contains(&(interface, *address)));
+        self.store()?;
+        Ok((left, first))
     }
 
     /// Switches an offload off.
@@ -133,12 +154,7 @@ impl HostChanges {
 
     /// Undoes everything. What cannot be undone is said and left in the file.
     pub async fn undo(&mut self, netlink: &Netlink) -> Result<Vec<String>> {
-        let mut warnings = Vec::new();
-        for (interface, address) in self.addresses.clone() {
-            if let Err(error) = self.remove_vip(netlink, &interface, address).await {
-                warnings.push(format!("the VIP {address} is still on {interface}: {error:#}"));
-            }
-        }
+        let (mut warnings, _) = self.remove_vips(netlink, &self.addresses.clone()).await?;
         let mut left = Vec::new();
         for (interface, feature) in std::mem::take(&mut self.offloads) {
             if let Err(error) = ethtool::set_feature(&interface, &feature, true) {

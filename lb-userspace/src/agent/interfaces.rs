@@ -4,10 +4,11 @@ use std::collections::BTreeSet;
 
 use anyhow::{Context, Result, bail};
 use lb_common::meta::Meta;
+use tokio::task::JoinHandle;
 
 use super::{Agent, drivers, host::HostChanges};
 use crate::{
-    dataplane::{Attached, Build, Loaded, Pins, Target},
+    dataplane::{Attached, Build, Loaded, Opened, Pins, Target},
     events::{Draft, Kind},
     model::{InterfaceSpec, Model, OffloadPolicy},
     net::{
@@ -158,9 +159,22 @@ fn program_name(id: u32) -> String {
 impl Agent {
     /// Attaches the program wherever it belongs, or swaps it in where an earlier agent's runs.
     pub(super) async fn attach(&mut self) -> Result<()> {
-        // All are loaded before the first displaces another program or one of an earlier agent's.
         let meta = self.pins.meta;
-        for mut loaded in self.load(&meta, false)? {
+        let programs = self.load(&meta, false)?;
+        self.put(programs).await
+    }
+
+    /// Opens the programs of [`Agent::attach`], and has the kernel verify them beside what else is to be done.
+    pub(super) fn begin_to_load(&mut self, model: &Model) -> Result<JoinHandle<Result<Vec<Loaded>>>> {
+        self.reconcile_links(model)?;
+        let meta = self.pins.meta;
+        let opened = self.open(&meta, false)?;
+        Ok(tokio::task::spawn_blocking(|| opened.into_iter().map(Opened::verify).collect()))
+    }
+
+    /// All are loaded before the first displaces another program or one of an earlier agent's.
+    pub(super) async fn put(&mut self, programs: Vec<Loaded>) -> Result<()> {
+        for mut loaded in programs {
             let (target, traces) = (loaded.target().clone(), loaded.traces());
             if self.options.replace {
                 self.displace(loaded.target()).await?;
@@ -176,7 +190,12 @@ impl Agent {
         self.attach_redirect_targets();
         // Their modes are known now (see `may_merge`).
         let model = self.model.clone();
-        self.reconcile(&model)?;
+        if self.monitor.health.takes_the_vip() {
+            // And what their drivers can do for the answers to checks.
+            self.reconcile(&model)?;
+        } else {
+            self.reconcile_links(&model)?;
+        }
         self.leave_others()
     }
 
@@ -209,13 +228,17 @@ impl Agent {
 
     /// Loads a program for each device that should have one and has not, or (`anew`) for all.
     pub(super) fn load(&mut self, meta: &Meta, anew: bool) -> Result<Vec<Loaded>> {
+        self.open(meta, anew)?.into_iter().map(Opened::verify).collect()
+    }
+
+    fn open(&mut self, meta: &Meta, anew: bool) -> Result<Vec<Opened>> {
         let there: Vec<Attached> =
             self.interfaces.all.iter().filter_map(|interface| interface.attached.clone()).collect();
         there.iter().for_each(|attached| self.interfaces.shared(attached));
         let links = self.pins.maps.snapshot()?.links;
-        let mut loaded: Vec<Loaded> = Vec::new();
+        let mut opened: Vec<Opened> = Vec::new();
         for Interface { spec, attachment, attached, missing } in &self.interfaces.all {
-            let again = loaded.iter().any(|loaded| loaded.target().ifindex == attachment.ifindex);
+            let again = opened.iter().any(|opened| opened.target().ifindex == attachment.ifindex);
             if (attached.is_some() && !anew) || *missing || again {
                 continue;
             }
@@ -227,9 +250,9 @@ impl Agent {
                 .with_context(|| format!("{name} has no link index"))?;
             let (interface, ifindex) = (name.clone(), attachment.ifindex);
             let target = Target { interface, ifindex, mode: spec.mode, link, pass: false };
-            loaded.push(Loaded::load(&self.pins.layout, meta, target, self.tracing.build())?);
+            opened.push(Opened::open(&self.pins.layout, meta, target, self.tracing.build())?);
         }
-        Ok(loaded)
+        Ok(opened)
     }
 
     /// Takes the program off interfaces that an earlier configuration had and this one has not.

@@ -2,28 +2,24 @@
 
 use super::Agent;
 use crate::{
-    api::{
-        server::Failure,
-        types::{Done, MaintenanceBegin},
-    },
+    api::{server::Failure, types::MaintenanceBegin},
     clock::realtime,
     model::{BackendKey, Maintenance, ServiceName},
     overlay::Change,
 };
 
-impl Agent {
-    pub(super) async fn maintain(
-        &mut self,
-        service: ServiceName,
-        key: BackendKey,
-        begin: &MaintenanceBegin,
-    ) -> Result<Done, Failure> {
-        let MaintenanceBegin { comment, by, seconds } = begin;
-        let maintenance =
-            Maintenance::begin(comment, by, realtime(), *seconds).map_err(Failure::bad_input)?;
-        self.change(Change::Maintain { service, key, maintenance }).await
-    }
+/// The change that begins a maintenance.
+pub(super) fn maintain(
+    service: ServiceName,
+    key: BackendKey,
+    begin: &MaintenanceBegin,
+) -> Result<Change, Failure> {
+    let MaintenanceBegin { comment, by, seconds } = begin;
+    let maintenance = Maintenance::begin(comment, by, realtime(), *seconds).map_err(Failure::bad_input)?;
+    Ok(Change::Maintain { service, key, maintenance })
+}
 
+impl Agent {
     /// Ends those whose time is over, also while no agent ran. Once a second: they are made for hours.
     pub(super) async fn end_maintenances(&mut self) {
         let now = realtime();

@@ -43,7 +43,7 @@ use crate::{
     model::{FlowSizes, Model},
     notify::Failures,
     overlay::{Journal, Overlay},
-    plan::{Desired, Snapshot, plan, reclaim},
+    plan::{Compiled, Desired, Snapshot, plan_links, plan_on, reclaim},
 };
 use events::EventLog;
 use growth::Growth;
@@ -97,6 +97,7 @@ struct Agent {
     probing: Probing,
     host: HostChanges,
     pins: Pins,
+    compiled: Compiled,
     clock: Clock,
     sweep: Sweep,
     rates: Estimator<Counted>,
@@ -117,13 +118,20 @@ impl Agent {
     /// Makes the kernel equal to `model`.
     fn reconcile(&mut self, model: &Model) -> Result<()> {
         let snapshot = self.pins.maps.snapshot()?;
-        let ops = plan(&self.desired(model, &snapshot), &snapshot)?;
+        let ops = plan_on(&self.desired(model, &snapshot), &snapshot, &mut self.compiled)?;
         if !ops.is_empty() {
             tracing::debug!(operations = ops.len(), "applying a plan");
         }
         self.pins.maps.apply(&ops)?;
         self.follow_probes(model, &snapshot, &ops);
         Ok(())
+    }
+
+    /// The links alone: what a program needs that is to be loaded, and what is known of one that is attached.
+    fn reconcile_links(&mut self, model: &Model) -> Result<()> {
+        let snapshot = self.pins.maps.without_rules()?;
+        let links = self.network.link_specs(&self.interfaces, model, &snapshot, self.probe_device());
+        self.pins.maps.apply(&plan_links(links, &snapshot)?)
     }
 
     fn desired(&self, model: &Model, now: &Snapshot) -> Desired {
@@ -202,8 +210,8 @@ impl Agent {
     }
 
     /// Asks the neighbours that are due.
-    async fn ask_neighbours(&mut self) {
-        self.network.ask(monotonic()).await;
+    fn ask_neighbours(&mut self) {
+        self.network.ask(monotonic());
     }
 
     fn status(&self) -> Status {

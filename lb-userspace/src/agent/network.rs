@@ -7,6 +7,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
+use futures::FutureExt;
 use lb_common::{
     host::{self, Path, Route},
     vlan::{self, Tags},
@@ -18,11 +19,20 @@ use crate::{
     model::{Model, rules::same_family},
     neigh::{Known, Neighbours, News},
     net::{
-        Address, Attachment, Error, Event, Events, Link, Neighbour, NeighbourState, Netlink,
+        Address, Attachment, Error, Event, Events, Link, Neighbour, NeighbourState, Netlink, NewAddress,
         Route as KernelRoute, resolve_attach,
     },
     plan::{HostRoute, LinkSpec, Snapshot, address_from, name_of},
 };
+
+/// How long a start waits for its backends' MACs.
+#[derive(Clone, Copy, Debug)]
+pub struct FirstAnswers {
+    /// Once every service has a backend that can be used.
+    pub enough: Duration,
+    /// In any case.
+    pub limit: Duration,
+}
 
 /// Links, addresses, routes to the backends, and their MACs.
 pub struct Network {
@@ -57,26 +67,46 @@ impl Network {
     pub async fn read(&mut self, model: &Model) -> Result<()> {
         self.links = self.netlink.links().await?;
         self.addresses = self.netlink.addresses().await?;
-        let (mut reach, mut preferred) = (BTreeMap::new(), BTreeMap::new());
-        for address in backends(model) {
-            let route = self.netlink.route_to(address).await?;
-            preferred.extend(route.and_then(|route| Some((address, route.prefsrc?))));
-            reach.insert(address, self.reach(address, route));
-        }
-        (self.reach, self.preferred) = (reach, preferred);
-        let targets: BTreeMap<IpAddr, u32> = self
-            .reach
-            .iter()
-            .filter_map(|(address, reach)| match reach {
-                Reach::OnLink(at) => Some((*address, self.device(at))),
-                _ => None,
-            })
-            .collect();
+        let addresses: Vec<IpAddr> = backends(model).into_iter().collect();
+        let routes = self.netlink.routes_to(&addresses)?;
+        let prefsrc =
+            |(address, route): (&IpAddr, &Option<KernelRoute>)| Some((*address, (*route)?.prefsrc?));
+        self.preferred = addresses.iter().zip(&routes).filter_map(prefsrc).collect();
+        // Backends are many, interfaces few.
+        let mut by_link = BTreeMap::new();
+        let reach = addresses.iter().zip(routes).map(|(address, route)| {
+            let on_link = |index| by_link.entry(index).or_insert_with(|| self.on_link(index)).clone();
+            (*address, reach(*address, route, on_link))
+        });
+        self.reach = reach.collect();
+        let devices: Vec<(&Attachment, u32)> =
+            by_link.values().filter_map(|it| it.as_ref().ok()).map(|at| (at, self.device(at))).collect();
+        let device = |at: &Attachment| devices.iter().find(|(it, _)| *it == at).map(|(_, index)| *index);
+        let on_link = self.reach.iter().filter_map(|(address, reach)| match reach {
+            Reach::OnLink(at) => Some((*address, device(at)?)),
+            _ => None,
+        });
+        let targets: BTreeMap<IpAddr, u32> = on_link.collect();
         self.neighbours.watch(monotonic(), &targets);
+        self.hear_all().await
+    }
+
+    async fn hear_all(&mut self) -> Result<()> {
         for neighbour in self.netlink.neighbours().await? {
             self.heard(&neighbour);
         }
         Ok(())
+    }
+
+    /// Whether every service that has backends has one that connections can be sent to.
+    fn serves(&self, model: &Model) -> bool {
+        let is_usable = |address: IpAddr| match self.reach.get(&address) {
+            Some(Reach::Local) => true,
+            Some(Reach::OnLink(_)) => self.neighbours.known(address).is_some_and(|known| known.answers),
+            _ => false,
+        };
+        let mut with_backends = model.services.iter().filter(|service| !service.backends.is_empty());
+        with_backends.all(|service| service.backends.iter().any(|backend| is_usable(backend.key.address)))
     }
 
     /// Index of the interface that was named, which is where the kernel keeps the neighbours.
@@ -87,23 +117,11 @@ impl Network {
             .map_or(attachment.ifindex, |link| link.index)
     }
 
-    fn reach(&self, address: IpAddr, route: Option<KernelRoute>) -> Reach {
-        let Some(route) = route else {
-            return Reach::Nowhere(format!("no route to {address}"));
-        };
-        if route.local {
-            return Reach::Local;
-        }
-        if let Some(gateway) = route.gateway {
-            return Reach::Gateway(gateway);
-        }
-        let Some(link) = self.links.iter().find(|link| link.index == route.oif) else {
-            return Reach::Nowhere(format!("the route to {address} leads to an unknown interface"));
-        };
-        match resolve_attach(&self.links, &link.name) {
-            Ok(attachment) => Reach::OnLink(attachment),
-            Err(error) => Reach::Nowhere(error.to_string()),
-        }
+    /// Where packets go that leave by an interface; or why they cannot.
+    fn on_link(&self, index: u32) -> Result<Attachment, String> {
+        let link = self.links.iter().find(|link| link.index == index);
+        let link = link.ok_or_else(|| "the route to it leads to an unknown interface".to_owned())?;
+        resolve_attach(&self.links, &link.name).map_err(|error| error.to_string())
     }
 
     /// Takes a neighbour event in; whether it changes a route.
@@ -148,40 +166,77 @@ impl Network {
     }
 
     /// Asks what is due.
-    pub async fn ask(&mut self, now: Duration) {
-        for (ifindex, address) in self.neighbours.due(now) {
-            if let Err(error) = self.netlink.probe(ifindex, address).await {
-                tracing::warn!(backend = %address, "asking for its MAC failed: {error}");
-            }
-        }
+    pub fn ask(&mut self, now: Duration) {
+        let due = self.neighbours.due(now);
+        let refused: Vec<Error> = match self.netlink.probe(&due) {
+            Ok(outcomes) => outcomes.into_iter().filter_map(Result::err).collect(),
+            Err(error) => vec![error],
+        };
+        let Some(first) = refused.first() else { return };
+        // `___neigh_create` (net/core/neighbour.c).
+        let is_full = first.errno() == Some(libc::ENOBUFS);
+        let hint = if is_full {
+            "; the kernel's table of neighbours is full: raise the sysctls net.ipv4.neigh.default.gc_thresh3, or \
+             net.ipv6..., above the number of hosts in the director's segments"
+        } else {
+            ""
+        };
+        tracing::warn!(backends = refused.len(), "asking for MACs failed: {first}{hint}");
     }
 
-    /// Asks who is not known yet, and waits until each has answered or failed, or `limit` is over: a
-    /// director that starts before it knows its backends would drop the first connections.
-    pub async fn await_answers(&mut self, model: &Model, events: &mut Events, limit: Duration) -> Result<()> {
-        self.ask(monotonic()).await;
-        let answers = async {
-            while self.neighbours.is_pending() {
-                match events.next().await? {
-                    Event::Neighbour(neighbour) => {
-                        self.heard(&neighbour);
-                    }
-                    Event::Resync => break,
-                    _ => {}
-                }
+    /// Waits for the answers of those who are not known yet, and have been asked: until each has answered or failed,
+    /// or every service has a backend that can be used and `enough` is over, or `limit` is. Who is missing then is
+    /// shown as unresolved and asked again.
+    pub async fn await_answers(
+        &mut self,
+        model: &Model,
+        events: &mut Events,
+        FirstAnswers { enough, limit }: FirstAnswers,
+    ) -> Result<()> {
+        let asked = monotonic();
+        let looks = (1..).map(|look| enough * look).take_while(|after| *after <= limit);
+        for after in looks {
+            self.hear_until(asked + after, events).await?;
+            if !self.neighbours.is_pending() || self.serves(model) {
+                break;
             }
-            Ok::<_, Error>(())
-        };
-        // Out of time: the missing ones are shown as unresolved and asked again.
-        if let Ok(answered) = tokio::time::timeout(limit, answers).await {
-            answered?;
         }
         // The other events of this while are lost: look anew.
         self.read(model).await
     }
 
+    /// Takes in news of neighbours as long as first ones are missing.
+    async fn hear_until(&mut self, until: Duration, events: &mut Events) -> Result<()> {
+        while self.neighbours.is_pending() {
+            let left = until.saturating_sub(monotonic());
+            let Ok(first) = tokio::time::timeout(left, events.next()).await else { break };
+            let mut next = Some(first);
+            // Answers come by the thousand: all that are there are taken in before the next look.
+            while let Some(event) = next {
+                match event? {
+                    Event::Neighbour(neighbour) => drop(self.heard(&neighbour)),
+                    Event::Resync => self.hear_all().await?,
+                    _ => {}
+                }
+                next = events.next().now_or_never();
+            }
+        }
+        Ok(())
+    }
+
     pub fn deadline(&self) -> Option<Duration> {
         self.neighbours.deadline()
+    }
+
+    /// Takes in addresses that we have added ourselves: their events are no news.
+    pub fn added(&mut self, new: &[NewAddress]) {
+        let known = new.iter().map(|new| Address {
+            ifindex: new.ifindex,
+            address: new.address,
+            prefix: new.prefix,
+            tentative: false,
+        });
+        self.addresses.extend(known);
     }
 
     /// Whether an address is known just so.
@@ -336,6 +391,19 @@ impl Network {
             tags: attachments.iter().filter(|at| !at.vlans.is_empty()).map(|at| tags(at)).collect(),
             macs: attachments.iter().map(|at| at.mac).filter(|mac| *mac != link.mac).collect(),
         })
+    }
+}
+
+fn reach(
+    address: IpAddr,
+    route: Option<KernelRoute>,
+    on_link: impl FnOnce(u32) -> Result<Attachment, String>,
+) -> Reach {
+    match route {
+        None => Reach::Nowhere(format!("no route to {address}")),
+        Some(KernelRoute { local: true, .. }) => Reach::Local,
+        Some(KernelRoute { gateway: Some(gateway), .. }) => Reach::Gateway(gateway),
+        Some(KernelRoute { oif, .. }) => on_link(oif).map_or_else(Reach::Nowhere, Reach::OnLink),
     }
 }
 

@@ -13,6 +13,7 @@ use tokio::{
 use super::{
     Agent,
     change::internal,
+    maintenance::maintain,
     signals::{Asked, Signals},
     takedown::detach_everything,
     views,
@@ -74,7 +75,7 @@ pub async fn run(
         let deadline = deadlines.into_iter().flatten().min().unwrap_or(next_sweep);
         tokio::select! {
             request = requests.recv() => match request {
-                Some(request) => if let Some(end) = handle_request(&mut agent, request).await {
+                Some(request) => if let Some(end) = handle_requests(&mut agent, request, &mut requests).await {
                     break end;
                 },
                 None => break End::Stop,
@@ -106,7 +107,7 @@ pub async fn run(
                         next_look = monotonic() + LOOK;
                     }
                 }
-                agent.ask_neighbours().await;
+                agent.ask_neighbours();
                 agent.check_health();
             }
         }
@@ -205,7 +206,7 @@ async fn handle_events(agent: &mut Agent, first: Event, events: &mut Events) {
         }
         agent.see_neighbours();
     }
-    agent.ask_neighbours().await;
+    agent.ask_neighbours();
 }
 
 fn hear(agent: &mut Agent, event: Event, concerns: &mut Concerns) {
@@ -219,6 +220,68 @@ fn hear(agent: &mut Agent, event: Event, concerns: &mut Concerns) {
             concerns.network = true;
         }
     }
+}
+
+/// Answers this request, and if it is a change all that wait behind it, up to the first that is none: changes that
+/// wait together are made together. Some end the loop.
+async fn handle_requests(
+    agent: &mut Agent,
+    first: Request,
+    requests: &mut mpsc::Receiver<Request>,
+) -> Option<End> {
+    let (mut changes, mut next) = (Vec::new(), Some(first));
+    while let Some(request) = next.take() {
+        match taken(request) {
+            Taken::Change(change, reply) => changes.push((change, reply)),
+            Taken::Other(other) => {
+                agent.change_all(changes).await;
+                return handle_request(agent, other).await;
+            }
+            Taken::Refused => {}
+        }
+        // It ends by itself: those who have been answered ask again only afterwards.
+        next = requests.try_recv().ok();
+    }
+    agent.change_all(changes).await;
+    None
+}
+
+/// A request as the agent takes it.
+enum Taken {
+    Change(Change, Reply<Done>),
+    Other(Request),
+    /// Answered already.
+    Refused,
+}
+
+fn taken(request: Request) -> Taken {
+    let (change, reply) = match request {
+        Request::TimeoutsEdit { edit, reply } => (Change::EditTimeouts { timeouts: edit }, reply),
+        Request::ServiceAdd { add, reply } => (add_service(add), reply),
+        Request::ServiceEdit { name, edit, reply } => (Change::EditService { name, edit }, reply),
+        Request::ServiceDelete { name, reply } => (Change::DeleteService { name }, reply),
+        Request::BackendAdd { service, add, reply } => {
+            (Change::AddBackend { service, backend: backend(add) }, reply)
+        }
+        Request::BackendEdit { service, key, edit, reply } => {
+            (Change::EditBackend { service, key, edit }, reply)
+        }
+        Request::BackendDelete { service, key, reply } => (Change::DeleteBackend { service, key }, reply),
+        Request::BackendDrain { service, key, reply } => (Change::Drain { service, key }, reply),
+        Request::BackendUndrain { service, key, reply } => (Change::Undrain { service, key }, reply),
+        Request::BackendMaintain { service, key, begin, reply } => match maintain(service, key, &begin) {
+            Ok(change) => (change, reply),
+            Err(failure) => {
+                answer(reply, Err(failure));
+                return Taken::Refused;
+            }
+        },
+        Request::BackendMaintenanceEnd { service, key, reply } => {
+            (Change::EndMaintenance { service, key }, reply)
+        }
+        other => return Taken::Other(other),
+    };
+    Taken::Change(change, reply)
 }
 
 /// Answers one request; some end the loop.
@@ -241,56 +304,17 @@ async fn handle_request(agent: &mut Agent, request: Request) -> Option<End> {
             answer(reply, begun);
         }
         Request::Timeouts { reply } => answer(reply, Ok(agent.model.timeouts)),
-        Request::TimeoutsEdit { edit, reply } => {
-            let done = agent.change(Change::EditTimeouts { timeouts: edit }).await;
-            answer(reply, done);
-        }
         Request::Detach { reply } => return Some(End::Detach(reply)),
-        Request::ServiceAdd { add, reply } => {
-            let done = agent.change(add_service(add)).await;
-            answer(reply, done);
-        }
-        Request::ServiceEdit { name, edit, reply } => {
-            let done = agent.change(Change::EditService { name, edit }).await;
-            answer(reply, done);
-        }
-        Request::ServiceDelete { name, reply } => {
-            let done = agent.change(Change::DeleteService { name }).await;
-            answer(reply, done);
-        }
-        Request::BackendAdd { service, add, reply } => {
-            let done = agent.change(Change::AddBackend { service, backend: backend(add) }).await;
-            answer(reply, done);
-        }
-        Request::BackendEdit { service, key, edit, reply } => {
-            let done = agent.change(Change::EditBackend { service, key, edit }).await;
-            answer(reply, done);
-        }
-        Request::BackendDelete { service, key, reply } => {
-            let done = agent.change(Change::DeleteBackend { service, key }).await;
-            answer(reply, done);
-        }
-        Request::BackendDrain { service, key, reply } => {
-            let done = agent.change(Change::Drain { service, key }).await;
-            answer(reply, done);
-        }
-        Request::BackendMaintain { service, key, begin, reply } => {
-            let done = agent.maintain(service, key, &begin).await;
-            answer(reply, done);
-        }
-        Request::BackendMaintenanceEnd { service, key, reply } => {
-            let done = agent.change(Change::EndMaintenance { service, key }).await;
-            answer(reply, done);
-        }
-        Request::BackendUndrain { service, key, reply } => {
-            let done = agent.change(Change::Undrain { service, key }).await;
-            answer(reply, done);
+        change => {
+            if let Taken::Change(change, reply) = taken(change) {
+                agent.change_all(vec![(change, reply)]).await;
+            }
         }
     }
     None
 }
 
-fn answer<T>(reply: Reply<T>, result: Result<T, Failure>) {
+pub(super) fn answer<T>(reply: Reply<T>, result: Result<T, Failure>) {
     // The client may have gone; what was done is done.
     let _ = reply.send(result);
 }

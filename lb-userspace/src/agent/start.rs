@@ -12,8 +12,18 @@ use rustix::fs::FlockOperation;
 use tokio::net::UnixListener;
 
 use super::{
-    Agent, Options, events::EventLog, growth::Growth, health::Monitor, host::HostChanges, interfaces,
-    interfaces::Interfaces, network::Network, probing::Probing, serve, signals::Signals, takedown::Before,
+    Agent, Options,
+    events::EventLog,
+    growth::Growth,
+    health::Monitor,
+    host::HostChanges,
+    interfaces,
+    interfaces::Interfaces,
+    network::{FirstAnswers, Network},
+    probing::Probing,
+    serve,
+    signals::Signals,
+    takedown::Before,
 };
 use crate::{
     api::server::{AgentHandle, bind},
@@ -26,11 +36,15 @@ use crate::{
     net::Events,
     notify::{self, Settings},
     overlay::{Journal, JournalError, Overlay},
+    plan::arena_words,
 };
 
-/// How long a start waits for its backends' MACs: two questions, the kernel's interval of a second
-/// between them (`retrans_time_ms`). And then as long for their first health checks.
-const FIRST_ANSWERS: Duration = Duration::from_millis(1500);
+/// How long a start waits for its backends' MACs, at most: two questions, the kernel's interval of a second between
+/// them (`retrans_time_ms`). Hosts of a segment answer within milliseconds; those that are down never do.
+const FIRST_ANSWERS: FirstAnswers =
+    FirstAnswers { enough: Duration::from_millis(250), limit: Duration::from_millis(1500) };
+/// And then for the first health checks.
+const FIRST_RESULTS: Duration = Duration::from_millis(1500);
 
 pub async fn run(options: Options) -> Result<()> {
     let signals = Signals::listen()?;
@@ -95,6 +109,7 @@ async fn start(
         dropped.into_iter().map(|entry| format!("a change made by command no longer applies: {entry}")),
     );
     let (model, _) = overlay.apply(&config.model);
+    tracing::debug!("the configuration is read");
 
     let mut network = Network::connect().await?;
     let interfaces = Interfaces::resolve(&config.model, &network.links)?;
@@ -104,6 +119,7 @@ async fn start(
         interfaces.check_occupied(&network.links, is_ours)?;
     }
     network.read(&model).await?;
+    tracing::debug!("the network is read");
     let adopting = layout.meta().exists();
     if let Some((backend, gateway)) = network.behind_gateway(&model, &Model::default()) {
         // A director that is forwarding goes on with those that it can reach.
@@ -116,9 +132,11 @@ async fn start(
         warnings.push(format!("backend {backend} is behind gateway {gateway} now: it gets no connections"));
     }
 
-    let pins = Pins::open(layout.clone(), kernel_hz(), config.model.flows, config.model.limits)?;
+    let arena = arena_words(config.model.limits, &model.services);
+    let pins = Pins::open(layout.clone(), kernel_hz(), config.model.flows, config.model.limits, arena)?;
     let kernel = pins.maps.snapshot()?;
     network.remember(&kernel);
+    tracing::debug!("the maps are there");
     let (monitor, warning) = Monitor::start(state, &model, &kernel)?;
     warnings.extend(warning);
     let clock = {
@@ -128,6 +146,7 @@ async fn start(
     warnings.extend(differing_limits(&config, &pins));
     let mut host = HostChanges::open(state)?;
     warnings.extend(interfaces::check_devices(&interfaces, &mut host)?);
+    tracing::debug!("health, clock and devices are looked at");
     let mut agent = Agent {
         options,
         config,
@@ -140,6 +159,7 @@ async fn start(
         probing: Probing::default(),
         host,
         pins,
+        compiled: Default::default(),
         clock,
         sweep: Sweep::default(),
         pressure: Default::default(),
@@ -153,20 +173,28 @@ async fn start(
         unfinished: false,
     };
     let model = agent.model.clone();
-    agent.network.await_answers(&model, events, FIRST_ANSWERS).await?;
-    agent.events.begin(&model, &agent.monitor.health);
+    agent.ask_neighbours();
     agent.prepare_probes().await;
+    let loading = agent.begin_to_load(&model)?;
+    agent.network.await_answers(&model, events, FIRST_ANSWERS).await?;
+    tracing::debug!("the backends' MACs are known, as far as they are");
+    agent.events.begin(&model, &agent.monitor.health);
     agent.reconcile(&model)?;
-    agent.attach().await?;
+    tracing::debug!("the maps are filled");
+    let programs = loading.await.context("loading the program")??;
+    tracing::debug!("the program is verified");
+    agent.put(programs).await?;
     // Checks through the VIP need the maps and the program.
-    agent.monitor.await_results(FIRST_ANSWERS).await;
-    agent.reconcile(&model)?;
+    if agent.monitor.await_results(FIRST_RESULTS).await {
+        agent.reconcile(&model)?;
+    }
     if agent.pins.meta.is_migrating() {
         tracing::info!("an earlier agent was moving flows to tables of another size: going on with that");
         agent.is_everywhere()?;
     }
     // Last: with a VIP but without the program, the host itself would refuse its connections.
     agent.place_vips().await?;
+    tracing::debug!("the VIPs are there");
     let how = match agent.pins.adopted {
         Adopted::Tables => "with the tables of an earlier agent, their connections and counters",
         _ => "with tables of its own",

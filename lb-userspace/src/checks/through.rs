@@ -193,7 +193,7 @@ impl Inside {
             }
         }
         for new in ways.sources.difference(&self.ways.sources) {
-            if let Err(error) = self.netlink.add_address(NewAddress::source(self.index, *new)).await {
+            if let Err(error) = self.netlink.add_address(NewAddress::source(self.index, *new)) {
                 tracing::warn!("checks through the VIP: {error}");
             }
         }

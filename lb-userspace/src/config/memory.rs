@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::model::Model;
+use crate::{model::Model, plan::arena_words};
 
 /// Bytes in the BPF maps for one of each; they come from `lb-common`'s layouts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,10 +21,6 @@ pub struct EntrySizes {
     pub destination: u64,
     /// A destination's counters, on each CPU.
     pub destination_counters: u64,
-    /// The arena of the generations, at least.
-    pub generations: u64,
-    /// A destination's share of it.
-    pub generation: u64,
 }
 
 /// One line of the estimate.
@@ -83,8 +79,8 @@ pub fn memory(model: &Model, possible_cpus: usize, sizes: &EntrySizes) -> Vec<Me
             per_cpu(sizes.destination_counters),
         ),
     ];
-    let generations = sizes.generations.max(destinations.saturating_mul(sizes.generation));
-    items.push(item("generations of the schedulers".to_owned(), 1, generations));
+    let words = u64::from(arena_words(model.limits, &model.services));
+    items.push(item("generations of the schedulers".to_owned(), words, 8));
     let sum = items.iter().fold(0u64, |sum, item| sum.saturating_add(item.bytes));
     items.push(MemoryItem { what: "in all".to_owned(), bytes: sum });
     items
@@ -110,12 +106,11 @@ mod tests {
             service_counters: 24,
             destination: 32,
             destination_counters: 20,
-            generations: 4096,
-            generation: 50,
         };
         let items = memory(&model, 4, &sizes);
         let bytes: Vec<u64> = items.iter().map(|i| i.bytes).collect();
-        let parts = [64 << 20, 256 << 10, 1000, 32 * 70, 10 * 24 * 4, 3200, 100 * 24 * 4, 5000];
+        let arena = 8 << 21;
+        let parts = [64 << 20, 256 << 10, 1000, 32 * 70, 10 * 24 * 4, 3200, 100 * 24 * 4, arena];
         assert_eq!(bytes[..8], parts);
         assert_eq!(bytes[8], parts.iter().sum::<u64>());
         assert_eq!(items[0].to_string(), "   64.0 MiB  IPv4 flow table, 1048576 flows");

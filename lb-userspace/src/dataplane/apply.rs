@@ -91,7 +91,11 @@ impl Maps {
                 ensure!(self.dests.set(*id, dest), "DESTS is too small");
                 if *fresh {
                     self.conns.set(*id, &ConnCounts::default());
-                    zero(&mut self.dest_counters, *id)?;
+                    // A system call each: not for the thousands of a first start.
+                    if *id < self.unused_dests {
+                        zero(&mut self.dest_counters, *id)?;
+                    }
+                    self.unused_dests = self.unused_dests.max(id.saturating_add(1));
                 } else if before != Some((dest.upper, dest.lower)) {
                     // As `__ip_vs_update_dest` does it: new thresholds hold for the connections there are.
                     self.mark_overload(*id, dest);

@@ -78,9 +78,52 @@ pub struct Loaded {
     traces: Option<Traces>,
 }
 
+/// The same before the kernel has verified it, on maps that are open.
+pub struct Opened {
+    target: Target,
+    object: Kind,
+    build: Build,
+}
+
 enum Kind {
     Director(Object),
     Pass(PassObject),
+}
+
+impl Opened {
+    /// # Errors
+    /// The maps cannot be opened.
+    pub fn open(layout: &Layout, meta: &Meta, target: Target, build: Build) -> anyhow::Result<Self> {
+        let object = match (target.pass, build) {
+            (true, _) => Kind::Pass(PassObject::open()?),
+            (false, Build::Ordinary) => Kind::Director(Object::open(layout, meta, target.link)?),
+            (false, Build::Tracing) => Kind::Director(Object::open_tracing(layout, meta, target.link)?),
+        };
+        Ok(Self { target, object, build })
+    }
+
+    pub fn target(&self) -> &Target {
+        &self.target
+    }
+
+    /// Has the kernel verify it, which takes half a second or more and no pin: it can be done beside other things.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn verify(self) -> anyhow::Result<Loaded> {
+        let Self { target, mut object, build } = self;
+        let mut traces = None;
+        match &mut object {
+            Kind::Director(object) => {
+                object.director()?;
+                if build == Build::Tracing {
+                    traces = Some(object.traces()?);
+                }
+            }
+            Kind::Pass(object) => drop(object.program()?),
+        }
+        Ok(Loaded { target, object, traces })
+    }
 }
 
 impl Loaded {
@@ -89,23 +132,7 @@ impl Loaded {
     /// # Errors
     /// The kernel refuses.
     pub fn load(layout: &Layout, meta: &Meta, target: Target, build: Build) -> anyhow::Result<Self> {
-        let mut traces = None;
-        let object = if target.pass {
-            let mut object = PassObject::open()?;
-            object.program()?;
-            Kind::Pass(object)
-        } else {
-            let mut object = match build {
-                Build::Ordinary => Object::open(layout, meta, target.link)?,
-                Build::Tracing => Object::open_tracing(layout, meta, target.link)?,
-            };
-            object.director()?;
-            if build == Build::Tracing {
-                traces = Some(object.traces()?);
-            }
-            Kind::Director(object)
-        };
-        Ok(Self { target, object, traces })
+        Opened::open(layout, meta, target, build)?.verify()
     }
 
     pub fn target(&self) -> &Target {

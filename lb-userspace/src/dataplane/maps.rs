@@ -54,6 +54,8 @@ pub struct Maps {
     pub(super) dest_counters: PerCpuArray<MapData, DestCounters>,
     pub(super) verdicts: PerCpuArray<MapData, u64>,
     pub(super) clock: Mapped<Reading>,
+    /// Destination ids from here on have never been used since the maps were made: nothing has to be cleared.
+    pub(super) unused_dests: u32,
 }
 
 impl Maps {
@@ -91,6 +93,7 @@ impl Maps {
             dest_counters: typed(layout, "DEST_COUNTERS")?,
             verdicts: typed(layout, "VERDICTS")?,
             clock: mapped(layout, "CLOCK")?,
+            unused_dests: u32::MAX,
         })
     }
 }

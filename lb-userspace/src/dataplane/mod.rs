@@ -18,7 +18,7 @@ mod stats;
 mod templates;
 mod trace;
 
-pub use attach::{AttachError, Attached, Build, Loaded, Target};
+pub use attach::{AttachError, Attached, Build, Loaded, Opened, Target};
 pub use clock::Clock;
 pub use deliver::{Delivery, End};
 pub use explain::{Explainer, Ran};
@@ -43,7 +43,5 @@ pub fn entry_sizes() -> crate::config::EntrySizes {
         destination: (size_of::<dest::Dest>() + size_of::<host::Host>() + size_of::<counters::ConnCounts>())
             as u64,
         destination_counters: size_of::<counters::DestCounters>() as u64,
-        generations: pins::ARENA_BYTES,
-        generation: pins::ARENA_BYTES_EACH,
     }
 }

@@ -20,13 +20,6 @@ use super::{
 };
 use crate::model::{FlowSizes, Limits};
 
-/// Words of the arena, at least: 16 backends for each of 4,096 services twice, as all of them may change at once, and
-/// room for 20 of the longest rotation tables. And so many for each destination: twice its share of a generation.
-const ARENA_WORDS: u32 = 1 << 21;
-const ARENA_WORDS_EACH: u32 = 24;
-pub(super) const ARENA_BYTES: u64 = ARENA_WORDS as u64 * 8;
-pub(super) const ARENA_BYTES_EACH: u64 = ARENA_WORDS_EACH as u64 * 8;
-
 /// Why the pins cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum PinError {
@@ -58,8 +51,8 @@ pub struct Pins {
 
 impl Pins {
     /// Adopts the pins of an earlier agent, or makes new ones of the wanted sizes. The caller holds
-    /// the instance's lock.
-    pub fn open(layout: Layout, hz: u32, flows: FlowSizes, limits: Limits) -> Result<Self> {
+    /// the instance's lock. `arena`: words for the generations ([`crate::plan::arena_words`]).
+    pub fn open(layout: Layout, hz: u32, flows: FlowSizes, limits: Limits, arena: u32) -> Result<Self> {
         mount_bpffs(layout.bpffs())?;
         let (meta, adopted) = match read_meta(&layout)? {
             Some(meta) => (meta, Adopted::Tables),
@@ -69,7 +62,7 @@ impl Pins {
                     fs::remove_dir_all(layout.maps())
                         .with_context(|| format!("removing {}", layout.maps().display()))?;
                 }
-                (new_meta(hz, flows, limits)?, Adopted::Fresh)
+                (new_meta(hz, flows, limits, arena)?, Adopted::Fresh)
             }
         };
         fs::create_dir_all(layout.maps()).with_context(|| format!("making {}", layout.maps().display()))?;
@@ -77,8 +70,9 @@ impl Pins {
             check_sizes(&layout, &meta)?;
         }
         drop(Object::open(&layout, &meta, 0)?);
-        let maps = Maps::open(&layout, &meta)?;
+        let mut maps = Maps::open(&layout, &meta)?;
         if adopted == Adopted::Fresh {
+            maps.unused_dests = 1;
             // Last, so that a meta pin means complete maps.
             write_meta(&layout, &meta)?;
         } else {
@@ -114,7 +108,8 @@ impl Pins {
         let maps = Maps::open(&self.layout, &meta)?;
         let pinned = Map::from_map_data(MapData::from_pin(self.layout.meta())?)?;
         Array::<_, Meta>::try_from(pinned)?.set(0, meta, 0).context("writing the meta map")?;
-        (self.meta, self.maps) = (meta, maps);
+        let unused_dests = self.maps.unused_dests;
+        (self.meta, self.maps) = (meta, Maps { unused_dests, ..maps });
         remove_other_tables(&self.layout, &meta)
     }
 }
@@ -132,7 +127,7 @@ fn remove_other_tables(layout: &Layout, meta: &Meta) -> Result<()> {
     Ok(())
 }
 
-fn new_meta(hz: u32, flows: FlowSizes, limits: Limits) -> Result<Meta> {
+fn new_meta(hz: u32, flows: FlowSizes, limits: Limits, arena: u32) -> Result<Meta> {
     let mut random = [0u8; 16];
     rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty())
         .context("getting random bytes for the hash secret")?;
@@ -148,7 +143,7 @@ fn new_meta(hz: u32, flows: FlowSizes, limits: Limits) -> Result<Meta> {
         // Id 0 does not exist.
         services: limits.services + 1,
         dests: limits.destinations + 1,
-        arena: ARENA_WORDS.max(limits.destinations.saturating_mul(ARENA_WORDS_EACH)),
+        arena,
         endpoints: limits.endpoints + 1,
         ..Meta::default()
     })

@@ -2,9 +2,12 @@
 
 use std::net::IpAddr;
 
-use rtnetlink::packet_route::{
-    AddressFamily,
-    address::{AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage, CacheInfo},
+use rtnetlink::{
+    packet_core::{NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL},
+    packet_route::{
+        AddressFamily, RouteNetlinkMessage,
+        address::{AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage, CacheInfo},
+    },
 };
 
 use super::{Error, Netlink, all, bounded};
@@ -54,6 +57,38 @@ impl NewAddress {
     }
 }
 
+impl NewAddress {
+    fn request(&self) -> (RouteNetlinkMessage, u16) {
+        let Self { ifindex, address, prefix, no_prefix_route, no_dad, deprecated } = *self;
+        let mut message = AddressMessage::default();
+        message.header.index = ifindex;
+        message.header.prefix_len = prefix;
+        message.header.family = family(address);
+        message.attributes.push(AddressAttribute::Local(address));
+        message.attributes.push(AddressAttribute::Address(address));
+        let mut flags = AddressFlags::empty();
+        flags.set(AddressFlags::Noprefixroute, no_prefix_route);
+        flags.set(AddressFlags::Nodad, no_dad && address.is_ipv6());
+        if !flags.is_empty() {
+            message.attributes.push(AddressAttribute::Flags(flags));
+        }
+        if deprecated && address.is_ipv6() {
+            let mut lifetimes = CacheInfo::default();
+            lifetimes.ifa_preferred = 0;
+            lifetimes.ifa_valid = FOREVER;
+            message.attributes.push(AddressAttribute::CacheInfo(lifetimes));
+        }
+        (RouteNetlinkMessage::NewAddress(message), NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL)
+    }
+}
+
+fn family(address: IpAddr) -> AddressFamily {
+    match address {
+        IpAddr::V4(_) => AddressFamily::Inet,
+        IpAddr::V6(_) => AddressFamily::Inet6,
+    }
+}
+
 /// The prefix length of a single address: 32 or 128.
 pub fn host_prefix(address: IpAddr) -> u8 {
     match address {
@@ -70,23 +105,19 @@ impl Netlink {
     }
 
     /// Adds an address; `false` if the interface had it with this prefix already.
-    pub async fn add_address(&self, new: NewAddress) -> Result<bool, Error> {
-        let NewAddress { ifindex, address, prefix, no_prefix_route, no_dad, deprecated } = new;
-        let mut request = self.handle.address().add(ifindex, address, prefix);
-        let mut flags = AddressFlags::empty();
-        flags.set(AddressFlags::Noprefixroute, no_prefix_route);
-        flags.set(AddressFlags::Nodad, no_dad && address.is_ipv6());
-        if !flags.is_empty() {
-            request.message_mut().attributes.push(AddressAttribute::Flags(flags));
-        }
-        if deprecated && address.is_ipv6() {
-            let mut lifetimes = CacheInfo::default();
-            lifetimes.ifa_preferred = 0;
-            lifetimes.ifa_valid = FOREVER;
-            request.message_mut().attributes.push(AddressAttribute::CacheInfo(lifetimes));
-        }
-        let action = || format!("add {address}/{prefix} to interface {ifindex}");
-        absent_is(bounded(action, request.execute()).await, &[libc::EEXIST])
+    pub fn add_address(&self, new: NewAddress) -> Result<bool, Error> {
+        Ok(self.add_addresses(&[new])?.contains(&true))
+    }
+
+    /// Adds addresses; for each, `false` if the interface had it with this prefix already. All are tried.
+    pub fn add_addresses(&self, new: &[NewAddress]) -> Result<Vec<bool>, Error> {
+        let requests: Vec<_> = new.iter().map(NewAddress::request).collect();
+        let action = |at: usize| {
+            let NewAddress { ifindex, address, prefix, .. } = new[at];
+            format!("add {address}/{prefix} to interface {ifindex}")
+        };
+        let answers = self.batch.ask(&requests, action)?;
+        answers.into_iter().map(|answer| absent_is(answer.map(drop), &[libc::EEXIST])).collect()
     }
 
     /// Deletes an address; `false` if the interface did not have it with this prefix.
@@ -94,10 +125,7 @@ impl Netlink {
         let mut message = AddressMessage::default();
         message.header.index = ifindex;
         message.header.prefix_len = prefix;
-        message.header.family = match address {
-            IpAddr::V4(_) => AddressFamily::Inet,
-            IpAddr::V6(_) => AddressFamily::Inet6,
-        };
+        message.header.family = family(address);
         message.attributes.push(AddressAttribute::Local(address));
         message.attributes.push(AddressAttribute::Address(address));
         let action = || format!("delete {address}/{prefix} from interface {ifindex}");

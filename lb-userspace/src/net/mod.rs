@@ -7,6 +7,7 @@
 
 mod address;
 mod attach;
+mod batch;
 mod error;
 pub mod ethtool;
 mod events;
@@ -19,10 +20,12 @@ mod route;
 pub mod sysctl;
 pub mod xdp;
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use futures::{Stream, TryStreamExt};
 use rtnetlink::Handle;
+
+use batch::Batch;
 
 pub use self::{
     address::{Address, NewAddress, host_prefix},
@@ -42,6 +45,8 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 #[derive(Clone, Debug)]
 pub struct Netlink {
     handle: Handle,
+    /// For what is asked many times over.
+    batch: Arc<Batch>,
 }
 
 impl Netlink {
@@ -50,7 +55,8 @@ impl Netlink {
     pub fn connect() -> Result<Self, Error> {
         let (connection, handle, _) = rtnetlink::new_connection().map_err(Error::Socket)?;
         tokio::spawn(connection);
-        Ok(Self { handle })
+        let batch = Arc::new(Batch::open().map_err(Error::Socket)?);
+        Ok(Self { handle, batch })
     }
 }
 
@@ -60,15 +66,6 @@ async fn all<T>(
     answers: impl Stream<Item = Result<T, rtnetlink::Error>>,
 ) -> Result<Vec<T>, Error> {
     bounded(action, answers.try_collect()).await
-}
-
-/// The first answer to a request, if the kernel gave one.
-async fn first<T>(
-    action: impl Fn() -> String,
-    answers: impl Stream<Item = Result<T, rtnetlink::Error>>,
-) -> Result<Option<T>, Error> {
-    let mut answers = std::pin::pin!(answers);
-    bounded(action, answers.try_next()).await
 }
 
 async fn bounded<T>(

@@ -5,10 +5,8 @@
 
 use std::net::IpAddr;
 
-use futures::{StreamExt, future};
 use rtnetlink::{
-    NeighbourAddRequest,
-    packet_core::{NLM_F_REQUEST, NetlinkMessage, NetlinkPayload},
+    packet_core::{NLM_F_ACK, NLM_F_CREATE, NLM_F_REPLACE},
     packet_route::{
         AddressFamily, RouteNetlinkMessage,
         neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage},
@@ -17,7 +15,7 @@ use rtnetlink::{
 
 pub use rtnetlink::packet_route::neighbour::NeighbourState;
 
-use super::{Error, Netlink, all, bounded, first};
+use super::{Error, Netlink, all};
 
 /// An entry of the neighbour table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,40 +45,31 @@ impl Netlink {
         Ok(messages.iter().filter_map(Neighbour::from_message).collect())
     }
 
-    /// One entry of the neighbour table.
-    pub async fn neighbour(&self, ifindex: u32, address: IpAddr) -> Result<Option<Neighbour>, Error> {
-        let mut get = NeighbourMessage::default();
-        get.header.ifindex = ifindex;
-        get.header.family = match address {
-            IpAddr::V4(_) => AddressFamily::Inet,
-            IpAddr::V6(_) => AddressFamily::Inet6,
-        };
-        get.attributes.push(NeighbourAttribute::Destination(NeighbourAddress::from(address)));
-        let mut request = NetlinkMessage::from(RouteNetlinkMessage::GetNeighbour(get));
-        request.header.flags = NLM_F_REQUEST;
-
-        let action = || format!("look up neighbour {address} on interface {ifindex}");
-        let answers = self
-            .handle
-            .clone()
-            .request(request)
-            .map_err(|e| Error::from_rtnetlink(action(), e))?
-            .filter_map(|answer| {
-                future::ready(match answer.payload {
-                    NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewNeighbour(entry)) => Some(Ok(entry)),
-                    NetlinkPayload::Error(error) => Some(Err(rtnetlink::Error::NetlinkError(error))),
-                    _ => None,
-                })
-            });
-        match first(action, answers).await {
-            Ok(entry) => Ok(entry.as_ref().and_then(Neighbour::from_message)),
-            Err(error) if error.errno() == Some(libc::ENOENT) => Ok(None),
-            Err(error) => Err(error),
-        }
+    /// Entries of the neighbour table, by interface and address, in this order; `None` where there is none.
+    pub fn neighbours_of(&self, hosts: &[(u32, IpAddr)]) -> Result<Vec<Option<Neighbour>>, Error> {
+        self.entries(hosts)?.into_iter().collect()
     }
 
-    /// Makes the kernel resolve an address, or verify the MAC that it knows; the outcome comes as an
-    /// [`Event::Neighbour`](super::Event).
+    fn entries(&self, hosts: &[(u32, IpAddr)]) -> Result<Vec<Result<Option<Neighbour>, Error>>, Error> {
+        let get = |(ifindex, address): &(u32, IpAddr)| {
+            (RouteNetlinkMessage::GetNeighbour(entry(*ifindex, *address)), 0)
+        };
+        let requests: Vec<_> = hosts.iter().map(get).collect();
+        let action = |at: usize| {
+            let (ifindex, address) = hosts[at];
+            format!("look up neighbour {address} on interface {ifindex}")
+        };
+        let neighbour = |answer| match answer {
+            Ok(Some(RouteNetlinkMessage::NewNeighbour(entry))) => Ok(Neighbour::from_message(&entry)),
+            Ok(_) => Ok(None),
+            Err(error @ Error::Refused { .. }) if error.errno() == Some(libc::ENOENT) => Ok(None),
+            Err(error) => Err(error),
+        };
+        Ok(self.batch.ask(&requests, action)?.into_iter().map(neighbour).collect())
+    }
+
+    /// Makes the kernel resolve addresses, or verify the MACs that it knows; the outcomes come as
+    /// [`Event::Neighbour`](super::Event). One that the kernel refuses keeps the others from nothing.
     ///
     /// A host whose MAC has changed without a word is noticed like this: the unicast probes to the old MAC
     /// are not answered, the entry goes to NUD_FAILED (3 probes, 1 s apart: `ucast_solicit`,
@@ -91,33 +80,69 @@ impl Netlink {
     /// IPv6 solicitations leave from the interface's link-local address (`ndisc_send_ns`): without one, or
     /// while duplicate address detection checks it in the first seconds after the link came up, the
     /// entry fails although the neighbour is there.
-    pub async fn probe(&self, ifindex: u32, address: IpAddr) -> Result<Probe, Error> {
-        let known = self.neighbour(ifindex, address).await?;
-        match known.map(|entry| entry.state) {
-            Some(NeighbourState::Permanent | NeighbourState::Noarp) => return Ok(Probe::Fixed),
-            Some(NeighbourState::Probe) => return Ok(Probe::Verifying),
-            Some(NeighbourState::Reachable | NeighbourState::Stale | NeighbourState::Delay) => {
-                let verify = self.handle.neighbours().add(ifindex, address).state(NeighbourState::Probe);
-                match touch(ifindex, address, verify).await {
+    pub fn probe(&self, hosts: &[(u32, IpAddr)]) -> Result<Vec<Result<Probe, Error>>, Error> {
+        let known = self.entries(hosts)?;
+        let is_probed = |entry: &Result<Option<Neighbour>, Error>| matches!(entry, Ok(Some(entry)) if entry.state == NeighbourState::Probe);
+        // The kernel is at it.
+        let probed: Vec<bool> = known.iter().map(is_probed).collect();
+        let outcomes = known.into_iter().map(|entry| entry.map(|entry| begin(entry.as_ref())));
+        let mut outcomes: Vec<Result<Probe, Error>> = outcomes.collect();
+        for stage in [Probe::Verifying, Probe::Resolving] {
+            let is_asked = |at: &usize| {
+                let begun = matches!(&outcomes[*at], Ok(probe) if *probe == stage);
+                begun && !(stage == Probe::Verifying && probed[*at])
+            };
+            let asked: Vec<usize> = (0..hosts.len()).filter(is_asked).collect();
+            let requests: Vec<_> = asked.iter().map(|at| touch(hosts[*at], stage)).collect();
+            let action = |at: usize| {
+                let (ifindex, address) = hosts[asked[at]];
+                format!("probe neighbour {address} on interface {ifindex}")
+            };
+            for (at, answer) in asked.iter().zip(self.batch.ask(&requests, action)?) {
+                outcomes[*at] = match answer {
+                    Ok(_) => Ok(stage),
                     // The entry was collected or failed meanwhile: there is no MAC to verify.
-                    Err(error) if error.errno() == Some(libc::EINVAL) => {}
-                    other => return other.map(|()| Probe::Verifying),
-                }
+                    Err(error) if stage == Probe::Verifying && error.errno() == Some(libc::EINVAL) => {
+                        Ok(Probe::Resolving)
+                    }
+                    Err(error) => Err(error),
+                };
             }
-            _ => {}
         }
-        let resolve = self
-            .handle
-            .neighbours()
-            .add(ifindex, address)
-            .state(NeighbourState::None)
-            .flags(NeighbourFlags::Use);
-        touch(ifindex, address, resolve).await.map(|()| Probe::Resolving)
+        Ok(outcomes)
     }
 }
 
-async fn touch(ifindex: u32, address: IpAddr, request: NeighbourAddRequest) -> Result<(), Error> {
-    bounded(|| format!("probe neighbour {address} on interface {ifindex}"), request.replace().execute()).await
+/// What to do about an entry as it is.
+fn begin(entry: Option<&Neighbour>) -> Probe {
+    match entry.map(|entry| entry.state) {
+        Some(NeighbourState::Permanent | NeighbourState::Noarp) => Probe::Fixed,
+        Some(
+            NeighbourState::Reachable | NeighbourState::Stale | NeighbourState::Delay | NeighbourState::Probe,
+        ) => Probe::Verifying,
+        _ => Probe::Resolving,
+    }
+}
+
+/// The request that verifies or resolves.
+fn touch((ifindex, address): (u32, IpAddr), stage: Probe) -> (RouteNetlinkMessage, u16) {
+    let mut new = entry(ifindex, address);
+    match stage {
+        Probe::Verifying => new.header.state = NeighbourState::Probe,
+        Probe::Resolving | Probe::Fixed => new.header.flags = NeighbourFlags::Use,
+    }
+    (RouteNetlinkMessage::NewNeighbour(new), NLM_F_ACK | NLM_F_CREATE | NLM_F_REPLACE)
+}
+
+fn entry(ifindex: u32, address: IpAddr) -> NeighbourMessage {
+    let mut entry = NeighbourMessage::default();
+    entry.header.ifindex = ifindex;
+    entry.header.family = match address {
+        IpAddr::V4(_) => AddressFamily::Inet,
+        IpAddr::V6(_) => AddressFamily::Inet6,
+    };
+    entry.attributes.push(NeighbourAttribute::Destination(NeighbourAddress::from(address)));
+    entry
 }
 
 impl Neighbour {

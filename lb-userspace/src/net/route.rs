@@ -4,10 +4,13 @@ use std::net::IpAddr;
 
 use rtnetlink::{
     RouteMessageBuilder,
-    packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteType, RouteVia},
+    packet_route::{
+        RouteNetlinkMessage,
+        route::{RouteAddress, RouteAttribute, RouteMessage, RouteType, RouteVia},
+    },
 };
 
-use super::{Error, Netlink, address::host_prefix, first};
+use super::{Error, Netlink, address::host_prefix};
 
 /// The way to an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,18 +26,25 @@ pub struct Route {
 }
 
 impl Netlink {
-    /// The kernel's route to an address; `None` if there is none.
-    pub async fn route_to(&self, address: IpAddr) -> Result<Option<Route>, Error> {
-        let request = RouteMessageBuilder::<IpAddr>::new().destination_prefix(address, host_prefix(address));
-        let action = || format!("look up the route to {address}");
-        let request =
-            request.map_err(|e| Error::Garbled { action: action(), detail: e.to_string() })?.build();
-        match first(action, self.handle.route().get(request).execute()).await {
-            Ok(Some(message)) => Ok(Route::from_message(&message)),
-            Ok(None) => Ok(None),
+    /// The kernel's routes to some addresses, in their order, as it takes them now: its rules, and routes for a
+    /// single host, are in them. `None` where there is none.
+    pub fn routes_to(&self, addresses: &[IpAddr]) -> Result<Vec<Option<Route>>, Error> {
+        let action = |at: usize| format!("look up the route to {}", addresses[at]);
+        let request = |(at, address): (usize, &IpAddr)| {
+            RouteMessageBuilder::<IpAddr>::new()
+                .destination_prefix(*address, host_prefix(*address))
+                .map(|builder| (RouteNetlinkMessage::GetRoute(builder.build()), 0))
+                .map_err(|error| Error::Garbled { action: action(at), detail: error.to_string() })
+        };
+        let requests: Vec<_> = addresses.iter().enumerate().map(request).collect::<Result<_, _>>()?;
+        let answers = self.batch.ask(&requests, action)?;
+        let route = |answer| match answer {
+            Ok(Some(RouteNetlinkMessage::NewRoute(message))) => Ok(Route::from_message(&message)),
+            Ok(_) => Ok(None),
             Err(error) if is_unreachable(&error) => Ok(None),
             Err(error) => Err(error),
-        }
+        };
+        answers.into_iter().map(route).collect()
     }
 }
 

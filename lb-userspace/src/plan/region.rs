@@ -3,6 +3,41 @@
 
 use std::collections::BTreeMap;
 
+use lb_common::{
+    generation::{HEADER_WORDS, MAX_TABLE},
+    hashed::{MH_TABLE, SH_TABLE},
+};
+
+use super::spread::entries;
+use crate::model::{Limits, Scheduler, Service};
+
+/// Words of the arena, at least: 16 backends for each of 4,096 services twice, as all of them may change at once, and
+/// room for 20 of the longest rotation tables. And so many for each destination: twice its share of a generation.
+const WORDS: u32 = 1 << 21;
+const WORDS_EACH: u32 = 24;
+/// Of the longest rotation tables, where services are so many, or their tables so long (mh's), that more is needed.
+const ROTATIONS: u64 = 20 * MAX_TABLE as u64 / 2;
+
+/// How many words the arena gets: for the limits, and for twice what the generations of `services` take, as all of
+/// them may change at once.
+pub fn arena_words(limits: Limits, services: &[Service]) -> u32 {
+    let wanted = services.iter().map(generation_words).sum::<u64>() * 2 + ROTATIONS;
+    let wanted = u32::try_from(wanted).unwrap_or(u32::MAX);
+    WORDS.max(limits.destinations.saturating_mul(WORDS_EACH)).max(wanted)
+}
+
+/// The words of one generation; of wrr without the rotation's table, whose length is the weights'.
+pub(super) fn generation_words(service: &Service) -> u64 {
+    let members = service.backends.len();
+    let table = match service.scheduler {
+        Scheduler::Mh(_) => MH_TABLE as usize,
+        Scheduler::Sh(_) | Scheduler::Dh => SH_TABLE as usize,
+        _ => members + entries(members),
+    };
+    // Members, and levels of which there are no more.
+    u64::from(HEADER_WORDS) + 2 * members as u64 + table.div_ceil(2) as u64
+}
+
 /// The arena's free stretches: offset and length. They are few: what is published lies close together.
 pub struct Arena {
     gaps: BTreeMap<u32, u32>,

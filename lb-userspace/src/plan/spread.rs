@@ -18,7 +18,7 @@ pub fn spread(candidates: &[Candidate]) -> Vec<u32> {
     if ring.is_empty() {
         return Vec::new();
     }
-    let entries = SIZES.iter().find(|(most, _)| count <= *most).map_or(8192, |(_, entries)| *entries);
+    let entries = entries(count);
     // Each entry is the next member's on the ring.
     let mut at = 0;
     let mut table = Vec::with_capacity(entries);
@@ -30,6 +30,11 @@ pub fn spread(candidates: &[Candidate]) -> Vec<u32> {
         table.push(ring.get(at).unwrap_or(&ring[0]).1);
     }
     table
+}
+
+/// Entries of the table of so many members.
+pub fn entries(count: usize) -> usize {
+    SIZES.iter().find(|(most, _)| count <= *most).map_or(8192, |(_, entries)| *entries)
 }
 
 /// Points and whose they are, in order.

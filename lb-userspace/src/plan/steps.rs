@@ -17,7 +17,7 @@ use lb_common::{
 };
 
 use super::{
-    CompileError, Desired, HostRoute, Op, Snapshot, compile,
+    CompileError, Desired, HostRoute, LinkSpec, Op, Snapshot, compile,
     ids::Ids,
     records::{dest_record, host_address, host_record, link_record, service_record},
     region::Arena,
@@ -25,7 +25,7 @@ use super::{
     snapshot::{address_bytes, name_of},
     tables::Candidate,
 };
-use crate::model::{Backend, BackendKey, Service, ServiceName};
+use crate::model::{Backend, BackendKey, Scheduler, Service, ServiceName};
 
 /// Why there is no plan. Nothing has been changed.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -43,14 +43,31 @@ pub enum PlanError {
     #[error("more than {MAX_LINKS} interfaces")]
     Links,
     #[error(
-        "the schedulers' tables need more than {0} words in all: lower the weights, or use mh for fewer services"
+        "the schedulers' tables need more than {0} words of 8 bytes in all, which were reserved for the services that \
+         there were at the first start: `lb detach` and a new start make room for twice what the configuration needs; \
+         or use mh for fewer services, or lower the weights"
     )]
     Arena(u32),
 }
 
 /// What to do to make `now` what `want` says.
 pub fn plan(want: &Desired, now: &Snapshot) -> Result<Vec<Op>, PlanError> {
-    let mut planner = Planner { want, now, ops: Vec::new(), late: Vec::new() };
+    plan_on(want, now, &mut Compiled::default())
+}
+
+/// The beginning of a plan: the links alone, which a program has to be loaded for. Nothing is taken away.
+pub fn plan_links(links: Vec<LinkSpec>, now: &Snapshot) -> Result<Vec<Op>, PlanError> {
+    let (want, mut compiled) = (Desired { links, ..Desired::default() }, Compiled::default());
+    let mut planner =
+        Planner { want: &want, now, compiled: &mut compiled, ops: Vec::new(), late: Vec::new() };
+    planner.links()?;
+    Ok(planner.ops)
+}
+
+/// The same as [`plan`], which does not compile again what it finds in `compiled`. All plans of the same maps have to
+/// be made on it.
+pub fn plan_on(want: &Desired, now: &Snapshot, compiled: &mut Compiled) -> Result<Vec<Op>, PlanError> {
+    let mut planner = Planner { want, now, compiled, ops: Vec::new(), late: Vec::new() };
     let links = planner.links()?;
     let services = planner.service_ids()?;
     let hosts = planner.hosts(&links)?;
@@ -66,9 +83,15 @@ pub fn plan(want: &Desired, now: &Snapshot) -> Result<Vec<Op>, PlanError> {
     Ok(ops)
 }
 
+/// From what each service's generation was compiled, and as what it was to be published: what is published just so
+/// need not be compiled to be compared. Most plans change few services of many.
+#[derive(Debug, Default)]
+pub struct Compiled(BTreeMap<ServiceName, (Scheduler, Vec<Candidate>, Published)>);
+
 pub(super) struct Planner<'a> {
     pub want: &'a Desired,
     pub now: &'a Snapshot,
+    pub compiled: &'a mut Compiled,
     pub ops: Vec<Op>,
     /// Operations that take things away.
     pub late: Vec<Op>,
@@ -259,6 +282,7 @@ impl Planner<'_> {
             let generation = self.now.services.get(&id).map_or(0, |record| record.generation);
             self.generation(service, id, Published(generation), dests, &mut arena)?;
         }
+        self.compiled.0.retain(|name, _| services.contains_key(name));
         let alive: BTreeSet<u16> = services.values().copied().collect();
         for (id, record) in self.now.services.iter().filter(|(id, _)| !alive.contains(id)) {
             let published = Published(record.generation);
@@ -297,6 +321,12 @@ impl Planner<'_> {
                 Candidate { member: Member::new(id, weight), address, port, last_weight }
             })
             .collect();
+        let known = self.compiled.0.get(&service.name);
+        if known.is_some_and(|(scheduler, from, published)| {
+            *published == before && *scheduler == service.scheduler && *from == candidates
+        }) {
+            return Ok(());
+        }
         let mut words = compile(service.scheduler, &candidates)
             .map_err(|error| PlanError::Compile(service.name.clone(), error))?;
         let empty = Vec::new();
@@ -305,6 +335,7 @@ impl Planner<'_> {
         let same = old.len() == words.len()
             && old.iter().zip(&words).enumerate().all(|(i, (old, new))| i == 2 || old == new);
         if same {
+            self.compiled.0.insert(service.name.clone(), (service.scheduler, candidates, before));
             return Ok(());
         }
         let next = self.now.rotations.get(&id).copied().unwrap_or(0);
@@ -314,6 +345,7 @@ impl Planner<'_> {
         self.ops.push(Op::WriteRegion { offset, words });
         let published = Published::new(offset, length as u16, before.number().wrapping_add(1));
         self.ops.push(Op::Publish { service: id, published });
+        self.compiled.0.insert(service.name.clone(), (service.scheduler, candidates, published));
         if by != 0 {
             self.ops.push(Op::Rotate { service: id, by });
         }

@@ -120,7 +120,7 @@ async fn apply(net: &Netlink, facts: &Facts, changes: &[Change]) -> Result<(), E
         match change {
             Change::LoopbackUp => net.set_up(lo).await?,
             Change::Set { key, to, .. } | Change::Restored { key, to, .. } => key.write(to)?,
-            Change::Added { address, .. } => drop(net.add_address(NewAddress::vip(lo, *address)).await?),
+            Change::Added { address, .. } => drop(net.add_address(NewAddress::vip(lo, *address))?),
             Change::Removed { address, prefix } => drop(net.delete_address(lo, *address, *prefix).await?),
         }
     }

@@ -89,12 +89,12 @@ fn an_overrun_is_told() {
         let net = Netlink::connect().expect("connects");
         for last in 1..=200 {
             let address = IpAddr::from([10, 9, 0, last]);
-            net.add_address(NewAddress::vip(1, address)).await.expect("adds");
+            net.add_address(NewAddress::vip(1, address)).expect("adds");
         }
         event(&mut events, |e| (*e == Event::Resync).then_some(())).await;
         // The stream goes on.
         while tokio::time::timeout(std::time::Duration::from_millis(50), events.next()).await.is_ok() {}
-        net.add_address(NewAddress::vip(1, IpAddr::from([10, 9, 1, 1]))).await.expect("adds");
+        net.add_address(NewAddress::vip(1, IpAddr::from([10, 9, 1, 1]))).expect("adds");
         let added = |e: &Event| matches!(e, Event::Address(a) if a.address == IpAddr::from([10, 9, 1, 1]));
         event(&mut events, |e| added(e).then_some(())).await;
     });
@@ -115,8 +115,8 @@ fn addresses_come_and_go_idempotently() {
         ] {
             let address = ip(text);
             let new = NewAddress { prefix, no_prefix_route: true, ..NewAddress::vip(ifindex, address) };
-            assert!(net.add_address(new).await.expect("adds"), "{text}");
-            assert!(!net.add_address(new).await.expect("has it"), "{text}");
+            assert!(net.add_address(new).expect("adds"), "{text}");
+            assert!(!net.add_address(new).expect("has it"), "{text}");
             let listed = net.addresses().await.expect("lists");
             let found = listed.iter().find(|a| a.address == address).expect("is listed");
             assert_eq!((found.ifindex, found.prefix, found.tentative), (ifindex, prefix, false), "{text}");
@@ -130,7 +130,7 @@ fn addresses_come_and_go_idempotently() {
             event(&mut events, |e| matches!(e, Event::AddressGone(a) if a.address == address).then_some(()))
                 .await;
         }
-        let error = net.add_address(NewAddress::vip(999, ip("10.0.0.9"))).await.expect_err("no interface");
+        let error = net.add_address(NewAddress::vip(999, ip("10.0.0.9"))).expect_err("no interface");
         assert_eq!(error.errno(), Some(libc::ENODEV));
     });
 }
@@ -147,20 +147,32 @@ fn routes_tell_gateways_and_own_addresses() {
     pair.here.run_async(|| async {
         let net = Netlink::connect().expect("connects");
         let eth0 = net.links().await.expect("lists").iter().find(|l| l.name == "eth0").expect("eth0").index;
-        let route = async |text| net.route_to(ip(text)).await.expect("answers");
+        let route = |text| net.routes_to(&[ip(text)]).expect("answers").remove(0);
         let direct =
             |prefsrc| Some(Route { oif: eth0, gateway: None, prefsrc: Some(ip(prefsrc)), local: false });
-        assert_eq!(route("10.0.0.2").await, direct("10.0.0.1"));
-        assert_eq!(route("fd00::2").await, direct("fd00::1"));
-        assert_eq!(route("192.168.7.1").await.expect("a route").gateway, Some(ip("10.0.0.2")));
-        assert_eq!(route("192.168.8.1").await.expect("a route").gateway, Some(ip("fd00::2")));
-        assert_eq!(route("fd07::1").await.expect("a route").gateway, Some(ip("fd00::2")));
+        assert_eq!(route("10.0.0.2"), direct("10.0.0.1"));
+        assert_eq!(route("fd00::2"), direct("fd00::1"));
+        assert_eq!(route("192.168.7.1").expect("a route").gateway, Some(ip("10.0.0.2")));
+        assert_eq!(route("192.168.8.1").expect("a route").gateway, Some(ip("fd00::2")));
+        assert_eq!(route("fd07::1").expect("a route").gateway, Some(ip("fd00::2")));
         for own in ["10.0.0.1", "fd00::1"] {
-            let found = route(own).await.expect("a route");
+            let found = route(own).expect("a route");
             assert!(found.local && found.gateway.is_none(), "{own}: {found:?}");
         }
         for none in ["203.0.113.1", "192.168.9.1", "192.168.10.1", "fd08::1", "2001:db8::1"] {
-            assert_eq!(route(none).await, None, "{none}");
+            assert_eq!(route(none), None, "{none}");
+        }
+        // Many at once, each in its place.
+        let asked: Vec<_> = (0..1000u32).map(|n| IpAddr::V4((0xc0a8_0601 + n).into())).collect();
+        let routes = net.routes_to(&asked).expect("answers");
+        for (address, found) in asked.iter().zip(routes) {
+            let gateway = found.and_then(|found| found.gateway);
+            let expected = match address.to_string() {
+                text if text.starts_with("192.168.7.") => Some(ip("10.0.0.2")),
+                text if text.starts_with("192.168.8.") => Some(ip("fd00::2")),
+                _ => None,
+            };
+            assert_eq!((gateway, found.is_some()), (expected, expected.is_some()), "{address}");
         }
     });
 }

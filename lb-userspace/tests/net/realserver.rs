@@ -12,7 +12,7 @@ use lb::{
 
 use crate::{
     namespace::{Namespace, Pair, THERE_MAC},
-    neighbour::{eth0, resolve},
+    neighbour::{eth0, neighbour, resolve},
 };
 
 const VIP4: &str = "172.18.14.100";
@@ -97,7 +97,7 @@ impl Backend {
         let address = ip(address);
         self.pair.here.run_async(move || async move {
             let net = Netlink::connect().expect("connects");
-            net.neighbour(eth0(&net).await, address).await.expect("asks").and_then(|entry| entry.mac)
+            neighbour(&net, eth0(&net).await, address).and_then(|entry| entry.mac)
         })
     }
 }

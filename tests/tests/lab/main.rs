@@ -60,6 +60,7 @@ mod swap;
 mod talk;
 mod threshold;
 mod timeouts;
+mod together;
 mod trace;
 mod ttl;
 mod via;

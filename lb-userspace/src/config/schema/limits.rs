@@ -11,10 +11,11 @@ pub static SERVICES: Key = key(
     "services",
     "count, 1 to 65534",
     Is("4096"),
-    "Services. What their schedulers choose from shares 16 MB, or 192 bytes for each of `destinations` if that is more; \
-     what a reload replaces stands there twice for a moment. A service of 16 backends takes below 1 KB, with `mh` 16 KB, \
-     with `wrr` and weights that have no common divisor up to 256 KB: so there is room for a thousand services with \
-     `mh`, and a change that does not fit is refused.",
+    "Services. What their schedulers choose from has 16 MB, or 192 bytes for each of `destinations` if that is more, or \
+     twice what the services need that there are at the first start: what a reload replaces stands there twice for a \
+     moment. A service of 16 backends takes below 1.5 KB, with `mh` 16 KB (4,096 of them: 140 MB are reserved), with \
+     `wrr` and weights that have no common divisor up to 256 KB. A change that does not fit is refused; `lb detach` and \
+     a new start make room for it.",
 );
 pub static DESTINATIONS: Key =
     key("destinations", "count, 1 to 262144", Is("16384"), "Backends, all services together.")

@@ -26,11 +26,9 @@ impl Network {
     pub async fn gather(backends: BTreeSet<IpAddr>) -> Result<Self, Error> {
         let netlink = Netlink::connect()?;
         let (links, addresses) = (netlink.links().await?, netlink.addresses().await?);
-        let mut routes = BTreeMap::new();
-        for backend in backends {
-            routes.insert(backend, netlink.route_to(backend).await?);
-        }
-        Ok(Self { links, addresses, routes })
+        let backends: Vec<IpAddr> = backends.into_iter().collect();
+        let routes = netlink.routes_to(&backends)?;
+        Ok(Self { links, addresses, routes: backends.into_iter().zip(routes).collect() })
     }
 
     pub fn link(&self, ifindex: u32) -> Option<&Link> {

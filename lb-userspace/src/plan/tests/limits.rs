@@ -5,9 +5,13 @@ use super::{
     kernel::Kernel,
 };
 use crate::{
-    model::{Scheduler, Service},
-    plan::{CompileError, Desired, MapSizes, Op, PlanError, plan, reclaim},
+    model::{Backend, Limits, Scheduler, Service},
+    plan::{
+        CompileError, Desired, MapSizes, Op, PlanError, arena_words, compile, plan, reclaim,
+        region::generation_words, tables::Candidate,
+    },
 };
+use lb_common::generation::Member;
 
 const SMALL: MapSizes = MapSizes { services: 3, dests: 4, arena: 1000, endpoints: 5 };
 
@@ -24,6 +28,34 @@ fn services() {
     // Id 0 does not exist.
     assert!(on_empty(&desired(&many(2))).is_ok());
     assert_eq!(on_empty(&desired(&many(3))), Err(PlanError::Services(2)));
+}
+
+/// What the arena is made for is what is compiled.
+#[test]
+fn generations() {
+    for scheduler in Scheduler::ALL {
+        for count in [0u16, 1, 16, 33, 300] {
+            let addresses: Vec<String> =
+                (0..count).map(|n| format!("10.0.{}.{}", n / 250, n % 250)).collect();
+            let addresses: Vec<&str> = addresses.iter().map(String::as_str).collect();
+            let service = Service { scheduler, ..service("s", 80, &addresses) };
+            let candidate = |backend: &Backend| Candidate {
+                member: Member::new(1, backend.weight),
+                address: backend.key.address,
+                port: backend.key.port,
+                last_weight: backend.weight,
+            };
+            let candidates: Vec<_> = service.backends.iter().map(candidate).collect();
+            let words = compile(scheduler, &candidates).expect("compiles").len() as u64;
+            let room = generation_words(&service);
+            assert!(words <= room, "{scheduler} of {count}: {words} words in {room}");
+        }
+    }
+    let mh = Scheduler::ALL.into_iter().find(|scheduler| matches!(scheduler, Scheduler::Mh(_)));
+    let service = Service { scheduler: mh.expect("mh"), ..service("s", 80, &["10.0.0.1"; 16]) };
+    let (one, many) = (vec![service.clone()], vec![service; 4096]);
+    assert_eq!(arena_words(Limits::default(), &one), 1 << 21, "which is enough for what is usual");
+    assert!(u64::from(arena_words(Limits::default(), &many)) >= 2 * 4096 * (2047 + 16));
 }
 
 #[test]

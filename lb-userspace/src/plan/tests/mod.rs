@@ -20,7 +20,7 @@ use self::{
     kernel::{Kernel, SIZES},
     wanted::desired,
 };
-use super::{Desired, plan, reclaim};
+use super::{Compiled, Desired, plan, plan_on, reclaim};
 
 /// One thing that happens to a running director.
 #[derive(Clone, Debug)]
@@ -51,15 +51,25 @@ struct Director {
     kernel: Kernel,
     flows: Vec<Flow>,
     memory: Memory,
+    compiled: Compiled,
 }
 
 impl Director {
     fn new() -> Self {
-        Self { kernel: Kernel::new(SIZES), flows: Vec::new(), memory: Memory::default() }
+        let (kernel, compiled) = (Kernel::new(SIZES), Compiled::default());
+        Self { kernel, flows: Vec::new(), memory: Memory::default(), compiled }
+    }
+
+    /// What was compiled before is of no consequence, also if a plan was not carried out, or half of it.
+    fn plan(&mut self, want: &Desired) -> Vec<super::Op> {
+        let now = self.kernel.snapshot();
+        let anew = plan(want, &now).expect("a plan");
+        assert_eq!(plan_on(want, &now, &mut self.compiled).as_ref(), Ok(&anew));
+        anew
     }
 
     fn apply(&mut self, ops: &[super::Op]) {
-        let Self { kernel, flows, memory } = self;
+        let Self { kernel, flows, memory, .. } = self;
         kernel.apply_each(ops, |kernel, op| {
             let now = kernel.snapshot();
             // The steps are named if one of them is not consistent.
@@ -76,7 +86,7 @@ impl Director {
     }
 
     fn change(&mut self, want: &Desired) {
-        let ops = plan(want, &self.kernel.snapshot()).expect("a plan");
+        let ops = self.plan(want);
         self.apply(&ops);
         let now = self.kernel.snapshot();
         consistent::check_done(&now);
@@ -87,7 +97,7 @@ impl Director {
         match event {
             Event::Change(want) => self.change(want),
             Event::Death(want, part) => {
-                let ops = plan(want, &self.kernel.snapshot()).expect("a plan");
+                let ops = self.plan(want);
                 self.apply(&ops[..ops.len() * usize::from(*part) / 256]);
                 self.change(want);
             }
