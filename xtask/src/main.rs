@@ -21,6 +21,7 @@ mod sys;
 mod tally;
 mod test;
 mod tidy;
+mod verified;
 mod vm;
 
 use std::process::ExitCode;

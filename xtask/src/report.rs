@@ -12,6 +12,7 @@ use crate::tally::Tally;
 #[derive(Default)]
 pub struct Report {
     steps: Vec<Step>,
+    notes: Vec<String>,
 }
 
 struct Step {
@@ -45,13 +46,21 @@ impl Report {
         self.steps.push(Step { name: name.to_owned(), tally, time });
     }
 
-    /// Prints every step and, as the last line, the sum; fails if anything failed or nothing ran.
+    /// What is to be read at the end, if there is something.
+    pub fn note(&mut self, line: Option<String>) {
+        self.notes.extend(line);
+    }
+
+    /// Prints every step, the notes and, as the last line, the sum; fails if anything failed or nothing ran.
     pub fn finish(self) -> Result<()> {
         println!();
         let mut sum = Tally::NONE;
         for Step { name, tally, time } in &self.steps {
             println!("{:>8.1} s  {name}: {tally}", time.as_secs_f64());
             sum += *tally;
+        }
+        for note in &self.notes {
+            println!("{note}");
         }
         println!("{sum}");
         if sum.failed > 0 {

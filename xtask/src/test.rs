@@ -12,6 +12,7 @@ use crate::repo;
 use crate::report::Report;
 use crate::setup::{self, Group};
 use crate::tally::Tally;
+use crate::verified;
 use crate::vm;
 
 #[derive(ClapArgs)]
@@ -81,10 +82,12 @@ pub fn steps(report: &mut Report, scope: Scope<'_>) {
         report.step("unit and property tests", || {
             cargo_test(&["-p", "lb-common", "-p", "lb-userspace", "-p", "xtask"], filter, None)
         });
+        verified::forget();
         report.step("kernel tests", || {
             let lb = build::lb(false)?;
             cargo_test(&["-p", "lb-tests"], filter, Some(&lb))
         });
+        report.note(verified::line());
     }
     if scope.needs_vm() {
         vm_steps(report);

@@ -160,7 +160,7 @@ impl Object {
     }
 
     /// Opens the build that only says what it would do, on the same maps.
-    pub(super) fn open_explaining(layout: &Layout, meta: &Meta, link: u16) -> Result<Self, LoadError> {
+    pub fn open_explaining(layout: &Layout, meta: &Meta, link: u16) -> Result<Self, LoadError> {
         Self::open_build(EXPLAIN, layout, meta, link)
     }
 

@@ -232,3 +232,80 @@ fn many_floods_below_their_guards_together_move_nobody() {
         assert_eq!(event(&director, "event-guarded"), 0, "{}", kind.name);
     }
 }
+
+/// After floods of SYNs the hash places what belongs to no connection that is known, with each of the services. ACKs to all
+/// of them at once, at each as many as its guard gives an entry: together they are more than there are slots. They stay
+/// half-open and give way to each other and to new connections, established ones stay, and after their minute all are gone.
+#[test]
+fn many_floods_of_acks_placed_by_hash_move_nobody() {
+    for kind in [TCP4, TCP6] {
+        let sizes = FlowSizes { ipv4: RATED, wide: RATED };
+        let service = |n| {
+            let mut service = kind.service(PORT + n, &[1, 2, 3]);
+            // Within its burst of four seconds or longer, a third of the slots.
+            service.options.guard = Guard::Rate(RATED / 3);
+            service
+        };
+        let want = Desired { services: (0..SERVICES).map(service).collect(), flows: sizes, ..lab() };
+        let mut director = Director::new(sizes, &want).expect("a director");
+        let connect = |director: &mut Director, ports: Range<u16>| -> Vec<(Packet, u8)> {
+            let each = (0..SERVICES).flat_map(|n| ports.clone().map(move |port| (n, port)));
+            let open = |(n, port)| {
+                let open = kind.open().to_port(PORT + n).from_port(port);
+                (open.flags(ACK), send(director, &open).expect("forwarded"))
+            };
+            each.map(open).collect()
+        };
+        let go_on = |director: &mut Director, connections: &[(Packet, u8)], when: &str| {
+            for (ack, backend) in connections {
+                assert_eq!(send(director, ack), Ok(*backend), "{} {ack:?} {when}", kind.name);
+            }
+        };
+        let event = |director: &Director, name: &str| {
+            let counters = director.counters().expect("counters");
+            counters.iter().find(|(counted, _)| *counted == name).map_or(0, |(_, times)| *times)
+        };
+        let mut real = connect(&mut director, CONNECTIONS);
+        go_on(&mut director, &real, "before");
+        let mut feeder = Feeder::new().expect("a feeder");
+        feeder.aim(Target::Director, &mut director).expect("aimed");
+        let mut next = 16 << 32;
+        let mut flood = |packet: &Packet, each: u32| {
+            for n in 0..SERVICES {
+                let packet = packet.to_port(PORT + n);
+                let mut feed = Feed::new_flows(&packet).from_number(next);
+                feeder.run(&packet.bytes(), &mut feed, each).expect("ran");
+                next = feed.counter;
+            }
+        };
+        // Each beyond its guard: eight seconds of the rate, and as much again.
+        flood(&kind.open(), 16 * RATED / 3);
+        let guarded = event(&director, "event-guarded");
+        assert!(guarded > u64::from(SERVICES), "{}: {guarded}", kind.name);
+        director.sweep_in(61).expect("swept");
+        go_on(&mut director, &real, "after the SYNs");
+        for round in 0..3u16 {
+            flood(&kind.later(), RATED);
+            go_on(&mut director, &real, "under the ACKs");
+            for port in 2000 + 10 * round..2005 + 10 * round {
+                for new in connect(&mut director, port..port + 1) {
+                    // Its handshake is complete before another one takes its place.
+                    go_on(&mut director, std::slice::from_ref(&new), "with a full table");
+                    real.push(new);
+                }
+            }
+        }
+        let flows = director.flows();
+        let is = |state: State| flows.iter().filter(|flow| flow.value.state() == state).count();
+        let (half_open, established) = (is(State::SYN_RECV), is(State::ESTABLISHED));
+        println!("{}: {half_open} half-open of {} slots, {established} established", kind.name, 4 * RATED);
+        assert_eq!(half_open + established, flows.len(), "{}: what ACKs make is half-open", kind.name);
+        assert!(half_open > 2 * RATED as usize, "{}: {half_open} are no flood", kind.name);
+        // Within a minute, but for those whose guard was high: they are half-open or have no entry.
+        director.sweep_in(61).expect("swept");
+        let left = director.flows();
+        assert!(left.iter().all(|flow| flow.value.state() == State::ESTABLISHED), "{}", kind.name);
+        assert_eq!(left.len(), established, "{}", kind.name);
+        go_on(&mut director, &real, "in the end");
+    }
+}

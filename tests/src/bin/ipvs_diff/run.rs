@@ -39,6 +39,8 @@ pub struct Directors {
     /// Since when the sweeper has been kept waiting, and the longest time of this script.
     held: Option<Instant>,
     longest_held: Duration,
+    /// Packets of this script that keep it from ties.
+    parting: usize,
 }
 
 /// A SYN with ACK or RST: to IPVS it is as good as a SYN alone where no connection stands, or one that is over
@@ -63,6 +65,14 @@ fn is_compared(step: Step, before: &View, config: &Config) -> bool {
 /// How a script went.
 #[derive(Default)]
 pub struct Outcome {
+    /// Steps after which all was compared.
+    pub steps: usize,
+    /// Steps that were left out: see [`is_compared`].
+    pub left_out: usize,
+    /// Steps after which a template's timer was held to less, because our sweeper had been kept waiting.
+    pub widened: usize,
+    /// Packets that no script has: see [`ties`].
+    pub parting: usize,
     /// Connections that both had.
     pub flows: usize,
     /// Persistence templates that both had.
@@ -79,7 +89,7 @@ pub struct Difference {
 
 impl Directors {
     pub fn new(ipvs: Ipvs, ours: Ours) -> Self {
-        Self { ipvs, ours, config: Config::default(), held: None, longest_held: Duration::ZERO }
+        Self { ipvs, ours, config: Config::default(), held: None, longest_held: Duration::ZERO, parting: 0 }
     }
 
     /// Runs a script from empty tables up to the first difference.
@@ -88,11 +98,15 @@ impl Directors {
         let mut before = View::default();
         for (at, step) in script.steps.iter().enumerate() {
             if !is_compared(*step, &before, &self.config) {
+                outcome.left_out += 1;
                 continue;
             }
             let mut found = self.step(*step)?;
             let ipvs = self.settle(&mut found)?;
-            found.extend(view::views(&ipvs, &self.ours.view()?, self.longest_held.as_secs_f64()));
+            let compared = view::views(&ipvs, &self.ours.view()?, self.longest_held.as_secs_f64());
+            found.extend(compared.found);
+            outcome.steps += 1;
+            outcome.widened += usize::from(compared.widened > 0);
             outcome.packets += usize::from(matches!(step, Step::Packet { .. }));
             let new = ipvs.flows.iter().filter(|(key, _)| !before.flows.contains_key(key));
             let (templates, flows): (Vec<_>, Vec<_>) = new.partition(|(_, flow)| flow.template.is_some());
@@ -104,6 +118,7 @@ impl Directors {
                 break;
             }
         }
+        outcome.parting = std::mem::take(&mut self.parting);
         self.clear()?;
         Ok(outcome)
     }
@@ -152,6 +167,7 @@ impl Directors {
         for _ in 0..LOOKS {
             let view = self.ipvs.view()?;
             let breakers = ties::breakers(&view, &self.config);
+            self.parting += breakers.len();
             for packet in &breakers {
                 found.extend(self.send(packet)?);
             }

@@ -100,10 +100,19 @@ pub fn counts(ipvs: Counters, ours: Counters) -> Option<String> {
     (ipvs != ours).then(|| format!("counted by IPVS: {ipvs:?}, by lb: {ours:?}"))
 }
 
-/// What differs between two views. `held` is for how long our sweeper was kept waiting for IPVS's timers, in seconds:
-/// a template is armed again when it comes.
-pub fn views(ipvs: &View, ours: &View, held: f64) -> Vec<String> {
-    let mut found = Vec::new();
+/// How two views compare.
+#[derive(Default)]
+pub struct Comparison {
+    /// What differs.
+    pub found: Vec<String>,
+    /// Templates whose timers are alike only because our sweeper was kept waiting.
+    pub widened: usize,
+}
+
+/// Compares two views. `held` is for how long our sweeper was kept waiting for IPVS's timers, in seconds: a template is
+/// armed again when it comes.
+pub fn views(ipvs: &View, ours: &View, held: f64) -> Comparison {
+    let Comparison { mut found, mut widened } = Comparison::default();
     each(&ipvs.services, &ours.services, |endpoint, ipvs, ours| match (ipvs, ours) {
         (Some(ipvs), Some(ours)) => each(ipvs, ours, |backend, ipvs, ours| {
             if ipvs != ours {
@@ -115,11 +124,14 @@ pub fn views(ipvs: &View, ours: &View, held: f64) -> Vec<String> {
         }
     });
     each(&ipvs.flows, &ours.flows, |key, ipvs, ours| {
-        if !ipvs.zip(ours).is_some_and(|(ipvs, ours)| ipvs.is_like(ours, held)) {
+        let is_like = |held| ipvs.zip(ours).is_some_and(|(ipvs, ours)| ipvs.is_like(ours, held));
+        if !is_like(held) {
             found.push(format!("{key}: IPVS: {}, lb: {}", shown(ipvs), shown(ours)));
+        } else if !is_like(0.0) {
+            widened += 1;
         }
     });
-    found
+    Comparison { found, widened }
 }
 
 fn each<K: Ord, V>(
