@@ -10,7 +10,7 @@ use crate::world::*;
 /// A quarter of what the kernel allows: three protocols are walked.
 const LIMIT: u32 = 250_000;
 /// Where the program stood when this was last looked at (Linux 6.18).
-const BEFORE: u32 = 236_000;
+const BEFORE: u32 = 239_000;
 
 /// Notes the count of a build where `cargo xtask test` looks for it: what a test prints is seen only if it fails.
 fn note(build: &str, walked: u32) {
