@@ -30,9 +30,9 @@ pub fn find(ctx: &XdpContext, packet: &Packet) -> Result<Endpoints, Verdict> {
         record::step(Step::Filter, 0, 0);
         return Err(Verdict::PassedNoService);
     }
-    let exact = lookup(packet.dest, packet.is_ipv6, packet.dest_port, packet.protocol);
-    let wildcard = if bits & filter::WILDCARD != 0 && packet.dest_port != 0 {
-        wide(packet.dest, packet.is_ipv6, packet.dest_port, packet.protocol)
+    let exact = lookup(packet.dest, packet.is_ipv6, packet.dest_port(), packet.protocol());
+    let wildcard = if bits & filter::WILDCARD != 0 && packet.dest_port() != 0 {
+        wide(packet.dest, packet.is_ipv6, packet.dest_port(), packet.protocol())
     } else {
         None
     };

@@ -48,7 +48,7 @@ pub struct Flow {
 /// is known goes first, so that a service that is added to a port leaves the wildcard's flows alone.
 #[inline(always)]
 pub fn find_or_open(packet: &Packet, endpoints: &Endpoints) -> Result<Flow, Verdict> {
-    let segment = Segment::new(packet.protocol, packet.flags);
+    let segment = Segment::new(packet.protocol(), packet.flags());
     // Numbers, not an Option: its payload would be undefined where there is none, and the verifier sees it copied.
     let (mut takes_new, mut opener, mut again) = (false, Endpoint(0), false);
     if let Some(endpoint) = endpoints.exact {
@@ -315,12 +315,12 @@ fn is_wide(packet: &Packet, endpoint: Endpoint) -> bool {
 
 #[inline(always)]
 fn narrow_key(packet: &Packet, endpoint: Endpoint) -> NarrowKey {
-    NarrowKey::new(packet.source[0] as u32, packet.source_port, endpoint.id())
+    NarrowKey::new(packet.source[0] as u32, packet.source_port(), endpoint.id())
 }
 
 #[inline(always)]
 fn wide_key(packet: &Packet, endpoint: Endpoint) -> WideKey {
-    WideKey::new(secret(), packet.source, packet.source_port, packet.dest_port, endpoint.id())
+    WideKey::new(secret(), packet.source, packet.source_port(), packet.dest_port(), endpoint.id())
 }
 
 /// Lets a flow expire now.

@@ -90,7 +90,7 @@ fn age(ctx: &XdpContext, packet: &Packet) -> Result<(), Verdict> {
 #[inline(always)]
 fn address(ctx: &XdpContext, packet: &Packet, dest: u64, source: u64, tags: Tags) -> Result<(), Verdict> {
     if packet.tags.0 != tags.0 {
-        let old = (packet.l3 as u64) << 32 | (packet.is_ipv6 as u64) << 16 | packet.priority as u64;
+        let old = (packet.l3 as u64) << 32 | (packet.is_ipv6 as u64) << 16 | packet.priority() as u64;
         return match forward_retag(ctx.ctx, old, dest, source, tags.0) {
             0 => Ok(()),
             _ => Err(Verdict::DroppedNoRoom),

@@ -20,27 +20,24 @@ use lb_common::{
 
 use crate::maps::{INGRESS, LINKS, MACS, TAGS};
 
-/// What the later steps need to know.
+/// What the later steps need to know. It lives on the stack, which is short (kernel 6.1 counts each function's part in
+/// units of 32 bytes), so small things share a word.
 pub struct Packet {
     /// Offset of the IP header in the frame, bytes: 14, 18 or 22.
     pub l3: usize,
-    /// Of the transport header; of what a later fragment has instead.
-    pub l4: usize,
+    /// What few packets need: `offset of the transport header 16 | priority and DEI bits of the outer tag 16`.
+    aside: u32,
     pub tags: Tags,
-    /// Priority and DEI bits of the outer tag, kept when the tag is rewritten.
-    pub priority: u16,
     pub is_ipv6: bool,
     pub part: Part,
-    pub protocol: u8,
     pub ttl: u8,
-    /// TCP flags, or [`sctp::flags`]; 0 for UDP and ICMP errors.
-    pub flags: u8,
+    /// `protocol 8 | flags 8`, flags in the low bits.
+    segment: u32,
     /// Addresses as loaded; an IPv4 address is `[address, 0]`.
     pub source: [u64; 2],
     pub dest: [u64; 2],
-    /// Ports as loaded (network order).
-    pub source_port: u16,
-    pub dest_port: u16,
+    /// As loaded: source in the low half.
+    ports: u32,
     /// IP total length.
     pub bytes: u32,
 }
@@ -108,26 +105,63 @@ impl Packet {
     pub fn new() -> Self {
         Self {
             l3: 0,
-            l4: 0,
+            aside: 0,
             tags: Tags::NONE,
-            priority: 0,
             is_ipv6: false,
             part: Part::Whole,
-            protocol: 0,
             ttl: 0,
-            flags: 0,
+            segment: 0,
             source: [0; 2],
             dest: [0; 2],
-            source_port: 0,
-            dest_port: 0,
+            ports: 0,
             bytes: 0,
         }
+    }
+
+    #[inline(always)]
+    pub fn protocol(&self) -> u8 {
+        (self.segment >> 8) as u8
+    }
+
+    /// TCP flags, or [`sctp::flags`]; 0 for UDP and ICMP errors.
+    #[inline(always)]
+    pub fn flags(&self) -> u8 {
+        self.segment as u8
+    }
+
+    /// As loaded (network order).
+    #[inline(always)]
+    pub fn source_port(&self) -> u16 {
+        self.ports as u16
+    }
+
+    /// As loaded.
+    #[inline(always)]
+    pub fn dest_port(&self) -> u16 {
+        (self.ports >> 16) as u16
+    }
+
+    /// Offset of the transport header; of what a later fragment has instead.
+    #[inline(always)]
+    pub fn l4(&self) -> u16 {
+        self.aside as u16
+    }
+
+    /// Kept when the outer tag is rewritten.
+    #[inline(always)]
+    pub fn priority(&self) -> u16 {
+        (self.aside >> 16) as u16
     }
 
     /// Made where it is wanted, which is not on the way of a known flow's packet.
     #[inline(always)]
     pub fn outline(&self) -> Outline {
         Outline::of(self)
+    }
+
+    #[inline(always)]
+    fn set_protocol(&mut self, protocol: u8) {
+        self.segment = (protocol as u32) << 8;
     }
 }
 
@@ -163,7 +197,7 @@ pub fn parse(ctx: &XdpContext, packet: &mut Packet) -> Result<(), Verdict> {
     if !is_for_us(mac, tags) {
         return Err(Verdict::PassedNotForUs);
     }
-    (packet.l3, packet.tags, packet.priority) = (l3, tags, priority);
+    (packet.l3, packet.tags, packet.aside) = (l3, tags, (priority as u32) << 16);
     if ethertype == ETH_P_IP { ipv4(ctx, packet) } else { ipv6(ctx, packet) }
 }
 
@@ -205,7 +239,7 @@ fn ipv4(ctx: &XdpContext, packet: &mut Packet) -> Result<(), Verdict> {
     let fragmentation = u16::from_be((header[1] >> 16) as u16);
     packet.bytes = u16::from_be((first >> 16) as u16) as u32;
     packet.part = place(fragmentation & 0x1fff, fragmentation & 0x2000);
-    packet.protocol = (header[2] >> 8) as u8;
+    packet.set_protocol((header[2] >> 8) as u8);
     packet.ttl = header[2] as u8;
     packet.source = [header[3] as u64, 0];
     packet.dest = [header[4] as u64, 0];
@@ -221,7 +255,7 @@ fn ipv6(ctx: &XdpContext, packet: &mut Packet) -> Result<(), Verdict> {
     let word = |i: usize| header[i] as u64 | (header[i + 1] as u64) << 32;
     packet.is_ipv6 = true;
     packet.bytes = 40 + u16::from_be(header[1] as u16) as u32;
-    packet.protocol = (header[1] >> 16) as u8;
+    packet.set_protocol((header[1] >> 16) as u8);
     packet.ttl = (header[1] >> 24) as u8;
     packet.source = [word(2), word(4)];
     packet.dest = [word(6), word(8)];
@@ -240,16 +274,16 @@ fn extensions(ctx: &XdpContext, packet: &mut Packet, start: usize) -> Result<usi
     const DEST_OPTIONS: u8 = 60;
     let mut length = 0usize;
     for _ in 0..MAX_EXTENSIONS {
-        match packet.protocol {
+        match packet.protocol() {
             HOP_BY_HOP | ROUTING | DEST_OPTIONS => {
                 let [next, units]: [u8; 2] = read(ctx, start + length)?;
-                packet.protocol = next;
+                packet.set_protocol(next);
                 length += (units as usize + 1) * 8;
             }
             FRAGMENT => {
                 let [first, _id]: [u32; 2] = read(ctx, start + length)?;
                 let fragmentation = u16::from_be((first >> 16) as u16);
-                packet.protocol = first as u8;
+                packet.set_protocol(first as u8);
                 packet.part = place(fragmentation >> 3, fragmentation & 1);
                 length += 8;
                 if packet.part.is(Part::Later) {
@@ -281,31 +315,31 @@ fn place(offset: u16, more: u16) -> Part {
 #[inline(always)]
 fn transport(ctx: &XdpContext, packet: &mut Packet, before: usize) -> Result<(), Verdict> {
     let l4 = packet.l3 + before;
-    packet.l4 = l4;
+    packet.aside |= l4 as u32 & 0xffff;
     // What follows the fragment header of a later fragment may be another extension header: the first one's.
     let is_later = packet.part.is(Part::Later);
-    let has_ports = matches!(packet.protocol, protocol::TCP | protocol::UDP | protocol::SCTP);
+    let has_ports = matches!(packet.protocol(), protocol::TCP | protocol::UDP | protocol::SCTP);
     if !has_ports && !(is_later && packet.is_ipv6) {
         let icmp = if packet.is_ipv6 { ICMPV6 } else { ICMPV4 };
-        if packet.protocol != icmp || !packet.part.is(Part::Whole) {
+        if packet.protocol() != icmp || !packet.part.is(Part::Whole) {
             return Err(Verdict::PassedNotIp);
         }
         packet.part = Part::Icmp;
     } else if !is_later {
-        let needed = if packet.protocol == protocol::TCP {
+        let needed = if packet.protocol() == protocol::TCP {
             let header: [u32; 5] = read(ctx, l4)?;
-            ports(packet, header[0]);
-            packet.flags = (header[3] >> 8) as u8;
+            packet.ports = header[0];
+            packet.segment |= header[3] >> 8 & 0xff;
             20
-        } else if packet.protocol == protocol::UDP {
+        } else if packet.protocol() == protocol::UDP {
             let header: [u32; 2] = read(ctx, l4)?;
-            ports(packet, header[0]);
+            packet.ports = header[0];
             8
         } else {
             const LEN: usize = sctp::HEADER_LEN + sctp::CHUNK_LEN;
             let header: [u32; LEN / 4] = read(ctx, l4)?;
-            ports(packet, header[0]);
-            packet.flags = packet_chunks(ctx.ctx, l4 as u32, packet.l3 as u32 + packet.bytes) as u8;
+            packet.ports = header[0];
+            packet.segment |= packet_chunks(ctx.ctx, l4 as u32, packet.l3 as u32 + packet.bytes) & 0xff;
             LEN as u32
         };
         if packet.bytes < before as u32 + needed {
@@ -323,10 +357,4 @@ fn transport(ctx: &XdpContext, packet: &mut Packet, before: usize) -> Result<(),
         }
     }
     Ok(())
-}
-
-#[inline(always)]
-fn ports(packet: &mut Packet, word: u32) {
-    packet.source_port = word as u16;
-    packet.dest_port = (word >> 16) as u16;
 }

@@ -19,7 +19,7 @@ pub fn answered(ctx: &XdpContext, packet: &Packet) -> Verdict {
     if !packet.part.is(Part::Whole) {
         return Verdict::PassedNoService;
     }
-    match probe_answered(ctx.ctx, packet.outline().0, packet.dest_port as u32) {
+    match probe_answered(ctx.ctx, packet.outline().0, packet.dest_port() as u32) {
         SENT => Verdict::ForwardedProbe,
         GONE => Verdict::DroppedRedirect,
         _ => Verdict::PassedNoService,

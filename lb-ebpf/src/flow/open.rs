@@ -44,7 +44,7 @@ pub fn open_under(
         source::admit(packet, segment, service)?;
     }
     let (client, vip) = (fold(packet.source), fold(packet.dest));
-    let port = u16::from_be(packet.source_port) as u32;
+    let port = u16::from_be(packet.source_port()) as u32;
     let source = Source(packet.source);
     let persistent = endpoint.has(flag::PERSISTENT);
     let held = flow_guard(service, segment.0);

@@ -16,11 +16,11 @@ impl Outline {
     pub fn of(packet: &Packet) -> Self {
         Self(
             packet.l3 as u64
-                | (packet.l4 as u64) << 8
-                | (packet.protocol as u64) << 24
+                | (packet.l4() as u64) << 8
+                | (packet.protocol() as u64) << 24
                 | (packet.part as u64) << 32
                 | (packet.is_ipv6 as u64) << 34
-                | (packet.flags as u64) << 40
+                | (packet.flags() as u64) << 40
                 | (packet.bytes as u64) << 48,
         )
     }
