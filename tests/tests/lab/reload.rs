@@ -3,6 +3,7 @@
 use std::{fs, time::Duration};
 
 use anyhow::{Result, ensure};
+use lb::api::types::BackendState;
 use lb_tests::{
     hello::{Session, spread},
     lab::Lab,
@@ -10,7 +11,7 @@ use lb_tests::{
     topo::Topology,
 };
 
-use crate::setup::{HELLO, HelloLab, SERVICE, config};
+use crate::setup::{HELLO, HelloLab, SERVICE, backend_is, config};
 
 #[test]
 fn broken_files_change_nothing() {
@@ -58,6 +59,8 @@ fn good_file_is_applied_and_cuts_nothing() {
         hello.agent.write_config(&config(lab, 3).to_yaml(&hello.agent.socket()))?;
         hello.agent.lb(&["reload"])?.ok()?;
         session.echo(b"still there?")?;
+        // Its MAC is asked for; until it is known, nobody is sent there.
+        backend_is(&hello.agent, SERVICE, &hello.key(3), BackendState::Up)?;
         // Drains survive a reload.
         let answered = spread(hello.client(), HELLO, 20)?;
         ensure!(answered == [("slave1".to_owned(), 10), ("slave3".to_owned(), 10)].into(), "{answered:?}");
