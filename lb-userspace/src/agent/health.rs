@@ -13,9 +13,9 @@ use super::Agent;
 use crate::{
     api::types::{CheckStats, LateCount},
     checks::{self, Checks, LATE_UP_TO, Results, SavedFile},
-    clock::monotonic,
+    clock::{monotonic, realtime},
     events::{Draft, Kind},
-    health::{Action, Figures, Health, Input, Instead, Outcome, ProbeId, Saved},
+    health::{Action, Clocks, Figures, Health, Input, Instead, Outcome, ProbeId, Saved},
     model::{BackendKey, Model, ServiceName, check::PassiveMode},
     plan::{Snapshot, dest_address, name_of},
 };
@@ -38,7 +38,7 @@ impl Monitor {
         remember(&mut saved, kernel);
         let mut seed = [0; 8];
         rustix::rand::getrandom(&mut seed, rustix::rand::GetRandomFlags::empty())?;
-        let mut health = Health::new(u64::from_ne_bytes(seed), saved);
+        let mut health = Health::new(u64::from_ne_bytes(seed), saved, now());
         health.watch(monotonic(), model);
         let (checks, results) = checks::start().context("starting the thread of the health checks")?;
         let mut monitor = Self { health, checks, results, file, said: Vec::new() };
@@ -63,7 +63,7 @@ impl Monitor {
     }
 
     /// Makes what is due, or takes results in; whether any check's state has changed.
-    pub fn handle(&mut self, inputs: impl IntoIterator<Item = Input>) -> bool {
+    pub fn handle(&mut self, model: &Model, inputs: impl IntoIterator<Item = Input>) -> bool {
         let (now, mut actions) = (monotonic(), Vec::new());
         for input in inputs {
             self.health.handle(now, input, &mut actions);
@@ -100,6 +100,7 @@ impl Monitor {
         }
         self.checks.attempt(wanted);
         if changed {
+            self.health.settle(model);
             self.save();
         }
         changed
@@ -107,14 +108,15 @@ impl Monitor {
 
     /// Waits until every backend has had its first result, or `limit` is over: a director that starts
     /// before it knows whom it may use would drop the first connections. Whether any check's state has changed.
-    pub async fn await_results(&mut self, limit: Duration) -> bool {
+    pub async fn await_results(&mut self, model: &Model, limit: Duration) -> bool {
         let (until, mut changed) = (monotonic() + limit, false);
         while self.health.is_pending() && monotonic() < until {
-            changed |= self.handle([Input::Time]);
+            changed |= self.handle(model, [Input::Time]);
             let left = self.health.deadline().map_or(until, |deadline| deadline.min(until));
             let pause = left.saturating_sub(monotonic());
             if let Ok(results) = tokio::time::timeout(pause, self.next()).await {
-                changed |= self.handle(results.into_iter().map(|(id, outcome)| Input::Done(id, outcome)));
+                let results = results.into_iter().map(|(id, outcome)| Input::Done(id, outcome));
+                changed |= self.handle(model, results);
             }
         }
         changed
@@ -162,7 +164,7 @@ impl Monitor {
     }
 
     fn save(&mut self) {
-        if let Err(error) = self.file.store(self.health.saved()) {
+        if let Err(error) = self.file.store(self.health.saved(now())) {
             tracing::error!("saving the health of the backends failed: {error}; the next change tries again");
         }
     }
@@ -225,11 +227,10 @@ impl Agent {
     }
 
     fn follow_health(&mut self, inputs: impl IntoIterator<Item = Input>) {
-        if !self.monitor.handle(inputs) {
+        let model = self.model.clone();
+        if !self.monitor.handle(&model, inputs) {
             return;
         }
-        let model = self.model.clone();
-        self.monitor.health.settle(&model);
         if let Err(error) = self.reconcile(&model) {
             tracing::error!("following a change of health failed: {error:#}; trying again");
             self.unfinished = true;
@@ -237,6 +238,10 @@ impl Agent {
         // After the maps: writing it down takes its time.
         self.see_pools();
     }
+}
+
+fn now() -> Clocks {
+    Clocks { monotonic: monotonic(), wall: realtime() }
 }
 
 /// Makes the backends known that the kernel has.

@@ -185,7 +185,7 @@ async fn start(
     tracing::debug!("the program is verified");
     agent.put(programs).await?;
     // Checks through the VIP need the maps and the program.
-    if agent.monitor.await_results(FIRST_RESULTS).await {
+    if agent.monitor.await_results(&model, FIRST_RESULTS).await {
         agent.reconcile(&model)?;
     }
     if agent.pins.meta.is_migrating() {

@@ -458,8 +458,9 @@ pub(super) mod service {
         "short duration",
         Words("none"),
         "A backend that fails for the third time is kept out at least so long, also if its checks pass again; each \
-         further failure doubles that, to 16 times. After ten times this without a failure all is forgotten, and by \
-         a restart of the agent. Where no other backend serves, those that are kept out serve if they pass.",
+         further failure doubles that, to 16 times. After ten times this without a failure all is forgotten; a \
+         restart of the agent changes nothing of that. Where no other backend serves, those that are kept out \
+         serve if they pass.",
     );
     pub static PASSIVE: Key = key(
         "passive",

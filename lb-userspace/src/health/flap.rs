@@ -2,6 +2,11 @@
 
 use std::time::Duration;
 
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::Clocks;
+
 /// Failures that are forgiven: with the third one it flaps.
 const FORGIVEN: u32 = 2;
 /// As long as this, in first holds, a backend has to stay in for its failures to be forgotten.
@@ -19,6 +24,16 @@ pub struct Damping {
     until: Option<Duration>,
 }
 
+/// The same in the state file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SavedDamping {
+    failures: u32,
+    calm_since: Timestamp,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    until: Option<Timestamp>,
+}
+
 impl Damping {
     /// The backend has failed; until when it is kept out now, if it is.
     pub fn failed(&mut self, now: Duration, hold: Duration) -> Option<Duration> {
@@ -26,8 +41,7 @@ impl Damping {
             self.failures = 0;
         }
         self.failures = self.failures.saturating_add(1);
-        let beyond = self.failures.checked_sub(FORGIVEN + 1);
-        let until = beyond.map(|beyond| now + hold * (1 << beyond.min(DOUBLINGS)));
+        let until = held_for(self.failures, hold).map(|held| now + held);
         self.until = self.until.max(until);
         self.calm_since = self.until.unwrap_or(now);
         self.until
@@ -46,6 +60,31 @@ impl Damping {
     pub fn failures(&self) -> u32 {
         self.failures
     }
+
+    pub fn saved(&self, clocks: Clocks) -> SavedDamping {
+        let until = self.until.map(|until| clocks.wall_at(until));
+        SavedDamping { failures: self.failures, calm_since: clocks.wall_at(self.calm_since), until }
+    }
+}
+
+impl SavedDamping {
+    /// Goes on with it; none if its failures are forgotten by now. No hold lasts longer than if it began now.
+    pub fn resume(self, clocks: Clocks, hold: Duration) -> Option<Damping> {
+        let Self { failures, calm_since, until } = self;
+        let now = clocks.monotonic;
+        let until = until.zip(held_for(failures, hold));
+        let until = until.map(|(until, held)| clocks.monotonic_at(until).min(now + held));
+        if until.is_none() && clocks.since(calm_since) > hold * CALM {
+            return None;
+        }
+        let calm_since = clocks.monotonic_at(calm_since).min(until.unwrap_or(now));
+        Some(Damping { failures, calm_since, until })
+    }
+}
+
+/// How long the last of so many failures keeps out, if it does.
+fn held_for(failures: u32, hold: Duration) -> Option<Duration> {
+    failures.checked_sub(FORGIVEN + 1).map(|beyond| hold * (1 << beyond.min(DOUBLINGS)))
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@
 mod attempt;
 mod flap;
 mod machine;
+mod ongoing;
 mod opinion;
 mod passive;
 mod pool;
@@ -28,11 +29,12 @@ use std::{
 pub use attempt::Wanted;
 use flap::Damping;
 pub use machine::{Failure, Machine, Outcome, Pass, State, Weight};
+pub use ongoing::{Clocks, Ongoing};
 use opinion::Opinion;
 pub use passive::{Figures, Passive, Turn};
 pub use pool::{Condition, Instead, Pool};
 use returning::{STEPS, Start};
-pub use saved::{Saved, SavedCheck};
+pub use saved::{Saved, SavedCheck, SavedStates};
 pub use view::CheckView;
 
 use crate::{
@@ -162,8 +164,9 @@ pub struct Health {
     opinions: BTreeMap<ServiceName, Opinion>,
     /// Services whose backends have no quorum.
     without_quorum: BTreeSet<ServiceName>,
-    /// What an earlier agent knew, until the first model comes.
+    /// What an earlier agent knew, until the first model comes; read at this time.
     saved: Saved,
+    began: Clocks,
 }
 
 #[derive(Debug)]
@@ -181,8 +184,8 @@ struct Entry {
 
 impl Health {
     /// `saved`: what an earlier agent knew. A backend that it names is not new.
-    pub fn new(seed: u64, saved: Saved) -> Self {
-        Self { seed, saved, ..Self::default() }
+    pub fn new(seed: u64, saved: Saved, began: Clocks) -> Self {
+        Self { seed, saved, began, ..Self::default() }
     }
 
     /// Which backends and checks there are. What was known of others is forgotten; a check that is still
@@ -254,6 +257,7 @@ impl Health {
         });
         self.without_quorum.retain(|service| self.backends.contains_key(service));
         self.ask(model);
+        self.go_on(now, self.began, model, saved.ongoing);
         self.maintain(now, model);
         self.settle(model);
     }
@@ -452,8 +456,8 @@ impl Health {
     }
 
     /// What the next agent has to know.
-    pub fn saved(&self) -> Saved {
-        let mut saved = Saved::default();
+    pub fn saved(&self, clocks: Clocks) -> Saved {
+        let mut saved = Saved { ongoing: self.ongoing(clocks), ..Saved::default() };
         for (service, backends) in &self.backends {
             for key in backends.keys() {
                 let checks = self.machines(service, *key);

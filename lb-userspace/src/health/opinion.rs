@@ -9,8 +9,8 @@ use crate::model::{BackendKey, Model, ServiceName, check::PassiveMode};
 #[derive(Debug)]
 pub(super) struct Opinion {
     mode: PassiveMode,
-    hold: Duration,
-    passive: Passive,
+    pub hold: Duration,
+    pub passive: Passive,
 }
 
 impl Health {

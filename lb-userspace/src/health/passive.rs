@@ -5,6 +5,10 @@
 
 use std::{collections::BTreeMap, fmt, time::Duration};
 
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::Clocks;
 use crate::model::BackendKey;
 
 /// Of what was counted a part is forgotten with each second: half of it in ten.
@@ -63,6 +67,17 @@ struct Watched {
 struct Suspicion {
     until: Duration,
     why: String,
+}
+
+/// What is known of a backend that is or was suspect, in the state file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SavedSuspicion {
+    times: u32,
+    ended: Timestamp,
+    /// Until when at least, and why, if it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    now: Option<(Timestamp, String)>,
 }
 
 /// What is not forgotten.
@@ -145,8 +160,8 @@ impl Passive {
             if now.saturating_sub(watched.ended) > hold * CALM {
                 watched.times = 0;
             }
-            let until = now + hold * (1 << watched.times.min(DOUBLINGS));
             watched.times = watched.times.saturating_add(1);
+            let until = now + held_for(watched.times, hold);
             let why = format!("{}; the others': {others}", watched.recent);
             watched.suspicion = Some(Suspicion { until, why: why.clone() });
             turns.push(Turn::Suspect(key, until, why));
@@ -170,6 +185,34 @@ impl Passive {
         let suspicion = self.of.get(&key)?.suspicion.as_ref()?;
         Some((suspicion.until, &suspicion.why))
     }
+
+    /// None: it has never been suspect.
+    pub fn saved(&self, clocks: Clocks, key: BackendKey) -> Option<SavedSuspicion> {
+        let Watched { times, ended, suspicion, .. } = self.of.get(&key).filter(|it| it.times > 0)?;
+        let now = suspicion.as_ref().map(|it| (clocks.wall_at(it.until), it.why.clone()));
+        Some(SavedSuspicion { times: *times, ended: clocks.wall_at(*ended), now })
+    }
+
+    /// Goes on with what was saved of a backend, unless it is forgotten by now. No suspicion lasts longer than if it
+    /// began now; what is recent has to be found out anew.
+    pub fn resume(&mut self, clocks: Clocks, key: BackendKey, hold: Duration, saved: SavedSuspicion) {
+        let SavedSuspicion { times, ended, now } = saved;
+        let latest = clocks.monotonic + held_for(times, hold);
+        let suspicion = now.map(|(until, why)| {
+            let until = clocks.monotonic_at(until).min(latest);
+            Suspicion { until, why }
+        });
+        if suspicion.is_none() && clocks.since(ended) > hold * CALM {
+            return;
+        }
+        let ended = clocks.monotonic_at(ended).min(clocks.monotonic);
+        self.of.insert(key, Watched { times, ended, suspicion, ..Watched::default() });
+    }
+}
+
+/// How long the last of so many suspicions lasts.
+fn held_for(times: u32, hold: Duration) -> Duration {
+    hold * (1 << times.saturating_sub(1).min(DOUBLINGS))
 }
 
 impl Recent {

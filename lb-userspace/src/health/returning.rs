@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use super::{Action, Health};
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::{Action, Clocks, Health};
 use crate::model::{BackendKey, Model, ServiceName};
 
 /// A backend's way to its whole weight, in [`STEPS`].
@@ -13,8 +16,30 @@ pub(super) struct Start {
     pub next: Duration,
 }
 
+/// The same in the state file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct SavedStart {
+    step: u8,
+    next: Timestamp,
+}
+
 /// Of a slow start.
 pub(super) const STEPS: u8 = 10;
+
+impl Start {
+    pub fn saved(&self, clocks: Clocks) -> SavedStart {
+        SavedStart { step: self.step, next: clocks.wall_at(self.next) }
+    }
+}
+
+impl SavedStart {
+    /// Goes on with it. No step takes longer than if it began now.
+    pub fn resume(self, clocks: Clocks, slow: Duration) -> Start {
+        let latest = clocks.monotonic + slow / u32::from(STEPS);
+        Start { step: self.step.clamp(1, STEPS), next: clocks.monotonic_at(self.next).min(latest) }
+    }
+}
 
 impl Health {
     /// The slow starts whose next step is due.

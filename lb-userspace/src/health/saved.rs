@@ -4,15 +4,19 @@ use std::{collections::BTreeMap, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Machine, Outcome, State, Weight};
+use super::{Machine, Ongoing, Outcome, State, Weight};
 use crate::model::{BackendKey, ServiceName};
 
-/// By service and backend. A backend that is named here is not new, also without a check.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(transparent)]
+/// What an agent leaves to the next one.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Saved {
-    services: BTreeMap<ServiceName, BTreeMap<BackendKey, Vec<SavedCheck>>>,
+    pub states: SavedStates,
+    /// Of the services where anything is in progress.
+    pub ongoing: BTreeMap<ServiceName, Ongoing>,
 }
+
+/// By service and backend. A backend that is named here is not new, also without a check.
+pub type SavedStates = BTreeMap<ServiceName, BTreeMap<BackendKey, Vec<SavedCheck>>>;
 
 /// One check that has a result.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -31,16 +35,16 @@ pub struct SavedCheck {
 impl Saved {
     /// The checks of a backend; none if it is not known.
     pub fn backend(&self, service: &ServiceName, key: BackendKey) -> Option<&Vec<SavedCheck>> {
-        self.services.get(service)?.get(&key)
+        self.states.get(service)?.get(&key)
     }
 
     pub fn insert(&mut self, service: ServiceName, key: BackendKey, checks: Vec<SavedCheck>) {
-        self.services.entry(service).or_default().insert(key, checks);
+        self.states.entry(service).or_default().insert(key, checks);
     }
 
     /// Makes a backend known, as one without a result, unless it is known already.
     pub fn add(&mut self, service: ServiceName, key: BackendKey) {
-        self.services.entry(service).or_default().entry(key).or_default();
+        self.states.entry(service).or_default().entry(key).or_default();
     }
 }
 

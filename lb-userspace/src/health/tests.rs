@@ -1,6 +1,7 @@
 //! On a virtual clock: an attempt takes what the test says.
 
 mod maintained;
+mod ongoing;
 mod silent;
 
 use std::collections::BTreeMap;
@@ -67,11 +68,16 @@ struct World {
 
 impl World {
     fn new(model: &Model, saved: Saved) -> Self {
-        let mut health = Health::new(7, saved);
-        health.watch(Duration::ZERO, model);
+        Self::resumed(model, saved, Clocks::default())
+    }
+
+    /// With an agent that begins then.
+    fn resumed(model: &Model, saved: Saved, began: Clocks) -> Self {
+        let mut health = Health::new(7, saved, began);
+        health.watch(began.monotonic, model);
         Self {
             health,
-            now: Duration::ZERO,
+            now: began.monotonic,
             alive: BTreeMap::new(),
             takes: Duration::from_millis(1),
             wanted: Vec::new(),
@@ -97,6 +103,16 @@ impl World {
                 | Action::Trusted(..) => self.reweighted += 1,
             }
         }
+    }
+
+    fn saved(&self) -> Saved {
+        self.health.saved(self.clocks())
+    }
+
+    /// By a wall clock that goes as the machines' does.
+    fn clocks(&self) -> Clocks {
+        let wall = jiff::Timestamp::UNIX_EPOCH.checked_add(self.now).expect("a time");
+        Clocks { monotonic: self.now, wall }
     }
 
     /// Makes the attempts that are due.
@@ -260,7 +276,7 @@ fn both_ways_must_pass_and_it_is_said_which_does_not() {
     world.run(5 * SECOND);
     assert!(world.is_up("10.0.0.1"));
     // An agent that comes after knows both.
-    let next = World::new(&model(std::slice::from_ref(&service)), world.health.saved());
+    let next = World::new(&model(std::slice::from_ref(&service)), world.saved());
     assert!(next.is_up("10.0.0.1") && !next.health.is_pending());
     service.health.checks[0].via = Some(Via::Rip);
     world.health.watch(world.now, &model(&[service]));
@@ -283,7 +299,7 @@ fn a_restarted_agent_goes_on_with_what_was_known() {
     let mut world = World::new(&model, Saved::default());
     world.set("10.0.0.2", false);
     world.run(5 * SECOND);
-    let next = World::new(&model, world.health.saved());
+    let next = World::new(&model, world.saved());
     assert!(next.is_up("10.0.0.1") && !next.is_up("10.0.0.2") && !next.health.is_pending());
     let views = next.health.checks(&"web".parse().expect("a name"), "10.0.0.2:80".parse().expect("a key"));
     assert_eq!(views[0].trouble().as_deref(), Some("tcp: connection refused after 1.0 ms"));
@@ -396,7 +412,7 @@ fn a_backend_that_comes_back_starts_slowly() {
         .collect();
     assert_eq!(seen, [10, 20, 30, 40, 50, 60, 70, 80, 90, 100]);
     // An agent that comes after does not begin anew.
-    let next = World::new(&model(std::slice::from_ref(&service)), world.health.saved());
+    let next = World::new(&model(std::slice::from_ref(&service)), world.saved());
     assert_eq!(weight(&next), 100);
 }
 

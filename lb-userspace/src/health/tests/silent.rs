@@ -6,7 +6,7 @@ use super::*;
 fn watched() -> (Service, Health) {
     let mut service = service(fast(), &["10.0.0.1"]);
     service.health.checks[0].via = None;
-    let mut health = Health::new(7, Saved::default());
+    let mut health = Health::new(7, Saved::default(), Clocks::default());
     health.watch(Duration::ZERO, &model(std::slice::from_ref(&service)));
     (service, health)
 }
