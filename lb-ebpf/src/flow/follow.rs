@@ -110,15 +110,13 @@ pub fn follow<B: Table>(place: u32, value: Value, segment: Segment, service: u32
     };
     let now = clock::now();
     let (dest, state) = (value.dest(), value.state());
+    let (next, is_over) = (segment.next(state), is_over(value, segment, record, now));
     if record::is_kept() {
-        let (left, next) = (value.expiry().until(now), segment.next(state));
-        let is_over = is_over(value, segment, record, now);
-        record::step(Step::Flow, value.0, followed(left, next.0, is_over));
+        record::step(Step::Flow, value.0, followed(value.expiry().until(now), next.0, is_over));
     }
-    if is_over(value, segment, record, now) {
+    if is_over {
         return Outcome::MISS;
     }
-    let next = segment.next(state);
     let expiry = now.after(timeout(record, next));
     // A removed backend's packets are dropped, and must not keep the flow alive: it ends, and the
     // client's next one goes elsewhere.
