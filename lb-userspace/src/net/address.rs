@@ -60,12 +60,7 @@ impl NewAddress {
 impl NewAddress {
     fn request(&self) -> (RouteNetlinkMessage, u16) {
         let Self { ifindex, address, prefix, no_prefix_route, no_dad, deprecated } = *self;
-        let mut message = AddressMessage::default();
-        message.header.index = ifindex;
-        message.header.prefix_len = prefix;
-        message.header.family = family(address);
-        message.attributes.push(AddressAttribute::Local(address));
-        message.attributes.push(AddressAttribute::Address(address));
+        let mut message = message(ifindex, address, prefix);
         let mut flags = AddressFlags::empty();
         flags.set(AddressFlags::Noprefixroute, no_prefix_route);
         flags.set(AddressFlags::Nodad, no_dad && address.is_ipv6());
@@ -82,11 +77,18 @@ impl NewAddress {
     }
 }
 
-fn family(address: IpAddr) -> AddressFamily {
-    match address {
+/// What names an address of an interface.
+fn message(ifindex: u32, address: IpAddr, prefix: u8) -> AddressMessage {
+    let mut message = AddressMessage::default();
+    message.header.index = ifindex;
+    message.header.prefix_len = prefix;
+    message.header.family = match address {
         IpAddr::V4(_) => AddressFamily::Inet,
         IpAddr::V6(_) => AddressFamily::Inet6,
-    }
+    };
+    message.attributes.push(AddressAttribute::Local(address));
+    message.attributes.push(AddressAttribute::Address(address));
+    message
 }
 
 /// The prefix length of a single address: 32 or 128.
@@ -122,12 +124,7 @@ impl Netlink {
 
     /// Deletes an address; `false` if the interface did not have it with this prefix.
     pub async fn delete_address(&self, ifindex: u32, address: IpAddr, prefix: u8) -> Result<bool, Error> {
-        let mut message = AddressMessage::default();
-        message.header.index = ifindex;
-        message.header.prefix_len = prefix;
-        message.header.family = family(address);
-        message.attributes.push(AddressAttribute::Local(address));
-        message.attributes.push(AddressAttribute::Address(address));
+        let message = message(ifindex, address, prefix);
         let action = || format!("delete {address}/{prefix} from interface {ifindex}");
         absent_is(bounded(action, self.handle.address().del(message).execute()).await, &[libc::EADDRNOTAVAIL])
     }

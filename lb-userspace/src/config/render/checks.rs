@@ -11,7 +11,7 @@ use super::{
     Out, name_of, quoted,
 };
 use crate::model::check::{
-    Check, CheckKind, Digest, DnsCheck, ExecCheck, HttpCheck, MysqlCheck, PostgresCheck, RedisCheck,
+    Check, CheckKind, Digest, DnsCheck, ExecCheck, HttpCheck, MysqlCheck, PostgresCheck, RedisCheck, Role,
     SmtpCheck, Timing, TlsCheck, UdpCheck,
 };
 
@@ -103,6 +103,12 @@ impl Out {
         }
     }
 
+    /// Each kind describes its `role` in words of its own.
+    fn role(&mut self, key: &Key, role: Role, fallback: bool) {
+        self.line_unless(key, &name_of(role, &ROLES), &"any");
+        self.line_unless(&schema::mysql_check::FALLBACK, &name_of(fallback, &FALLBACKS), &"none");
+    }
+
     fn mysql(&mut self, mysql: &MysqlCheck) {
         use schema::mysql_check::*;
         let MysqlCheck { user, password, password_file, tls, query, role, fallback, galera, lag } = mysql;
@@ -111,8 +117,7 @@ impl Out {
         self.line_if(&PASSWORD_FILE, &password_file.as_ref().map(|path| path.display()));
         self.optional_tls(tls.as_ref());
         self.line_if(&QUERY, query);
-        self.line_unless(&ROLE, &name_of(*role, &ROLES), &"any");
-        self.line_unless(&FALLBACK, &name_of(*fallback, &FALLBACKS), &"none");
+        self.role(&ROLE, *role, *fallback);
         self.line_unless(&GALERA_KEY, &name_of(*galera, &GALERA), &"off");
         if !lag.is_empty() {
             self.list(&LAG, lag, |out, tier| {
@@ -128,8 +133,7 @@ impl Out {
         self.line_if(&USER, user);
         self.line_if(&PASSWORD, &password.as_ref().map(|secret| &secret.0));
         self.line_if(&PASSWORD_FILE, &password_file.as_ref().map(|path| path.display()));
-        self.line_unless(&ROLE, &name_of(*role, &ROLES), &"any");
-        self.line_unless(&FALLBACK, &name_of(*fallback, &FALLBACKS), &"none");
+        self.role(&ROLE, *role, *fallback);
     }
 
     fn postgres(&mut self, postgres: &PostgresCheck) {
@@ -141,8 +145,7 @@ impl Out {
         self.line_if(&PASSWORD_FILE, &password_file.as_ref().map(|path| path.display()));
         self.optional_tls(tls.as_ref());
         self.line_if(&QUERY, query);
-        self.line_unless(&ROLE, &name_of(*role, &ROLES), &"any");
-        self.line_unless(&FALLBACK, &name_of(*fallback, &FALLBACKS), &"none");
+        self.role(&ROLE, *role, *fallback);
     }
 
     fn udp(&mut self, udp: &UdpCheck) {
