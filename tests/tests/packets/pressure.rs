@@ -28,6 +28,32 @@ const LIVES: [(u16, &[u8]); 5] = [
     (5, &[SYN, ACK, ACK]),
 ];
 
+/// The backend of each connection, and an ACK of it.
+type Connections = Vec<(Packet, u8)>;
+
+/// Connections to all of the services, which have begun.
+fn connect(director: &mut Director, kind: Kind, ports: Range<u16>) -> Connections {
+    let each = (0..SERVICES).flat_map(|n| ports.clone().map(move |port| (n, port)));
+    let open = |(n, port)| {
+        let open = kind.open().to_port(PORT + n).from_port(port);
+        (open.flags(ACK), send(director, &open).expect("forwarded"))
+    };
+    each.map(open).collect()
+}
+
+#[track_caller]
+fn go_on(director: &mut Director, kind: Kind, connections: &[(Packet, u8)], when: &str) {
+    for (ack, backend) in connections {
+        assert_eq!(send(director, ack), Ok(*backend), "{} {ack:?} {when}", kind.name);
+    }
+}
+
+/// How often it was counted.
+fn event(director: &Director, name: &str) -> u64 {
+    let counters = director.counters().expect("counters");
+    counters.iter().find(|(counted, _)| *counted == name).map_or(0, |(_, times)| *times)
+}
+
 fn ports(director: &Director) -> BTreeMap<u16, State> {
     director.flows().iter().map(|flow| (flow.client_port, flow.value.state())).collect()
 }
@@ -145,26 +171,8 @@ fn many_floods_below_their_guards_together_move_nobody() {
         };
         let want = Desired { services: (0..SERVICES).map(service).collect(), flows: sizes, ..lab() };
         let mut director = Director::new(sizes, &want).expect("a director");
-        let connect = |director: &mut Director, ports: Range<u16>| -> Vec<(Packet, u8)> {
-            let each = (0..SERVICES).flat_map(|n| ports.clone().map(move |port| (n, port)));
-            let open = |(n, port)| {
-                let open = kind.open().to_port(PORT + n).from_port(port);
-                let backend = send(director, &open).expect("forwarded");
-                (open.flags(ACK), backend)
-            };
-            each.map(open).collect()
-        };
-        let go_on = |director: &mut Director, connections: &[(Packet, u8)], when: &str| {
-            for (ack, backend) in connections {
-                assert_eq!(send(director, ack), Ok(*backend), "{} {ack:?} {when}", kind.name);
-            }
-        };
-        let event = |director: &Director, name: &str| {
-            let counters = director.counters().expect("counters");
-            counters.iter().find(|(counted, _)| *counted == name).map_or(0, |(_, times)| *times)
-        };
-        let mut real = connect(&mut director, CONNECTIONS);
-        go_on(&mut director, &real, "before");
+        let mut real = connect(&mut director, kind, CONNECTIONS);
+        go_on(&mut director, kind, &real, "before");
         let mut feeder = Feeder::new().expect("a feeder");
         feeder.aim(Target::Director, &mut director).expect("aimed");
         let mut next = 16 << 32;
@@ -180,14 +188,14 @@ fn many_floods_below_their_guards_together_move_nobody() {
 
         // The first minute, without an agent: twice as much as the table holds.
         let used = flood(&mut director, per_minute);
-        go_on(&mut director, &real, "after the first minute");
+        go_on(&mut director, kind, &real, "after the first minute");
         // A new one takes the place of a half-open one: before the next does, its handshake is complete.
         for port in 2000..2010 {
             for n in 0..SERVICES {
                 let open = kind.open().to_port(PORT + n).from_port(port);
                 let backend = send(&mut director, &open).expect("forwarded");
                 real.push((open.flags(ACK), backend));
-                go_on(&mut director, &real[real.len() - 1..], "with a full table");
+                go_on(&mut director, kind, &real[real.len() - 1..], "with a full table");
             }
         }
         assert_eq!((event(&director, "event-guarded"), event(&director, "event-placed-by-hash")), (0, 0));
@@ -201,9 +209,9 @@ fn many_floods_below_their_guards_together_move_nobody() {
             director.press(Some(IDLE));
             director.sweep_in(IDLE + 2).expect("swept");
             // Clients whose handshakes take all that time: some of their entries give way to others.
-            let half_way = connect(&mut director, 3000 + 5 * round..3005 + 5 * round);
+            let half_way = connect(&mut director, kind, 3000 + 5 * round..3005 + 5 * round);
             let used = flood(&mut director, per_minute / 60 * (IDLE + 2));
-            go_on(&mut director, &real, "after a round");
+            go_on(&mut director, kind, &real, "after a round");
             slow += half_way.len();
             for (ack, backend) in half_way {
                 match send(&mut director, &ack) {
@@ -248,25 +256,8 @@ fn many_floods_of_acks_placed_by_hash_move_nobody() {
         };
         let want = Desired { services: (0..SERVICES).map(service).collect(), flows: sizes, ..lab() };
         let mut director = Director::new(sizes, &want).expect("a director");
-        let connect = |director: &mut Director, ports: Range<u16>| -> Vec<(Packet, u8)> {
-            let each = (0..SERVICES).flat_map(|n| ports.clone().map(move |port| (n, port)));
-            let open = |(n, port)| {
-                let open = kind.open().to_port(PORT + n).from_port(port);
-                (open.flags(ACK), send(director, &open).expect("forwarded"))
-            };
-            each.map(open).collect()
-        };
-        let go_on = |director: &mut Director, connections: &[(Packet, u8)], when: &str| {
-            for (ack, backend) in connections {
-                assert_eq!(send(director, ack), Ok(*backend), "{} {ack:?} {when}", kind.name);
-            }
-        };
-        let event = |director: &Director, name: &str| {
-            let counters = director.counters().expect("counters");
-            counters.iter().find(|(counted, _)| *counted == name).map_or(0, |(_, times)| *times)
-        };
-        let mut real = connect(&mut director, CONNECTIONS);
-        go_on(&mut director, &real, "before");
+        let mut real = connect(&mut director, kind, CONNECTIONS);
+        go_on(&mut director, kind, &real, "before");
         let mut feeder = Feeder::new().expect("a feeder");
         feeder.aim(Target::Director, &mut director).expect("aimed");
         let mut next = 16 << 32;
@@ -283,14 +274,14 @@ fn many_floods_of_acks_placed_by_hash_move_nobody() {
         let guarded = event(&director, "event-guarded");
         assert!(guarded > u64::from(SERVICES), "{}: {guarded}", kind.name);
         director.sweep_in(61).expect("swept");
-        go_on(&mut director, &real, "after the SYNs");
+        go_on(&mut director, kind, &real, "after the SYNs");
         for round in 0..3u16 {
             flood(&kind.later(), RATED);
-            go_on(&mut director, &real, "under the ACKs");
+            go_on(&mut director, kind, &real, "under the ACKs");
             for port in 2000 + 10 * round..2005 + 10 * round {
-                for new in connect(&mut director, port..port + 1) {
+                for new in connect(&mut director, kind, port..port + 1) {
                     // Its handshake is complete before another one takes its place.
-                    go_on(&mut director, std::slice::from_ref(&new), "with a full table");
+                    go_on(&mut director, kind, std::slice::from_ref(&new), "with a full table");
                     real.push(new);
                 }
             }
@@ -306,6 +297,6 @@ fn many_floods_of_acks_placed_by_hash_move_nobody() {
         let left = director.flows();
         assert!(left.iter().all(|flow| flow.value.state() == State::ESTABLISHED), "{}", kind.name);
         assert_eq!(left.len(), established, "{}", kind.name);
-        go_on(&mut director, &real, "in the end");
+        go_on(&mut director, kind, &real, "in the end");
     }
 }
