@@ -54,7 +54,12 @@ pub fn doctor_command(agent: &Agent, instance: &str) -> Result<Command> {
 
 /// What it says about an instance; its exit code must agree.
 pub fn report(agent: &Agent, instance: &str) -> Result<Report> {
-    let ran = run(doctor_command(agent, instance)?)?;
+    report_of(doctor_command(agent, instance)?)
+}
+
+/// What this command line of it says.
+pub fn report_of(command: Command) -> Result<Report> {
+    let ran = run(command)?;
     let report: Report = serde_json::from_str(&ran.stdout)
         .with_context(|| format!("`{}` printed:\n{}{}", ran.command, ran.stdout, ran.stderr))?;
     without_the_machine(&ran.status, report)

@@ -181,7 +181,7 @@ impl Agent {
 
     /// After an interface was deleted and made again.
     async fn attach_anew(&mut self) {
-        match interfaces::check_devices(&self.interfaces, &mut self.host) {
+        match interfaces::check_devices(&self.interfaces, &self.network.links, &mut self.host) {
             Ok(warnings) => self.warnings.extend(warnings),
             Err(error) => tracing::error!("switching offloads off failed: {error:#}"),
         }

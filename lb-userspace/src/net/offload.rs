@@ -1,6 +1,6 @@
 //! Which offloads of a NIC are in the way of XDP. PURE.
 
-use super::ethtool::Features;
+use super::{Link, ethtool::Features};
 
 /// An offload that is on and must be off.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,6 +33,16 @@ const OBSTACLES: [(&str, &str); 4] = [
         "the NIC merges TCP segments into frames longer than the MTU, which cannot be sent on to a backend, and drivers refuse XDP with it",
     ),
 ];
+
+/// The devices that take frames off the wire for `link`: the slaves of a bond, for XDP sees frames as these received
+/// them, and a bond says that it has LRO whatever they have; else `link` itself.
+pub fn receivers<'a>(link: &'a Link, links: &'a [Link]) -> Vec<&'a Link> {
+    if link.kind.as_deref() == Some("bond") {
+        links.iter().filter(|slave| slave.master == Some(link.index)).collect()
+    } else {
+        vec![link]
+    }
+}
 
 /// The active features that are in the way, in the order in which to switch them off.
 pub fn in_the_way(features: &Features) -> Vec<Obstacle> {
