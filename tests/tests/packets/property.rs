@@ -34,8 +34,10 @@ const PAIRS: [(usize, usize); 2] = [(1, 6), (5, 7)];
 /// What happens to what a removed backend of each had, at first.
 const NODEST: [ExpireNodest; 10] = {
     use ExpireNodest::*;
-    [Auto, Reschedule, Drop, Reschedule, Auto, Auto, Reschedule, Auto, Auto, Reschedule]
+    [Reset, Reschedule, Drop, Reset, Auto, Auto, Reschedule, Auto, Auto, Reschedule]
 };
+/// Those that are persistent at first; their clients do not stay with a drained backend.
+const PERSISTENT: [usize; 3] = [1, 4, 9];
 /// What clients connect to, and the services that may serve it: the first that there is.
 const TARGETS: [(Kind, u16, &[usize]); 12] = [
     (TCP4, PORT, &[0, 6, 1]),

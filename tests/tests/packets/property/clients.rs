@@ -160,7 +160,14 @@ impl World {
         // A wildcard's flow from before may have been waiting.
         let waited = abandoned && self.has(service, backend) && !guarded;
         prop_assert!(waited || !self.denies(service), "a client that is denied");
-        let by_hash = guarded || seen.goes_on || self.flooded.get(&service) != Some(&false);
+        // Flows come too fast, and its old entry takes the connection.
+        let again = stored.is_some_and(|entry| entry.value.flags() & value::flag::HASHED != 0);
+        let flooded = self.flooded.get(&service) != Some(&false);
+        prop_assert!(
+            waited || flooded || !again || self.guard(service) != Guard::Off,
+            "by hash without a guard"
+        );
+        let by_hash = guarded || again || seen.goes_on || flooded;
         let may = match led {
             Some(led) => led == backend,
             None if by_hash => self.has_weight(service, backend),

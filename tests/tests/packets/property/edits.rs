@@ -42,8 +42,7 @@ impl World {
                 self.change(service, |_, _, service| service.scheduler = scheduler);
             }
             Step::Persist { service, network, scope } => self.change(service, |kind, _, service| {
-                let granularity = network.then_some(prefix(kind, true));
-                let on = Persistence { timeout: 300, granularity, scope };
+                let on = persistence(kind, network, scope);
                 service.options.persistence = service.options.persistence.is_none().then_some(on);
             }),
             Step::Quiescent { service } => self.change(service, |_, _, service| {
@@ -113,4 +112,8 @@ impl World {
         let persistence = self.services.get(&service).and_then(|service| service.options.persistence);
         persistence.is_some_and(|persistence| persistence.scope == Scope::Endpoint)
     }
+}
+
+pub fn persistence(kind: Kind, network: bool, scope: Scope) -> Persistence {
+    Persistence { timeout: 300, granularity: network.then_some(prefix(kind, true)), scope }
 }

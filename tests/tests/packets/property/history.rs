@@ -6,14 +6,14 @@ use std::{
 };
 
 use lb::{
-    model::{ExpireNodest, Service, Timeouts},
+    model::{ExpireNodest, Scope, Service, Timeouts},
     plan::{Desired, EndpointKey, dest_address, name_of},
 };
 use lb_common::{dest, tcp::State};
 use lb_tests::xdp::Director;
 use proptest::{prelude::*, test_runner::TestCaseError};
 
-use super::{CLIENTS, NODEST, RANGES, SERVICES, Step};
+use super::{CLIENTS, NODEST, PERSISTENT, RANGES, SERVICES, Step, edits::persistence};
 use crate::world::*;
 
 /// Beyond every timeout, of templates that were armed again too.
@@ -88,6 +88,13 @@ impl World {
             let mut service = kind.service(*port, &[1, 2]);
             service.options.expire_nodest = NODEST[index];
             (service.backends[0].upper_threshold, service.backends[0].lower_threshold) = (4, 2);
+            if !index.is_multiple_of(2) {
+                (service.backends[1].upper_threshold, service.backends[1].lower_threshold) = (2, 1);
+            }
+            if PERSISTENT.contains(&index) {
+                service.options.persistence = Some(persistence(*kind, false, Scope::Service));
+                service.options.expire_quiescent_template = true;
+            }
             if RANGES.contains(&index) {
                 service.endpoint.last_port = Some(PORT + 100);
                 service.name = service.endpoint.default_name();
@@ -137,7 +144,7 @@ impl World {
             Step::Sweep { seconds } => self.sweep(seconds),
             Step::Resize => {
                 self.resize();
-                Ok(())
+                self.thresholds_hold(false)
             }
             _ => {
                 self.edit(step);
