@@ -25,7 +25,7 @@ use lb_common::{
 };
 use lb_tests::{
     packet::{Mac, Packet},
-    xdp::{Director, SMALL},
+    xdp::{Director, Ran, SMALL},
 };
 
 /// The interface that frames come in by, and a second one.
@@ -222,6 +222,11 @@ pub fn director(want: &Desired) -> Director {
 /// Sends a packet: the backend that it was forwarded to, or what else became of it.
 pub fn send(director: &mut Director, packet: &Packet) -> Result<u8, Verdict> {
     let ran = director.run(&packet.bytes()).unwrap_or_else(|error| panic!("{packet:?}: {error:#}"));
+    outcome(packet, &ran)
+}
+
+/// The backend that a packet was forwarded to, or what else became of it.
+pub fn outcome(packet: &Packet, ran: &Ran) -> Result<u8, Verdict> {
     match ran.verdict().unwrap_or_else(|error| panic!("{packet:?}: {error:#}")) {
         Verdict::ForwardedTx | Verdict::ForwardedRedirect => {
             let number = ran.frame[5];
