@@ -162,6 +162,7 @@ async fn start(
         compiled: Default::default(),
         clock,
         sweep: Sweep::default(),
+        next_round: Duration::ZERO,
         pressure: Default::default(),
         rates: Estimator::default(),
         growth: Growth::default(),
