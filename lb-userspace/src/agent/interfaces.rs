@@ -354,11 +354,7 @@ fn check_offloads(
         }
     };
     let mut warnings = Vec::new();
-    for obstacle in offload::in_the_way(&features) {
-        // Without VLANs of ours, a stripped tag is somebody else's.
-        if obstacle.feature.contains("vlan") && !tagged {
-            continue;
-        }
+    for obstacle in offload::in_the_way(&features, tagged) {
         if policy == OffloadPolicy::Set && obstacle.changeable {
             host.switch_off(nic, obstacle.feature)?;
         } else {

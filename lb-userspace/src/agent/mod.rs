@@ -100,6 +100,7 @@ struct Agent {
     compiled: Compiled,
     clock: Clock,
     sweep: Sweep,
+    /// When the sweeper goes round again.
     next_round: Duration,
     rates: Estimator<Counted>,
     growth: Growth,

@@ -80,9 +80,7 @@ impl Sweep {
     pub fn period(took: Duration) -> Duration {
         (took * 12).max(Duration::from_secs(1))
     }
-}
 
-impl Sweep {
     /// Another round follows in tables of other sizes: places in them are none any more.
     pub fn forget_places(&mut self) {
         self.templates = Templates::default();

@@ -44,10 +44,12 @@ pub fn receivers<'a>(link: &'a Link, links: &'a [Link]) -> Vec<&'a Link> {
     }
 }
 
-/// The active features that are in the way, in the order in which to switch them off.
-pub fn in_the_way(features: &Features) -> Vec<Obstacle> {
+/// The active features that are in the way, in the order in which to switch them off. `tagged`: there are VLANs of ours;
+/// without them, a tag that the NIC takes out is somebody else's.
+pub fn in_the_way(features: &Features, tagged: bool) -> Vec<Obstacle> {
     OBSTACLES
         .into_iter()
+        .filter(|(feature, _)| tagged || !feature.contains("vlan"))
         .filter_map(|(feature, why)| {
             let state = features.get(feature).filter(|state| state.active)?;
             Some(Obstacle { feature, why, changeable: state.changeable })
@@ -70,7 +72,10 @@ mod tests {
             ("rx-lro".to_owned(), feature(false, true)),
             ("rx-vlan-hw-parse".to_owned(), feature(true, true)),
         ]);
-        let found: Vec<_> = in_the_way(&features).iter().map(|o| (o.feature, o.changeable)).collect();
-        assert_eq!(found, [("rx-vlan-hw-parse", true), ("rx-gro-hw", false)]);
+        let found = |tagged| -> Vec<_> {
+            in_the_way(&features, tagged).iter().map(|o| (o.feature, o.changeable)).collect()
+        };
+        assert_eq!(found(true), [("rx-vlan-hw-parse", true), ("rx-gro-hw", false)]);
+        assert_eq!(found(false), [("rx-gro-hw", false)]);
     }
 }

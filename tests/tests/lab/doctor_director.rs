@@ -2,12 +2,12 @@
 
 use std::{fs, net::IpAddr};
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Result, ensure};
 use aya::maps::{Array, Map, MapData};
 use lb_common::{SCHEMA_VERSION, meta::Meta, tick::Reading};
 use lb_tests::{
     config::Config,
-    doctor::{doctor_command, findings, finds, finds_of, report_of, says},
+    doctor::{doctor_command, findings, finds, finds_by, finds_of, says},
     hello::{Hello, Session},
     lab::Lab,
     proc::{Lifetime, Proc},
@@ -193,10 +193,9 @@ fn a_kernel_without_type_information() {
             .args(["--mount", "sh", "-c", r#"mount --bind "$0" /sys/kernel/btf && exec "$@""#])
             .arg(&empty);
         command.arg(doctor.get_program()).args(doctor.get_args());
-        let found = report_of(command)?.findings;
-        let [found] = found.as_slice() else { bail!("one finding was expected: {found:#?}") };
-        ensure!(found.id == "no-btf" && found.severity == "warning", "{found:#?}");
-        says(found, &["/sys/kernel/btf/vmlinux", "CONFIG_DEBUG_INFO_BTF=y"])?;
+        let found = finds_by(command, &["no-btf"])?;
+        ensure!(found[0].severity == "warning", "{found:#?}");
+        says(&found[0], &["/sys/kernel/btf/vmlinux", "CONFIG_DEBUG_INFO_BTF=y"])?;
         finds(&hello.agent, &[]).map(drop)
     });
 }

@@ -4,7 +4,7 @@
 use anyhow::{Result, ensure};
 use lb::{
     api::types::{BackendState, BackendView, CheckState},
-    events::{Event, Kind},
+    events::Kind,
 };
 use lb_tests::{
     config::{Config, Service},
@@ -14,7 +14,7 @@ use lb_tests::{
     wait::{PATIENCE, Seen, eventually},
 };
 
-use crate::setup::{HELLO, HelloLab, PORT, SERVICE, backend_is, happened};
+use crate::setup::{HELLO, HelloLab, PORT, SERVICE, backend_is, events, happened};
 
 /// Both backends with this weight and these options.
 fn config(lab: &Lab, weight: u16, options: &str) -> Config {
@@ -110,9 +110,8 @@ fn one_that_flaps_is_held_on() {
         held(&hello)?;
         let answered = spread(hello.client(), HELLO, 20)?;
         ensure!(answered == [("slave2".to_owned(), 20)].into(), "{answered:?}");
-        let listed = hello.agent.lb(&["events", "--last", "1000", "--output", "json"])?.ok()?;
-        let events: Vec<Event> = listed.lines().map(serde_json::from_str).collect::<Result<_, _>>()?;
-        ensure!(events.iter().filter(|event| event.what.kind == Kind::Flaps).count() == 1, "{listed}");
+        let events = events(&hello.agent)?;
+        ensure!(events.iter().filter(|event| event.what.kind == Kind::Flaps).count() == 1, "{events:#?}");
         Ok(())
     });
 }

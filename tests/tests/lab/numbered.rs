@@ -101,14 +101,14 @@ impl Numbered {
             forbidden: Vec::new(),
         };
         for (number, node) in net.backends.iter().enumerate() {
-            let (shared, mac) = (Arc::clone(&shared), mac(&node.links[0].mac)?);
+            let (shared, mac) = (Arc::clone(&shared), node.links[0].mac_bytes()?);
             let socket = socket_of(node)?;
             setsockopt(&socket, ReceiveTimeout, &POLL)?;
             numbered.workers.push(node.netns.spawn(move || shared.take_in(&socket, mac, number))?);
         }
         let socket = socket_of(net.client())?;
-        let to = mac(&net.director.link(Segment::Front).mac)?;
-        let from = mac(&net.client().links[0].mac)?;
+        let to = net.director.link(Segment::Front).mac_bytes()?;
+        let from = net.client().links[0].mac_bytes()?;
         numbered.workers.push(net.client().netns.spawn(move || shared.send(&socket, to, from))?);
         numbered.go_on("at the beginning")?;
         Ok(numbered)
@@ -288,12 +288,6 @@ fn packet(flow: u64, flags: u8) -> Packet {
 
 fn socket_of(node: &Node) -> Result<std::os::fd::OwnedFd> {
     node.netns.enter(|| packet_socket(&node.links[0].device))?
-}
-
-fn mac(text: &str) -> Result<Mac> {
-    let bytes: Vec<u8> =
-        text.split(':').map(|byte| u8::from_str_radix(byte, 16)).collect::<Result<_, _>>()?;
-    bytes.try_into().map_err(|_| anyhow!("{text} is no MAC"))
 }
 
 fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {

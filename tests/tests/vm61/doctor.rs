@@ -3,32 +3,33 @@
 
 use std::{
     fs,
-    net::{IpAddr, SocketAddr, UdpSocket},
+    net::{SocketAddr, UdpSocket},
     path::{Path, PathBuf},
     process::Command,
     sync::Arc,
 };
 
 use anyhow::{Context, Result, ensure};
+use lb::doctor::Id;
 use lb_tests::{
     agent::Agent,
     clock::set_synchronised,
     config::{Config, Service},
-    doctor::{Found, finds, report, says},
+    doctor::{Found, finds, says},
     lab::Lab,
     netns::Netns,
     proc,
-    topo::{Node, Segment, Topology, VIP4},
+    topo::{Link, Node, Segment, Topology, VIP4, port},
     wait::{PATIENCE, Seen, eventually},
     xdp_pass,
 };
 
 use crate::{PORT, servers};
 
-/// The director's name for its namespace, its device in the lab's front segment, and its address there.
+/// The director's name for its namespace, its device in the lab's front segment, and its host number there.
 const NAME: &str = "machine";
 const DEVICE: &str = "lab0";
-const ADDRESS: &str = "172.18.14.69";
+const HOST: u8 = 69;
 
 /// One director, since its start takes most of the time here, and healthy as far as the VM's NICs let it be.
 #[test]
@@ -56,13 +57,9 @@ const HEALTHY: &[&str] = &["one-queue", "generic-mode"];
 
 /// The healthy machine's findings with one more, which is given back.
 fn finds_too(agent: &Agent, id: &str) -> Result<Found> {
-    let found = report(agent, "lab")?.findings;
-    let mut expected = [HEALTHY, &[id]].concat();
-    let mut named: Vec<_> = found.iter().map(|finding| finding.id.as_str()).collect();
-    expected.sort_unstable();
-    named.sort_unstable();
-    ensure!(named == expected, "{expected:?} were expected: {found:#?}");
-    found.into_iter().find(|finding| finding.id == id).context("it is named")
+    let names = Id::ALL.iter().map(|id| id.name());
+    let expected: Vec<_> = names.filter(|name| *name == id || HEALTHY.contains(name)).collect();
+    finds(agent, &expected)?.into_iter().find(|finding| finding.id == id).context("it is named")
 }
 
 /// A generic program has switched it off (`generic_xdp_install`, net/core/dev.c).
@@ -91,7 +88,7 @@ fn conntrack(machine: &Machine, agent: &Agent) -> Result<()> {
     netns.sysctl("netfilter/nf_conntrack_udp_timeout", "600")?;
     netns.sysctl("netfilter/nf_conntrack_max", &MOST.to_string())?;
     finds(agent, HEALTHY)?;
-    let to: IpAddr = ADDRESS.parse()?;
+    let to = machine.node.ipv4();
     machine.lab.net.client().netns.enter(|| {
         let from = UdpSocket::bind("0.0.0.0:0")?;
         // One for each port, which nobody listens on: not connected, so it hears nothing of that.
@@ -155,7 +152,9 @@ fn with_machine(body: impl FnOnce(&Machine) -> Result<()>) {
         let _servers = servers(lab)?;
         lab.start_realservers(&[VIP4])?;
         let machine = Machine::plug(lab)?;
-        let outcome = body(&machine).and_then(|()| machine.lab.net.switch.ip("link del p-machine"));
+        let outcome = body(&machine).and_then(|()| {
+            machine.lab.net.switch.ip(&format!("link del {}", port(NAME, &machine.node.links[0])))
+        });
         // Only the name: nobody in it ends.
         ip(&["netns", "del", NAME])?;
         outcome
@@ -165,18 +164,11 @@ fn with_machine(body: impl FnOnce(&Machine) -> Result<()>) {
 impl<'lab> Machine<'lab> {
     fn plug(lab: &'lab Lab) -> Result<Self> {
         ip(&["netns", "attach", NAME, "1"])?;
-        let node = Node { role: NAME.to_owned(), netns: Netns::open(NAME)?, links: Vec::new() };
-        let (switch, bridge) = (&lab.net.switch, Segment::Front.bridge());
-        switch.ip(&format!(
-            "link add p-machine type veth peer name {DEVICE} address 02:12:0e:00:00:45 netns {NAME}\n\
-             link set p-machine master {bridge} up\n"
-        ))?;
-        switch.run("ethtool", &["-K", "p-machine", "txvlan", "off"])?.ok()?;
-        xdp_pass::attach(switch, "p-machine", &lab.scope.bpffs(), "xdp_pass", &xdp_pass::PASS)?;
-        let machine = Self { lab, node };
-        machine.ethtool(&["-K", DEVICE, "tx", "off", "txvlan", "off"])?;
-        machine.node.netns.ip(&format!("link set {DEVICE} up\naddr add {ADDRESS}/24 dev {DEVICE}\n"))?;
-        Ok(machine)
+        let (netns, switch) = (Netns::open(NAME)?, &lab.net.switch);
+        let link = Link { device: DEVICE.to_owned(), ..Link::new(0, Segment::Front, HOST) };
+        link.plug(NAME, &netns, switch)?;
+        xdp_pass::attach(switch, &port(NAME, &link), &lab.scope.bpffs(), "xdp_pass", &xdp_pass::PASS)?;
+        Ok(Self { lab, node: Node { role: NAME.to_owned(), netns, links: vec![link] } })
     }
 
     /// Running here, for clients who come by two NICs; the backend is in the lab's segment.

@@ -115,7 +115,7 @@ fn put(unfinished: &Path, tree: &Path) -> Result<()> {
 }
 
 impl Kernel {
-    /// No: it was unpacked before somebody wanted more.
+    /// Whether every module that is wanted is there: not in one that was unpacked before somebody wanted more.
     fn has_all(&self) -> bool {
         let dependencies = fs::read_to_string(self.modules.join("modules.dep")).unwrap_or_default();
         MODULES.iter().all(|wanted| !closure(&dependencies, &[wanted]).is_empty())

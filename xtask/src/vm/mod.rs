@@ -244,9 +244,8 @@ fn run_tests(tests: &KernelTests) -> Result<Tally> {
     let mut job = Job::new(program, &[&["--test-threads=1"], tests.args].concat());
     job.files.push((build::lb(false)?, LB.into()));
     job.envs.push(("LB_BIN".to_owned(), LB.to_owned()));
-    job.modules = tests.modules.iter().map(|&module| module.to_owned()).collect();
-    job.commands = tests.commands.iter().map(|&command| command.to_owned()).collect();
-    job.nics = tests.nics.iter().map(|&nic| nic.to_owned()).collect();
+    let owned = |these: &[&str]| these.iter().map(|&one| one.to_owned()).collect();
+    (job.modules, job.commands, job.nics) = (owned(tests.modules), owned(tests.commands), owned(tests.nics));
     job.limit = tests.limit;
     let mut tally = Tally::NONE;
     let status = job.run(|line| {

@@ -10,10 +10,7 @@ use crate::{
         held::Held,
         judge::interface::{Device, Facts, Queues, Receiver},
     },
-    net::{
-        Link, ethtool,
-        offload::{self, Obstacle},
-    },
+    net::{Link, ethtool, offload},
 };
 
 pub fn gather(held: &Held, links: &[Link], layout: &Layout) -> Vec<Facts> {
@@ -32,7 +29,10 @@ pub fn gather(held: &Held, links: &[Link], layout: &Layout) -> Vec<Facts> {
                     .into_iter()
                     .map(|nic| Receiver {
                         name: nic.name.clone(),
-                        obstacles: obstacles(nic, tagged(known.ifindex)),
+                        obstacles: offload::in_the_way(
+                            &ethtool::features(&nic.name).unwrap_or_default(),
+                            tagged(known.ifindex),
+                        ),
                         queues: cpus.and_then(|cpus| queues(nic, cpus)),
                     })
                     .collect(),
@@ -41,13 +41,6 @@ pub fn gather(held: &Held, links: &[Link], layout: &Layout) -> Vec<Facts> {
         }
     });
     facts.collect()
-}
-
-/// Without VLANs of ours, a tag that the NIC takes out is somebody else's.
-fn obstacles(nic: &Link, tagged: bool) -> Vec<Obstacle> {
-    let features = ethtool::features(&nic.name).unwrap_or_default();
-    let found = offload::in_the_way(&features).into_iter();
-    found.filter(|obstacle| tagged || !obstacle.feature.contains("vlan")).collect()
 }
 
 /// None: the driver does not tell.

@@ -78,7 +78,7 @@ pub fn compare(directors: &mut Directors) -> Result<Outcome> {
     let (mut aligned, mut apart) = (Reader::default(), Reader::default());
     aligned.read(directors)?;
     let mut before = directors.ipvs.rates()?;
-    for packets in LOADS {
+    for (round, packets) in LOADS.into_iter().enumerate() {
         let half = packets / 2;
         outcome.differences.extend(load.send(directors, half, tick.at, MIDDLE)?);
         wait_until(tick.at + MIDDLE);
@@ -95,11 +95,11 @@ pub fn compare(directors: &mut Directors) -> Result<Outcome> {
         let exact = aligned.read(directors)?;
         let ipvs = directors.ipvs.rates()?;
         outcome.rates(&ipvs, &ipvs, &exact, "read with IPVS");
-        if load.rounds > 0 {
+        if round > 0 {
             // The first reading gives no rate, and so no estimate before it was half-way.
             outcome.rates(&before, &ipvs, &ours, "read between");
         }
-        (before, load.rounds) = (ipvs, load.rounds + 1);
+        before = ipvs;
     }
     // What came since it counted last, IPVS does not show yet.
     let (ipvs, ours) = (directors.ipvs.statistics()?, directors.ours.counted()?);
@@ -142,8 +142,6 @@ fn configure(directors: &mut Directors) -> Result<Vec<String>> {
 #[derive(Default)]
 struct Load {
     sent: u16,
-    /// Of IPVS's two seconds.
-    rounds: usize,
 }
 
 impl Load {

@@ -3,6 +3,7 @@
 use lb::{
     dataplane::FlowEntry,
     model::{ExpireNodest, Guard, Scheduler},
+    plan::address_bytes,
 };
 use lb_common::{
     tcp::{
@@ -12,12 +13,12 @@ use lb_common::{
     value,
     verdict::{Event, Verdict},
 };
-use lb_tests::clock;
+use lb_tests::{clock, packet::masked};
 use proptest::{prelude::*, test_runner::TestCaseError};
 
 use super::{
     CLIENTS, FIRST_PORT, FLOOD, RATE, TARGETS,
-    history::{Flow, Held, Known, World, address, address_bytes, masked},
+    history::{Flow, Held, Known, World, address},
 };
 use crate::world::*;
 

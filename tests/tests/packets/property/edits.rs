@@ -2,10 +2,7 @@
 
 use lb::model::{Endpoint, Guard, Persistence, Scope, Service, sources::rule};
 
-use super::{
-    GROUPED, LARGE, PAIRS, RATE, SERVICES, Step,
-    history::{World, prefix},
-};
+use super::{GROUPED, LARGE, PAIRS, RATE, SERVICES, Step, history::World};
 use crate::world::*;
 use lb_tests::xdp::SMALL;
 
@@ -115,5 +112,6 @@ impl World {
 }
 
 pub fn persistence(kind: Kind, network: bool, scope: Scope) -> Persistence {
-    Persistence { timeout: 300, granularity: network.then_some(prefix(kind, true)), scope }
+    let prefix = if kind.is_ipv6 { 64 } else { 24 };
+    Persistence { timeout: 300, granularity: network.then_some(prefix), scope }
 }

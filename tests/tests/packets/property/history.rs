@@ -251,16 +251,6 @@ impl World {
     }
 }
 
-/// Bits of a client's address that count: of its network, or all.
-pub fn prefix(kind: Kind, network: bool) -> u8 {
-    match (kind.is_ipv6, network) {
-        (false, true) => 24,
-        (false, false) => 32,
-        (true, true) => 64,
-        (true, false) => 128,
-    }
-}
-
 /// A client's address: see [`CLIENTS`].
 pub fn address(kind: Kind, client: u16) -> IpAddr {
     let (network, host) = match client {
@@ -281,30 +271,4 @@ pub fn address(kind: Kind, client: u16) -> IpAddr {
             Ipv6Addr::new(a, b, c, network, 0, 0, 0, u16::from(host)).into()
         }
     }
-}
-
-/// The first `prefix` bits of an address.
-pub fn masked(address: IpAddr, prefix: u8) -> IpAddr {
-    match address {
-        IpAddr::V4(ip) => Ipv4Addr::from_bits(ip.to_bits() & u32::MAX << (32 - prefix)).into(),
-        IpAddr::V6(ip) => Ipv6Addr::from_bits(ip.to_bits() & u128::MAX << (128 - prefix)).into(),
-    }
-}
-
-/// As a flow has it.
-pub fn address_bytes(address: IpAddr) -> [u8; 16] {
-    match address {
-        IpAddr::V4(ip) => {
-            let mut bytes = [0; 16];
-            bytes[..4].copy_from_slice(&ip.octets());
-            bytes
-        }
-        IpAddr::V6(ip) => ip.octets(),
-    }
-}
-
-/// The inverse of [`address_bytes`].
-pub fn address_of(kind: Kind, bytes: [u8; 16]) -> IpAddr {
-    let [a, b, c, d, ..] = bytes;
-    if kind.is_ipv6 { Ipv6Addr::from(bytes).into() } else { Ipv4Addr::new(a, b, c, d).into() }
 }

@@ -2,13 +2,17 @@
 
 use std::collections::BTreeMap;
 
-use lb::dataplane::FlowEntry;
+use lb::{
+    dataplane::FlowEntry,
+    plan::{address_bytes, address_from},
+};
 use lb_common::{template, value};
+use lb_tests::packet::masked;
 use proptest::{prelude::*, test_runner::TestCaseError};
 
 use super::{
     FOREVER, SERVICES,
-    history::{Place, World, address_bytes, address_of, masked},
+    history::{Place, World},
 };
 use crate::world::*;
 
@@ -57,7 +61,7 @@ impl World {
         let found = self.services.get(service).or(self.deleted.get(service));
         let Some(persistence) = found.and_then(|service| service.options.persistence) else { return false };
         let (kind, _) = SERVICES[*service];
-        let network = masked(address_of(kind, connection.client), persistence.prefix(kind.vip()));
+        let network = masked(address_from(connection.client, kind.is_ipv6), persistence.prefix(kind.vip()));
         let apart = persistence.scope == lb::model::Scope::Endpoint;
         !connection.value.is_template()
             && connection.value.flags() & value::flag::CONTROLLED != 0
@@ -111,19 +115,7 @@ impl World {
 
     /// The kernel's counts, and all slots of its tables counted anew, by destination: active, inactive.
     pub fn counts_equal_a_recount(&self) -> Result<(), TestCaseError> {
-        let maps = self.director.maps();
-        let dests = maps.snapshot().expect("a snapshot").dests;
-        let mut recount: BTreeMap<u32, (u64, u64)> = dests.keys().map(|id| (*id, (0, 0))).collect();
-        for value in slots(&self.director).into_iter().filter(|value| !value.is_template()) {
-            prop_assert!(value.is_flow(), "a slot is locked: {:?}", value);
-            let (active, inactive) = recount.entry(value.dest()).or_default();
-            *(if value.state().is_active() { active } else { inactive }) += 1;
-        }
-        let kernel: BTreeMap<u32, (u64, u64)> = recount
-            .keys()
-            .map(|id| (*id, maps.conn_counts(*id)))
-            .map(|(id, counts)| (id, (counts.active, counts.inactive)))
-            .collect();
+        let [kernel, recount] = recounted(&self.director);
         prop_assert_eq!(kernel, recount);
         Ok(())
     }
