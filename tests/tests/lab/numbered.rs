@@ -26,7 +26,10 @@ use lb_tests::{
 use nix::{
     errno::Errno,
     sys::{
-        socket::{MsgFlags, recv, send, setsockopt, sockopt::ReceiveTimeout},
+        socket::{
+            MsgFlags, recv, send, setsockopt,
+            sockopt::{RcvBufForce, ReceiveTimeout},
+        },
         time::TimeVal,
     },
 };
@@ -106,6 +109,8 @@ impl Numbered {
             let (shared, mac) = (Arc::clone(&shared), node.links[0].mac_bytes()?);
             let socket = socket_of(node)?;
             setsockopt(&socket, ReceiveTimeout, &POLL)?;
+            // A frame that XDP sent is in a page of its own: by default there is room for 63 of them.
+            setsockopt(&socket, RcvBufForce, &(WINDOW * 2 * 4096))?;
             numbered.workers.push(node.netns.spawn(move || shared.take_in(&socket, mac, number))?);
         }
         let socket = socket_of(net.client())?;
