@@ -121,7 +121,8 @@ fn documented_defaults_are_the_real_ones() {
     explicit += &written(&schema::notify::SECTION, "  ");
     explicit += "services:\n  - address: 192.0.2.1\n    port: 80\n";
     explicit += &written(&schema::service::SECTION, "    ");
-    explicit += &format!("    checks:\n      - tcp: {{}}\n{}", written(&schema::check::SECTION, "        "));
+    let tcp = written(&schema::tcp_check::SECTION, "          ");
+    explicit += &format!("    checks:\n      - tcp:\n{tcp}{}", written(&schema::check::SECTION, "        "));
     explicit += &format!("      - https:\n{}", written(&schema::https_check::SECTION, "          "));
     explicit += &format!(
         "      - mysql:\n          user: a\n{}",
@@ -685,6 +686,7 @@ fn a_key_holds_for_a_kind_of_check_or_is_refused() {
     ];
     let kinds = [
         ("tcp: ", "all"),
+        ("tcp: {half_open: true}", "all"),
         ("http: ", "all"),
         ("https: ", "all"),
         ("mysql: ", "all"),
