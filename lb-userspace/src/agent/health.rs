@@ -183,20 +183,22 @@ impl Agent {
         self.follow_health(results.into_iter().map(|(id, outcome)| Input::Done(id, outcome)));
     }
 
-    /// Gives the machines what the data plane has counted, of services that want it.
+    /// Gives the machines what the data plane has counted, of services that want it. After a round of the sweeper, which
+    /// sees the handshakes under way.
     pub(super) fn look_at_connections(&mut self) {
         let asked = self.model.services.iter().filter(|service| service.health.passive != PassiveMode::Off);
         let asked: Vec<_> = asked.map(|service| service.name.clone()).collect();
         if asked.is_empty() {
             return;
         }
-        match self.counted(&asked) {
+        let Some(half_open) = &self.sweep.half_open else { return };
+        match self.counted(&asked, half_open) {
             Ok(counted) => self.follow_health(counted),
             Err(error) => tracing::error!("reading the counters of backends failed: {error:#}"),
         }
     }
 
-    fn counted(&self, asked: &[ServiceName]) -> Result<Vec<Input>> {
+    fn counted(&self, asked: &[ServiceName], half_open: &BTreeMap<u32, u64>) -> Result<Vec<Input>> {
         let (maps, snapshot) = (&self.pins.maps, self.pins.maps.without_rules()?);
         let mut figures: BTreeMap<u16, Vec<(BackendKey, Figures)>> = BTreeMap::new();
         let named = snapshot.services.iter().filter_map(|(id, record)| {
@@ -213,6 +215,7 @@ impl Agent {
             let key = BackendKey { address: dest_address(record), port: u16::from_be_bytes(record.port) };
             let counted = Figures {
                 connections: counters.served.connections,
+                half_open: half_open.get(id).copied().unwrap_or_default(),
                 incomplete: maps.conn_counts(*id).incomplete,
                 retransmissions: counters.retransmissions,
                 resets: counters.resets,

@@ -64,6 +64,7 @@ pub async fn run(
         let _ = stopped.await;
     }));
     // What was counted until now is nothing recent.
+    agent.sweep.half_open = agent.pins.maps.sweep(agent.clock.now(), &agent.sweep).half_open;
     agent.look_at_connections();
     notify(&[sd_notify::NotifyState::Ready]);
     let (instance, services) = (&agent.config.instance, agent.model.services.len());

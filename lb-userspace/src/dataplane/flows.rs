@@ -64,6 +64,8 @@ pub struct Sweep {
     pub wide: Pruning,
     /// Live connections by destination: active, inactive.
     counts: BTreeMap<u32, (u64, u64)>,
+    /// Handshakes under way by destination, where there are any; none before the first round.
+    pub half_open: Option<BTreeMap<u32, u64>>,
     /// Differences to the kernel's counts that the next round must confirm.
     drift: BTreeMap<u32, (i64, i64)>,
     templates: Templates,
@@ -198,6 +200,7 @@ impl Maps {
         }
         let seen = std::mem::take(&mut sweep.seen);
         (sweep.census, sweep.counts) = (seen.census(), seen.counts());
+        sweep.half_open = Some(seen.half_open());
         sweep.templates.settle(self, now);
         self.heal(&mut sweep, previous);
         sweep
@@ -268,7 +271,7 @@ impl Maps {
                 if value.flags() & flag::CONTROLLED != 0 {
                     sweep.templates.controlled(self, source, endpoint, value);
                 }
-                sweep.seen.connection(value.dest(), value.state().is_active());
+                sweep.seen.connection(value);
             }
         }
         (found, pruned)

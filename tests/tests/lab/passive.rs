@@ -2,7 +2,7 @@
 
 use std::{net::TcpStream, thread, time::Duration};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use lb::{
     api::types::{BackendState, CheckState, Health},
     events::Kind,
@@ -15,7 +15,11 @@ use lb_tests::{
 };
 use nix::sys::socket::{setsockopt, sockopt::Linger};
 
-use crate::setup::{HELLO, HelloLab, SERVICE, backend_is, config, happened};
+use crate::{
+    doctor_backend::rule,
+    flood::flood_of_one,
+    setup::{HELLO, HelloLab, SERVICE, backend_is, config, happened},
+};
 
 /// Of slave1 and slave2.
 fn health(hello: &HelloLab<'_>) -> Result<[Health; 2]> {
@@ -112,6 +116,113 @@ fn a_backend_that_its_checks_praise_and_no_client_reaches_is_taken_out() {
         is(1, BackendState::Up)?;
         let answered = spread(hello.client(), HELLO, 10)?;
         ensure!(answered.values().eq(&[5, 5]), "{answered:?}");
+        Ok(())
+    });
+}
+
+/// Which backend clients[n] is led to by its template.
+fn led_to(hello: &HelloLab<'_>, n: usize) -> Result<String> {
+    let answered = spread(&hello.net.clients[n].netns, HELLO, 1)?;
+    answered.into_keys().next().context("nobody answered")
+}
+
+/// So many connections of each client; they are led to one backend each.
+fn both_connect(hello: &HelloLab<'_>, count: usize) -> Result<()> {
+    hello.net.clients.iter().try_for_each(|client| {
+        let answered = spread(&client.netns, HELLO, count)?;
+        ensure!(answered.len() == 1, "{answered:?}");
+        Ok(())
+    })
+}
+
+/// Whom somebody aims at by a source address has more handshakes that hang than anybody else, and completes what it did.
+#[test]
+fn a_flood_that_is_aimed_at_one_backend_makes_nobody_suspect() {
+    Lab::test(Topology { clients: 2, ..Topology::one_segment(2) }, |lab| {
+        let mut config = config(lab, 2);
+        let more = "guard: 1000000, passive: out, persistence: 300, timeouts: {tcp_syn: 2s}";
+        config.services[0].more = more.to_owned();
+        let hello = HelloLab::start_with(lab, &config)?;
+        ensure!(led_to(&hello, 0)? != led_to(&hello, 1)?, "rr takes turns");
+        both_connect(&hello, 20)?;
+        // Until the first of its handshakes have been counted for long.
+        let mut rounds = 0..60u16;
+        let [one, other] = loop {
+            let round = rounds.next().context("handshakes do not run out")?;
+            flood_of_one(hello.client(), 1024 + round * 300..1024 + (round + 1) * 300)?;
+            both_connect(&hello, 3)?;
+            let ran_out = health(&hello)?.map(|it| it.incomplete_handshakes);
+            if ran_out[0].max(ran_out[1]) >= 1000 {
+                break ran_out;
+            }
+            thread::sleep(Duration::from_millis(200));
+        };
+        ensure!(one.min(other) == 0, "{one} and {other} ran out: it was not aimed");
+        for n in 1..=2 {
+            let backend = hello.agent.backend(SERVICE, &hello.key(n))?;
+            ensure!(backend.state == BackendState::Up, "{backend:?}");
+        }
+        let events = hello.agent.lb(&["events", "--last", "1000", "--output", "json"])?.ok()?;
+        ensure!(!events.contains("\"suspect\"") && !events.contains("\"flood-begin\""), "{events}");
+        Ok(())
+    });
+}
+
+/// It hears its clients, and its answers are dropped: beside a past of its own that is told from a flood.
+#[test]
+fn a_backend_that_loses_its_handshakes_is_taken_out_where_clients_are_led_to_it() {
+    Lab::test(Topology { clients: 2, ..Topology::one_segment(2) }, |lab| {
+        let mut config = config(lab, 2);
+        config.services[0].more = "passive: out, passive_hold: 10m, persistence: 300".to_owned();
+        let hello = HelloLab::start_with(lab, &config)?;
+        let broken = led_to(&hello, 0)?;
+        let n = if broken == "slave1" { 1 } else { 2 };
+        both_connect(&hello, 40)?;
+        let drops = "tcp flags & (syn | ack) == (syn | ack) drop";
+        rule(&hello.net.backends[n - 1].netns, "output", drops)?;
+        let mut rounds = 0..60;
+        loop {
+            let round = rounds.next().context("it is never suspect")?;
+            hello.client().enter(|| {
+                let connect = || TcpStream::connect_timeout(&HELLO, Duration::from_millis(500)).is_ok();
+                thread::scope(|scope| (0..10).for_each(|_| drop(scope.spawn(connect))));
+            })?;
+            spread(&hello.net.clients[1].netns, HELLO, 10)?;
+            let backend = hello.agent.backend(SERVICE, &hello.key(n))?;
+            if backend.state == BackendState::Down {
+                println!("suspect after {round} rounds: {:?}", backend.detail);
+                break;
+            }
+        }
+        let told = happened(&hello.agent, Kind::Suspect)?;
+        ensure!(told.what.backend.is_some_and(|it| it.to_string() == hello.key(n)), "{told:?}");
+        let other = hello.agent.backend(SERVICE, &hello.key(3 - n))?;
+        ensure!(other.state == BackendState::Up, "{other:?}");
+        Ok(())
+    });
+}
+
+/// Some programs hang up so: it lowers the weight, and takes nobody out.
+#[test]
+fn a_backend_whose_clients_alone_hang_up_by_a_reset_has_its_weight_lowered() {
+    Lab::test(Topology::one_segment(2), |lab| {
+        let mut config = config(lab, 2);
+        config.services[0].backends.iter_mut().for_each(|(_, weight)| *weight = 10);
+        config.services[0].more = "passive: out, passive_hold: 10m".to_owned();
+        let hello = HelloLab::start_with(lab, &config)?;
+        for _ in 0..40 {
+            let session = Session::open(hello.client(), HELLO)?;
+            if session.server == "slave1" {
+                session.abort()?;
+            }
+        }
+        let told = happened(&hello.agent, Kind::Suspect)?;
+        let lowered = hello.agent.backend(SERVICE, &hello.key(1))?;
+        ensure!(told.what.backend == Some(lowered.key), "{told:?}");
+        ensure!(lowered.state == BackendState::Up && lowered.health_weight == 1, "{lowered:?}");
+        ensure!(lowered.detail.as_ref().is_some_and(|it| it.contains("reset by clients")), "{lowered:?}");
+        let other = hello.agent.backend(SERVICE, &hello.key(2))?;
+        ensure!(other.state == BackendState::Up && other.health_weight == 10, "{other:?}");
         Ok(())
     });
 }

@@ -52,6 +52,7 @@ fn counted(world: &mut World, service: &Service, connections: &mut u64) {
     *connections += 50;
     let figures = |n: usize| Figures {
         connections: *connections,
+        half_open: if n == 0 { *connections } else { 0 },
         retransmissions: if n == 0 { *connections } else { 0 },
         ..Figures::default()
     };

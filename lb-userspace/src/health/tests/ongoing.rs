@@ -49,6 +49,7 @@ fn set(world: &mut World, model: &Model, n: usize, passes: bool) {
 fn count(world: &mut World, service: &Service, model: &Model, connections: u64, bad: Option<usize>) {
     let figures = |n: usize| Figures {
         connections,
+        half_open: if bad == Some(n) { connections } else { 0 },
         retransmissions: if bad == Some(n) { connections } else { 0 },
         ..Figures::default()
     };
