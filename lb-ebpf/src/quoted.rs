@@ -5,7 +5,6 @@ use aya_ebpf::{bindings::xdp_md, programs::XdpContext};
 use lb_common::{
     endpoint::flag,
     flow::{NarrowKey, WideKey},
-    hashed::fold,
     icmp::{HEADER_LEN, ICMPV4, ICMPV6, is_error},
     protocol,
     verdict::Verdict,
@@ -19,7 +18,7 @@ use crate::{
     },
     packet::{Outline, Packet, read},
     probe,
-    schedule::schedule_by_hash,
+    schedule::{addresses, schedule_by_hash},
     table::secret,
 };
 
@@ -68,7 +67,7 @@ extern "C" fn quoted_find(ctx: *mut xdp_md, outline: u64) -> u64 {
             peek_narrow(NarrowKey::new(client[0] as u32, port, id))
         };
         if dest == 0 && may_be_hashed(service) {
-            dest = schedule_by_hash(service, fold(client), u16::from_be(port) as u32, fold(quoted.vip));
+            dest = schedule_by_hash(service, addresses(client, quoted.vip), u16::from_be(port) as u32);
         }
         if dest != 0 {
             return (service as u64) << 32 | dest as u64;

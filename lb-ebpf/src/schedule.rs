@@ -11,6 +11,7 @@ use core::ptr;
 
 use lb_common::{
     generation::{Arena, Header, Published, from_spread},
+    hashed::fold,
     scheduler::{Kind, Load, kind},
 };
 
@@ -24,16 +25,21 @@ use crate::{
     table::secret,
 };
 
+/// Client and VIP in one word, which is one less on the stack: `VIP 32 | client 32`, each as [`fold`] gives it.
+#[inline(always)]
+pub fn addresses(client: [u64; 2], vip: [u64; 2]) -> u64 {
+    (fold(vip) as u64) << 32 | fold(client) as u64
+}
+
 /// The destination of the service's next connection; 0 if there is none that takes connections.
 ///
-/// `client` and `vip` are addresses as [`lb_common::hashed::fold`] gives them, `port` is the client's in
-/// host order: what some schedulers hash.
+/// `addresses`: see [`addresses`]; `port` is the client's in host order: what some schedulers hash.
 #[inline(always)]
-pub fn schedule_next(service: u32, client: u32, port: u32, vip: u32) -> u32 {
+pub fn schedule_next(service: u32, addresses: u64, port: u32) -> u32 {
     let Some((region, header)) = generation(service) else { return 0 };
     match kind(header.scheduler) {
         Kind::Rotation => rotation::next(service, region, &header),
-        Kind::Hashed => schedule_hashed(region, client, port, vip),
+        Kind::Hashed => schedule_hashed(region, addresses, port),
         Kind::Load => schedule_least(region, header.scheduler as u32, load(service).0),
         Kind::Draw => schedule_drawn(region, load(service).0),
         Kind::Locality => schedule_near(service, region),
@@ -47,12 +53,12 @@ pub fn schedule_next(service: u32, client: u32, port: u32, vip: u32) -> u32 {
 /// by itself, instead of anew at each call.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn schedule_by_hash(service: u32, client: u32, port: u32, vip: u32) -> u32 {
+pub extern "C" fn schedule_by_hash(service: u32, addresses: u64, port: u32) -> u32 {
     let Some((region, header)) = generation(service) else { return 0 };
     if kind(header.scheduler) == Kind::Hashed {
-        return schedule_hashed(region, client, port, vip);
+        return schedule_hashed(region, addresses, port);
     }
-    let hash = secret().mix((client as u64) << 32 | (port as u64) << 16 | service as u64);
+    let hash = secret().mix(addresses << 32 | (port as u64) << 16 | service as u64);
     from_spread(&Words, region, &header, (hash >> 32) as u32).unwrap_or(0)
 }
 

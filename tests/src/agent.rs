@@ -28,8 +28,9 @@ use crate::{
     wait::{PATIENCE, Seen, eventually},
 };
 
-/// Loading and verifying the program takes seconds on a busy machine.
-const START_LIMIT: Duration = Duration::from_secs(60);
+/// Loading and verifying the program takes seconds on a busy machine, and half a minute for each interface in one that a
+/// busy machine emulates.
+const START_LIMIT: Duration = Duration::from_secs(180);
 
 /// A director's agent with its files. Dropping it detaches: nothing of the instance is left in the kernel.
 pub struct Agent {

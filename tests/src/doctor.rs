@@ -54,7 +54,11 @@ pub fn doctor_command(agent: &Agent, instance: &str) -> Result<Command> {
 
 /// What it says about an instance; its exit code must agree.
 pub fn report(agent: &Agent, instance: &str) -> Result<Report> {
-    let ran = run(doctor_command(agent, instance)?)?;
+    report_by(doctor_command(agent, instance)?)
+}
+
+fn report_by(command: Command) -> Result<Report> {
+    let ran = run(command)?;
     let report: Report = serde_json::from_str(&ran.stdout)
         .with_context(|| format!("`{}` printed:\n{}{}", ran.command, ran.stdout, ran.stderr))?;
     without_the_machine(&ran.status, report)
@@ -86,7 +90,12 @@ pub fn finds(agent: &Agent, ids: &[&str]) -> Result<Vec<Found>> {
 
 /// The same when asked as an instance.
 pub fn finds_of(agent: &Agent, instance: &str, ids: &[&str]) -> Result<Vec<Found>> {
-    let found = report(agent, instance)?.findings;
+    finds_by(doctor_command(agent, instance)?, ids)
+}
+
+/// The same when asked by this command line.
+pub fn finds_by(command: Command, ids: &[&str]) -> Result<Vec<Found>> {
+    let found = report_by(command)?.findings;
     let named: Vec<_> = found.iter().map(|finding| finding.id.as_str()).collect();
     ensure!(named == ids, "{ids:?} were expected: {found:#?}");
     Ok(found)

@@ -118,6 +118,9 @@ impl Shared {
                 Err(_) => wait_readable(listener),
             }
         }
+        // Closing would not do: a process that another test starts has a copy of it until it is another program, and
+        // who listens there next finds the address in use.
+        let _ = SockRef::from(listener).shutdown(Shutdown::Both);
     }
 
     /// Ends with the connection: an error here is the client's to notice.

@@ -9,7 +9,7 @@ use crate::{
     capture::Capture,
     config::Config,
     scope::Scope,
-    topo::{Network, Topology},
+    topo::{Network, Node, Topology},
 };
 
 /// Everything of one test. Dropping it takes all down; dropping it unfinished prints the report first.
@@ -66,6 +66,13 @@ impl Lab {
     /// Writes the configuration and starts the agent on the director.
     pub fn start_agent(&self, config: &Config) -> Result<Arc<Agent>> {
         let agent = self.prepare_agent(config)?;
+        agent.start()?;
+        Ok(agent)
+    }
+
+    /// The same on another host.
+    pub fn start_agent_on(&self, director: &Node, config: &Config) -> Result<Arc<Agent>> {
+        let agent = self.keep(Agent::prepare(&self.scope, director, config)?);
         agent.start()?;
         Ok(agent)
     }

@@ -8,7 +8,7 @@
 //! * [`certificate`], [`nginx`], [`mail`], [`receiver`] are real servers of other kinds, that are checked or told of events;
 //! * [`lab::Lab::test`] runs a test and prints packets, maps and logs if it fails;
 //! * [`xdp`] runs the program on frames made by [`packet`], without any interface;
-//! * [`netns`], [`proc`], [`xdp_pass`], [`wait`], [`clock`] are the tools all of these are made of.
+//! * [`netns`], [`proc`], [`raw`], [`xdp_pass`], [`wait`], [`clock`] are the tools all of these are made of.
 
 pub mod agent;
 mod capture;
@@ -32,6 +32,7 @@ pub mod notes;
 pub mod packet;
 mod pins;
 pub mod proc;
+pub mod raw;
 pub mod receiver;
 pub mod scope;
 pub mod sql_load;

@@ -3,7 +3,10 @@
 //!
 //! Headers and checksums are etherparse's, so that an error in our own arithmetic cannot stand on both sides.
 
-use std::{fmt::Write, net::SocketAddr};
+use std::{
+    fmt::Write,
+    net::{IpAddr, SocketAddr},
+};
 
 mod answer;
 
@@ -376,6 +379,19 @@ pub fn difference(expected: &[u8], actual: &[u8]) -> String {
         let _ = writeln!(text, "headers expected:\n{}\nheaders got:\n{}", wanted.join("\n"), got.join("\n"));
     }
     text
+}
+
+/// The first `prefix` bits of an address.
+pub fn masked(address: IpAddr, prefix: u8) -> IpAddr {
+    match address {
+        IpAddr::V4(ip) => IpAddr::from(
+            (ip.to_bits() & u32::MAX.checked_shl(32 - u32::from(prefix)).unwrap_or(0)).to_be_bytes(),
+        ),
+        IpAddr::V6(ip) => {
+            let mask = u128::MAX.checked_shl(128 - u32::from(prefix)).unwrap_or(0);
+            IpAddr::from((ip.to_bits() & mask).to_be_bytes())
+        }
+    }
 }
 
 /// Bytes as hex; those that `other` has differently are in brackets.

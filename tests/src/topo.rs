@@ -15,9 +15,9 @@ use std::{
     path::Path,
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 
-use crate::{netns::Netns, scope::Scope, xdp_pass};
+use crate::{netns::Netns, packet::Mac, scope::Scope, xdp_pass};
 
 /// The notes' VIP.
 pub const VIP4: IpAddr = IpAddr::V4(Ipv4Addr::new(172, 18, 14, 100));
@@ -191,7 +191,8 @@ impl Node {
 }
 
 impl Link {
-    fn new(number: usize, segment: Segment, host: u8) -> Self {
+    /// `ethNUMBER` of the segment's host `host`.
+    pub fn new(number: usize, segment: Segment, host: u8) -> Self {
         let net = segment.net();
         // 172.18.14.71 and fd00:18:14::71 should look alike: the digits, read as hexadecimal.
         let alike = |n: u8| u16::from(n / 100) << 8 | u16::from(n / 10 % 10) << 4 | u16::from(n % 10);
@@ -204,7 +205,16 @@ impl Link {
         }
     }
 
-    fn plug(&self, role: &str, netns: &Netns, switch: &Netns) -> Result<()> {
+    /// # Errors
+    /// If somebody gave it a MAC address that is none.
+    pub fn mac_bytes(&self) -> Result<Mac> {
+        let bytes: Vec<u8> =
+            self.mac.split(':').map(|byte| u8::from_str_radix(byte, 16)).collect::<Result<_, _>>()?;
+        bytes.try_into().map_err(|_| anyhow!("{} is no MAC", self.mac))
+    }
+
+    /// Puts it into `netns`, with its other end at the segment's bridge.
+    pub fn plug(&self, role: &str, netns: &Netns, switch: &Netns) -> Result<()> {
         let Self { device, segment, mac, ipv4, ipv6 } = self;
         let (port, bridge, inside) = (port(role, self), segment.bridge(), netns.name());
         switch.ip(&format!(
@@ -255,8 +265,8 @@ fn client_role(n: u8) -> String {
     if n == 0 { "client".to_owned() } else { format!("client{}", n + 1) }
 }
 
-/// The switch's end of a node's link.
-fn port(role: &str, link: &Link) -> String {
+/// The name of the switch's end of a node's link.
+pub fn port(role: &str, link: &Link) -> String {
     format!("p-{role}{}", &link.device[3..])
 }
 

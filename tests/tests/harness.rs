@@ -15,6 +15,7 @@ use lb_tests::{
     load::Load,
     mariadb,
     netns::{self, Netns},
+    packet::Mac,
     proc::{self, Lifetime, Proc},
     scope::{self, Scope},
     topo::{Network, Node, Segment, Topology, VIP4, VIP6, host_prefix},
@@ -141,20 +142,19 @@ fn static_director(lab: &Lab, vip: IpAddr, backend: &Node) -> Result<()> {
     director.netns.ip(&format!("addr add {} dev eth0", host_prefix(vip)))?;
     let (to, from) = (&backend.links[0], director.link(backend.links[0].segment));
     let redirect = (from.device != "eth0").then(|| ifindex(director, &from.device)).transpose()?;
-    let program = static_dr(vip, &to.mac, &from.mac, redirect)?;
+    let program = static_dr(vip, to.mac_bytes()?, from.mac_bytes()?, redirect);
     xdp_pass::attach(&director.netns, "eth0", &lab.scope.bpffs(), "static_dr", &program)
 }
 
 /// XDP: a packet to the VIP gets these MAC addresses and goes back out, or to the device `redirect`; everything
 /// else passes.
-fn static_dr(vip: IpAddr, to: &str, from: &str, redirect: Option<i32>) -> Result<Vec<u64>> {
+fn static_dr(vip: IpAddr, to: Mac, from: Mac, redirect: Option<i32>) -> Vec<u64> {
     // EtherType as a little-endian CPU loads it; where the last four octets of the destination are; they.
     let (ethertype, at, [a, b, c, d]) = match vip {
         IpAddr::V4(vip) => (0x0008, 30, vip.octets()),
         IpAddr::V6(vip) => (0xdd86, 50, (vip.to_bits() as u32).to_be_bytes()),
     };
-    let octets: Vec<_> = [to, from].iter().flat_map(|mac| mac.split(':')).collect();
-    let octets = octets.iter().map(|o| u8::from_str_radix(o, 16)).collect::<Result<Vec<_>, _>>()?;
+    let octets = [to, from].concat();
     let mut program = vec![
         insn(0x61, 2, 1, 0, 0),                                 // r2 = ctx->data
         insn(0x61, 3, 1, 4, 0),                                 // r3 = ctx->data_end
@@ -177,7 +177,7 @@ fn static_dr(vip: IpAddr, to: &str, from: &str, redirect: Option<i32>) -> Result
         Some(device) => vec![insn(0xb7, 1, 0, 0, device), insn(0xb7, 2, 0, 0, 0), insn(0x85, 0, 0, 0, 23)],
     });
     program.push(insn(0x95, 0, 0, 0, 0));
-    Ok(program)
+    program
 }
 
 fn ifindex(node: &Node, device: &str) -> Result<i32> {

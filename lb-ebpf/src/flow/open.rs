@@ -5,7 +5,6 @@ use lb_common::{
     endpoint::{Endpoint, flag},
     flow::{NarrowBucket, NarrowKey, WideBucket, WideKey},
     guard::Guard,
-    hashed::fold,
     record::Step,
     service::{Rotation, Service},
     tcp::State,
@@ -24,7 +23,7 @@ use crate::{
     maps::{REFRESH, ROTATIONS, SERVICES},
     packet::Packet,
     record,
-    schedule::{schedule_by_hash, schedule_next},
+    schedule::{addresses, schedule_by_hash, schedule_next},
     table::{Side, Table},
     template::{Source, assure_template, find_template, template_store},
     word::{KernelWord, compare_and_swap},
@@ -43,23 +42,24 @@ pub fn open_under(
     if endpoint.has(flag::RULED) {
         source::admit(packet, segment, service)?;
     }
-    let (client, vip) = (fold(packet.source), fold(packet.dest));
+    let addresses = addresses(packet.source, packet.dest);
     let port = u16::from_be(packet.source_port()) as u32;
     let source = Source(packet.source);
     let persistent = endpoint.has(flag::PERSISTENT);
-    let held = flow_guard(service, segment.0);
     let mut placed = if persistent { find_template(&source, endpoint) } else { 0 };
-    if placed == 0 {
-        placed = flow_schedule(service, segment.0 as u64 | held, client, port, vip);
+    if placed != 0 {
+        placed |= flow_guard(service, segment.0);
+    } else {
+        placed = flow_schedule(service, segment.0, addresses, port);
         if Placed(placed).dest() == 0 {
             return Err(Verdict::DroppedNoBackend);
         }
-        if persistent && held == 0 {
+        if persistent && !Placed(placed).is_held() {
             placed = template_store(&source, endpoint.0, placed);
         }
     }
-    placed |= held | if again { Placed::AGAIN } else { 0 };
-    let mut outcome = if held != 0 && !again {
+    placed |= if again { Placed::AGAIN } else { 0 };
+    let mut outcome = if Placed(placed).is_held() && !again {
         // Nothing to look for, nothing to store.
         Outcome::NO_ROOM.0
     } else if is_wide(packet, endpoint) {
@@ -70,13 +70,11 @@ pub fn open_under(
     if outcome & Outcome::ASSURES != 0 {
         assure_template(&source, endpoint, outcome as u32);
     } else if outcome == Outcome::NO_ROOM.0 {
-        // A template says where, or it is the same for every packet of the flow.
-        let dest = if Placed(placed).is_controlled() {
-            Placed(placed).dest()
-        } else {
-            schedule_by_hash(service, client, port, vip)
-        };
-        outcome = flow_without_entry(service, segment.0, dest as u64 | held);
+        // Its destination has to be the same for every packet of the flow: as a template's is, and a hash's.
+        if !Placed(placed).is_lasting() {
+            placed = placed & Placed::HELD | schedule_by_hash(service, addresses, port) as u64;
+        }
+        outcome = flow_without_entry(service, segment.0, placed);
     }
     Outcome(outcome).end(endpoint).unwrap_or(Err(Verdict::DroppedNoBackend))
 }
@@ -118,6 +116,12 @@ impl Placed {
     #[inline(always)]
     fn is_by_hash(self) -> bool {
         self.0 & Self::BY_HASH != 0
+    }
+
+    /// Whether it is the same for every packet of the flow.
+    #[inline(always)]
+    fn is_lasting(self) -> bool {
+        self.0 & (Self::BY_HASH | Self::CONTROLLED) != 0
     }
 }
 
@@ -276,24 +280,45 @@ fn without_entry(service: u32, placed: Placed, segment: Segment, record: &Servic
 
 // Verified once, by themselves (see `flow`).
 
-/// Whether the service's new flows come too fast for this one to get an entry: [`Placed::HELD`] or 0. A connection
-/// whose handshake is complete has a rate of its own, so that a flood of SYNs does not keep it from its entry.
+/// The guard, of a connection that a template leads.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn flow_guard(service: u32, segment: u32) -> u64 {
-    let (Some(record), Some(rotation)) = (SERVICES.get(service), ROTATIONS.get_ptr_mut(service)) else {
-        return 0;
+    match SERVICES.get(service) {
+        Some(record) => guard(service, record, Segment(segment)),
+        None => 0,
+    }
+}
+
+/// Where a connection goes that no template leads; also whether the guard holds it, in the same call, since calls are
+/// what a flood costs most. See [`Placed`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn flow_schedule(service: u32, segment: u32, addresses: u64, port: u32) -> u64 {
+    let Some(record) = SERVICES.get(service) else { return 0 };
+    let segment = Segment(segment);
+    let held = guard(service, record, segment);
+    let is_hashed = !segment.is_one_packet(record) && (held != 0 || by_hash(service, segment, clock::now()));
+    let placed = if is_hashed {
+        schedule_by_hash(service, addresses, port) as u64 | Placed::BY_HASH | held
+    } else {
+        schedule_next(service, addresses, port) as u64
     };
-    if record.guard == 0 || Segment(segment).is_one_packet(record) {
+    record::step(Step::Scheduled, Placed(placed).dest() as u64, is_hashed as u64);
+    placed
+}
+
+/// Whether the service's new flows come too fast for this one to get an entry: [`Placed::HELD`] or 0. A connection
+/// whose handshake is complete has a rate of its own, so that a flood of SYNs does not keep it from its entry.
+#[inline(always)]
+fn guard(service: u32, record: &Service, segment: Segment) -> u64 {
+    if record.guard == 0 || segment.is_one_packet(record) {
         return 0;
     }
+    let Some(rotation) = ROTATIONS.get_ptr_mut(service) else { return 0 };
     // SAFETY: only the address of a word of the map's value is taken.
     let word = unsafe {
-        if Segment(segment).begins() {
-            &raw mut (*rotation).beginning
-        } else {
-            &raw mut (*rotation).completing
-        }
+        if segment.begins() { &raw mut (*rotation).beginning } else { &raw mut (*rotation).completing }
     };
     let now = clock::now();
     // SAFETY: an aligned word of the map's value.
@@ -306,22 +331,6 @@ extern "C" fn flow_guard(service: u32, segment: u32) -> u64 {
     // Lost to another CPU: one flow more than the rate.
     compare_and_swap(word, before.0, after.0);
     0
-}
-
-/// See [`Placed`]. `segment` with [`Placed::HELD`].
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn flow_schedule(service: u32, segment: u64, client: u32, port: u32, vip: u32) -> u64 {
-    let held = segment & Placed::HELD != 0;
-    let segment = Segment(segment as u32);
-    let one_packet = SERVICES.get(service).is_some_and(|record| segment.is_one_packet(record));
-    let placed = if !one_packet && (held || by_hash(service, segment, clock::now())) {
-        schedule_by_hash(service, client, port, vip) as u64 | Placed::BY_HASH
-    } else {
-        schedule_next(service, client, port, vip) as u64
-    };
-    record::step(Step::Scheduled, Placed(placed).dest() as u64, Placed(placed).is_by_hash() as u64);
-    placed
 }
 
 #[unsafe(no_mangle)]

@@ -16,30 +16,29 @@ use super::{
 /// Entries of members that take no connections are 0: without a fallback, who hashes there is refused.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn schedule_hashed(region: u32, client: u32, port: u32, vip: u32) -> u32 {
+pub extern "C" fn schedule_hashed(region: u32, addresses: u64, port: u32) -> u32 {
     let Some(header) = header(region) else { return 0 };
     if header.table == 0 {
         return 0;
     }
     let port = if header.flags & flag::PORT != 0 { port as u16 } else { 0 };
+    let (client, vip) = (addresses as u32, (addresses >> 32) as u32);
     let key = if header.scheduler == DH { key(vip, 0) } else { key(client, port) };
-    let probe = Probe { region, key, first: entry(header.scheduler, key, 0, header.table), found: 0 };
-    let dest = from_table(&Words, region, &header, probe.first).unwrap_or(0);
+    let first = entry(header.scheduler, key, 0, header.table);
+    let dest = from_table(&Words, region, &header, first).unwrap_or(0);
     if dest != 0 && !is_overloaded(dest) {
         return dest;
     }
     if header.flags & flag::FALLBACK == 0 {
         return 0;
     }
-    repeat(MH_TABLE, look_on, probe).found
+    repeat(MH_TABLE, look_on, Probe { region, key, found: 0 }).found
 }
 
 #[derive(Clone, Copy)]
 struct Probe {
     region: u32,
     key: u32,
-    /// The entry that was tried first.
-    first: u32,
     found: u32,
 }
 
@@ -50,7 +49,9 @@ extern "C" fn look_on(index: u32, context: *mut c_void) -> i64 {
     if index >= header.table {
         return STOP;
     }
-    let at = entry(header.scheduler, probe.key, (index + probe.first) % header.table, header.table);
+    // The entry that was tried first: worked out anew for each, which is seldom, and keeps a word off the stack.
+    let first = entry(header.scheduler, probe.key, 0, header.table);
+    let at = entry(header.scheduler, probe.key, (index + first) % header.table, header.table);
     let dest = from_table(&Words, probe.region, &header, at).unwrap_or(0);
     if dest == 0 || is_overloaded(dest) {
         return GO_ON;

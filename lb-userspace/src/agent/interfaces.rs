@@ -322,39 +322,48 @@ fn report(attached: &Attached, warnings: &mut Vec<String>) {
 
 /// Looks for an MTU that the driver cannot do, and for offloads that hide tags or merge frames before
 /// XDP; switches those off where told to.
-pub fn check_devices(interfaces: &Interfaces, host: &mut HostChanges) -> Result<Vec<String>> {
+pub fn check_devices(interfaces: &Interfaces, links: &[Link], host: &mut HostChanges) -> Result<Vec<String>> {
     let mut warnings = Vec::new();
     for interface in &interfaces.all {
-        let name = &interface.attachment.name;
         let Interface { spec, attachment, .. } = interface;
         let features = xdp::features(attachment.ifindex).ok().flatten();
         if let Some(warning) = features.and_then(|found| drivers::receives(attachment, spec.mode, found)) {
             tracing::warn!("{warning}");
             warnings.push(warning);
         }
-        let features = match ethtool::features(name) {
-            Ok(features) => features,
-            Err(error) => {
-                tracing::debug!(interface = name, "its offloads cannot be read: {error}");
-                continue;
-            }
-        };
-        let tagged = !interface.attachment.vlans.is_empty();
-        for obstacle in offload::in_the_way(&features) {
-            // Without VLANs of ours, a stripped tag is somebody else's.
-            if obstacle.feature.contains("vlan") && !tagged {
-                continue;
-            }
-            if interface.spec.offloads == OffloadPolicy::Set && obstacle.changeable {
-                host.switch_off(name, obstacle.feature)?;
-            } else {
-                let warning = format!(
-                    "{name}: {} is on: {}; `offloads: set` lets lb switch it off, or `ethtool -K {name} {} off`",
-                    obstacle.feature, obstacle.why, obstacle.feature
-                );
-                tracing::warn!("{warning}");
-                warnings.push(warning);
-            }
+        let tagged = !attachment.vlans.is_empty();
+        let device = links.iter().find(|link| link.index == attachment.ifindex);
+        for nic in device.into_iter().flat_map(|device| offload::receivers(device, links)) {
+            warnings.extend(check_offloads(&nic.name, tagged, spec.offloads, host)?);
+        }
+    }
+    Ok(warnings)
+}
+
+fn check_offloads(
+    nic: &str,
+    tagged: bool,
+    policy: OffloadPolicy,
+    host: &mut HostChanges,
+) -> Result<Vec<String>> {
+    let features = match ethtool::features(nic) {
+        Ok(features) => features,
+        Err(error) => {
+            tracing::debug!(interface = nic, "its offloads cannot be read: {error}");
+            return Ok(Vec::new());
+        }
+    };
+    let mut warnings = Vec::new();
+    for obstacle in offload::in_the_way(&features, tagged) {
+        if policy == OffloadPolicy::Set && obstacle.changeable {
+            host.switch_off(nic, obstacle.feature)?;
+        } else {
+            let warning = format!(
+                "{nic}: {} is on: {}; `offloads: set` lets lb switch it off, or `ethtool -K {nic} {} off`",
+                obstacle.feature, obstacle.why, obstacle.feature
+            );
+            tracing::warn!("{warning}");
+            warnings.push(warning);
         }
     }
     Ok(warnings)

@@ -100,6 +100,8 @@ struct Agent {
     compiled: Compiled,
     clock: Clock,
     sweep: Sweep,
+    /// When the sweeper goes round again.
+    next_round: Duration,
     rates: Estimator<Counted>,
     growth: Growth,
     tracing: Tracing,
@@ -181,7 +183,7 @@ impl Agent {
 
     /// After an interface was deleted and made again.
     async fn attach_anew(&mut self) {
-        match interfaces::check_devices(&self.interfaces, &mut self.host) {
+        match interfaces::check_devices(&self.interfaces, &self.network.links, &mut self.host) {
             Ok(warnings) => self.warnings.extend(warnings),
             Err(error) => tracing::error!("switching offloads off failed: {error:#}"),
         }
@@ -191,17 +193,21 @@ impl Agent {
         }
     }
 
-    /// One round of the sweeper, and freeing what it showed to be unused; between them a look at the counters.
+    /// A look at the counters; before it a round of the sweeper if one is due, and freeing what that showed to be unused.
     fn sweep(&mut self) {
-        let sweep = self.pins.maps.sweep(self.clock.now(), &self.sweep);
-        let settled = self.sweep.census.union(&sweep.census);
-        self.sweep = sweep;
-        self.look_at_fill();
+        let begun = monotonic();
+        let settled = (begun >= self.next_round).then(|| {
+            let sweep = self.pins.maps.sweep(self.clock.now(), &self.sweep);
+            self.next_round = begun + Sweep::period(monotonic() - begun);
+            let settled = self.sweep.census.union(&sweep.census);
+            self.sweep = sweep;
+            self.look_at_fill();
+            settled
+        });
         let reclaimed = self.pins.maps.without_rules().and_then(|now| {
             rates::read(&mut self.rates, &self.pins.maps, &now, monotonic())?;
             self.look_around(&now);
-            let ops = reclaim(&now, &settled);
-            self.pins.maps.apply(&ops)
+            settled.map_or(Ok(()), |settled| self.pins.maps.apply(&reclaim(&now, &settled)))
         });
         if let Err(error) = reclaimed {
             tracing::error!("reading counters and freeing unused ids failed: {error:#}");

@@ -145,7 +145,7 @@ async fn start(
     };
     warnings.extend(differing_limits(&config, &pins));
     let mut host = HostChanges::open(state)?;
-    warnings.extend(interfaces::check_devices(&interfaces, &mut host)?);
+    warnings.extend(interfaces::check_devices(&interfaces, &network.links, &mut host)?);
     tracing::debug!("health, clock and devices are looked at");
     let mut agent = Agent {
         options,
@@ -162,6 +162,7 @@ async fn start(
         compiled: Default::default(),
         clock,
         sweep: Sweep::default(),
+        next_round: Duration::ZERO,
         pressure: Default::default(),
         rates: Estimator::default(),
         growth: Growth::default(),

@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
 };
 
 use lb_common::{
@@ -76,6 +77,12 @@ pub struct Sweep {
 }
 
 impl Sweep {
+    /// From the beginning of a round that took so long to that of the next one: a second, or as long as makes the rounds
+    /// a twelfth of a CPU's time. What has expired meanwhile is free to new flows anyway.
+    pub fn period(took: Duration) -> Duration {
+        (took * 12).max(Duration::from_secs(1))
+    }
+
     /// Another round follows in tables of other sizes: places in them are none any more.
     pub fn forget_places(&mut self) {
         self.templates = Templates::default();
@@ -375,4 +382,15 @@ fn places(old: u32, new: u32) -> impl Iterator<Item = BucketPlace> {
 pub(super) fn live<B: Bucket>(bucket: &B, slot: usize, now: Tick) -> Option<Value> {
     let value = Value(bucket.value(slot).load());
     (value.is_flow() && !value.expiry().is_past(now)).then_some(value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rounds_are_a_second_apart_or_a_twelfth_of_the_time() {
+        let period = |ms| Sweep::period(Duration::from_millis(ms)).as_millis();
+        assert_eq!([0, 20, 83, 84, 250].map(period), [1000, 1000, 1000, 1008, 3000]);
+    }
 }

@@ -1,6 +1,6 @@
 //! Which offloads of a NIC are in the way of XDP. PURE.
 
-use super::ethtool::Features;
+use super::{Link, ethtool::Features};
 
 /// An offload that is on and must be off.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,10 +34,22 @@ const OBSTACLES: [(&str, &str); 4] = [
     ),
 ];
 
-/// The active features that are in the way, in the order in which to switch them off.
-pub fn in_the_way(features: &Features) -> Vec<Obstacle> {
+/// The devices that take frames off the wire for `link`: the slaves of a bond, for XDP sees frames as these received
+/// them, and a bond says that it has LRO whatever they have; else `link` itself.
+pub fn receivers<'a>(link: &'a Link, links: &'a [Link]) -> Vec<&'a Link> {
+    if link.kind.as_deref() == Some("bond") {
+        links.iter().filter(|slave| slave.master == Some(link.index)).collect()
+    } else {
+        vec![link]
+    }
+}
+
+/// The active features that are in the way, in the order in which to switch them off. `tagged`: there are VLANs of ours;
+/// without them, a tag that the NIC takes out is somebody else's.
+pub fn in_the_way(features: &Features, tagged: bool) -> Vec<Obstacle> {
     OBSTACLES
         .into_iter()
+        .filter(|(feature, _)| tagged || !feature.contains("vlan"))
         .filter_map(|(feature, why)| {
             let state = features.get(feature).filter(|state| state.active)?;
             Some(Obstacle { feature, why, changeable: state.changeable })
@@ -60,7 +72,10 @@ mod tests {
             ("rx-lro".to_owned(), feature(false, true)),
             ("rx-vlan-hw-parse".to_owned(), feature(true, true)),
         ]);
-        let found: Vec<_> = in_the_way(&features).iter().map(|o| (o.feature, o.changeable)).collect();
-        assert_eq!(found, [("rx-vlan-hw-parse", true), ("rx-gro-hw", false)]);
+        let found = |tagged| -> Vec<_> {
+            in_the_way(&features, tagged).iter().map(|o| (o.feature, o.changeable)).collect()
+        };
+        assert_eq!(found(true), [("rx-vlan-hw-parse", true), ("rx-gro-hw", false)]);
+        assert_eq!(found(false), [("rx-gro-hw", false)]);
     }
 }

@@ -32,7 +32,8 @@ pub use reclaim::reclaim;
 pub use records::{dest_address, host_address};
 pub use region::arena_words;
 pub use snapshot::{
-    Census, EndpointKey, MapSizes, Snapshot, address_from, address_of_words, address_words, name_of,
+    Census, EndpointKey, MapSizes, Snapshot, address_bytes, address_from, address_of_words, address_words,
+    name_of,
 };
 pub use sources::RuleKey;
 pub use steps::{Compiled, PlanError, plan, plan_links, plan_on};

@@ -12,7 +12,7 @@ fn features_are_read_and_switched() {
         assert_eq!(ethtool::driver("v0").expect("answers"), "veth");
         let is_active = |name: &str| ethtool::features("v0").expect("answers")[name].active;
         let blocking = || -> Vec<_> {
-            offload::in_the_way(&ethtool::features("v0").expect("answers"))
+            offload::in_the_way(&ethtool::features("v0").expect("answers"), true)
                 .iter()
                 .map(|o| o.feature)
                 .collect()

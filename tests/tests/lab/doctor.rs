@@ -8,6 +8,7 @@ use std::{
 use crate::doctor_backend::rule;
 use crate::setup::{HelloLab, PORT, SERVICE, config, service};
 use anyhow::{Context, Result, ensure};
+use lb::doctor::Id;
 use lb_tests::{
     agent::{Agent, realserver},
     config::{Config, Service},
@@ -264,4 +265,19 @@ fn counters(netns: &Netns) -> Result<Vec<u64>> {
         ruleset["nftables"].as_array().context("a ruleset")?.iter().map(|entry| &entry["rule"]["expr"]);
     let parts = rules.filter_map(|parts| parts.as_array()).flatten();
     Ok(parts.filter_map(|part| part["counter"]["packets"].as_u64()).collect())
+}
+
+/// Each by its name, in a lab here or in the VM.
+#[test]
+fn every_finding_is_provoked_by_a_lab() {
+    const LABS: [&str; 5] = [
+        include_str!("doctor.rs"),
+        include_str!("doctor_backend.rs"),
+        include_str!("doctor_director.rs"),
+        include_str!("../vm61/doctor.rs"),
+        include_str!("../vm61/main.rs"),
+    ];
+    let provoked = |id: &Id| LABS.iter().any(|lab| lab.contains(&format!("\"{id}\"")));
+    let missing: Vec<&Id> = Id::ALL.iter().filter(|id| !provoked(id)).collect();
+    assert!(missing.is_empty(), "no lab provokes {missing:?}");
 }

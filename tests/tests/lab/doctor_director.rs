@@ -7,7 +7,7 @@ use aya::maps::{Array, Map, MapData};
 use lb_common::{SCHEMA_VERSION, meta::Meta, tick::Reading};
 use lb_tests::{
     config::Config,
-    doctor::{doctor_command, findings, finds, finds_of, says},
+    doctor::{doctor_command, findings, finds, finds_by, finds_of, says},
     hello::{Hello, Session},
     lab::Lab,
     proc::{Lifetime, Proc},
@@ -180,6 +180,26 @@ fn a_state_directory_that_cannot_be_written() {
     });
 }
 
+/// As the kernel of a small system: in a mount namespace of its own the doctor sees no type information.
+#[test]
+fn a_kernel_without_type_information() {
+    Lab::test(Topology::one_segment(1), |lab| {
+        let hello = HelloLab::start(lab, 1)?;
+        let empty = lab.scope.dir().join("empty");
+        fs::create_dir(&empty)?;
+        let doctor = doctor_command(&hello.agent, "lab")?;
+        let mut command = lab.net.director.netns.command("unshare")?;
+        command
+            .args(["--mount", "sh", "-c", r#"mount --bind "$0" /sys/kernel/btf && exec "$@""#])
+            .arg(&empty);
+        command.arg(doctor.get_program()).args(doctor.get_args());
+        let found = finds_by(command, &["no-btf"])?;
+        ensure!(found[0].severity == "warning", "{found:#?}");
+        says(&found[0], &["/sys/kernel/btf/vmlinux", "CONFIG_DEBUG_INFO_BTF=y"])?;
+        finds(&hello.agent, &[]).map(drop)
+    });
+}
+
 /// A root without CAP_NET_RAW, in a container say, can read but not ask.
 #[test]
 fn a_doctor_who_may_not_look() {
@@ -190,7 +210,7 @@ fn a_doctor_who_may_not_look() {
         command.args(["--bounding-set", "-net_raw"]).arg(doctor.get_program()).args(doctor.get_args());
         let ran = lb_tests::proc::run(command)?;
         ensure!(ran.status.code() == Some(8), "{}\n{}{}", ran.status, ran.stdout, ran.stderr);
-        for words in ["\"id\": \"no-privilege\"", "CAP_NET_RAW (asking backends)", "raw sockets"] {
+        for words in [r#""id": "no-privilege""#, "CAP_NET_RAW (asking backends)", "raw sockets"] {
             ensure!(ran.stdout.contains(words), "{words} is not in {}", ran.stdout);
         }
         Ok(())

@@ -3,7 +3,7 @@
 use anyhow::{Result, ensure};
 use lb::{
     api::types::{BackendState, Status},
-    events::{Event, Kind},
+    events::Kind,
 };
 use lb_tests::{
     hello::{Hello, Session, spread},
@@ -11,7 +11,7 @@ use lb_tests::{
     topo::Topology,
 };
 
-use crate::setup::{HELLO, HelloLab, PORT, SERVICE, backend_is, config, happened, said};
+use crate::setup::{HELLO, HelloLab, PORT, SERVICE, backend_is, config, events, happened, said};
 
 const CHECKS: &str = "checks: [{tcp: , interval: 200ms, timeout: 5s, rise: 1}]";
 
@@ -24,11 +24,6 @@ fn only(hello: &HelloLab<'_>, server: &str) -> Result<()> {
     let answered = spread(hello.client(), HELLO, 6)?;
     ensure!(answered == [(server.to_owned(), 6)].into(), "{answered:?}");
     Ok(())
-}
-
-fn events(hello: &HelloLab<'_>) -> Result<Vec<Event>> {
-    let listed = hello.agent.lb(&["events", "--last", "1000", "--output", "json"])?.ok()?;
-    Ok(listed.lines().map(serde_json::from_str).collect::<Result<_, _>>()?)
 }
 
 fn on(hello: &HelloLab<'_>, n: usize, more: &[&str]) -> Result<String> {
@@ -80,7 +75,7 @@ fn a_maintenance_keeps_new_connections_away_and_outlives_agent_and_reload() {
         ensure!(status.unhealthy_backends == 0, "{status:#?}");
         hello.servers.insert(0, Hello::start(&lab.net.backends[0], PORT)?);
         happened(&hello.agent, Kind::CheckPasses)?;
-        let kinds: Vec<_> = events(&hello)?.iter().map(|event| event.what.kind).collect();
+        let kinds: Vec<_> = events(&hello.agent)?.iter().map(|event| event.what.kind).collect();
         ensure!(!kinds.contains(&Kind::BackendDown), "{kinds:?}");
 
         hello.agent.lb(&["backend", "maintenance", "off", SERVICE, &hello.address(1)])?.ok()?;

@@ -24,7 +24,7 @@ use lb_tests::{
 
 use crate::{
     events::Follower,
-    setup::{HelloLab, PORT, SERVICE, backend_is, service},
+    setup::{HelloLab, PORT, SERVICE, backend_is, events, service},
 };
 
 const CHECKS: &str = "checks: [{tcp: , interval: 300ms, timeout: 5s, fall: 2, rise: 1}]";
@@ -105,8 +105,7 @@ fn programs_run_as_nobody_with_an_exact_environment() {
         let down = wait_for("notify_down", || Ok(told(&dir, "down")?.pop()))?;
         let all = wait_for("the global program", || Ok(told(&dir, "all")?.pop()))?;
         let quorum = wait_for("quorum_down", || Ok(told(&dir, "qdown")?.pop()))?;
-        let listed = hello.agent.lb(&["events", "--output", "json"])?.ok()?;
-        let events: Vec<Event> = listed.lines().map(serde_json::from_str).collect::<Result<_, _>>()?;
+        let events = events(&hello.agent)?;
         let event = events.iter().find(|it| it.what.kind == Kind::BackendDown).context("it went")?;
         let (key, address) = (hello.key(1), hello.address(1));
         let wanted = format!(

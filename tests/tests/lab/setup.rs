@@ -92,13 +92,18 @@ pub fn backend_is(agent: &Agent, service: &str, key: &str, state: BackendState) 
     })
 }
 
+/// What `lb events` lists.
+pub fn events(agent: &Agent) -> Result<Vec<Event>> {
+    let listed = agent.lb(&["events", "--last", "1000", "--output", "json"])?.ok()?;
+    Ok(listed.lines().map(serde_json::from_str).collect::<Result<_, _>>()?)
+}
+
 /// Waits until `lb events` has one of this kind, and gives the newest.
 pub fn happened(agent: &Agent, kind: Kind) -> Result<Event> {
     eventually(PATIENCE, &format!("the event {kind}"), || {
-        let listed = agent.lb(&["events", "--last", "1000", "--output", "json"])?.ok()?;
-        let events: Vec<Event> = listed.lines().map(serde_json::from_str).collect::<Result<_, _>>()?;
+        let events = events(agent)?;
         let found = events.iter().rfind(|event| event.what.kind == kind).cloned();
-        Ok(found.map_or_else(|| Seen::NotYet(listed), Seen::Yes))
+        Ok(found.map_or_else(|| Seen::NotYet(format!("{events:?}")), Seen::Yes))
     })
 }
 

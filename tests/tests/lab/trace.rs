@@ -33,11 +33,11 @@ const NOT_FOUND: i32 = 5;
 const REFUSED: i32 = 6;
 
 /// An `lb trace` that runs.
-struct Trace(Proc);
+pub struct Trace(Proc);
 
 impl Trace {
     /// Waits until every packet is asked about.
-    fn start(lab: &Lab, agent: &Agent, name: &str, args: &[&str]) -> Result<Self> {
+    pub fn start(lab: &Lab, agent: &Agent, name: &str, args: &[&str]) -> Result<Self> {
         let mut all = vec!["--output", "json", "trace"];
         all.extend(args);
         let log = lab.scope.dir().join(format!("trace-{name}"));
@@ -67,7 +67,7 @@ impl Trace {
     }
 
     /// Ctrl-C; what it said at its end.
-    fn interrupt(mut self) -> Result<String> {
+    pub fn interrupt(mut self) -> Result<String> {
         self.0.signal(Signal::SIGINT)?;
         let status = self.0.wait(PATIENCE)?;
         ensure!(status.success(), "lb trace ended with {status}: {}", self.0.log());
@@ -76,7 +76,7 @@ impl Trace {
 }
 
 /// Waits until the program of this tag is on the interface.
-fn until_tag(agent: &Agent, tag: u64, what: &str) -> Result<()> {
+pub fn until_tag(agent: &Agent, tag: u64, what: &str) -> Result<()> {
     eventually(PATIENCE, what, || {
         let now = agent.program_tag("eth0")?;
         Ok(if now == tag { Seen::Yes(()) } else { Seen::NotYet(format!("{now:x}, not {tag:x}")) })

@@ -3,12 +3,17 @@
 use std::{
     fs,
     net::{IpAddr, Ipv4Addr, SocketAddr},
+    time::Duration,
 };
 
 use anyhow::{Result, ensure};
-use lb::api::types::{BackendState, BackendView, CheckState, Status};
+use lb::{
+    api::types::{BackendState, BackendView, CheckState, Status},
+    events::Kind,
+};
 use lb_tests::{
     agent::Agent,
+    clock::realtime,
     config::{Config, Service},
     hello::{Hello, spread},
     lab::Lab,
@@ -17,7 +22,7 @@ use lb_tests::{
     wait::{PATIENCE, Seen, eventually},
 };
 
-use crate::setup::{HELLO, HelloLab, PORT, SERVICE, backend_is, said, verdict};
+use crate::setup::{HELLO, HelloLab, PORT, SERVICE, backend_is, happened, said, verdict};
 
 /// A lost packet is sent again after a second: it must not fail what is healthy.
 const CHECKS: &str = "checks: [{tcp: , interval: 300ms, timeout: 1500ms, rise: 2, fall: 2}]";
@@ -83,6 +88,47 @@ fn loses_its_vip(lab: &Lab, config: &Config) -> Result<()> {
 #[test]
 fn a_backend_that_loses_its_vip_leaves_while_its_own_address_answers() {
     Lab::test(Topology::one_segment(2), |lab| loses_its_vip(lab, &config(lab, VIP4, Segment::Front)));
+}
+
+/// Within fall × (interval + timeout): an attempt that hangs takes its whole timeout. The agent's own clock and log are
+/// what is measured, and by how much it says that an attempt began late does not count.
+#[test]
+fn a_backend_that_loses_its_vip_leaves_in_time() {
+    const FALL: u32 = 3;
+    const INTERVAL: Duration = Duration::from_secs(1);
+    const TIMEOUT: Duration = Duration::from_secs(2);
+    Lab::test(Topology::one_segment(2), |lab| {
+        let mut config = config(lab, VIP4, Segment::Front);
+        config.services[0].more =
+            format!("checks: [{{tcp: , interval: 1s, timeout: 2s, rise: 2, fall: {FALL}}}]");
+        let hello = HelloLab::start_with(lab, &config)?;
+        (1..=2).try_for_each(|n| ways(&hello.agent, &key(&config, n), GOOD).map(drop))?;
+        let failed_before = failed(&hello.agent, true)?;
+        let removed = realtime();
+        lab.net.backends[0].netns.ip(&format!("addr del {} dev lo", host_prefix(VIP4)))?;
+        let left = happened(&hello.agent, Kind::BackendDown)?;
+        // From here on nobody is sent there, and everybody is served.
+        let answered = spread(hello.client(), HELLO, 20)?;
+        ensure!(answered == [("slave2".to_owned(), 20)].into(), "{answered:?}");
+        ensure!(left.what.backend.is_some_and(|backend| backend.to_string() == hello.key(1)), "{left:?}");
+        ensure!(left.what.reason.contains("through the VIP"), "{left:?}");
+        let attempts = failed(&hello.agent, true)? - failed_before;
+        ensure!(attempts >= u64::from(FALL), "down after {attempts} failures");
+        ensure!(failed(&hello.agent, false)? == 0, "its own address goes on answering");
+        let latest = hello.agent.stats()?.checks.iter().map(|it| it.latest_us).max().unwrap_or_default();
+        let took = Duration::try_from(left.time.duration_since(removed))?;
+        let bound = FALL * (INTERVAL + TIMEOUT + Duration::from_micros(latest));
+        ensure!(took <= bound, "it left {took:?} after its VIP, at most {bound:?} were expected");
+        // Not before its failures had time to be: each hangs.
+        ensure!(took >= FALL * TIMEOUT, "{took:?}");
+        Ok(())
+    });
+}
+
+/// Attempts of tcp checks that have failed, by one of the two ways.
+fn failed(agent: &Agent, via_vip: bool) -> Result<u64> {
+    let checks = agent.stats()?.checks;
+    Ok(checks.iter().filter(|it| it.kind == "tcp" && it.via_vip == via_vip).map(|it| it.failed).sum())
 }
 
 #[test]

@@ -96,19 +96,7 @@ fn storm(kind: Kind, cpu: usize, feeder: &mut Feeder) {
 }
 
 fn counts_are_those_of_the_slots(director: &Director, kind: Kind) {
-    let maps = director.maps();
-    let mut recount: BTreeMap<u32, (u64, u64)> =
-        maps.snapshot().expect("a snapshot").dests.keys().map(|id| (*id, (0, 0))).collect();
-    for value in slots(director) {
-        assert!(value.is_flow(), "{}: a slot is locked: {value:?}", kind.name);
-        let (active, inactive) = recount.entry(value.dest()).or_default();
-        *(if value.state().is_active() { active } else { inactive }) += 1;
-    }
-    let counted: BTreeMap<u32, (u64, u64)> = recount
-        .keys()
-        .map(|id| (*id, maps.conn_counts(*id)))
-        .map(|(id, counts)| (id, (counts.active, counts.inactive)))
-        .collect();
+    let [counted, recount] = recounted(director);
     assert_eq!(counted, recount, "{}: counted, and in the slots", kind.name);
     assert!(recount.values().any(|counts| *counts != (0, 0)), "{}: nothing is left to count", kind.name);
 }

@@ -2,7 +2,7 @@
 //! service on one VIP of each family.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     ops::Range,
 };
@@ -25,7 +25,7 @@ use lb_common::{
 };
 use lb_tests::{
     packet::{Mac, Packet},
-    xdp::{Director, SMALL},
+    xdp::{Director, Ran, SMALL},
 };
 
 /// The interface that frames come in by, and a second one.
@@ -222,6 +222,11 @@ pub fn director(want: &Desired) -> Director {
 /// Sends a packet: the backend that it was forwarded to, or what else became of it.
 pub fn send(director: &mut Director, packet: &Packet) -> Result<u8, Verdict> {
     let ran = director.run(&packet.bytes()).unwrap_or_else(|error| panic!("{packet:?}: {error:#}"));
+    outcome(packet, &ran)
+}
+
+/// The backend that a packet was forwarded to, or what else became of it.
+pub fn outcome(packet: &Packet, ran: &Ran) -> Result<u8, Verdict> {
     match ran.verdict().unwrap_or_else(|error| panic!("{packet:?}: {error:#}")) {
         Verdict::ForwardedTx | Verdict::ForwardedRedirect => {
             let number = ran.frame[5];
@@ -236,6 +241,21 @@ pub fn send(director: &mut Director, packet: &Packet) -> Result<u8, Verdict> {
 pub fn open(director: &mut Director, kind: Kind, ports: Range<u16>) -> Vec<u8> {
     let open = kind.open();
     ports.map(|port| send(director, &open.from_port(port)).expect("forwarded")).collect()
+}
+
+/// Active and inactive connections by destination: as the kernel has counted them, and all slots of its tables counted
+/// anew. None of them may be locked.
+pub fn recounted(director: &Director) -> [BTreeMap<u32, (u64, u64)>; 2] {
+    let maps = director.maps();
+    let dests = maps.snapshot().expect("a snapshot").dests;
+    let mut anew: BTreeMap<u32, (u64, u64)> = dests.keys().map(|id| (*id, (0, 0))).collect();
+    for value in slots(director).into_iter().filter(|value| !value.is_template()) {
+        assert!(value.is_flow(), "a slot is locked: {value:?}");
+        let (active, inactive) = anew.entry(value.dest()).or_default();
+        *(if value.state().is_active() { active } else { inactive }) += 1;
+    }
+    let counts = anew.keys().map(|id| (*id, maps.conn_counts(*id)));
+    [counts.map(|(id, counts)| (id, (counts.active, counts.inactive))).collect(), anew]
 }
 
 /// Every slot of the tables that is not free, whether its time is up or not.

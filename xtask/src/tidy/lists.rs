@@ -45,6 +45,7 @@ const UNSAFE: &[(&str, &str)] = &[
     ),
     ("lb-userspace/src/net/ethtool.rs", "ethtool's ioctl takes a pointer"),
     ("lb-userspace/tests/net/xdp.rs", "bpf(2) for somebody else's program of two instructions"),
+    ("tests/src/clock.rs", "adjtimex(2) takes a pointer"),
     ("tests/src/feeder.rs", "hands its parameters to a BPF map as plain bytes"),
     ("tests/src/netns.rs", "enters a namespace between fork and exec"),
     ("tests/src/proc.rs", "sets the parent-death signal between fork and exec"),

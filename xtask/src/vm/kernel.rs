@@ -25,6 +25,7 @@ const UNPACKED: &[&str] = &[
     "./lib/modules/*/kernel/drivers/net/*.ko",
     "./lib/modules/*/kernel/drivers/net/bonding",
     "./lib/modules/*/kernel/drivers/net/ipvlan",
+    "./lib/modules/*/kernel/drivers/net/vmxnet3",
     "./lib/modules/*/kernel/drivers/net/vxlan",
     "./lib/modules/*/kernel/drivers/virtio",
     "./lib/modules/*/kernel/lib",
@@ -36,6 +37,8 @@ const MODULES: &[&str] = &[
     "veth",
     "virtio_net",
     "virtio_pci",
+    // Its NIC of qemu's has LRO, and a hash table that can be set.
+    "vmxnet3",
     "bridge",
     "8021q",
     "bonding",
@@ -60,6 +63,9 @@ const MODULES: &[&str] = &[
     "cls_bpf",
     "act_bpf",
     "sch_netem",
+    // Tracked connections, and the rule that tracks them.
+    "nf_conntrack",
+    "nft_ct",
 ];
 
 /// A kernel on disk.
@@ -83,22 +89,38 @@ pub fn fetch() -> Result<Kernel> {
     eprintln!("xtask: fetching {package} (70 MB, once) into {}", cache.display());
     let tree = cache.join(&package);
     let unfinished = cache.join(format!("{package}.unfinished-{}", std::process::id()));
-    let made = unpack(&package, &unfinished);
-    let made =
-        made.and_then(|()| fs::rename(&unfinished, &tree).context("cannot put the kernel into the cache"));
+    let made = unpack(&package, &unfinished).and_then(|()| put(&unfinished, &tree));
     if unfinished.exists() {
         fs::remove_dir_all(&unfinished).with_context(|| format!("cannot remove {}", unfinished.display()))?;
     }
     // Another xtask may have been faster; its tree is as good.
     match cached(&cache) {
         Some(kernel) => Ok(kernel),
-        None => {
-            Err(made.err().unwrap_or_else(|| anyhow::anyhow!("{package} contains no kernel and modules")))
-        }
+        None => Err(made.err().unwrap_or_else(|| {
+            anyhow::anyhow!("{package} has no kernel, or not all of the modules {}", MODULES.join(", "))
+        })),
     }
 }
 
+/// Into the cache, in the place of one that an xtask unpacked who wanted fewer modules; that one is in the way no more.
+fn put(unfinished: &Path, tree: &Path) -> Result<()> {
+    if tree.exists() {
+        let mut old = unfinished.to_owned();
+        old.as_mut_os_string().push("-old");
+        fs::rename(tree, &old)
+            .and_then(|()| fs::remove_dir_all(&old))
+            .with_context(|| format!("cannot remove {}", tree.display()))?;
+    }
+    fs::rename(unfinished, tree).context("cannot put the kernel into the cache")
+}
+
 impl Kernel {
+    /// Whether every module that is wanted is there: not in one that was unpacked before somebody wanted more.
+    fn has_all(&self) -> bool {
+        let dependencies = fs::read_to_string(self.modules.join("modules.dep")).unwrap_or_default();
+        MODULES.iter().all(|wanted| !closure(&dependencies, &[wanted]).is_empty())
+    }
+
     /// The files of the modules that a VM gets, in their order on disk, and the indexes of modprobe.
     pub fn module_files(&self) -> Result<(PathBuf, BTreeSet<ModulePath>)> {
         let dependencies = repo::read(&self.modules.join("modules.dep"))?;
@@ -118,8 +140,10 @@ fn cached(cache: &Path) -> Option<Kernel> {
         let name = tree.file_name().unwrap_or_default().to_string_lossy();
         name.starts_with(WANTED) && !name.contains("unfinished")
     });
+    let mut complete: Vec<_> = complete.collect();
     // The newest by name is not always the newest, but any 6.1 will do.
-    complete.max().and_then(|tree| open(&tree).ok())
+    complete.sort();
+    complete.iter().rev().filter_map(|tree| open(tree).ok()).find(Kernel::has_all)
 }
 
 fn open(tree: &Path) -> Result<Kernel> {

@@ -25,22 +25,34 @@ use crate::setup::{self, Group};
 use crate::tally::Tally;
 
 /// Loading and verifying takes 10 s there for each test, so of the packet tables those that show that
-/// the program loads and forwards under that kernel. Not the build of `lb trace`: 6.1 refuses it today, since its
-/// functions one within the other take more than 512 bytes of the stack as that kernel counts them (docs/operations.md).
+/// the program loads and forwards under that kernel, and the build of `lb trace` with its ring and filters.
 /// The one that is skipped uses up the headroom by metadata, which TEST_RUN of 6.1 refuses (EINVAL).
 const PACKET_TESTS: KernelTests = KernelTests {
     target: "packets",
-    args: &["forward::", "vlan::", "--skip", "a_tag_that_does_not_fit"],
+    args: &["forward::", "vlan::", "trace::several_traces", "--skip", "a_tag_that_does_not_fit"],
     modules: &[],
     commands: &[],
+    nics: &[],
     limit: Duration::from_secs(900),
 };
-/// What the development machine's kernel cannot show: VLAN devices, bonds, IPVS, SCTP sockets.
+/// What the development machine cannot show: VLAN devices, bonds, IPVS, SCTP sockets; NICs, and settings that are the
+/// whole machine's.
 const LABS: KernelTests = KernelTests {
     target: LAB_TARGET,
     args: &[],
-    modules: &["8021q", "bonding", "bridge", "ip_vs", "sctp"],
-    commands: &["ipvsadm"],
+    modules: &[
+        "8021q",
+        "bonding",
+        "bridge",
+        "ip_vs",
+        "nft_ct",
+        "sctp",
+        "virtio_net",
+        "virtio_pci",
+        "vmxnet3",
+    ],
+    commands: &["ipvsadm", "nft"],
+    nics: &["virtio-net-pci", "vmxnet3"],
     limit: Duration::from_secs(900),
 };
 /// The test target that runs nowhere else.
@@ -80,6 +92,9 @@ struct RunArgs {
     /// A kernel module to load first (veth always is; others load on demand or by modprobe)
     #[arg(long = "module", value_name = "NAME")]
     modules: Vec<String>,
+    /// A NIC of qemu's (`qemu-system-x86_64 -device help` lists them), on a wire that leads nowhere
+    #[arg(long = "nic", value_name = "DEVICE")]
+    nics: Vec<String>,
     /// Kill it after so many seconds
     #[arg(long, value_name = "SECONDS", default_value_t = DEFAULT_LIMIT)]
     timeout: u64,
@@ -97,6 +112,7 @@ struct KernelTests {
     args: &'static [&'static str],
     modules: &'static [&'static str],
     commands: &'static [&'static str],
+    nics: &'static [&'static str],
     /// On a busy machine.
     limit: Duration,
 }
@@ -112,6 +128,8 @@ struct Job {
     modules: Vec<String>,
     /// Further arguments of the kernel, and of modules as `MODULE.NAME=VALUE`.
     kernel_args: &'static str,
+    /// Devices of qemu's, each on a wire of its own that leads nowhere.
+    nics: Vec<String>,
     limit: Duration,
     icount: bool,
 }
@@ -126,6 +144,7 @@ impl Job {
             envs: Vec::new(),
             modules: Vec::new(),
             kernel_args: "",
+            nics: Vec::new(),
             limit: Duration::from_secs(DEFAULT_LIMIT),
             icount: false,
         }
@@ -153,6 +172,7 @@ impl Job {
         }
         job.commands.clone_from(&args.commands);
         job.modules.clone_from(&args.modules);
+        job.nics.clone_from(&args.nics);
         job.limit = Duration::from_secs(args.timeout);
         job.icount = args.icount;
         Ok(job)
@@ -224,8 +244,8 @@ fn run_tests(tests: &KernelTests) -> Result<Tally> {
     let mut job = Job::new(program, &[&["--test-threads=1"], tests.args].concat());
     job.files.push((build::lb(false)?, LB.into()));
     job.envs.push(("LB_BIN".to_owned(), LB.to_owned()));
-    job.modules = tests.modules.iter().map(|&module| module.to_owned()).collect();
-    job.commands = tests.commands.iter().map(|&command| command.to_owned()).collect();
+    let owned = |these: &[&str]| these.iter().map(|&one| one.to_owned()).collect();
+    (job.modules, job.commands, job.nics) = (owned(tests.modules), owned(tests.commands), owned(tests.nics));
     job.limit = tests.limit;
     let mut tally = Tally::NONE;
     let status = job.run(|line| {

@@ -41,6 +41,10 @@ fn command(kernel: &Kernel, image: &Image, job: &Job) -> Cmd {
         true => &["-accel", "tcg,thread=single", "-smp", "1", "-icount", "shift=0,sleep=off"],
         false => &["-accel", "tcg,thread=multi", "-smp", "2"],
     };
+    let nics = job.nics.iter().enumerate().flat_map(|(n, device)| {
+        let wire = format!("hubport,id=nic{n},hubid={n}");
+        ["-netdev".to_owned(), wire, "-device".to_owned(), format!("{device},netdev=nic{n}")]
+    });
     Cmd::new("qemu-system-x86_64")
         .args(cpu)
         .args([
@@ -60,6 +64,7 @@ fn command(kernel: &Kernel, image: &Image, job: &Job) -> Cmd {
         .arg("-initrd")
         .arg(&image.0)
         .args(["-append", &format!("{KERNEL_ARGS} {}", job.kernel_args)])
+        .args(nics)
         .limit(job.limit)
 }
 

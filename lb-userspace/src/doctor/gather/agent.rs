@@ -22,8 +22,8 @@ use crate::{
 };
 
 /// How long the agent may take for an answer: it does one thing after another, and none of them takes seconds
-/// but the reload of thousands of services.
-const ANSWERS_WITHIN: Duration = Duration::from_secs(3);
+/// but the reload of thousands of services. A machine that is short of CPU time is not to be told of a silent agent.
+const ANSWERS_WITHIN: Duration = Duration::from_secs(10);
 
 /// What the agent says of itself; nothing if it is not there.
 #[derive(Default)]

@@ -8,16 +8,14 @@ use crate::{
     dataplane::Layout,
     doctor::{
         held::Held,
-        judge::interface::{Device, Facts, Queues},
+        judge::interface::{Device, Facts, Queues, Receiver},
     },
-    net::{
-        Link, ethtool,
-        offload::{self, Obstacle},
-    },
+    net::{Link, ethtool, offload},
 };
 
 pub fn gather(held: &Held, links: &[Link], layout: &Layout) -> Vec<Facts> {
     let cpus = aya::util::nr_cpus().ok().and_then(|cpus| u32::try_from(cpus).ok());
+    let tagged = |ifindex| held.segments.iter().any(|(on, tags)| *on == ifindex && *tags != (0, 0));
     let facts = held.links.iter().map(|known| {
         let device = links.iter().find(|link| link.index == known.ifindex);
         Facts {
@@ -27,8 +25,17 @@ pub fn gather(held: &Held, links: &[Link], layout: &Layout) -> Vec<Facts> {
                 up: link.up,
                 running: link.running,
                 programs: link.xdp.clone(),
-                obstacles: obstacles(link, held),
-                queues: cpus.and_then(|cpus| queues(link, cpus)),
+                receivers: offload::receivers(link, links)
+                    .into_iter()
+                    .map(|nic| Receiver {
+                        name: nic.name.clone(),
+                        obstacles: offload::in_the_way(
+                            &ethtool::features(&nic.name).unwrap_or_default(),
+                            tagged(known.ifindex),
+                        ),
+                        queues: cpus.and_then(|cpus| queues(nic, cpus)),
+                    })
+                    .collect(),
             }),
             ours: pinned_program(layout, &known.name),
         }
@@ -36,22 +43,14 @@ pub fn gather(held: &Held, links: &[Link], layout: &Layout) -> Vec<Facts> {
     facts.collect()
 }
 
-/// Without VLANs of ours, a tag that the NIC takes out is somebody else's.
-fn obstacles(link: &Link, held: &Held) -> Vec<Obstacle> {
-    let tagged = held.segments.iter().any(|(ifindex, tags)| *ifindex == link.index && *tags != (0, 0));
-    let features = ethtool::features(&link.name).unwrap_or_default();
-    let found = offload::in_the_way(&features).into_iter();
-    found.filter(|obstacle| tagged || !obstacle.feature.contains("vlan")).collect()
-}
-
 /// None: the driver does not tell.
-fn queues(link: &Link, cpus: u32) -> Option<Queues> {
-    let receive = ethtool::receive_queues(&link.name).ok()?;
+fn queues(nic: &Link, cpus: u32) -> Option<Queues> {
+    let receive = ethtool::receive_queues(&nic.name).ok()?;
     let used =
-        ethtool::indirection(&link.name).ok().map(|rings| rings.into_iter().collect::<BTreeSet<u32>>().len());
+        ethtool::indirection(&nic.name).ok().map(|rings| rings.into_iter().collect::<BTreeSet<u32>>().len());
     Some(Queues {
-        // veth, bridge, bond: what they have is not what a NIC has.
-        driver_is_virtual: link.kind.is_some(),
+        // veth, bridge: what they have is not what a NIC has.
+        driver_is_virtual: nic.kind.is_some(),
         receive,
         used: used.filter(|used| *used > 0).and_then(|used| u32::try_from(used).ok()),
         cpus,

@@ -27,6 +27,13 @@ pub struct Device {
     /// With a carrier.
     pub running: bool,
     pub programs: Vec<XdpProgram>,
+    /// What takes frames off the wire for it: the slaves of a bond, or itself.
+    pub receivers: Vec<Receiver>,
+}
+
+#[derive(Clone, Debug)]
+pub struct Receiver {
+    pub name: String,
     /// Offloads that are in the way of XDP.
     pub obstacles: Vec<Obstacle>,
     pub queues: Option<Queues>,
@@ -57,8 +64,10 @@ pub fn judge(facts: &Facts) -> Vec<Finding> {
     let mut findings: Vec<Finding> = down(name, device).into_iter().collect();
     if *ingress {
         findings.extend(program(name, device, *ours));
-        findings.extend(device.obstacles.iter().map(|obstacle| offload(name, obstacle)));
-        findings.extend(device.queues.and_then(|queues| spread(name, queues)));
+        for Receiver { name, obstacles, queues } in &device.receivers {
+            findings.extend(obstacles.iter().map(|obstacle| offload(name, obstacle)));
+            findings.extend(queues.and_then(|queues| spread(name, queues)));
+        }
     }
     findings
 }
@@ -148,7 +157,8 @@ mod tests {
     use super::*;
 
     fn facts(ours: Option<u32>, programs: Vec<XdpProgram>) -> Facts {
-        let device = Some(Device { up: true, running: true, programs, obstacles: Vec::new(), queues: None });
+        let receivers = vec![Receiver { name: "eth0".into(), obstacles: Vec::new(), queues: None }];
+        let device = Some(Device { up: true, running: true, programs, receivers });
         Facts { name: "eth0".into(), ingress: true, device, ours }
     }
 
@@ -172,16 +182,15 @@ mod tests {
         finds(Facts { ingress: false, ..facts(None, vec![program(6, XdpMode::Native)]) }, &[]);
     }
 
-    /// No lab has a NIC with these.
     #[test]
     fn offloads_and_queues() {
-        let with = |change: &dyn Fn(&mut Device)| {
+        let with = |change: &dyn Fn(&mut Receiver)| {
             let mut facts = facts(Some(5), vec![program(5, XdpMode::Native)]);
-            facts.device.as_mut().map(change).expect("a device");
+            facts.device.as_mut().map(|device| change(&mut device.receivers[0])).expect("a device");
             facts
         };
         let lro = Obstacle { feature: "rx-lro", why: "it merges", changeable: true };
-        finds(with(&|device| device.obstacles = vec![lro]), &[Id::OffloadInTheWay]);
+        finds(with(&|nic| nic.obstacles = vec![lro]), &[Id::OffloadInTheWay]);
         let queues = |receive, used| Queues { driver_is_virtual: false, receive, used, cpus: 8 };
         for (queues, ids) in [
             (queues(1, None), &[Id::OneQueue][..]),
@@ -191,7 +200,7 @@ mod tests {
             (Queues { cpus: 1, ..queues(1, None) }, &[]),
             (Queues { driver_is_virtual: true, ..queues(1, None) }, &[]),
         ] {
-            finds(with(&|device| device.queues = Some(queues)), ids);
+            finds(with(&|nic| nic.queues = Some(queues)), ids);
         }
     }
 

@@ -180,7 +180,6 @@ mod tests {
         assert_eq!(found, ids, "{facts:?}");
     }
 
-    /// What no lab can change: these settings are the whole machine's.
     #[test]
     fn kernel_settings() {
         finds(facts(), &[]);

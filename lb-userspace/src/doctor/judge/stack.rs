@@ -156,7 +156,6 @@ mod tests {
         finds(facts(false, Rule { arp: true, ..all }), &[Id::FirewallDrops]);
     }
 
-    /// No lab has a table of its own size: the limit is the machine's.
     #[test]
     fn a_table_that_is_nearly_full() {
         let with = |tracked| Facts { tracked, ..Facts::default() };

@@ -24,19 +24,22 @@ const TABLES: [(u32, u32); 3] = [(1 << 20, 1 << 20), (10_000_000, 1 << 20), (10_
 const BACKENDS: u16 = 32;
 const ROUNDS: usize = 9;
 const LIMITS: Limits = Limits { services: 4096, destinations: 16384, endpoints: 16384 };
-/// Between two rounds of the agent.
-const INTERVAL: Duration = Duration::from_secs(1);
 
 /// A table of CPU times and shares of a core.
 pub fn sweeper() -> Result<()> {
     println!("sweeper, established flows of {BACKENDS} backends, {ROUNDS} rounds, CPU time");
-    println!(" rated for      flows   ms minimum    ms median   of a core");
+    println!(" rated for      flows   ms minimum    ms median   s apart   of a core");
     for (rated, flows) in TABLES {
         let rounds = rounds(rated, flows)?;
         let (minimum, median) = figures(&rounds);
         let ms = |time: Duration| time.as_secs_f64() * 1000.0;
-        let share = 100.0 * median.as_secs_f64() / INTERVAL.as_secs_f64();
-        println!("{rated:>10}{flows:>11}{:>13.1}{:>13.1}{share:>10.1} %", ms(minimum), ms(median));
+        let period = Sweep::period(median).as_secs_f64();
+        let share = 100.0 * median.as_secs_f64() / period;
+        println!(
+            "{rated:>10}{flows:>11}{:>13.1}{:>13.1}{period:>10.2}{share:>10.1} %",
+            ms(minimum),
+            ms(median)
+        );
     }
     Ok(())
 }

@@ -1,6 +1,7 @@
 //! The real thing: IPVS in a network namespace, configured by `ipvsadm`, read from /proc.
 
 use std::{
+    collections::BTreeMap,
     fs::File,
     io::{Read, Seek, Write},
     process::{ChildStdin, Command, Stdio},
@@ -20,6 +21,7 @@ use lb_tests::{
 use crate::{
     lab::{self, BACKENDS, CLIENT_MAC, DIRECTOR_MAC, DIRECTOR4, DIRECTOR6, ROUTER4, ROUTER6},
     listing,
+    rates::Counted,
     script::{Config, Step, Sysctl},
     view::{Answer, View},
     wire::Wire,
@@ -40,6 +42,7 @@ pub struct Ipvs {
     services: File,
     connections: File,
     stats: File,
+    totals: File,
     director: Netns,
 }
 
@@ -54,16 +57,18 @@ impl Ipvs {
     pub fn new(scope: &Scope) -> Result<Self> {
         let director = Netns::create(&scope.netns_name("ipvs"), Lifetime::Guarded)?;
         connect(&director)?;
-        let (services, connections, stats) = director.enter(|| -> Result<_> {
+        let (services, connections, stats, totals) = director.enter(|| -> Result<_> {
             let open = |name| File::open(format!("/proc/thread-self/net/{name}"));
             Ok((
                 open("ip_vs").context("this kernel has no IPVS")?,
                 open("ip_vs_conn").context("this kernel has no IPVS")?,
                 open("ip_vs_stats_percpu").context("this kernel has no IPVS")?,
+                open("ip_vs_stats").context("this kernel has no IPVS")?,
             ))
         })??;
         let ipvsadm = Ipvsadm::start(&director, scope)?;
-        let mut ipvs = Self { wire: Wire::open(WIRE)?, ipvsadm, services, connections, stats, director };
+        let mut ipvs =
+            Self { wire: Wire::open(WIRE)?, ipvsadm, services, connections, stats, totals, director };
         ipvs.ipvsadm.write(&format!("-A -t {COUNTER} -s rr"))?;
         ipvs.ipvsadm.write(&format!("-a -t {COUNTER} -r {COUNTER_BACKEND} -g -w 0"))?;
         ipvs.carry_out(&[])?;
@@ -100,6 +105,26 @@ impl Ipvs {
     /// Of all services since the start, deleted ones too.
     pub fn counters(&mut self) -> Result<Counters> {
         Ok(listing::counters(&read(&mut self.stats)?))
+    }
+
+    /// Counters and rates of all together, as text that changes when they are taken.
+    pub fn totals(&mut self) -> Result<String> {
+        read(&mut self.totals)
+    }
+
+    /// What `ipvsadm --rate` shows: connections, packets and bytes a second.
+    pub fn rates(&self) -> Result<BTreeMap<Counted, [u64; 3]>> {
+        self.columns("--rate")
+    }
+
+    /// What `ipvsadm --stats` shows: connections, packets and bytes until they were taken last.
+    pub fn statistics(&self) -> Result<BTreeMap<Counted, [u64; 3]>> {
+        self.columns("--stats")
+    }
+
+    fn columns(&self, option: &str) -> Result<BTreeMap<Counted, [u64; 3]>> {
+        let text = self.director.run("ipvsadm", &["-L", "-n", option, "--exact"])?.ok()?;
+        listing::columns(&text)
     }
 
     /// Forgets every service and connection: a backend whose removal ends its connections.

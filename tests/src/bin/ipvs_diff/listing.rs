@@ -9,7 +9,10 @@ use anyhow::{Context, Result, bail};
 use lb::model::{Endpoint, Protocol};
 use lb_common::counters::Counters;
 
-use crate::view::{Flow, FlowKey, Load, Template};
+use crate::{
+    rates::Counted,
+    view::{Flow, FlowKey, Load, Template},
+};
 
 /// The services with their backends.
 ///
@@ -78,6 +81,31 @@ pub fn connections(text: &str) -> Result<BTreeMap<FlowKey, Flow>> {
         }
     }
     Ok(flows)
+}
+
+/// Connections, packets in and bytes in, as `ipvsadm -L -n --rate --exact` and `--stats --exact` print them.
+///
+/// ```text
+/// TCP  172.18.14.100:80                    2       20        0     1000        0
+///   -> 172.18.14.11:80                     1       10        0      500        0
+/// ```
+pub fn columns(text: &str) -> Result<BTreeMap<Counted, [u64; 3]>> {
+    let mut found = BTreeMap::new();
+    let mut service = None;
+    // The version, and two lines of heading.
+    for line in text.lines().skip(3) {
+        let context = || format!("not understood of ipvsadm: {line:?}");
+        let words: Vec<_> = line.split_whitespace().collect();
+        let [first, socket, connections, packets, _, bytes, _] = words[..] else { bail!(context()) };
+        let socket: SocketAddr = socket.parse().with_context(context)?;
+        let counted = match (first, service) {
+            ("->", Some(service)) => (service, Some(socket.ip())),
+            _ => (*service.insert(endpoint(first, socket)?), None),
+        };
+        let number = |word: &str| word.parse::<u64>().with_context(context);
+        found.insert(counted, [number(connections)?, number(packets)?, number(bytes)?]);
+    }
+    Ok(found)
 }
 
 fn endpoint(protocol: &str, address: SocketAddr) -> Result<Endpoint> {

@@ -4,6 +4,7 @@
 //! * [`lab`] names who is who; [`script`] is what happens, [`generate`] makes it out of a seed, [`schedulers`] says
 //!   for which schedulers;
 //! * [`ipvs`] is the real thing ([`wire`] its packets, [`listing`] its lists), [`ours`] the XDP program;
+//! * [`rates`] is a load beside them, and what both count of it;
 //! * [`view`] compares, [`run`] goes through a script, [`ties`] keeps it from what would be chance, [`shrink`] makes
 //!   a failing one short.
 
@@ -12,6 +13,7 @@ mod ipvs;
 mod lab;
 mod listing;
 mod ours;
+mod rates;
 mod run;
 mod schedulers;
 mod script;
@@ -131,7 +133,15 @@ fn run(args: &Args) -> Result<bool> {
         row.seconds = start.elapsed().as_secs();
         rows.push(row);
     }
+    let rates = rates::compare(&mut directors).context("the rates")?;
     print(&rows);
+    println!(
+        "rates and counters under a load: {} compared, up to {} packets a second, {} differences",
+        rates.compared,
+        rates.most,
+        rates.differences.len()
+    );
+    rates.differences.iter().for_each(|found| println!("  =>   {found}"));
     // A comparison of nothing finds no difference. Half of the scripts have a persistent service; one alone may open
     // nothing.
     for row in rows.iter().filter(|row| row.scripts >= 8) {
@@ -146,7 +156,7 @@ fn run(args: &Args) -> Result<bool> {
     ] {
         ensure!(number * of <= steps * most, "of {steps} steps {number} {what}: too much is not compared");
     }
-    Ok(rows.iter().all(|row| row.differences == 0))
+    Ok(rates.differences.is_empty() && rows.iter().all(|row| row.differences == 0))
 }
 
 /// The shortest transcript that shows the difference.

@@ -19,6 +19,7 @@ use lb_tests::{packet::Packet, xdp::Director};
 
 use crate::{
     lab,
+    rates::Counted,
     script::{Config, Configured, Sysctl},
     view::{Answer, Flow, FlowKey, Load, Template, View},
 };
@@ -120,6 +121,22 @@ impl Ours {
             sum.bytes += of.bytes;
         }
         Ok(sum)
+    }
+
+    /// Counters of every service and backend.
+    pub fn counted(&self) -> Result<BTreeMap<Counted, Counters>> {
+        let mut counted = BTreeMap::new();
+        let endpoints = self.configured.endpoints.iter().filter(|(_, it)| it.has(endpoint::flag::OPEN));
+        for (key, value) in endpoints {
+            let Some(protocol) = key.protocol else { continue };
+            let (service, maps) = (Endpoint::new(key.address, key.port, protocol), self.director.maps());
+            counted.insert((service, None), maps.service_counters(value.service())?);
+            let dests = self.configured.dests.iter().filter(|(_, dest)| dest.service == value.service());
+            for (id, dest) in dests {
+                counted.insert((service, Some(dest_address(dest))), maps.dest_counters(*id)?.served);
+            }
+        }
+        Ok(counted)
     }
 
     /// What [`Ours::sweep`] left.

@@ -124,7 +124,7 @@ impl Directors {
     }
 
     /// Does one step on both: what differs between their answers.
-    fn step(&mut self, step: Step) -> Result<Vec<String>> {
+    pub fn step(&mut self, step: Step) -> Result<Vec<String>> {
         if !self.config.apply(step) {
             return Ok(Vec::new());
         }
@@ -195,7 +195,7 @@ impl Directors {
         bail!("connections do not end: {ending:?}")
     }
 
-    fn clear(&mut self) -> Result<()> {
+    pub fn clear(&mut self) -> Result<()> {
         (self.held, self.longest_held) = (None, Duration::ZERO);
         self.ipvs.clear(&self.config)?;
         self.config = Config { timeouts: Timeouts::default(), ..Config::default() };

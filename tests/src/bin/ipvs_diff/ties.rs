@@ -1,17 +1,14 @@
 //! Connections that end at about the time of their template. Whether it still controls them when its own time is over
 //! depends on how late the kernel's timer wheel runs, so the harness sees to it that no script comes to that.
 
-use std::{
-    net::{IpAddr, SocketAddr},
-    ops::Range,
-};
+use std::{net::SocketAddr, ops::Range};
 
 use lb::model::{Endpoint, Protocol};
 use lb_common::{
     sctp::chunk,
     tcp::flag::{ACK, SYN},
 };
-use lb_tests::packet::Packet;
+use lb_tests::packet::{Packet, masked};
 
 use crate::{
     lab,
@@ -66,16 +63,4 @@ fn is_of(connection: &FlowKey, template: &FlowKey, service: &Configured) -> bool
     let to = Endpoint { port: service.endpoint.port, ..connection.to };
     let prefix = persistence.prefix(service.endpoint.address);
     to == template.to && masked(connection.client.ip(), prefix) == template.client.ip()
-}
-
-fn masked(address: IpAddr, prefix: u8) -> IpAddr {
-    match address {
-        IpAddr::V4(ip) => IpAddr::from(
-            (ip.to_bits() & u32::MAX.checked_shl(32 - u32::from(prefix)).unwrap_or(0)).to_be_bytes(),
-        ),
-        IpAddr::V6(ip) => {
-            let mask = u128::MAX.checked_shl(128 - u32::from(prefix)).unwrap_or(0);
-            IpAddr::from((ip.to_bits() & mask).to_be_bytes())
-        }
-    }
 }

@@ -3,13 +3,11 @@
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use anyhow::{Context, Result, bail};
+use lb_tests::raw::packet_socket;
 use nix::{
     errno::Errno,
-    ifaddrs::getifaddrs,
     poll::{PollFd, PollFlags, PollTimeout, poll},
-    sys::socket::{
-        AddressFamily, LinkAddr, MsgFlags, SockFlag, SockProtocol, SockType, bind, recv, send, socket,
-    },
+    sys::socket::{MsgFlags, recv, send},
 };
 
 use crate::{
@@ -28,11 +26,7 @@ pub struct Wire {
 impl Wire {
     /// Opens the interface `name` of this namespace.
     pub fn open(name: &str) -> Result<Self> {
-        let socket =
-            socket(AddressFamily::Packet, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::EthAll)
-                .context("cannot open a packet socket")?;
-        bind(socket.as_raw_fd(), &link_address(name)?).with_context(|| format!("cannot bind to {name}"))?;
-        Ok(Self { socket })
+        Ok(Self { socket: packet_socket(name)? })
     }
 
     /// Sends a frame: what the director did with it.
@@ -75,13 +69,6 @@ impl Wire {
             Err(error) => Err(error).context("cannot receive a frame"),
         }
     }
-}
-
-/// With the index of the interface; bind(2) takes over the protocol of the socket.
-fn link_address(name: &str) -> Result<LinkAddr> {
-    let mut all = getifaddrs().context("cannot list the interfaces")?;
-    all.find_map(|it| if it.interface_name == name { it.address?.as_link_addr().copied() } else { None })
-        .with_context(|| format!("there is no interface {name}"))
 }
 
 enum Seen {

@@ -1,22 +1,19 @@
 //! A director, what is wanted of it, and what its clients know.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
 
 use lb::{
-    dataplane::FlowEntry,
-    model::{Persistence, Scheduler, Scope, Service, Timeouts, sources::rule},
-    plan::{Desired, dest_address, name_of},
+    model::{ExpireNodest, Scope, Service, Timeouts},
+    plan::{Desired, EndpointKey, dest_address, name_of},
 };
-use lb_common::{
-    dest,
-    tcp::{self, State},
-    template, value,
-    verdict::Verdict,
-};
-use lb_tests::xdp::{Director, SMALL};
+use lb_common::{dest, tcp::State};
+use lb_tests::xdp::Director;
 use proptest::{prelude::*, test_runner::TestCaseError};
 
-use super::{FIRST_PORT, LARGE, NODEST, RANGES, SERVICES, Step, TARGETS};
+use super::{CLIENTS, NODEST, PERSISTENT, RANGES, SERVICES, Step, edits::persistence};
 use crate::world::*;
 
 /// Beyond every timeout, of templates that were armed again too.
@@ -38,30 +35,51 @@ fn no_short_timeouts() -> Timeouts {
     }
 }
 
-/// What a client knows of its connection.
+/// What a client knows of its connection, which has an entry.
 #[derive(Clone, Copy, Debug)]
-struct Known {
-    service: usize,
-    backend: u8,
-    state: State,
+pub struct Known {
+    pub service: usize,
+    pub backend: u8,
+    pub state: State,
     /// By a persistence template.
-    controlled: bool,
+    pub controlled: bool,
+}
+
+/// A connection without an entry.
+#[derive(Clone, Copy, Debug)]
+pub struct Held {
+    pub service: usize,
+    pub backend: u8,
+    /// As long as that is the same, its backend is.
+    pub epoch: u32,
+    /// Where its client's template led.
+    pub led: Option<u8>,
 }
 
 /// A connection: target, client.
-type Flow = (usize, u16);
+pub type Flow = (usize, u16);
 
 /// A destination: service and backend.
-type Place = (usize, u8);
+pub type Place = (usize, u8);
 
 pub struct World {
     pub director: Director,
-    services: BTreeMap<usize, Service>,
+    pub(super) services: BTreeMap<usize, Service>,
     /// Services that were deleted come back as they were.
-    deleted: BTreeMap<usize, Service>,
+    pub(super) deleted: BTreeMap<usize, Service>,
     /// Of every destination that there is.
-    places: BTreeMap<u32, Place>,
-    flows: BTreeMap<Flow, Known>,
+    pub(super) places: BTreeMap<u32, Place>,
+    pub(super) endpoints: BTreeMap<u16, EndpointKey>,
+    pub(super) flows: BTreeMap<Flow, Known>,
+    pub(super) held: BTreeMap<Flow, Held>,
+    /// Counts what moves connections without an entry.
+    pub(super) epoch: u32,
+    /// Who is overloaded.
+    pub(super) marks: BTreeMap<Place, bool>,
+    /// Whether a service places by hash what belongs to no flow that is known. None: it may, or not.
+    pub(super) flooded: BTreeMap<usize, bool>,
+    /// How many there have been.
+    pub(super) strangers: u16,
 }
 
 impl World {
@@ -69,20 +87,39 @@ impl World {
         let make = |(index, (kind, port)): (usize, &(Kind, u16))| {
             let mut service = kind.service(*port, &[1, 2]);
             service.options.expire_nodest = NODEST[index];
+            (service.backends[0].upper_threshold, service.backends[0].lower_threshold) = (4, 2);
+            if !index.is_multiple_of(2) {
+                (service.backends[1].upper_threshold, service.backends[1].lower_threshold) = (2, 1);
+            }
+            if PERSISTENT.contains(&index) {
+                service.options.persistence = Some(persistence(*kind, false, Scope::Service));
+                service.options.expire_quiescent_template = true;
+            }
             if RANGES.contains(&index) {
                 service.endpoint.last_port = Some(PORT + 100);
                 service.name = service.endpoint.default_name();
             }
             (index, service)
         };
-        let services: BTreeMap<usize, Service> = SERVICES.iter().enumerate().map(make).collect();
-        let (director, deleted) = (director(&lab()), BTreeMap::new());
-        let mut world = Self { director, services, deleted, places: BTreeMap::new(), flows: BTreeMap::new() };
+        let mut world = Self {
+            director: director(&lab()),
+            services: SERVICES.iter().enumerate().map(make).collect(),
+            deleted: BTreeMap::new(),
+            places: BTreeMap::new(),
+            endpoints: BTreeMap::new(),
+            flows: BTreeMap::new(),
+            held: BTreeMap::new(),
+            epoch: 0,
+            marks: BTreeMap::new(),
+            flooded: (0..SERVICES.len()).map(|service| (service, false)).collect(),
+            strangers: 0,
+        };
         world.configure();
         world
     }
 
     fn configure(&mut self) {
+        self.epoch += 1;
         let services = self.services.values().cloned().collect();
         let want = Desired { services, timeouts: no_short_timeouts(), ..lab() };
         self.director.configure(&want).expect("configured");
@@ -96,76 +133,24 @@ impl World {
             Some((service, (1..4).find(|number| SERVICES[service].0.backend(*number) == address)?))
         };
         self.places = snapshot.dests.iter().filter_map(|(id, dest)| Some((*id, place(dest)?))).collect();
+        let endpoints = snapshot.endpoints.iter().filter(|(key, _)| key.protocol.is_some());
+        self.endpoints = endpoints.map(|(key, endpoint)| (endpoint.id(), *key)).collect();
     }
 
     pub fn act(&mut self, step: &Step) -> Result<(), TestCaseError> {
-        match step {
-            Step::Packet { client, target, flags } => return self.packet((*target, *client), *flags),
-            Step::Sweep { seconds } => return self.sweep(*seconds),
+        match *step {
+            Step::Packet { client, target, flags } => self.packet((target, client), flags),
+            Step::Flood { target, opens } => self.flood(target, opens),
+            Step::Sweep { seconds } => self.sweep(seconds),
             Step::Resize => {
                 self.resize();
-                return Ok(());
+                self.thresholds_hold(false)
             }
-            Step::Service { service } => {
-                let (from, to) = match self.services.contains_key(service) {
-                    true => (&mut self.services, &mut self.deleted),
-                    false => (&mut self.deleted, &mut self.services),
-                };
-                to.extend(from.remove_entry(service));
+            _ => {
+                self.edit(step);
+                self.configure();
+                self.thresholds_hold(false)
             }
-            Step::Toggle { service, backend } => self.edit(*service, |kind, port, service| {
-                let mut one = kind.service(port, &[*backend]).backends;
-                let before = service.backends.len();
-                service.backends.retain(|b| b.key != one[0].key);
-                if service.backends.len() == before {
-                    one.append(&mut service.backends);
-                    service.backends = one;
-                }
-            }),
-            Step::Drain { service, backend } => self.edit(*service, |kind, _, service| {
-                let backends = service.backends.iter_mut();
-                let these = backends.filter(|b| b.key.address == kind.backend(*backend));
-                these.for_each(|b| b.drained = !b.drained);
-            }),
-            Step::Weight { service, backend, weight } => self.edit(*service, |kind, _, service| {
-                let backends = service.backends.iter_mut();
-                let these = backends.filter(|b| b.key.address == kind.backend(*backend));
-                these.for_each(|b| b.weight = *weight);
-            }),
-            Step::Scheduler { service, scheduler } => {
-                self.edit(*service, |_, _, service| service.scheduler = *scheduler)
-            }
-            Step::Persist { service } => self.edit(*service, |_, _, service| {
-                let on = Persistence { timeout: 300, granularity: None, scope: Scope::Service };
-                service.options.persistence = service.options.persistence.is_none().then_some(on);
-            }),
-            Step::Deny { service } => self.edit(*service, |kind, _, service| {
-                let all = if kind.is_ipv6 { "::/0 deny" } else { "0.0.0.0/0 deny" };
-                service.sources = match service.sources.is_empty() {
-                    true => [rule(all).expect("a rule")].into(),
-                    false => Default::default(),
-                };
-            }),
-        }
-        self.configure();
-        Ok(())
-    }
-
-    fn edit(&mut self, index: usize, edit: impl FnOnce(Kind, u16, &mut Service)) {
-        let (kind, port) = SERVICES[index];
-        if let Some(service) = self.services.get_mut(&index) {
-            edit(kind, port, service);
-        }
-    }
-
-    /// Begins to move the flows to tables of another size, or goes on with it.
-    fn resize(&mut self) {
-        let meta = *self.director.meta();
-        if !meta.is_migrating() {
-            let other = if meta.narrow_generation.is_multiple_of(2) { LARGE } else { SMALL };
-            self.director.begin_resize(other).expect("it begins");
-        } else if self.director.move_flows().left == 0 {
-            self.director.end_resize().expect("it ends");
         }
     }
 
@@ -181,202 +166,61 @@ impl World {
         let mut flows = std::mem::take(&mut self.flows);
         flows.retain(|_, known| {
             let over = self.reschedules(*known) && !self.has(known.service, known.backend);
-            no_short_timeouts().of(known.state) > seconds && !over
+            // Where the rest is answered with a reset, the entry says that it is a removed backend's.
+            let is_udp = SERVICES[known.service].0.is_udp;
+            let kept = self.nodest(known.service) == ExpireNodest::Reset && !is_udp;
+            no_short_timeouts().of(known.state) > seconds && (!over || kept)
         });
         self.flows = flows;
-        Ok(())
+        self.thresholds_hold(false)
     }
 
-    /// The templates that will have run out.
-    fn templates_due(&self, seconds: u32) -> Vec<FlowEntry> {
-        let then = self.director.tick_in(seconds);
-        let snapshot = self.director.maps().snapshot().expect("a snapshot");
-        let is_due = |flow: &FlowEntry| {
-            let service = snapshot.dests.get(&flow.value.dest()).map(|dest| dest.service);
-            let record = service.and_then(|id| snapshot.services.get(&id));
-            // Of a service that is not persistent any more nothing is found by its mask.
-            record.is_some_and(|record| {
-                record.persistence != 0 && template::expiry(flow.value, record.rearm).is_past(then)
-            })
-        };
-        self.templates().into_iter().filter(is_due).collect()
-    }
-
-    fn templates(&self) -> Vec<FlowEntry> {
-        self.director.flows().into_iter().filter(|flow| flow.value.is_template()).collect()
-    }
-
-    /// A template that has run out is armed again if it controls a connection, and otherwise gone.
-    fn templates_kept_their_rule(&self, seconds: u32, due: &[FlowEntry]) -> Result<(), TestCaseError> {
-        let then = self.director.tick_in(seconds);
-        let left = self.director.flows();
-        let leads = |flow: &FlowEntry, of: &FlowEntry| flow.value.dest() == of.value.dest();
-        for flow in due {
-            // One whose slot ends too was left alone for a minute.
-            let controls = !flow.value.expiry().is_past(then)
-                && left.iter().any(|other| {
-                    !other.value.is_template()
-                        && other.value.flags() & value::flag::CONTROLLED != 0
-                        && leads(other, flow)
-                });
-            let stays = left.iter().any(|other| other.value.is_template() && leads(other, flow));
-            prop_assert_eq!(stays, controls, "{:?} {:?}", self.places.get(&flow.value.dest()), flow);
-        }
-        if seconds == FOREVER {
-            prop_assert!(!left.iter().any(|flow| flow.value.is_template()), "a template outlives everything");
-        }
-        Ok(())
-    }
-
-    fn packet(&mut self, flow: Flow, flags: u8) -> Result<(), TestCaseError> {
-        let (kind, port, services) = TARGETS[flow.0];
-        let packet = kind.open().from_port(FIRST_PORT + flow.1).to_port(port);
-        let packet = if kind.is_udp { packet } else { packet.flags(flags) };
-        let does = if kind.is_sctp { lb_common::sctp::flags(flags) } else { flags };
-        let opens = kind.is_udp || tcp::opens(does);
-        let next = |state| match (kind.is_udp, kind.is_sctp) {
-            (true, _) => State::UDP,
-            (_, true) => lb_common::sctp::next(state, does),
-            (..) => tcp::next(state, does),
-        };
-        let known = self.flows.get(&flow).copied();
-        let abandoned = known.is_some_and(|known| opens && self.is_abandoned(known));
-        let over = |known: Known| abandoned || opens && known.state.is_reusable() && !known.controlled;
-        let server = services.iter().copied().find(|service| self.services.contains_key(service));
-        let led = server.filter(|_| opens).and_then(|server| self.led(server));
-        let outcome = send(&mut self.director, &packet);
-        match known {
-            Some(known) if !over(known) => {
-                let there = self.has(known.service, known.backend);
-                let expected = if there { Ok(known.backend) } else { Err(Verdict::DroppedBackendRemoved) };
-                prop_assert_eq!(outcome, expected, "{:?} of {:?} {:?}", packet.flags, flow, known);
-                // What is dropped keeps no flow alive.
-                if there {
-                    self.flows.insert(flow, Known { state: next(known.state), ..known });
-                }
-            }
-            _ => match (outcome, server) {
-                (Ok(backend), Some(service)) if opens => {
-                    // A wildcard's flow from before may have been waiting.
-                    let waited = abandoned && self.has(service, backend);
-                    let may = match led {
-                        Some(led) => led == backend,
-                        None => self.takes_new(service, backend),
-                    };
-                    prop_assert!(
-                        waited || may,
-                        "to {} that takes nothing new; a template: {:?}",
-                        backend,
-                        led
-                    );
-                    prop_assert!(waited || !self.denies(service), "a client that is denied");
-                    let controlled = self.is_controlled((service, backend), flow);
-                    let state = next(State::NONE);
-                    self.flows.insert(flow, Known { service, backend, state, controlled });
-                }
-                (Err(Verdict::DroppedDenied), Some(service)) if opens => {
-                    prop_assert!(self.denies(service));
-                }
-                (Err(Verdict::DroppedNoBackend), Some(service)) if opens => {
-                    let may_refuse = self.may_refuse(service);
-                    prop_assert!(may_refuse || !(1..4).any(|backend| self.takes_new(service, backend)));
-                    prop_assert_eq!(led, None, "a template holds");
-                    // What was to be scheduled anew has ended all the same.
-                    if abandoned {
-                        self.flows.remove(&flow);
-                    }
-                }
-                (Err(Verdict::DroppedNoFlow), Some(_)) if !opens => {}
-                (Err(Verdict::PassedNoService), None) => {}
-                _ => prop_assert!(false, "{:?} of {:?}: {:?} by {:?}", packet.flags, flow, outcome, server),
-            },
-        }
-        Ok(())
-    }
-
-    /// Where the client's template of a service leads, if that holds. All clients have one address.
-    fn led(&self, service: usize) -> Option<u8> {
-        self.services.get(&service)?.options.persistence?;
-        let places =
-            self.templates().into_iter().filter_map(|flow| self.places.get(&flow.value.dest()).copied());
-        let mut backends = places.filter(|(of, _)| *of == service).map(|(_, backend)| backend);
-        backends.find(|backend| self.has(service, *backend))
-    }
-
-    fn is_controlled(&self, place: Place, (target, client): Flow) -> bool {
-        let port = TARGETS[target].1;
-        self.director.flows().iter().any(|flow| {
-            self.places.get(&flow.value.dest()) == Some(&place)
-                && flow.client_port == FIRST_PORT + client
-                && [0, port].contains(&flow.port)
-                && !flow.value.is_template()
-                && flow.value.flags() & value::flag::CONTROLLED != 0
+    /// Whether what is open at this port of the VIP is the service's.
+    pub fn serves(&self, service: usize, port: u16) -> bool {
+        let mut endpoints = self.services.get(&service).into_iter().flat_map(Service::endpoints);
+        endpoints.any(|it| {
+            it.port == 0
+                || it.port == port
+                || it.last_port.is_some_and(|last| (it.port..=last).contains(&port))
         })
     }
 
+    /// The id of the service's endpoint that has the port: those of many ports share one.
+    pub fn endpoint(&self, service: usize, kind: Kind, port: u16) -> Option<u16> {
+        let is_exact = SERVICES[service].1 == PORT;
+        let is = |key: &EndpointKey| {
+            key.address == kind.vip()
+                && key.protocol == Some(kind.protocol())
+                && key.port == if is_exact { port } else { 0 }
+        };
+        self.endpoints.iter().find(|(_, key)| is(key)).map(|(id, _)| *id)
+    }
+
     /// Whether flows of the service may go to the backend: it has it, or was deleted when it had it.
-    fn has(&self, service: usize, backend: u8) -> bool {
+    pub fn has(&self, service: usize, backend: u8) -> bool {
         let address = SERVICES[service].0.backend(backend);
         let found = self.services.get(&service).or(self.deleted.get(&service));
         found.is_some_and(|s| s.backends.iter().any(|b| b.key.address == address))
     }
 
-    fn denies(&self, service: usize) -> bool {
-        self.services.get(&service).is_some_and(|service| !service.sources.is_empty())
-    }
-
-    /// Whether it refuses clients though somebody takes connections: the one that their hash points to does not, or
-    /// all have as many active ones as their weight.
-    fn may_refuse(&self, service: usize) -> bool {
-        use Scheduler::*;
-        let scheduler = self.services.get(&service).map(|service| service.scheduler);
-        scheduler.is_some_and(|scheduler| match scheduler {
-            Sh(flags) | Mh(flags) => !flags.fallback,
-            Dh | Ovf => true,
-            _ => false,
-        })
+    pub fn nodest(&self, service: usize) -> ExpireNodest {
+        let found = self.services.get(&service).or(self.deleted.get(&service));
+        found.map_or(NODEST[service], |service| service.options.expire_nodest)
     }
 
     /// Whether a service schedules flows of removed backends anew.
-    fn reschedules(&self, known: Known) -> bool {
-        let service = self.services.get(&known.service).or(self.deleted.get(&known.service));
-        service.is_some_and(|service| NODEST[known.service].reschedules(service.endpoint.protocol))
+    pub fn reschedules(&self, known: Known) -> bool {
+        self.nodest(known.service).reschedules(SERVICES[known.service].0.protocol())
     }
 
-    /// Whether what begins on it is scheduled anew: its backend was removed, or is drained and it is no UDP.
-    fn is_abandoned(&self, known: Known) -> bool {
-        let (kind, _) = SERVICES[known.service];
-        let address = kind.backend(known.backend);
-        let service = self.services.get(&known.service).or(self.deleted.get(&known.service));
-        let drained = service.is_some_and(|s| {
-            s.backends.iter().any(|b| b.key.address == address && b.effective_weight() == 0)
-        });
-        self.reschedules(known) && (!self.has(known.service, known.backend) || drained && !kind.is_udp)
+    pub fn takes_new(&self, service: usize, backend: u8) -> bool {
+        self.has_weight(service, backend) && self.marks.get(&(service, backend)) != Some(&true)
     }
 
-    fn takes_new(&self, service: usize, backend: u8) -> bool {
+    pub fn has_weight(&self, service: usize, backend: u8) -> bool {
         let address = SERVICES[service].0.backend(backend);
         let backends = self.services.get(&service).map(|s| &s.backends).into_iter().flatten();
         backends.into_iter().any(|b| b.key.address == address && b.effective_weight() != 0)
-    }
-
-    /// The kernel's counts, and all slots of its tables counted anew, by destination: active, inactive.
-    fn counts_equal_a_recount(&self) -> Result<(), TestCaseError> {
-        let maps = self.director.maps();
-        let dests = maps.snapshot().expect("a snapshot").dests;
-        let mut recount: BTreeMap<u32, (u64, u64)> = dests.keys().map(|id| (*id, (0, 0))).collect();
-        for value in slots(&self.director).into_iter().filter(|value| !value.is_template()) {
-            prop_assert!(value.is_flow(), "a slot is locked: {:?}", value);
-            let (active, inactive) = recount.entry(value.dest()).or_default();
-            *(if value.state().is_active() { active } else { inactive }) += 1;
-        }
-        let kernel: BTreeMap<u32, (u64, u64)> = recount
-            .keys()
-            .map(|id| (*id, maps.conn_counts(*id)))
-            .map(|(id, counts)| (id, (counts.active, counts.inactive)))
-            .collect();
-        prop_assert_eq!(kernel, recount);
-        Ok(())
     }
 
     /// What is left when all has ended: the flows that clients know of until then, and then nothing.
@@ -404,5 +248,27 @@ impl World {
             left
         );
         Ok(())
+    }
+}
+
+/// A client's address: see [`CLIENTS`].
+pub fn address(kind: Kind, client: u16) -> IpAddr {
+    let (network, host) = match client {
+        0..=2 => return kind.client(),
+        3 => (2, 4),
+        4 => (9, 3),
+        CLIENTS.. => (7, 1),
+    };
+    match kind.client() {
+        IpAddr::V4(ip) => {
+            let [a, b, ..] = ip.octets();
+            Ipv4Addr::new(a, b, network, host).into()
+        }
+        IpAddr::V6(ip) => {
+            let [a, b, c, ..] = ip.segments();
+            // The first clients' network is number 0.
+            let network = u16::from(network) & !2;
+            Ipv6Addr::new(a, b, c, network, 0, 0, 0, u16::from(host)).into()
+        }
     }
 }

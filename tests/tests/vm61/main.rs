@@ -1,8 +1,10 @@
 //! VLAN devices and bonds, and SCTP, end to end, and IPVS beside us. The development machine's kernel has none of them;
-//! Debian's 6.1 in the VM has all.
+//! Debian's 6.1 in the VM has all. And what is the whole machine's, which a lab elsewhere must leave alone (`doctor`).
 //!
 //! Every host of a lab gets VLAN devices on its trunk: 10.100.0.0/24 with tag 100, 10.200.0.0/24 with tag 200, host
 //! numbers as in the front segment.
+
+mod doctor;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
@@ -80,6 +82,16 @@ fn vlan_device_on_a_bond() {
         let _servers = servers(lab)?;
         let agent = lab.start_agent(&config)?;
         balances(lab, &agent, "bond0")?;
+        // Of the bond's slaves, which take the frames off the wire.
+        let found = finds(&agent, &["offload-in-the-way"; 4])?;
+        for (found, slave) in found.iter().zip(["eth0", "eth0", "eth1", "eth1"]) {
+            says(found, &[&format!("ethtool -K {slave} rx-vlan-")])?;
+        }
+        for slave in ["eth0", "eth1"] {
+            let off = ["-K", slave, "rx-vlan-hw-parse", "off", "rx-vlan-stag-hw-parse", "off"];
+            director.netns.run("ethtool", &off)?.ok()?;
+        }
+        finds(&agent, &[])?;
 
         let mut session = Session::open(&lab.net.client().netns, TO)?;
         ensure!(director.active_slave()?.contains("eth0"), "{}", director.active_slave()?);

@@ -1,0 +1,133 @@
+//! What is in progress with a backend's health goes on with the next agent: neither from its beginning nor as if it had
+//! never been.
+
+use anyhow::{Result, ensure};
+use lb::{
+    api::types::{BackendState, BackendView, CheckState},
+    events::Kind,
+};
+use lb_tests::{
+    config::{Config, Service},
+    hello::{Hello, spread},
+    lab::Lab,
+    topo::{Topology, VIP4},
+    wait::{PATIENCE, Seen, eventually},
+};
+
+use crate::setup::{HELLO, HelloLab, PORT, SERVICE, backend_is, events, happened};
+
+/// Both backends with this weight and these options.
+fn config(lab: &Lab, weight: u16, options: &str) -> Config {
+    let backends = lab.net.backends.iter().map(|backend| backend.ipv4());
+    let mut service = Service::tcp(SERVICE, VIP4, PORT, backends);
+    service.backends.iter_mut().for_each(|(_, it)| *it = weight);
+    service.more = format!("checks: [{{tcp: , interval: 200ms, timeout: 5s, fall: 2, rise: 2}}], {options}");
+    Config::on_eth0("lab", vec![service])
+}
+
+/// slave1, as the agent shows it.
+fn slave1(hello: &HelloLab) -> Result<BackendView> {
+    hello.agent.backend(SERVICE, &hello.key(1))
+}
+
+/// Its server ends, and it is seen to be down.
+fn fail(hello: &mut HelloLab) -> Result<()> {
+    drop(hello.servers.remove(0));
+    backend_is(&hello.agent, SERVICE, &hello.key(1), BackendState::Down)
+}
+
+/// Its server runs again.
+fn repair(hello: &mut HelloLab, lab: &Lab) -> Result<()> {
+    hello.servers.insert(0, Hello::start(&lab.net.backends[0], PORT)?);
+    Ok(())
+}
+
+fn both_up(hello: &HelloLab) -> Result<()> {
+    (1..=2).try_for_each(|n| backend_is(&hello.agent, SERVICE, &hello.key(n), BackendState::Up))
+}
+
+/// Waits until its weight has come so far, or farther.
+fn climbs_to(hello: &HelloLab, weight: u16) -> Result<u16> {
+    eventually(3 * PATIENCE, &format!("slave1's weight to be {weight}"), || {
+        let view = slave1(hello)?;
+        let there = view.health_weight >= weight;
+        Ok(if there { Seen::Yes(view.health_weight) } else { Seen::NotYet(format!("{view:?}")) })
+    })
+}
+
+/// The weight climbs on from where it was. Nothing here depends on how long a restart takes: the steps are what the
+/// agents tell of, one after the other.
+#[test]
+fn a_slow_start_goes_on() {
+    /// Of 100, in ten steps: of 4 s each.
+    const STEP: u16 = 10;
+    Lab::test(Topology::one_segment(2), |lab| {
+        let mut hello = HelloLab::start_with(lab, &config(lab, 100, "slow_start: 40s"))?;
+        both_up(&hello)?;
+        fail(&mut hello)?;
+        repair(&mut hello, lab)?;
+        backend_is(&hello.agent, SERVICE, &hello.key(1), BackendState::Up)?;
+        let up = happened(&hello.agent, Kind::BackendUp)?;
+        let before = climbs_to(&hello, 2 * STEP)?;
+        ensure!(before < 100, "{before}");
+        hello.agent.kill9()?;
+        hello.agent.start()?;
+        let first = slave1(&hello)?;
+        let since = lb_tests::clock::realtime().duration_since(up.time);
+        ensure!(first.state == BackendState::Up && first.health_weight >= before, "{first:?} after {before}");
+        // One step is there from the begin on; the event is told of a moment later than that was.
+        let most = (u64::try_from(since.as_secs())? / 4 + 2).min(10) * u64::from(STEP);
+        ensure!(u64::from(first.health_weight) <= most, "{first:?}, at most {most} after {since:?}");
+        climbs_to(&hello, (first.health_weight + STEP).min(100)).map(drop)
+    });
+}
+
+/// Its checks pass, and it stays out: the hold is an hour.
+#[test]
+fn one_that_flaps_is_held_on() {
+    Lab::test(Topology::one_segment(2), |lab| {
+        let mut hello = HelloLab::start_with(lab, &config(lab, 1, "flap_hold: 1h"))?;
+        both_up(&hello)?;
+        for _ in 0..2 {
+            fail(&mut hello)?;
+            repair(&mut hello, lab)?;
+            backend_is(&hello.agent, SERVICE, &hello.key(1), BackendState::Up)?;
+        }
+        fail(&mut hello)?;
+        repair(&mut hello, lab)?;
+        happened(&hello.agent, Kind::Flaps)?;
+        let before = held(&hello)?;
+        hello.agent.kill9()?;
+        hello.agent.start()?;
+        let after = held(&hello)?;
+        ensure!(after <= before, "{after} s are left of {before}");
+        // Checks of the next agent pass on both ways.
+        let probed = hello.servers[0].accepted().len();
+        eventually(PATIENCE, "checks of the next agent", || {
+            let now = hello.servers[0].accepted().len();
+            Ok(if now >= probed + 8 { Seen::Yes(()) } else { Seen::NotYet(format!("{now}")) })
+        })?;
+        held(&hello)?;
+        let answered = spread(hello.client(), HELLO, 20)?;
+        ensure!(answered == [("slave2".to_owned(), 20)].into(), "{answered:?}");
+        let events = events(&hello.agent)?;
+        ensure!(events.iter().filter(|event| event.what.kind == Kind::Flaps).count() == 1, "{events:#?}");
+        Ok(())
+    });
+}
+
+/// Waits until its checks pass and it is out nevertheless; seconds that are left.
+fn held(hello: &HelloLab) -> Result<u64> {
+    eventually(PATIENCE, "slave1 to be kept out although its checks pass", || {
+        let view = slave1(hello)?;
+        let passes = view.checks.iter().all(|check| check.state == CheckState::Up);
+        let words = view.detail.clone().unwrap_or_default();
+        let left = words
+            .split_once("flaps (3 failures): is kept out for ")
+            .and_then(|(_, rest)| rest.split(' ').next()?.parse().ok());
+        Ok(match left {
+            Some(left) if passes && view.state == BackendState::Down => Seen::Yes(left),
+            _ => Seen::NotYet(format!("{view:?}")),
+        })
+    })
+}
