@@ -1,6 +1,6 @@
 //! What connections show of backends, and what becomes of that.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use super::{
     Action, Figures, Health, Passive, Turn,
@@ -13,8 +13,17 @@ use crate::model::{BackendKey, Model, Scheduler, Service, ServiceName, check::Pa
 pub(super) struct Opinion {
     mode: PassiveMode,
     is_aimed: bool,
+    spread: Spread,
     pub hold: Duration,
     pub passive: Passive,
+}
+
+/// What decides how connections are spread, as configured.
+#[derive(Debug, PartialEq, Eq)]
+struct Spread {
+    scheduler: Scheduler,
+    is_persistent: bool,
+    weights: BTreeMap<BackendKey, u16>,
 }
 
 impl Health {
@@ -23,9 +32,15 @@ impl Health {
         let mut before = std::mem::take(&mut self.opinions);
         let asked = model.services.iter().filter(|service| service.health.passive != PassiveMode::Off);
         let opinions = asked.map(|service| {
-            let passive = before.remove(&service.name).map(|it| it.passive).unwrap_or_default();
+            let (mut passive, spread) = (Passive::default(), Spread::of(service));
+            if let Some(before) = before.remove(&service.name) {
+                passive = before.passive;
+                if before.spread != spread {
+                    passive.learn_anew();
+                }
+            }
             let (mode, hold) = (service.health.passive, service.health.passive_hold.duration());
-            (service.name.clone(), Opinion { mode, is_aimed: is_aimed(service), hold, passive })
+            (service.name.clone(), Opinion { mode, is_aimed: spread.is_aimed(), spread, hold, passive })
         });
         self.opinions = opinions.collect();
     }
@@ -71,9 +86,17 @@ impl Health {
     }
 }
 
-/// Whether the backend follows from a client's address or from what it connects to, so that a flood can be aimed at one.
-fn is_aimed(service: &Service) -> bool {
-    use Scheduler::{Dh, Lblc, Lblcr, Mh, Sh};
-    service.options.persistence.is_some_and(|it| it.is_on())
-        || matches!(service.scheduler, Sh(_) | Mh(_) | Dh | Lblc | Lblcr)
+impl Spread {
+    fn of(service: &Service) -> Self {
+        let weights = service.backends.iter().map(|backend| (backend.key, backend.weight)).collect();
+        let is_persistent = service.options.persistence.is_some_and(|it| it.is_on());
+        Self { scheduler: service.scheduler, is_persistent, weights }
+    }
+
+    /// Whether the backend follows from a client's address or from what it connects to, so that a flood can be aimed at
+    /// one.
+    fn is_aimed(&self) -> bool {
+        use Scheduler::{Dh, Lblc, Lblcr, Mh, Sh};
+        self.is_persistent || matches!(self.scheduler, Sh(_) | Mh(_) | Dh | Lblc | Lblcr)
+    }
 }
