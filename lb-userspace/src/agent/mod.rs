@@ -36,7 +36,7 @@ pub use takedown::detach_without_agent;
 
 use crate::{
     api::types::Status,
-    clock::monotonic,
+    clock::{monotonic, of_thread},
     config::Config,
     dataplane::{Clock, Pins, Sweep},
     estimator::Estimator,
@@ -196,9 +196,12 @@ impl Agent {
     /// A look at the counters; before it a round of the sweeper if one is due, and freeing what that showed to be unused.
     fn sweep(&mut self) {
         let begun = monotonic();
+        let mut looked = None;
         let settled = (begun >= self.next_round).then(|| {
+            looked = self.look_before_round();
+            let cpu = of_thread();
             let sweep = self.pins.maps.sweep(self.clock.now(), &self.sweep);
-            self.next_round = begun + Sweep::period(monotonic() - begun);
+            self.next_round = begun + Sweep::period(of_thread() - cpu);
             let settled = self.sweep.census.union(&sweep.census);
             self.sweep = sweep;
             self.look_at_fill();
@@ -212,7 +215,9 @@ impl Agent {
         if let Err(error) = reclaimed {
             tracing::error!("reading counters and freeing unused ids failed: {error:#}");
         }
-        self.look_at_connections();
+        if let Some(looked) = looked {
+            self.look_at_connections(looked);
+        }
     }
 
     /// Asks the neighbours that are due.

@@ -63,8 +63,7 @@ pub async fn run(
         // An error means that the sender is gone: stop as well.
         let _ = stopped.await;
     }));
-    // What was counted until now is nothing recent.
-    agent.look_at_connections();
+    agent.begin_to_look();
     notify(&[sd_notify::NotifyState::Ready]);
     let (instance, services) = (&agent.config.instance, agent.model.services.len());
     tracing::info!(instance, services, "forwarding");
