@@ -127,8 +127,8 @@ impl Agent {
         self.carry_out(&plan)
     }
 
-    /// The same by a plan for this model. Since it was made nobody else wrote the maps, but with the model what is
-    /// wanted of the checks may have changed: then it is made anew.
+    /// The same by a plan for this model. Since it was made nobody else wrote the maps (a rotation, which packets move,
+    /// is moved by a difference), but with the model what is wanted of the checks may have changed: then it is made anew.
     fn reconcile_by(&mut self, plan: Planned) -> Result<()> {
         let want = self.desired(&self.model, plan.now());
         let plan = plan.renewed(want, &mut self.compiled)?;
