@@ -23,7 +23,8 @@ pub async fn check(probe: &Probe, mysql: &MysqlCheck, tls: &Tls) -> Result<Pass,
 
 async fn log_in(probe: &Probe, mysql: &MysqlCheck, tls: &Tls) -> Result<Pass, Failure> {
     let password = password(mysql.password.as_ref(), mysql.password_file.as_deref())?;
-    let relay = if probe.way.is_some() { Some(Relay::start(probe).await?) } else { None };
+    let is_plain = probe.way.is_none() && probe.source.is_none() && probe.interface.is_none();
+    let relay = if is_plain { None } else { Some(Relay::start(probe).await?) };
     let target = relay.as_ref().map_or(probe.target, |relay| relay.at);
     let options = OptsBuilder::default()
         .ip_or_hostname(target.ip().to_string())
@@ -63,8 +64,9 @@ fn ssl(probe: &Probe, how: &TlsCheck, tls: &Tls) -> SslOpts {
     options.with_disable_built_in_roots(true).with_root_certs(trusted)
 }
 
-/// The login's library makes its connections itself, and none that is marked: it connects to this, which passes on
-/// what it says. Nobody else is in the namespace of the checks through the VIP.
+/// The login's library makes its connections itself, and none that is marked or bound: it connects to this, which
+/// passes on what it says. Whoever else on the director came first would have no more than a connection to the server,
+/// and the check would fail once; in the namespace of the checks through the VIP is nobody else.
 struct Relay {
     at: SocketAddr,
     task: JoinHandle<()>,

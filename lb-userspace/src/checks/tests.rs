@@ -190,7 +190,7 @@ async fn each_kind_comes_from_its_source() {
     let source = Some(Ipv4Addr::new(127, 0, 0, 2).into());
     let from = |probe: Probe| Probe { source, interface: Some("lo".to_owned()), ..probe };
     let kinds = conversations().into_iter().map(|(kind, _)| kind);
-    for kind in kinds.chain([CheckKind::Tcp, postgres(true), smtp(true)]) {
+    for kind in kinds.chain([CheckKind::Tcp, login(), postgres(true), smtp(true)]) {
         assert!(kind.can_bind());
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a port");
         let probe = from(probe(kind.clone(), listener.local_addr().expect("it has one").port()));

@@ -302,7 +302,7 @@ pub mod mysql_check {
         doc: "`{}`: the server greets, and refuses a user without a name, or lets it in. With `user` alone: it lets in this \
               user, who has no password, as with HAProxy's `mysql-check`. With any of the other keys: the user logs in \
               (native and caching_sha2 passwords). In each case the check leaves in order: who hangs up at the greeting, \
-              as a tcp check may, is counted, and after `max_connect_errors` (100) the server blocks the director. `source` and `interface` do not hold for a login.",
+              as a tcp check may, is counted, and after `max_connect_errors` (100) the server blocks the director.",
         keys: &[
             &USER,
             &PASSWORD,

@@ -327,14 +327,9 @@ impl CheckKind {
         !matches!(self, Self::Udp(_) | Self::Dns(_) | Self::Ping | Self::File(_) | Self::Exec(_))
     }
 
-    /// Whether it can be told where to leave from. A program finds its own way; mysql_async takes no socket
-    /// of ours.
+    /// Whether it can be told where to leave from. A program finds its own way.
     pub fn can_bind(&self) -> bool {
-        match self {
-            Self::Mysql(mysql) => !mysql.logs_in(),
-            Self::Exec(_) | Self::File(_) => false,
-            _ => true,
-        }
+        !matches!(self, Self::Exec(_) | Self::File(_))
     }
 
     /// What it does, for people.
