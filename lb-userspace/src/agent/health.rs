@@ -255,11 +255,10 @@ impl Agent {
     }
 
     fn follow_health(&mut self, inputs: impl IntoIterator<Item = Input>) {
-        let model = self.model.clone();
-        if !self.monitor.handle(&model, inputs) {
+        if !self.monitor.handle(&self.model, inputs) {
             return;
         }
-        if let Err(error) = self.reconcile(&model) {
+        if let Err(error) = self.reconcile() {
             tracing::error!("following a change of health failed: {error:#}; trying again");
             self.unfinished = true;
         }

@@ -198,8 +198,7 @@ async fn handle_events(agent: &mut Agent, first: Event, events: &mut Events) {
     if concerns.network {
         agent.follow_network().await;
     } else if concerns.neighbours {
-        let model = agent.model.clone();
-        if let Err(error) = agent.reconcile(&model) {
+        if let Err(error) = agent.reconcile() {
             tracing::error!("following a neighbour's change failed: {error:#}; trying again");
             agent.unfinished = true;
         }
