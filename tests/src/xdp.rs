@@ -1,5 +1,7 @@
 //! The XDP program in a kernel, on maps of its own, fed with frames through BPF_PROG_TEST_RUN.
 
+mod time;
+
 use anyhow::{Context, Result, bail, ensure};
 use aya::{TestRun, TestRunOptions, programs::Xdp};
 use lb::{

@@ -298,10 +298,10 @@ impl Maps {
         gives_way(value, timeout, idle, now)
     }
 
-    /// Counts heal by adding a difference, never by storing an absolute.
+    /// Counts heal by adding a difference, never by storing an absolute. Of every destination: one without connections that
+    /// counts some, too, which an agent has left that died before it counted one out, would otherwise keep them for ever.
     fn heal(&self, sweep: &mut Sweep, previous: &Sweep) {
-        let ids = previous.drift.keys().chain(previous.counts.keys()).chain(sweep.counts.keys()).copied();
-        for id in ids.collect::<BTreeSet<u32>>() {
+        for id in 1..self.conns.entries() {
             let Some(kernel) = self.conns.get(id) else { continue };
             let (active, inactive) = sweep.counts.get(&id).copied().unwrap_or_default();
             let drift =
@@ -313,6 +313,9 @@ impl Maps {
                 if let Some(words) = self.conns.words(id) {
                     words[0].fetch_add(drift.0 as u64, Ordering::AcqRel);
                     words[1].fetch_add(drift.1 as u64, Ordering::AcqRel);
+                    if let Some(dest) = self.dests.get(id) {
+                        self.mark_overload(id, &dest);
+                    }
                     tracing::debug!(destination = id, ?drift, "healed connection counts");
                 }
             } else {

@@ -101,6 +101,33 @@ fn the_sweeper_heals_counts() {
     assert_eq!(counts(&director), (1, 1));
 }
 
+/// An agent that was killed between freeing a slot and counting its flow out leaves a count without a flow. Overloaded by it,
+/// the backend would get no connection any more, and so stay.
+#[test]
+fn the_sweeper_heals_counts_of_what_has_no_flows() {
+    let mut want = every_kind();
+    for service in &mut want.services {
+        service.backends[0].upper_threshold = 1;
+    }
+    let mut director = director(&want);
+    assert_eq!(send(&mut director, &TCP4.open()), Ok(1));
+    let flow = director.flows()[0];
+    assert!(director.maps().flush(&flow, director.clock.now()));
+    for _ in 0..2 {
+        director.sweep_in(0).expect("swept");
+    }
+    let map = Map::from_map_data(MapData::from_pin(director.layout().map("CONNS")).expect("a pin"));
+    let mut conns = Array::<_, ConnCounts>::try_from(map.expect("a map")).expect("counts");
+    let left = ConnCounts { active: 1, overloaded: 1, ..ConnCounts::default() };
+    conns.set(flow.value.dest(), left, 0).expect("written");
+    assert_eq!(send(&mut director, &TCP4.open()), Err(DroppedNoBackend));
+    director.sweep_in(0).expect("swept");
+    assert_eq!(counts(&director), (1, 0), "one look is not enough");
+    director.sweep_in(0).expect("swept");
+    assert_eq!(counts(&director), (0, 0));
+    assert_eq!(send(&mut director, &TCP4.open()), Ok(1));
+}
+
 #[test]
 fn timeouts_are_configurable() {
     let timeouts = Timeouts {

@@ -17,6 +17,7 @@ use lb_common::{
     tcp::{State, flag::*},
     template::ASSURED,
     tick::{Tick, ticks},
+    value,
     verdict::Verdict::{self, *},
 };
 use lb_tests::{
@@ -91,6 +92,33 @@ fn datagrams_that_come_too_fast_stay_with_one_backend_too() {
         assert!(room_since(since).contains(&director.flows().len()), "{}", director.flows().len());
         let again = flood(&mut director, kind, 1000..3000);
         assert_eq!(backends, again, "{}", kind.name);
+    }
+}
+
+/// The last that is held may go on for as long as a half-open connection, and be known by its hash alone. From then on
+/// connections have their turn again, and nobody goes on who is not known.
+#[test]
+fn the_hash_places_for_as_long_as_the_last_that_was_held_may_go_on() {
+    for (kind, seconds) in [(TCP4, 60), (TCP6, 60), (SCTP4, 61), (UDP4, 300)] {
+        let mut director = director(&guarded(kind, &[1, 2, 3]));
+        flood(&mut director, kind, 1000..2200);
+        director.pass(seconds / 2).expect("it passed");
+        flood(&mut director, kind, 11000..12200);
+        let is_hashed = |director: &mut Director, port: u16| {
+            send(director, &kind.open().from_port(port)).expect("forwarded");
+            let flow = director.flows().into_iter().find(|flow| flow.client_port == port).expect("its entry");
+            flow.value.flags() & value::flag::HASHED != 0
+        };
+        let goes_on = |director: &mut Director, port: u16| send(director, &kind.later().from_port(port));
+        director.pass(seconds - 5).expect("it passed");
+        assert!(is_hashed(&mut director, 5000), "{}", kind.name);
+        assert!(goes_on(&mut director, 5001).is_ok(), "{}", kind.name);
+        // What is placed so and gets an entry makes it no longer.
+        director.pass(6).expect("it passed");
+        assert!(!is_hashed(&mut director, 6000), "{}", kind.name);
+        if !kind.is_udp {
+            assert_eq!(goes_on(&mut director, 6001), Err(DroppedNoFlow), "{}", kind.name);
+        }
     }
 }
 

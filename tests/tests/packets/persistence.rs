@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use lb::{
     dataplane::FlowEntry,
     model::{Persistence, Scheduler::Rr, Scope},
-    plan::Desired,
+    plan::{Desired, dest_address},
 };
 use lb_common::{tcp::flag::*, template::ASSURED, verdict::Verdict::*};
 use lb_tests::{packet::Packet, xdp::Director};
@@ -38,6 +38,12 @@ fn templates(director: &Director) -> Vec<FlowEntry> {
     director.flows().into_iter().filter(|flow| flow.value.is_template()).collect()
 }
 
+/// Seconds until the only template runs out.
+fn left(director: &Director) -> u32 {
+    let [template] = templates(director)[..] else { panic!("one template: {:?}", templates(director)) };
+    director.clock.seconds_until(director.maps().expiry(template.value))
+}
+
 #[test]
 fn a_client_stays_with_its_backend() {
     for kind in ALL_KINDS {
@@ -49,10 +55,18 @@ fn a_client_stays_with_its_backend() {
             }
         }
         assert_eq!((templates(&director).len(), director.flows().len()), (6, 6 + 18), "{}", kind.name);
-        // Templates are no connections.
-        let snapshot = director.maps().snapshot().expect("a snapshot");
-        let counts = snapshot.dests.keys().map(|id| director.maps().conn_counts(*id));
-        assert_eq!(counts.map(|counts| counts.active + counts.inactive).sum::<u64>(), 18);
+        // Templates are no connections, to the sweeper neither, which would heal the counts twice over by now.
+        for _ in 0..4 {
+            let snapshot = director.maps().snapshot().expect("a snapshot");
+            let counts = snapshot.dests.keys().map(|id| director.maps().conn_counts(*id));
+            assert_eq!(
+                counts.map(|counts| counts.active + counts.inactive).sum::<u64>(),
+                18,
+                "{}",
+                kind.name
+            );
+            director.sweep_in(0).expect("swept");
+        }
     }
 }
 
@@ -202,22 +216,84 @@ fn a_template_controls_only_what_goes_to_its_backend() {
     assert!(templates(&director).is_empty(), "the connection to 1 is none of its");
 }
 
+/// `ip_vs_sched_persist` alone begins a template's time anew.
+#[test]
+fn new_connections_renew_it_and_packets_of_others_do_not() {
+    for kind in [TCP4, UDP6, SCTP4] {
+        let mut director = director(&persistent(kind, &[(1, 1), (2, 1)], None));
+        let later = from_client(kind, 0).from_port(1000).flags(kind.later().flags);
+        opened(&mut director, kind, 0, 1000);
+        // One before INIT's four seconds are over.
+        for seconds in [3, 7] {
+            director.pass(seconds).expect("it passed");
+            assert_eq!(send(&mut director, &later), Ok(1));
+        }
+        assert!((4..=5).contains(&left(&director)), "{}: {} s left", kind.name, left(&director));
+        opened(&mut director, kind, 0, 1001);
+        assert!((TIMEOUT - 1..=TIMEOUT).contains(&left(&director)), "{}: {} s", kind.name, left(&director));
+    }
+}
+
+/// Its number would be given to another one, and the client led there.
+#[test]
+fn a_removed_backend_is_not_forgotten_before_the_template_that_leads_there() {
+    let mut want = persistent(UDP4, &[(1, 1), (2, 1)], None);
+    let mut director = director(&want);
+    assert_eq!(opened(&mut director, UDP4, 0, 1000), 1);
+    let id = templates(&director)[0].value.dest();
+    let is_there = |director: &Director| {
+        let dest = director.maps().snapshot().expect("a snapshot").dests.remove(&id);
+        dest.is_some_and(|dest| dest_address(&dest) == UDP4.backend(1))
+    };
+    want.services[0].backends.remove(0);
+    director.configure(&want).expect("configured");
+    for _ in 0..3 {
+        director.sweep_in(0).expect("swept");
+    }
+    assert_eq!((director.flows().len(), templates(&director).len()), (1, 1), "the connection has ended");
+    assert!(is_there(&director));
+    for seconds in [TIMEOUT + 1, TIMEOUT + 2, TIMEOUT + 2] {
+        director.sweep_in(seconds).expect("swept");
+    }
+    assert!(director.flows().is_empty() && !is_there(&director), "and then it is");
+}
+
+/// Where each endpoint has templates of its own, its number stands in their keys.
+#[test]
+fn a_deleted_endpoint_is_not_forgotten_before_its_templates() {
+    const LONG: u32 = 600;
+    let mut want = persistent(UDP4, &[(1, 1)], None);
+    want.services[0].options.persistence =
+        Some(Persistence { timeout: LONG, granularity: None, scope: Scope::Endpoint });
+    let mut director = director(&want);
+    opened(&mut director, UDP4, 0, 1000);
+    let id = templates(&director)[0].endpoint.expect("an endpoint's");
+    let is_there = |director: &Director| {
+        let endpoints = director.maps().snapshot().expect("a snapshot").endpoints;
+        endpoints.values().any(|endpoint| endpoint.id() == id)
+    };
+    director.configure(&lab()).expect("configured");
+    for _ in 0..3 {
+        // Its connection has ended.
+        director.sweep_in(301).expect("swept");
+        assert!(is_there(&director));
+    }
+    assert_eq!((director.flows().len(), templates(&director).len()), (1, 1));
+    for seconds in [LONG + 1, LONG + 2, LONG + 2] {
+        director.sweep_in(seconds).expect("swept");
+    }
+    assert!(director.flows().is_empty() && !is_there(&director));
+}
+
 /// `ip_vs_conn_expire` overwrites the timeout.
 #[test]
 fn once_armed_again_new_connections_renew_it_for_a_minute() {
     let mut director = director(&persistent(TCP4, &[(1, 1)], None));
     opened(&mut director, TCP4, 0, 1000);
-    let left = |director: &Director| {
-        let now = director.clock.now();
-        let ticks = director.maps().expiry(templates(director)[0].value).until(now);
-        lb_common::tick::seconds(ticks as u32, director.clock.hz())
-    };
-    opened(&mut director, TCP4, 0, 1001);
-    assert!((TIMEOUT - 1..=TIMEOUT).contains(&left(&director)), "{}", left(&director));
     for seconds in [TIMEOUT + 1, TIMEOUT + 2] {
         director.sweep_in(seconds).expect("swept");
     }
-    assert!(left(&director) >= 60 + TIMEOUT);
+    assert!(left(&director) >= 60 + TIMEOUT, "{}", left(&director));
     opened(&mut director, TCP4, 0, 1002);
     assert!((59..=60).contains(&left(&director)), "{}", left(&director));
 }

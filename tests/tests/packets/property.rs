@@ -6,6 +6,7 @@ mod clients;
 mod edits;
 mod history;
 mod rules;
+mod templates;
 
 use lb::model::{ExpireNodest, FlowSizes, HashFlags, Scheduler, Scope};
 use lb_common::{sctp::chunk, tcp::flag::*};
@@ -38,6 +39,8 @@ const NODEST: [ExpireNodest; 10] = {
 };
 /// Those that are persistent at first; their clients do not stay with a drained backend.
 const PERSISTENT: [usize; 3] = [1, 4, 9];
+/// Targets that are theirs.
+const TEMPLATED: [usize; 4] = [3, 6, 9, 11];
 /// What clients connect to, and the services that may serve it: the first that there is.
 const TARGETS: [(Kind, u16, &[usize]); 12] = [
     (TCP4, PORT, &[0, 6, 1]),
@@ -142,6 +145,8 @@ enum Step {
     },
     /// Flow tables of another size, and one step after the other on the way to them.
     Resize,
+    /// Seven seconds pass.
+    Wait,
     /// The sweeper comes this many seconds later: 0; beyond every timeout but that of established flows, while templates
     /// are due that are as old, or some are due that were armed again; beyond all.
     Sweep {
@@ -200,6 +205,7 @@ fn step() -> impl Strategy<Value = Step> {
         2 => service.clone().prop_map(|service| Step::Deny { service }),
         2 => service.prop_map(|service| Step::Service { service }),
         1 => Just(Step::Resize),
+        4 => Just(Step::Wait),
         4 => seconds.prop_map(|seconds| Step::Sweep { seconds }),
     ]
 }
@@ -218,8 +224,14 @@ fn scene() -> impl Strategy<Value = Vec<Step>> {
         2 => Just(Scene::Removed),
         1 => Just(Scene::Swept),
         1 => Just(Scene::Flooded),
+        1 => Just(Scene::Renewed),
+        1 => Just(Scene::Emptied),
     ];
     (place, what, 1..3u8).prop_map(|((target, client, other, established), what, backend)| {
+        let target = match what {
+            Scene::Renewed | Scene::Emptied => TEMPLATED[target % TEMPLATED.len()],
+            _ => target,
+        };
         let (kind, _, services) = TARGETS[target];
         // That serves it, as long as there is one of the port.
         let service = services[0];
@@ -252,6 +264,23 @@ fn scene() -> impl Strategy<Value = Vec<Step>> {
                 packet(other, open),
                 Step::Flood { target, opens: false },
             ],
+            // A packet leaves the template's time alone, a connection of its clients begins it anew.
+            Scene::Renewed => {
+                vec![Step::Wait, packet(client, later), packet(other, open), Step::Wait, packet(other, later)]
+            }
+            // The connections to removed backends end before the templates that lead there.
+            Scene::Emptied => {
+                let sweep = Step::Sweep { seconds: 0 };
+                vec![
+                    toggle(1),
+                    toggle(2),
+                    sweep,
+                    packet(other, open),
+                    toggle(2),
+                    toggle(1),
+                    packet(client, open),
+                ]
+            }
         });
         steps
     })
@@ -263,6 +292,8 @@ enum Scene {
     Removed,
     Swept,
     Flooded,
+    Renewed,
+    Emptied,
 }
 
 fn scheduler() -> impl Strategy<Value = Scheduler> {

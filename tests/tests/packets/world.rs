@@ -5,6 +5,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     ops::Range,
+    path::PathBuf,
 };
 
 use aya::maps::{Array, Map, MapData};
@@ -260,22 +261,12 @@ pub fn recounted(director: &Director) -> [BTreeMap<u32, (u64, u64)>; 2] {
 
 /// Every slot of the tables that is not free, whether its time is up or not.
 pub fn slots(director: &Director) -> Vec<Value> {
-    let meta = director.meta();
-    let (narrow, wide) = (meta.narrow_generation, meta.wide_generation);
-    let mut slots = values::<8>(director, "FLOWS4", narrow);
-    slots.extend(values::<24>(director, "FLOWSW", wide));
-    if meta.old_narrow_buckets != 0 {
-        slots.extend(values::<8>(director, "FLOWS4", narrow - 1));
-    }
-    if meta.old_wide_buckets != 0 {
-        slots.extend(values::<24>(director, "FLOWSW", wide - 1));
-    }
-    slots
+    let narrow = director.tables("FLOWS4").into_iter().flat_map(values::<8>);
+    narrow.chain(director.tables("FLOWSW").into_iter().flat_map(values::<24>)).collect()
 }
 
 /// Each bucket begins with four times tag and value.
-fn values<const N: usize>(director: &Director, name: &str, generation: u32) -> Vec<Value> {
-    let pin = director.layout().flows(name, generation);
+fn values<const N: usize>(pin: PathBuf) -> Vec<Value> {
     let map = Map::from_map_data(MapData::from_pin(pin).expect("a pin")).expect("a map");
     let buckets = Array::<_, [u64; N]>::try_from(map).expect("an array");
     let values = buckets.iter().map(|bucket| bucket.expect("read"));

@@ -10,17 +10,40 @@ use lb_common::{
         self, State,
         flag::{ACK, RST, SYN},
     },
-    value,
+    tick::{self, Tick},
+    value::{self, Value},
     verdict::{Event, Verdict},
 };
-use lb_tests::{clock, packet::masked};
+use lb_tests::clock;
 use proptest::{prelude::*, test_runner::TestCaseError};
 
 use super::{
     CLIENTS, FIRST_PORT, FLOOD, RATE, TARGETS,
-    history::{Flow, Held, Known, World, address},
+    history::{Flow, Held, Known, World, address, no_short_timeouts},
+    templates::Change,
 };
 use crate::world::*;
+
+/// When a packet was sent, and when it was done with.
+#[derive(Clone, Copy, Debug)]
+pub struct Span {
+    pub start: Tick,
+    pub end: Tick,
+}
+
+impl Span {
+    pub fn ticks(self) -> i32 {
+        self.end.until(self.start)
+    }
+}
+
+/// What became of a packet.
+struct Sent {
+    outcome: Result<u8, Verdict>,
+    /// It got no entry because of a guard.
+    guarded: bool,
+    span: Span,
+}
 
 /// A packet, and what was known before it came.
 struct Seen {
@@ -33,8 +56,9 @@ struct Seen {
     goes_on: bool,
     /// Where the client's template leads.
     led: Option<u8>,
-    /// Its entries.
+    /// Its entries, and whether the client knew of one.
     entries: Vec<FlowEntry>,
+    was_there: bool,
 }
 
 impl World {
@@ -80,12 +104,24 @@ impl World {
                 true => Ok(known.backend),
                 false => Err(self.removed(known, does)),
             };
-            let (outcome, _) = self.send(&packet);
+            let table = self.director.flows();
+            let before = self.entry(&table, flow, known, known.state);
+            let Sent { outcome, span, .. } = self.send(&packet);
             prop_assert_eq!(outcome, expected, "{:?} of {:?} {:?}", flags, flow, known);
-            // What is dropped keeps no flow alive.
+            let state = if outcome.is_ok() { next(kind, known.state, does) } else { known.state };
+            let after = self.entry(&self.director.flows(), flow, known, state);
             if outcome.is_ok() {
-                let state = next(kind, known.state, does);
                 self.flows.insert(flow, Known { state, ..known });
+                self.lives_on(after, state, span, state == known.state)?;
+            } else {
+                prop_assert_eq!(after, before, "what is dropped keeps no flow alive");
+            }
+            let assures = known.controlled && state.is_established() && state != known.state;
+            let change = if assures { Change::Assured(known.backend) } else { Change::Nothing };
+            // What options a deleted service had when it was deleted, its templates are found by.
+            if !assures || self.services.contains_key(&known.service) {
+                let owner = self.owner(known.service, flow);
+                self.templates_follow(&self.templates(&table), owner, &[change], span)?;
             }
             return self.thresholds_hold(false);
         }
@@ -99,15 +135,21 @@ impl World {
             false => serving.first().copied(),
         };
         let table = self.director.flows();
-        let led = service.filter(|_| opens || goes_on).and_then(|service| self.led(&table, service, flow));
+        let templates = self.templates(&table);
+        let service_of = service.filter(|_| opens || goes_on);
+        let led = service_of.and_then(|service| self.led(&templates, service, flow));
+        let owner = service_of.and_then(|service| self.owner(service, flow));
         let entries = self.entries(&table, flow);
-        let seen = Seen { flow, flags: does, abandoned, opens, goes_on, led, entries };
-        let (outcome, guarded) = self.send(&packet);
+        let seen =
+            Seen { flow, flags: does, abandoned, opens, goes_on, led, entries, was_there: known.is_some() };
+        let sent = self.send(&packet);
+        let (outcome, mut changes) = (sent.outcome, vec![Change::Nothing]);
         let message =
             format!("{flags:#x} of {flow:?}: {outcome:?} by {service:?}, known {known:?}, led {led:?}");
         match (outcome, service) {
             (Ok(backend), Some(service)) if opens || goes_on => {
-                self.placed(&seen, service, backend, guarded)
+                changes = self
+                    .placed(&seen, service, backend, &sent)
                     .map_err(|error| TestCaseError::fail(format!("{message}: {error}")))?;
             }
             (Err(Verdict::DroppedDenied), Some(service)) if opens || goes_on => {
@@ -117,6 +159,7 @@ impl World {
                 let nobody = !(1..4).any(|backend| self.takes_new(service, backend));
                 prop_assert!(self.may_refuse(service) || nobody, "{}", message);
                 prop_assert_eq!(led, None, "a template holds: {}", message);
+                changes = vec![Change::Ended];
             }
             (Err(Verdict::DroppedNoFlow), _) if !opens && !serving.is_empty() => {
                 let placed =
@@ -126,6 +169,8 @@ impl World {
             (Err(Verdict::PassedNoService), _) if serving.is_empty() => {}
             _ => prop_assert!(false, "{}", message),
         }
+        self.templates_follow(&templates, owner, &changes, sent.span)
+            .map_err(|error| TestCaseError::fail(format!("{message}: {error}")))?;
         // What was to be scheduled anew has ended though nobody takes it; what else is over may have.
         let nobody = abandoned && outcome == Err(Verdict::DroppedNoBackend);
         let has_ended = |world: &Self| world.entries(&world.director.flows(), flow).is_empty();
@@ -135,21 +180,49 @@ impl World {
         self.thresholds_hold(opens)
     }
 
-    /// What becomes of a packet, and whether it got no entry because of a guard.
-    fn send(&mut self, packet: &lb_tests::packet::Packet) -> (Result<u8, Verdict>, bool) {
+    fn send(&mut self, packet: &lb_tests::packet::Packet) -> Sent {
+        let start = self.director.clock.now();
         let ran = self.director.run(&packet.bytes()).expect("it ran");
         let guarded = ran.moved.iter().any(|(name, _)| *name == Event::Guarded.name());
-        (outcome(packet, &ran), guarded)
+        Sent { outcome: outcome(packet, &ran), guarded, span: Span { start, end: self.director.clock.now() } }
     }
 
-    /// A packet of no flow that goes on was given to a backend.
+    /// The value of the flow's entry that the client knows of.
+    fn entry(&self, table: &[FlowEntry], flow: Flow, known: Known, state: State) -> Option<Value> {
+        let place = (known.service, known.backend);
+        let entries = self.entries(table, flow).into_iter().map(|entry| entry.value);
+        let is_known =
+            |value: &Value| self.places.get(&value.dest()) == Some(&place) && value.state() == state;
+        entries.into_iter().find(is_known)
+    }
+
+    /// A packet has taken a flow to `state`, and it lives for that one's timeout from then on. Where it `stays` in a state,
+    /// less than half a second is not written.
+    fn lives_on(
+        &self,
+        entry: Option<Value>,
+        state: State,
+        span: Span,
+        stays: bool,
+    ) -> Result<(), TestCaseError> {
+        let hz = self.director.clock.hz();
+        let timeout = tick::ticks(no_short_timeouts().of(state), hz);
+        let late = entry.map(|value| span.end.after(timeout).until(value.expiry()));
+        let slack = if stays { tick::ticks(1, hz) as i32 / 2 } else { 1 };
+        let in_time = late.is_some_and(|late| (-1..=span.ticks() + slack).contains(&late));
+        prop_assert!(in_time, "{} for {:?} of {} ticks: {:?}", state.name(), late, timeout, entry);
+        Ok(())
+    }
+
+    /// A packet of no flow that goes on was given to a backend. What may become of its client's template.
     fn placed(
         &mut self,
         seen: &Seen,
         service: usize,
         backend: u8,
-        guarded: bool,
-    ) -> Result<(), TestCaseError> {
+        sent: &Sent,
+    ) -> Result<Vec<Change>, TestCaseError> {
+        let guarded = sent.guarded;
         let Seen { flow, flags, abandoned, opens, led, .. } = *seen;
         let (kind, ..) = TARGETS[flow.0];
         let table = self.director.flows();
@@ -160,6 +233,10 @@ impl World {
         });
         // A wildcard's flow from before may have been waiting.
         let waited = abandoned && self.has(service, backend) && !guarded;
+        let mut changes = vec![led.map_or(Change::Made(backend), |_| Change::Led)];
+        if waited {
+            changes.push(Change::Nothing);
+        }
         prop_assert!(waited || !self.denies(service), "a client that is denied");
         // Flows come too fast, and its old entry takes the connection.
         let again = stored.is_some_and(|entry| entry.value.flags() & value::flag::HASHED != 0);
@@ -192,7 +269,7 @@ impl World {
             if entries.is_empty() {
                 self.flows.remove(&flow);
             }
-            return Ok(());
+            return Ok(changes);
         }
         let has_guard = self.guard(service) != Guard::Off;
         if guarded || stored.is_none() && seen.goes_on {
@@ -203,11 +280,12 @@ impl World {
                 self.flows.remove(&flow);
                 self.held.insert(flow, Held { service, backend, epoch: self.epoch, led });
             }
-            return Ok(());
+            // What leads nobody is over; none is made for what gets no entry.
+            return Ok(vec![led.map_or(Change::Ended, |_| Change::Led)]);
         }
         let Some(entry) = stored else {
             prop_assert!(false, "no entry was made");
-            return Ok(());
+            return Ok(changes);
         };
         let state = entry.value.state();
         let flag = |flag: u8| entry.value.flags() & flag != 0;
@@ -220,29 +298,18 @@ impl World {
         prop_assert!(opens || flag(value::flag::HASHED), "it went on by hash");
         let controlled = flag(value::flag::CONTROLLED);
         let persists = self.services.get(&service).is_some_and(|it| it.options.persistence.is_some());
-        prop_assert!(waited || controlled == persists, "controlled: {}", controlled);
-        if !waited && persists {
-            prop_assert_eq!(self.led(&table, service, flow), Some(backend), "its template");
+        // Held, and in its old entry, it makes no template.
+        let kept = has_guard && again && led.is_none() && seen.was_there;
+        prop_assert!(waited || controlled == persists || kept, "controlled: {}", controlled);
+        if kept && !controlled {
+            changes = vec![Change::Ended];
+        }
+        if !waited {
+            self.lives_on(Some(entry.value), state, sent.span, false)?;
         }
         self.held.remove(&flow);
         self.flows.insert(flow, Known { service, backend, state, controlled });
-        Ok(())
-    }
-
-    /// Where the client's template of a service leads, if that holds.
-    fn led(&self, table: &[FlowEntry], service: usize, (target, client): Flow) -> Option<u8> {
-        let (kind, port, _) = TARGETS[target];
-        let options = self.services.get(&service)?.options;
-        let network = masked(address(kind, client), options.persistence?.prefix(kind.vip()));
-        let endpoint = if self.is_apart(service) { Some(self.endpoint(service, kind, port)?) } else { None };
-        let templates = table.iter().filter(|entry| {
-            entry.value.is_template() && entry.client == address_bytes(network) && entry.endpoint == endpoint
-        });
-        let mut places = templates.filter_map(|entry| self.places.get(&entry.value.dest()).copied());
-        let (_, backend) = places.find(|(of, _)| *of == service)?;
-        let holds = self.has(service, backend)
-            && (!options.expire_quiescent_template || self.has_weight(service, backend));
-        holds.then_some(backend)
+        Ok(changes)
     }
 
     /// Its slots: one, unless one of a wildcard waits behind it.

@@ -6,6 +6,9 @@ use super::{GROUPED, LARGE, PAIRS, RATE, SERVICES, Step, history::World};
 use crate::world::*;
 use lb_tests::xdp::SMALL;
 
+/// A template's timeout in seconds.
+pub const PERSISTENCE: u32 = 300;
+
 impl World {
     /// Does what a step does to services.
     pub fn edit(&mut self, step: &Step) {
@@ -75,7 +78,7 @@ impl World {
                     false => Default::default(),
                 };
             }),
-            Step::Packet { .. } | Step::Flood { .. } | Step::Resize | Step::Sweep { .. } => {}
+            Step::Packet { .. } | Step::Flood { .. } | Step::Resize | Step::Sweep { .. } | Step::Wait => {}
         }
     }
 
@@ -113,5 +116,5 @@ impl World {
 
 pub fn persistence(kind: Kind, network: bool, scope: Scope) -> Persistence {
     let prefix = if kind.is_ipv6 { 64 } else { 24 };
-    Persistence { timeout: 300, granularity: network.then_some(prefix), scope }
+    Persistence { timeout: PERSISTENCE, granularity: network.then_some(prefix), scope }
 }

@@ -19,19 +19,25 @@ use crate::world::*;
 /// Beyond every timeout, of templates that were armed again too.
 pub const FOREVER: u32 = 2000;
 
-/// None so short that it passes for real while a case runs.
-fn no_short_timeouts() -> Timeouts {
+/// Seconds that pass at once, and in a case at most.
+const WAIT: u32 = 7;
+const PATIENCE: u32 = 98;
+
+/// Each state's is its own, and none so short that it passes while a case runs, for real and with what it waits.
+pub(super) fn no_short_timeouts() -> Timeouts {
     Timeouts {
-        tcp_fin: 200,
-        tcp_syn: 200,
-        tcp_time_wait: 200,
-        tcp_close: 200,
-        sctp_init1: 200,
-        sctp_init: 200,
-        sctp_echoed: 200,
-        sctp_shutdown: 200,
-        sctp_closed: 200,
-        ..Timeouts::default()
+        tcp: 900,
+        tcp_fin: 302,
+        tcp_syn: 304,
+        tcp_time_wait: 306,
+        tcp_close: 308,
+        udp: 310,
+        sctp: 902,
+        sctp_init1: 312,
+        sctp_init: 314,
+        sctp_echoed: 316,
+        sctp_shutdown: 318,
+        sctp_closed: 320,
     }
 }
 
@@ -80,6 +86,8 @@ pub struct World {
     pub(super) flooded: BTreeMap<usize, bool>,
     /// How many there have been.
     pub(super) strangers: u16,
+    /// Seconds.
+    waited: u32,
 }
 
 impl World {
@@ -113,6 +121,7 @@ impl World {
             marks: BTreeMap::new(),
             flooded: (0..SERVICES.len()).map(|service| (service, false)).collect(),
             strangers: 0,
+            waited: 0,
         };
         world.configure();
         world
@@ -142,6 +151,13 @@ impl World {
             Step::Packet { client, target, flags } => self.packet((target, client), flags),
             Step::Flood { target, opens } => self.flood(target, opens),
             Step::Sweep { seconds } => self.sweep(seconds),
+            Step::Wait => {
+                if self.waited < PATIENCE {
+                    self.waited += WAIT;
+                    self.director.pass(WAIT).expect("it passed");
+                }
+                Ok(())
+            }
             Step::Resize => {
                 self.resize();
                 self.thresholds_hold(false)
@@ -157,11 +173,12 @@ impl World {
     fn sweep(&mut self, seconds: u32) -> Result<(), TestCaseError> {
         // Before, since the sweeper heals counts.
         self.counts_equal_a_recount()?;
-        let due = self.templates_due(seconds);
+        let (due, start) = (self.templates_due(seconds), self.director.tick_in(seconds));
         for _ in 0..2 {
             self.director.sweep_in(seconds).expect("swept");
         }
-        self.templates_kept_their_rule(seconds, &due)?;
+        self.templates_kept_their_rule(seconds, &due, start)?;
+        self.nothing_in_use_is_freed()?;
         // The client knows what the timeouts are, and that what is not kept for a removed backend is over.
         let mut flows = std::mem::take(&mut self.flows);
         flows.retain(|_, known| {

@@ -1,12 +1,16 @@
 //! What must hold at any time.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use lb::{
     dataplane::FlowEntry,
     plan::{address_bytes, address_from},
 };
-use lb_common::{template, value};
+use lb_common::{
+    template,
+    tick::{self, Tick},
+    value,
+};
 use lb_tests::packet::masked;
 use proptest::{prelude::*, test_runner::TestCaseError};
 
@@ -33,23 +37,51 @@ impl World {
         templates.filter(is_due).collect()
     }
 
-    /// A template that has run out is armed again if it controls a connection, and otherwise gone.
-    pub fn templates_kept_their_rule(&self, seconds: u32, due: &[FlowEntry]) -> Result<(), TestCaseError> {
+    /// A template that has run out is armed again if it controls a connection, and otherwise gone. `start`: when the
+    /// sweeper began.
+    pub fn templates_kept_their_rule(
+        &self,
+        seconds: u32,
+        due: &[FlowEntry],
+        start: Tick,
+    ) -> Result<(), TestCaseError> {
         let then = self.director.tick_in(seconds);
+        let rearm = tick::ticks(template::REARM, self.director.clock.hz());
         let left = self.director.flows();
         for flow in due {
             // One whose slot ends too was left alone for a minute.
             let controls = !flow.value.expiry().is_past(then)
                 && left.iter().any(|connection| self.controls(flow, connection));
-            let stays = left.iter().any(|other| {
+            let stays = left.iter().find(|other| {
                 other.value.is_template()
                     && (other.client, other.endpoint) == (flow.client, flow.endpoint)
                     && other.value.dest() == flow.value.dest()
             });
-            prop_assert_eq!(stays, controls, "{:?} {:?}", self.places.get(&flow.value.dest()), flow);
+            prop_assert_eq!(
+                stays.is_some(),
+                controls,
+                "{:?} {:?}",
+                self.places.get(&flow.value.dest()),
+                flow
+            );
+            let armed =
+                stays.map_or(start, |it| Tick(template::expiry(it.value, rearm).0.wrapping_sub(rearm)));
+            let in_time = armed.until(start) >= 0 && armed.until(then) <= 0;
+            prop_assert!(in_time, "armed {:?}, from {:?} to {:?}", armed, start, then);
         }
         if seconds == FOREVER {
             prop_assert!(!left.iter().any(|flow| flow.value.is_template()), "a template outlives everything");
+        }
+        Ok(())
+    }
+
+    /// What flows and templates name is there: its number is given to nothing else.
+    pub fn nothing_in_use_is_freed(&self) -> Result<(), TestCaseError> {
+        let snapshot = self.director.maps().snapshot().expect("a snapshot");
+        let endpoints: BTreeSet<u16> = snapshot.endpoints.values().map(|endpoint| endpoint.id()).collect();
+        for flow in self.director.flows() {
+            prop_assert!(snapshot.dests.contains_key(&flow.value.dest()), "no destination: {:?}", flow);
+            prop_assert!(flow.endpoint.is_none_or(|id| endpoints.contains(&id)), "no endpoint: {:?}", flow);
         }
         Ok(())
     }
