@@ -121,6 +121,7 @@ impl Lab {
         let mut text = format!("\n===== report of the lab {} =====\n", self.scope.name());
         self.agents().iter().for_each(|agent| agent.describe(&mut text));
         self.net.nodes().for_each(|node| node.describe(&mut text));
+        self.net.describe_switch(&mut text);
         let nodes = self.net.nodes().map(|node| &node.netns).chain([&self.net.switch]);
         for (capture, netns) in self.captures().iter_mut().zip(nodes) {
             capture.describe(netns, &mut text);

@@ -122,6 +122,19 @@ impl Network {
         &self.clients[0]
     }
 
+    /// For a failure report: what the ports of the switch counted.
+    pub fn describe_switch(&self, into: &mut String) {
+        for node in self.nodes() {
+            for port in node.links.iter().map(|link| port(&node.role, link)) {
+                let text = |program, args: &[&str]| {
+                    self.switch.run(program, args).map(|ran| ran.stdout).unwrap_or_default()
+                };
+                let shown = text("ip", &["-s", "link", "show", &port]) + &text("ethtool", &["-S", &port]);
+                into.push_str(&format!("--- switch: {port}\n{shown}"));
+            }
+        }
+    }
+
     /// Both ends of every link, and the switches.
     pub fn set_mtu(&self, mtu: u32) -> Result<()> {
         let mut switch = String::new();
@@ -180,8 +193,12 @@ impl Node {
         vips.iter().try_for_each(|vip| self.netns.ip(&format!("addr add {} dev lo", host_prefix(*vip))))
     }
 
-    /// For a failure report: addresses, neighbours, XDP programs.
+    /// For a failure report: addresses, neighbours, XDP programs, what the drivers count.
     pub fn describe(&self, into: &mut String) {
+        for link in &self.links {
+            let counted = self.netns.run("ethtool", &["-S", &link.device]).map(|ran| ran.stdout);
+            into.push_str(&format!("--- {}: {}\n{}", self.role, link.device, counted.unwrap_or_default()));
+        }
         for args in [&["-d", "-br", "addr"][..], &["neigh"], &["-s", "link"]] {
             let text = self.netns.run("ip", args).map(|ran| ran.stdout + &ran.stderr);
             let text = text.unwrap_or_else(|error| format!("{error:#}"));

@@ -2,7 +2,7 @@
 //! kernel sends one again, so one that is lost is missing.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     net::{Ipv4Addr, Ipv6Addr, SocketAddr},
     ops::Range,
     os::fd::AsRawFd,
@@ -170,8 +170,18 @@ impl Numbered {
             let Tally { sent, flows, lost, twice, wrong } = self.tally(range.clone());
             println!("{what:<52}{sent:>8}{flows:>7}{lost:>6}{twice:>6}{wrong:>6}");
         }
+        for (number, flow) in self.lost() {
+            println!("packet {number}, of flow {flow}, is lost");
+        }
         ended.into_iter().collect::<Result<Vec<_>>>()?;
         Ok(self.tally(all))
+    }
+
+    /// Numbers and flows.
+    fn lost(&self) -> Vec<(usize, u64)> {
+        let arrived: HashSet<_> = lock(&self.shared.arrived).iter().map(|it| it.number as usize).collect();
+        let sent = lock(&self.shared.sent);
+        sent.iter().copied().enumerate().filter(|(number, _)| !arrived.contains(number)).collect()
     }
 
     fn sent(&self) -> usize {
