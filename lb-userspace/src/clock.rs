@@ -10,6 +10,11 @@ pub fn monotonic() -> Duration {
     duration(clock_gettime(ClockId::Monotonic))
 }
 
+/// CLOCK_THREAD_CPUTIME_ID: CPU time that this thread has had.
+pub fn of_thread() -> Duration {
+    duration(clock_gettime(ClockId::ThreadCPUTime))
+}
+
 /// CLOCK_REALTIME, to the microsecond: for people and for files only, as it may jump.
 pub fn realtime() -> Timestamp {
     let time = clock_gettime(ClockId::Realtime);

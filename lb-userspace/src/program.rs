@@ -7,7 +7,10 @@ use nix::{
     sys::signal::{Signal, killpg},
     unistd::{Pid, User, geteuid},
 };
-use tokio::process::{Child, Command};
+use tokio::{
+    process::{Child, Command},
+    task::spawn_blocking,
+};
 
 /// Why a program was not started.
 #[derive(Debug, thiserror::Error)]
@@ -17,7 +20,7 @@ pub enum NotStarted {
     #[error("there is no user {0}")]
     NoUser(String),
     #[error("looking for its user failed: {0}")]
-    User(#[from] nix::errno::Errno),
+    User(io::Error),
     #[error("{program} cannot be run: {error}")]
     Refused { program: String, error: io::Error },
 }
@@ -31,13 +34,17 @@ pub struct Running(pub Child);
 ///
 /// # Errors
 /// No such user or program, or no right to become that user.
-pub fn start(
+pub async fn start(
     command: &[String],
     user: &str,
     environment: impl IntoIterator<Item = (&'static str, String)>,
 ) -> Result<Running, NotStarted> {
     let [program, arguments @ ..] = command else { return Err(NotStarted::NoCommand) };
-    let user = User::from_name(user)?.ok_or_else(|| NotStarted::NoUser(user.to_owned()))?;
+    let name = user.to_owned();
+    // nsswitch.conf(5) may have it asked of a server.
+    let found = spawn_blocking(move || User::from_name(&name).map_err(io::Error::from)).await;
+    let found = found.map_err(io::Error::from).flatten().map_err(NotStarted::User)?;
+    let user = found.ok_or_else(|| NotStarted::NoUser(user.to_owned()))?;
     let mut command = Command::new(program);
     command
         .args(arguments)

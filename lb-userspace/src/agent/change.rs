@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 
-use super::{Agent, serve::answer};
+use super::{Agent, planned::Planned, serve::answer};
 use crate::{
     api::{
         server::{Failure, Reply},
@@ -16,7 +16,6 @@ use crate::{
     model::{Model, edit::EditError},
     notify::Settings,
     overlay::{Change, Overlay, diff},
-    plan::plan_on,
 };
 
 impl From<EditError> for Failure {
@@ -87,21 +86,24 @@ impl Agent {
         overlay: Overlay,
         config: Option<config::Config>,
     ) -> Result<Vec<String>, Failure> {
-        if let Err(failure) = self.prepare(&model, &overlay).await {
-            let old = self.model.clone();
-            if let Err(error) = self.network.read(&old).await {
-                tracing::warn!("reading the network failed: {error:#}; trying again");
-                self.unfinished = true;
+        let plan = match self.prepare(&model, &overlay).await {
+            Ok(plan) => plan,
+            Err(failure) => {
+                if let Err(error) = self.network.read(&self.model).await {
+                    tracing::warn!("reading the network failed: {error:#}; trying again");
+                    self.unfinished = true;
+                }
+                return Err(failure);
             }
-            return Err(failure);
+        };
+        (self.model, self.overlay) = (model, overlay);
+        if let Some(config) = config {
+            self.config = config;
         }
-        self.overlay = overlay;
-        self.config = config.unwrap_or_else(|| self.config.clone());
-        self.model = model;
         self.monitor.watch(&self.model);
         self.events.follow(Settings::new(&self.config.instance, &self.config.notify, &self.model));
         let mut warnings = self.news();
-        if let Err(error) = self.follow_model().await {
+        if let Err(error) = self.follow_model(Some(plan)).await {
             tracing::error!("a change is not complete: {error:#}; trying again");
             warnings
                 .push(format!("the change is noted but not complete yet ({error:#}); the agent tries again"));
@@ -111,17 +113,18 @@ impl Agent {
     }
 
     /// Everything that can be refused, with the journal last.
-    async fn prepare(&mut self, model: &Model, overlay: &Overlay) -> Result<(), Failure> {
+    async fn prepare(&mut self, model: &Model, overlay: &Overlay) -> Result<Planned, Failure> {
         self.network.read(model).await.map_err(refused)?;
         if let Some((backend, gateway)) = self.network.behind_gateway(model, &self.model) {
             return Err(Failure::conflict(format!("backend {backend} is behind gateway {gateway}"))
                 .hint("Direct Routing needs a backend in a segment that the director has an interface in"));
         }
         self.network.check_placement(model).map_err(|error| Failure::conflict(format!("{error:#}")))?;
-        let snapshot = self.pins.maps.snapshot().map_err(refused)?;
-        plan_on(&self.desired(model, &snapshot), &snapshot, &mut self.compiled)
+        let now = self.pins.maps.snapshot().map_err(refused)?;
+        let plan = Planned::new(self.desired(model, &now), now, &mut self.compiled)
             .map_err(|error| Failure::conflict(error.to_string()))?;
-        self.journal.store(overlay).map_err(|error| refused(error.into()))
+        self.journal.store(overlay).map_err(|error| refused(error.into()))?;
+        Ok(plan)
     }
 
     /// What an operator should hear about the new state at once.

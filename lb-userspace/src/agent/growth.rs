@@ -124,8 +124,7 @@ impl Agent {
         self.pins.follow(meta)?;
         self.say(Draft::new(Kind::ResizeEnd).because(format!("{} entries were moved", self.growth.moved)));
         self.growth = Growth::default();
-        let model = self.model.clone();
         // Guards against floods go by the sizes.
-        self.reconcile(&model).context("following the new sizes")
+        self.reconcile().context("following the new sizes")
     }
 }

@@ -30,6 +30,9 @@ pub struct Monitor {
     pub said: Vec<Draft>,
 }
 
+/// Of each service by its id, its name and backends: a destination's id, and its connections so far.
+pub(super) type Looked = BTreeMap<u16, (ServiceName, Vec<(u32, BackendKey, u64)>)>;
+
 impl Monitor {
     /// Goes on where an earlier agent was. A backend that the kernel serves already is not new, also if
     /// nobody has checked it yet. The second is a warning.
@@ -183,55 +186,79 @@ impl Agent {
         self.follow_health(results.into_iter().map(|(id, outcome)| Input::Done(id, outcome)));
     }
 
-    /// Gives the machines what the data plane has counted, of services that want it.
-    pub(super) fn look_at_connections(&mut self) {
-        let asked = self.model.services.iter().filter(|service| service.health.passive != PassiveMode::Off);
-        let asked: Vec<_> = asked.map(|service| service.name.clone()).collect();
-        if asked.is_empty() {
-            return;
+    /// The first look: what was counted until now is nothing recent.
+    pub(super) fn begin_to_look(&mut self) {
+        if let Some(looked) = self.look_before_round() {
+            self.sweep.half_open = self.pins.maps.sweep(self.clock.now(), &self.sweep).half_open;
+            self.look_at_connections(looked);
         }
-        match self.counted(&asked) {
+    }
+
+    /// Where connections are to be looked at, with their number before a round of the sweeper counts those that are
+    /// half-open. None: nobody wants it.
+    pub(super) fn look_before_round(&self) -> Option<Looked> {
+        let asked = self.model.services.iter().filter(|service| service.health.passive != PassiveMode::Off);
+        let asked: BTreeSet<_> = asked.map(|service| &service.name).collect();
+        if asked.is_empty() {
+            return None;
+        }
+        let looked = self.looked_at(&asked);
+        looked.inspect_err(|error| tracing::error!("reading the counters of backends failed: {error:#}")).ok()
+    }
+
+    fn looked_at(&self, asked: &BTreeSet<&ServiceName>) -> Result<Looked> {
+        let snapshot = self.pins.maps.without_rules()?;
+        let mut looked = Looked::new();
+        for (id, record) in &snapshot.services {
+            let name = name_of(&record.name).parse().ok().filter(|name| asked.contains(name));
+            looked.extend(name.map(|name| (*id, (name, Vec::new()))));
+        }
+        for (id, record) in &snapshot.dests {
+            let gone = record.flags & (dest::flag::RETIRED | dest::flag::ORPHANED) != 0;
+            if let Some((_, of)) = looked.get_mut(&record.service).filter(|_| !gone) {
+                let key = BackendKey { address: dest_address(record), port: u16::from_be_bytes(record.port) };
+                of.push((*id, key, self.pins.maps.dest_counters(*id)?.served.connections));
+            }
+        }
+        Ok(looked)
+    }
+
+    /// Gives the machines what the data plane has counted, after the round.
+    pub(super) fn look_at_connections(&mut self, looked: Looked) {
+        match self.counted(looked) {
             Ok(counted) => self.follow_health(counted),
             Err(error) => tracing::error!("reading the counters of backends failed: {error:#}"),
         }
     }
 
-    fn counted(&self, asked: &[ServiceName]) -> Result<Vec<Input>> {
-        let (maps, snapshot) = (&self.pins.maps, self.pins.maps.without_rules()?);
-        let mut figures: BTreeMap<u16, Vec<(BackendKey, Figures)>> = BTreeMap::new();
-        let named = snapshot.services.iter().filter_map(|(id, record)| {
-            let name: ServiceName = name_of(&record.name).parse().ok()?;
-            asked.contains(&name).then_some((*id, name))
+    fn counted(&self, looked: Looked) -> Result<Vec<Input>> {
+        let maps = &self.pins.maps;
+        // Handshakes that give way to others are not counted as incomplete.
+        let is_pressed = self.pressure.narrow.0.is_on() || self.pressure.wide.0.is_on();
+        let inputs = looked.into_iter().map(|(service, (name, of))| {
+            let figures = of.into_iter().map(|(id, key, connections)| {
+                let counters = maps.dest_counters(id)?;
+                let figures = Figures {
+                    connections,
+                    meanwhile: counters.served.connections.saturating_sub(connections),
+                    half_open: self.sweep.half_open.get(&id).copied().unwrap_or_default(),
+                    incomplete: maps.conn_counts(id).incomplete,
+                    retransmissions: counters.retransmissions,
+                    resets: counters.resets,
+                };
+                Ok((key, figures))
+            });
+            let guarded = is_pressed || maps.is_guarded(service, self.clock.now());
+            Ok(Input::Counted(name, guarded, figures.collect::<Result<_>>()?))
         });
-        let named: BTreeMap<_, _> = named.collect();
-        for (id, record) in &snapshot.dests {
-            let gone = record.flags & (dest::flag::RETIRED | dest::flag::ORPHANED) != 0;
-            if gone || !named.contains_key(&record.service) {
-                continue;
-            }
-            let counters = maps.dest_counters(*id)?;
-            let key = BackendKey { address: dest_address(record), port: u16::from_be_bytes(record.port) };
-            let counted = Figures {
-                connections: counters.served.connections,
-                incomplete: maps.conn_counts(*id).incomplete,
-                retransmissions: counters.retransmissions,
-                resets: counters.resets,
-            };
-            figures.entry(record.service).or_default().push((key, counted));
-        }
-        let inputs = named.into_iter().map(|(id, name)| {
-            let guarded = maps.is_guarded(id, self.clock.now());
-            Input::Counted(name, guarded, figures.remove(&id).unwrap_or_default())
-        });
-        Ok(inputs.collect())
+        inputs.collect()
     }
 
     fn follow_health(&mut self, inputs: impl IntoIterator<Item = Input>) {
-        let model = self.model.clone();
-        if !self.monitor.handle(&model, inputs) {
+        if !self.monitor.handle(&self.model, inputs) {
             return;
         }
-        if let Err(error) = self.reconcile(&model) {
+        if let Err(error) = self.reconcile() {
             tracing::error!("following a change of health failed: {error:#}; trying again");
             self.unfinished = true;
         }

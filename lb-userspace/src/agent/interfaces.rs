@@ -165,8 +165,8 @@ impl Agent {
     }
 
     /// Opens the programs of [`Agent::attach`], and has the kernel verify them beside what else is to be done.
-    pub(super) fn begin_to_load(&mut self, model: &Model) -> Result<JoinHandle<Result<Vec<Loaded>>>> {
-        self.reconcile_links(model)?;
+    pub(super) fn begin_to_load(&mut self) -> Result<JoinHandle<Result<Vec<Loaded>>>> {
+        self.reconcile_links()?;
         let meta = self.pins.meta;
         let opened = self.open(&meta, false)?;
         Ok(tokio::task::spawn_blocking(|| opened.into_iter().map(Opened::verify).collect()))
@@ -189,12 +189,11 @@ impl Agent {
         }
         self.attach_redirect_targets();
         // Their modes are known now (see `may_merge`).
-        let model = self.model.clone();
         if self.monitor.health.takes_the_vip() {
             // And what their drivers can do for the answers to checks.
-            self.reconcile(&model)?;
+            self.reconcile()?;
         } else {
-            self.reconcile_links(&model)?;
+            self.reconcile_links()?;
         }
         self.leave_others()
     }

@@ -16,6 +16,7 @@ mod host;
 mod interfaces;
 mod maintenance;
 mod network;
+mod planned;
 mod preflight;
 mod pressure;
 mod probing;
@@ -36,14 +37,14 @@ pub use takedown::detach_without_agent;
 
 use crate::{
     api::types::Status,
-    clock::monotonic,
+    clock::{monotonic, of_thread},
     config::Config,
     dataplane::{Clock, Pins, Sweep},
     estimator::Estimator,
     model::{FlowSizes, Model},
     notify::Failures,
     overlay::{Journal, Overlay},
-    plan::{Compiled, Desired, Snapshot, plan_links, plan_on, reclaim},
+    plan::{Compiled, Desired, Snapshot, plan_links, reclaim},
 };
 use events::EventLog;
 use growth::Growth;
@@ -51,6 +52,7 @@ use health::Monitor;
 use host::HostChanges;
 use interfaces::Interfaces;
 use network::Network;
+use planned::Planned;
 use probing::Probing;
 use rates::Counted;
 use traces::Tracing;
@@ -117,22 +119,35 @@ struct Agent {
 }
 
 impl Agent {
-    /// Makes the kernel equal to `model`.
-    fn reconcile(&mut self, model: &Model) -> Result<()> {
-        let snapshot = self.pins.maps.snapshot()?;
-        let ops = plan_on(&self.desired(model, &snapshot), &snapshot, &mut self.compiled)?;
-        if !ops.is_empty() {
-            tracing::debug!(operations = ops.len(), "applying a plan");
+    /// Makes the kernel equal to the model.
+    fn reconcile(&mut self) -> Result<()> {
+        let now = self.pins.maps.snapshot()?;
+        let want = self.desired(&self.model, &now);
+        let plan = Planned::new(want, now, &mut self.compiled)?;
+        self.carry_out(&plan)
+    }
+
+    /// The same by a plan for this model. Since it was made nobody else wrote the maps (a rotation, which packets move,
+    /// is moved by a difference), but with the model what is wanted of the checks may have changed: then it is made anew.
+    fn reconcile_by(&mut self, plan: Planned) -> Result<()> {
+        let want = self.desired(&self.model, plan.now());
+        let plan = plan.renewed(want, &mut self.compiled)?;
+        self.carry_out(&plan)
+    }
+
+    fn carry_out(&mut self, plan: &Planned) -> Result<()> {
+        if !plan.ops().is_empty() {
+            tracing::debug!(operations = plan.ops().len(), "applying a plan");
         }
-        self.pins.maps.apply(&ops)?;
-        self.follow_probes(model, &snapshot, &ops);
+        self.pins.maps.apply(plan.ops())?;
+        self.follow_probes(plan.now(), plan.ops());
         Ok(())
     }
 
     /// The links alone: what a program needs that is to be loaded, and what is known of one that is attached.
-    fn reconcile_links(&mut self, model: &Model) -> Result<()> {
+    fn reconcile_links(&mut self) -> Result<()> {
         let snapshot = self.pins.maps.without_rules()?;
-        let links = self.network.link_specs(&self.interfaces, model, &snapshot, self.probe_device());
+        let links = self.network.link_specs(&self.interfaces, &self.model, &snapshot, self.probe_device());
         self.pins.maps.apply(&plan_links(links, &snapshot)?)
     }
 
@@ -153,15 +168,14 @@ impl Agent {
     /// Looks at the network again and follows it. Errors are for the log: the old state goes on, and
     /// the timer tries again.
     async fn follow_network(&mut self) {
-        let model = self.model.clone();
-        if let Err(error) = self.network.read(&model).await {
+        if let Err(error) = self.network.read(&self.model).await {
             tracing::warn!("reading the network failed, keeping the last picture: {error:#}");
             self.unfinished = true;
             return;
         }
         self.see_neighbours();
         let moved = self.interfaces.follow(&self.network.links);
-        if let Err(error) = self.follow_model().await {
+        if let Err(error) = self.follow_model(None).await {
             tracing::error!("following a change of the network failed: {error:#}; trying again");
         }
         if moved {
@@ -169,12 +183,14 @@ impl Agent {
         }
     }
 
-    /// Makes kernel and host what the model says.
-    async fn follow_model(&mut self) -> Result<()> {
-        let model = self.model.clone();
+    /// Makes kernel and host what the model says, by this plan if there is one already.
+    async fn follow_model(&mut self, plan: Option<Planned>) -> Result<()> {
         self.unfinished = true;
         self.prepare_probes().await;
-        self.reconcile(&model)?;
+        match plan {
+            Some(plan) => self.reconcile_by(plan)?,
+            None => self.reconcile()?,
+        }
         self.place_vips().await?;
         self.attach_redirect_targets();
         self.unfinished = false;
@@ -196,9 +212,12 @@ impl Agent {
     /// A look at the counters; before it a round of the sweeper if one is due, and freeing what that showed to be unused.
     fn sweep(&mut self) {
         let begun = monotonic();
+        let mut looked = None;
         let settled = (begun >= self.next_round).then(|| {
+            looked = self.look_before_round();
+            let cpu = of_thread();
             let sweep = self.pins.maps.sweep(self.clock.now(), &self.sweep);
-            self.next_round = begun + Sweep::period(monotonic() - begun);
+            self.next_round = begun + Sweep::period(of_thread() - cpu);
             let settled = self.sweep.census.union(&sweep.census);
             self.sweep = sweep;
             self.look_at_fill();
@@ -212,7 +231,9 @@ impl Agent {
         if let Err(error) = reclaimed {
             tracing::error!("reading counters and freeing unused ids failed: {error:#}");
         }
-        self.look_at_connections();
+        if let Some(looked) = looked {
+            self.look_at_connections(looked);
+        }
     }
 
     /// Asks the neighbours that are due.

@@ -123,7 +123,7 @@ impl Agent {
     }
 
     /// Tells the checks how backends are reached, now that `ops` were applied to `before`.
-    pub(super) fn follow_probes(&mut self, model: &Model, before: &Snapshot, ops: &[Op]) {
+    pub(super) fn follow_probes(&mut self, before: &Snapshot, ops: &[Op]) {
         let Some(through) = self.monitor.checks.through() else { return };
         let mut hosts: BTreeMap<u32, Host> = before.hosts.clone();
         for op in ops {
@@ -133,13 +133,14 @@ impl Agent {
                 _ => {}
             }
         }
-        let sources = self.network.sources(&self.interfaces, model);
+        let sources = self.network.sources(&self.interfaces, &self.model);
         let reached = |(index, host): (u32, Host)| {
             let address = host_address(&host);
             (address, reached(index, &host, sources.get(&address)))
         };
         let backends = hosts.into_iter().map(reached).collect();
-        let ways = Ways { ports: model.probes, backends, sources: self.probe_sources(model, &sources) };
+        let sources = self.probe_sources(&self.model, &sources);
+        let ways = Ways { ports: self.model.probes, backends, sources };
         if ways != *self.probing.followed {
             self.probing.followed = Arc::new(ways);
             through.follow(self.probing.followed.clone());

@@ -63,8 +63,7 @@ pub async fn run(
         // An error means that the sender is gone: stop as well.
         let _ = stopped.await;
     }));
-    // What was counted until now is nothing recent.
-    agent.look_at_connections();
+    agent.begin_to_look();
     notify(&[sd_notify::NotifyState::Ready]);
     let (instance, services) = (&agent.config.instance, agent.model.services.len());
     tracing::info!(instance, services, "forwarding");
@@ -199,8 +198,7 @@ async fn handle_events(agent: &mut Agent, first: Event, events: &mut Events) {
     if concerns.network {
         agent.follow_network().await;
     } else if concerns.neighbours {
-        let model = agent.model.clone();
-        if let Err(error) = agent.reconcile(&model) {
+        if let Err(error) = agent.reconcile() {
             tracing::error!("following a neighbour's change failed: {error:#}; trying again");
             agent.unfinished = true;
         }

@@ -173,21 +173,20 @@ async fn start(
         warnings,
         unfinished: false,
     };
-    let model = agent.model.clone();
     agent.ask_neighbours();
     agent.prepare_probes().await;
-    let loading = agent.begin_to_load(&model)?;
-    agent.network.await_answers(&model, events, FIRST_ANSWERS).await?;
+    let loading = agent.begin_to_load()?;
+    agent.network.await_answers(&agent.model, events, FIRST_ANSWERS).await?;
     tracing::debug!("the backends' MACs are known, as far as they are");
-    agent.events.begin(&model, &agent.monitor.health);
-    agent.reconcile(&model)?;
+    agent.events.begin(&agent.model, &agent.monitor.health);
+    agent.reconcile()?;
     tracing::debug!("the maps are filled");
     let programs = loading.await.context("loading the program")??;
     tracing::debug!("the program is verified");
     agent.put(programs).await?;
     // Checks through the VIP need the maps and the program.
-    if agent.monitor.await_results(&model, FIRST_RESULTS).await {
-        agent.reconcile(&model)?;
+    if agent.monitor.await_results(&agent.model, FIRST_RESULTS).await {
+        agent.reconcile()?;
     }
     if agent.pins.meta.is_migrating() {
         tracing::info!("an earlier agent was moving flows to tables of another size: going on with that");

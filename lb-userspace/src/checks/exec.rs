@@ -10,7 +10,7 @@ use crate::{
 };
 
 pub async fn check(probe: &Probe, exec: &ExecCheck) -> Result<Pass, Failure> {
-    let mut running = start(probe, exec)?;
+    let mut running = start(probe, exec).await?;
     let status = running.0.wait().await.map_err(|error| failure(&error))?;
     match (status.code(), exec.dynamic) {
         (Some(0), _) => Ok(Pass::new("exit code 0")),
@@ -24,7 +24,7 @@ pub async fn check(probe: &Probe, exec: &ExecCheck) -> Result<Pass, Failure> {
 }
 
 /// As its user, with what it should know in its environment.
-fn start(probe: &Probe, exec: &ExecCheck) -> Result<Running, Failure> {
+async fn start(probe: &Probe, exec: &ExecCheck) -> Result<Running, Failure> {
     let environment = [
         ("LB_SERVICE", probe.service.to_string()),
         ("LB_BACKEND", probe.backend.to_string()),
@@ -32,7 +32,7 @@ fn start(probe: &Probe, exec: &ExecCheck) -> Result<Running, Failure> {
         ("LB_PORT", probe.target.port().to_string()),
         ("LB_TIMEOUT_MS", probe.timeout.as_millis().to_string()),
     ];
-    program::start(&exec.command, &exec.user, environment).map_err(|error| match error {
+    program::start(&exec.command, &exec.user, environment).await.map_err(|error| match error {
         NotStarted::Refused { program, error } => {
             let Failure { why } = failure(&error);
             Failure { why: format!("{program} cannot be run: {why}") }

@@ -1,25 +1,23 @@
 //! A file that says the weight.
 
-use std::{fs::File, io::Read};
-
-use super::failure;
+use super::{failure, local};
 use crate::{
     health::{Failure, Pass, Probe, Weight},
     model::check::FileCheck,
 };
 
 /// More is no number.
-const LONGEST: u64 = 64;
+const LONGEST: usize = 64;
 
-/// Local files are read at once: to hand each to a thread would take longer.
-pub fn check(probe: &Probe, file: &FileCheck) -> Result<Pass, Failure> {
+pub async fn check(probe: &Probe, file: &FileCheck) -> Result<Pass, Failure> {
     let mut path = file.path.clone();
-    if path.is_dir() {
+    if tokio::fs::metadata(&path).await.is_ok_and(|it| it.is_dir()) {
         path.push(probe.backend.to_string());
     }
-    let mut text = String::new();
-    let read = File::open(&path).and_then(|file| file.take(LONGEST).read_to_string(&mut text));
-    read.map_err(|error| Failure { why: format!("{}: {}", path.display(), failure(&error).why) })?;
+    let content = local::read(&path).await;
+    let content =
+        content.map_err(|error| Failure { why: format!("{}: {}", path.display(), failure(&error).why) })?;
+    let text = String::from_utf8_lossy(&content[..content.len().min(LONGEST)]);
     let text = text.trim();
     match text.parse::<u16>() {
         Ok(weight) => Ok(Pass { found: format!("weight {weight}"), weight: Weight::Exactly(weight) }),

@@ -2,7 +2,9 @@
 
 use std::{pin::pin, time::Duration};
 
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
+
+use crate::health::Probe;
 
 /// A timer that rings so much later than it should was not heard: this process had no CPU, or other work. Timers have
 /// a resolution of a millisecond.
@@ -21,6 +23,11 @@ pub async fn within<T>(limit: Duration, work: impl Future<Output = T>) -> Option
         return None;
     }
     timeout_at(Instant::now() + late.min(limit), &mut work).await.ok()
+}
+
+/// The orderly end of a conversation, whose result is known already: who is slow with it is not waited for.
+pub async fn farewell<T>(probe: &Probe, end: impl Future<Output = T>) {
+    let _ = timeout(probe.timeout / 8, end).await;
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ mod exec;
 mod file;
 mod http;
 mod limit;
+mod local;
 mod mysql;
 mod ping;
 mod ports;
@@ -157,7 +158,7 @@ async fn attempt(probe: &Probe, tls: &Tls) -> Outcome {
 async fn by_kind(probe: &Probe, tls: &Tls) -> Result<Pass, Failure> {
     // In boxes, so that a tcp check is not as large as a login.
     match &probe.kind {
-        CheckKind::Tcp => tcp::check(probe).await,
+        CheckKind::Tcp | CheckKind::HalfOpen => tcp::check(probe).await,
         CheckKind::Http(http) => Box::pin(http::check(probe, http, tls)).await,
         CheckKind::Mysql(mysql) => Box::pin(mysql::check(probe, mysql, tls)).await,
         CheckKind::Redis(redis) => Box::pin(redis::check(probe, redis)).await,
@@ -166,7 +167,7 @@ async fn by_kind(probe: &Probe, tls: &Tls) -> Result<Pass, Failure> {
         CheckKind::Dns(dns) => Box::pin(dns::check(probe, dns)).await,
         CheckKind::Smtp(smtp) => Box::pin(smtp::check(probe, smtp, tls)).await,
         CheckKind::Ping => Box::pin(ping::check(probe)).await,
-        CheckKind::File(file) => file::check(probe, file),
+        CheckKind::File(file) => file::check(probe, file).await,
         CheckKind::Exec(exec) => Box::pin(exec::check(probe, exec)).await,
     }
 }

@@ -3,6 +3,7 @@
 mod handshake;
 
 use std::{
+    fmt::Display,
     net::{Ipv4Addr, SocketAddr},
     path::Path,
 };
@@ -11,7 +12,12 @@ use mysql_async::{Conn, Error, IoError, OptsBuilder, Row, SslOpts, Value, prelud
 use tokio::{io::copy_bidirectional, net::TcpListener, task::JoinHandle, time::timeout};
 use tokio_rustls::rustls;
 
-use super::{failure, tcp, tls::Tls};
+use super::{
+    failure,
+    limit::farewell,
+    local, tcp,
+    tls::{Tls, ca_file},
+};
 use crate::{
     health::{Failure, Pass, Probe, Weight},
     model::check::{Fit, Galera, MysqlCheck, Role, Secret, TlsCheck},
@@ -22,49 +28,55 @@ pub async fn check(probe: &Probe, mysql: &MysqlCheck, tls: &Tls) -> Result<Pass,
 }
 
 async fn log_in(probe: &Probe, mysql: &MysqlCheck, tls: &Tls) -> Result<Pass, Failure> {
-    let password = password(mysql.password.as_ref(), mysql.password_file.as_deref())?;
-    let relay = if probe.way.is_some() { Some(Relay::start(probe).await?) } else { None };
-    let target = relay.as_ref().map_or(probe.target, |relay| relay.at);
+    let password = password(mysql.password.as_ref(), mysql.password_file.as_deref()).await?;
+    let ssl = match &mysql.tls {
+        Some(how) => Some(ssl(probe, how, tls).await?),
+        None => None,
+    };
+    let mut relay = Relay::start(probe).await?;
     let options = OptsBuilder::default()
-        .ip_or_hostname(target.ip().to_string())
-        .tcp_port(target.port())
+        .ip_or_hostname(relay.at.ip().to_string())
+        .tcp_port(relay.at.port())
         .user(mysql.user.as_deref())
         .pass(password)
         .prefer_socket(Some(false))
         // Else it would ask the server for them.
         .max_allowed_packet(Some(1 << 24))
         .wait_timeout(Some(60))
-        .ssl_opts(mysql.tls.as_ref().map(|how| ssl(probe, how, tls)));
+        .ssl_opts(ssl);
     let mut server = match timeout(probe.connect_timeout, Conn::new(options)).await {
         Ok(connected) => connected.map_err(|error| told(&error))?,
         Err(_) => return Err(Failure { why: "no login".to_owned() }),
     };
     let asked = questions(probe, mysql, &mut server).await;
-    // An orderly end; the result is known already.
-    let _ = server.disconnect().await;
-    if let Some(mut relay) = relay {
+    farewell(probe, async {
+        let _ = server.disconnect().await;
         // Until it is passed on; the server answers it by closing.
         let _ = (&mut relay.task).await;
-    }
+    })
+    .await;
     asked
 }
 
-/// The name is the check's own, as the login may go to a relay.
-fn ssl(probe: &Probe, how: &TlsCheck, tls: &Tls) -> SslOpts {
+/// The name is the check's own, as the login goes to a relay.
+async fn ssl(probe: &Probe, how: &TlsCheck, tls: &Tls) -> Result<SslOpts, Failure> {
     let name = how.sni.clone().unwrap_or_else(|| probe.target.ip().to_string());
     let options = SslOpts::default().with_danger_tls_hostname_override(Some(name));
     if !how.verify {
-        return options.with_danger_accept_invalid_certs(true).with_danger_skip_domain_validation(true);
+        return Ok(options.with_danger_accept_invalid_certs(true).with_danger_skip_domain_validation(true));
     }
     let trusted = match &how.ca {
-        Some(file) => vec![file.clone().into()],
+        Some(path) => vec![local::read(path).await.map_err(|error| ca_file(path, &error))?.into()],
         None => tls.system_certificates().iter().map(|it| it.as_ref().to_vec().into()).collect(),
     };
-    options.with_disable_built_in_roots(true).with_root_certs(trusted)
+    Ok(options.with_disable_built_in_roots(true).with_root_certs(trusted))
 }
 
-/// The login's library makes its connections itself, and none that is marked: it connects to this, which passes on
-/// what it says. Nobody else is in the namespace of the checks through the VIP.
+/// The login's library makes its connections itself, and none that is marked, or bound, or ends with a reset (see
+/// [`tcp::connect`]; a server that hangs and goes on would find each that was given up closed in the handshake, which is
+/// an error to it): it connects to this, which passes on what it says. Whoever else on the director came first would have
+/// no more than a connection to the server, and the check would fail once; in the namespace of the checks through the
+/// VIP is nobody else.
 struct Relay {
     at: SocketAddr,
     task: JoinHandle<()>,
@@ -92,14 +104,14 @@ impl Drop for Relay {
 }
 
 /// The one that is given, or that stands in a file; there is at most one of them.
-pub fn password(given: Option<&Secret>, file: Option<&Path>) -> Result<Option<String>, Failure> {
+pub async fn password(given: Option<&Secret>, file: Option<&Path>) -> Result<Option<String>, Failure> {
     let Some(path) = file else {
         return Ok(given.map(|secret| secret.0.clone()));
     };
-    match std::fs::read_to_string(path) {
-        Ok(text) => Ok(Some(text.trim_end_matches(['\n', '\r']).to_owned())),
-        Err(error) => Err(Failure { why: format!("password_file {}: {error}", path.display()) }),
-    }
+    let wrong = |why: &dyn Display| Failure { why: format!("password_file {}: {why}", path.display()) };
+    let content = local::read(path).await.map_err(|error| wrong(&failure(&error).why))?;
+    let text = String::from_utf8(content).map_err(|error| wrong(&error))?;
+    Ok(Some(text.trim_end_matches(['\n', '\r']).to_owned()))
 }
 
 async fn questions(probe: &Probe, mysql: &MysqlCheck, server: &mut Conn) -> Result<Pass, Failure> {

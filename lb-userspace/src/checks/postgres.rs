@@ -11,6 +11,7 @@ use tokio_postgres::{Client, Config, Error, NoTls, SimpleQueryMessage, config::S
 
 use super::{
     failure,
+    limit::farewell,
     mysql::password,
     tcp,
     tls::{Speaks, Tls},
@@ -32,7 +33,7 @@ pub async fn check(probe: &Probe, postgres: &PostgresCheck, tls: &Tls) -> Result
         return first_answer(stream, postgres).await;
     }
     let Some(how) = &postgres.tls else {
-        return log_in(stream, postgres).await;
+        return log_in(probe, stream, postgres).await;
     };
     stream.write_all(&message(&[SSL_REQUEST], &[])).await.map_err(|error| failure(&error))?;
     match stream.read_u8().await {
@@ -42,7 +43,7 @@ pub async fn check(probe: &Probe, postgres: &PostgresCheck, tls: &Tls) -> Result
         Err(error) => return Err(closed(&error)),
     }
     let stream = tls.connect(stream, probe, None, how, Speaks::Anything).await?;
-    log_in(stream, postgres).await
+    log_in(probe, stream, postgres).await
 }
 
 /// How the server answers to the begin of a login: with a question for a password, or with an error.
@@ -86,11 +87,11 @@ fn told_fields(payload: &[u8]) -> String {
     format!("{}: {}", of(b'C'), of(b'M'))
 }
 
-async fn log_in<S>(stream: S, postgres: &PostgresCheck) -> Result<Pass, Failure>
+async fn log_in<S>(probe: &Probe, stream: S, postgres: &PostgresCheck) -> Result<Pass, Failure>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let password = password(postgres.password.as_ref(), postgres.password_file.as_deref())?;
+    let password = password(postgres.password.as_ref(), postgres.password_file.as_deref()).await?;
     let mut config = Config::new();
     // What is below is TLS already, or shall not be.
     config.user(&postgres.user).application_name("lb").ssl_mode(SslMode::Disable);
@@ -107,8 +108,7 @@ where
     });
     match select(questions, pin!(connection)).await {
         Either::Left((asked, connection)) => {
-            // The result is known already.
-            let _ = connection.await;
+            farewell(probe, connection).await;
             asked
         }
         Either::Right((Ok(()), questions)) => questions.await,

@@ -5,7 +5,7 @@ use tokio::{
     net::TcpStream,
 };
 
-use super::{failure, mysql::password, tcp};
+use super::{failure, limit::farewell, mysql::password, tcp};
 use crate::{
     health::{Failure, Pass, Probe, Weight},
     model::check::{Fit, RedisCheck, Role},
@@ -15,7 +15,7 @@ use crate::{
 const LONGEST: u64 = 1 << 16;
 
 pub async fn check(probe: &Probe, redis: &RedisCheck) -> Result<Pass, Failure> {
-    let password = password(redis.password.as_ref(), redis.password_file.as_deref())?;
+    let password = password(redis.password.as_ref(), redis.password_file.as_deref()).await?;
     let mut stream = BufStream::new(tcp::connect(probe).await?);
     if let Some(password) = &password {
         let login: Vec<&str> =
@@ -30,8 +30,7 @@ pub async fn check(probe: &Probe, redis: &RedisCheck) -> Result<Pass, Failure> {
     if redis.role != Role::Any {
         pass = role(&ask(&mut stream, &["INFO", "replication"]).await?, redis)?;
     }
-    // The result is known already.
-    let _ = ask(&mut stream, &["QUIT"]).await;
+    farewell(probe, ask(&mut stream, &["QUIT"])).await;
     Ok(pass)
 }
 

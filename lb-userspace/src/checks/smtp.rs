@@ -3,7 +3,9 @@
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufStream};
 
 use super::{
-    failure, tcp,
+    failure,
+    limit::farewell,
+    tcp,
     tls::{Speaks, Tls},
 };
 use crate::{
@@ -21,7 +23,7 @@ pub async fn check(probe: &Probe, smtp: &SmtpCheck, tls: &Tls) -> Result<Pass, F
     let greeting = reply(&mut stream, 220, "the greeting").await?;
     let Some(how) = &smtp.starttls else {
         say(&mut stream, &format!("HELO {}", smtp.helo), 250).await?;
-        return leave(stream, &greeting).await;
+        return leave(probe, stream, &greeting).await;
     };
     let offers = say(&mut stream, &format!("EHLO {}", smtp.helo), 250).await?;
     if !offers.iter().any(|offer| offer.eq_ignore_ascii_case("STARTTLS")) {
@@ -31,15 +33,16 @@ pub async fn check(probe: &Probe, smtp: &SmtpCheck, tls: &Tls) -> Result<Pass, F
     let stream = tls.connect(stream.into_inner(), probe, None, how, Speaks::Anything).await?;
     let mut stream = BufStream::new(stream);
     say(&mut stream, &format!("EHLO {}", smtp.helo), 250).await?;
-    leave(stream, &greeting).await
+    leave(probe, stream, &greeting).await
 }
 
-/// QUIT; the result is known already.
+/// QUIT.
 async fn leave<S: AsyncRead + AsyncWrite + Unpin>(
+    probe: &Probe,
     mut stream: BufStream<S>,
     greeting: &[String],
 ) -> Result<Pass, Failure> {
-    let _ = say(&mut stream, "QUIT", 221).await;
+    farewell(probe, say(&mut stream, "QUIT", 221)).await;
     let whose = greeting.first().and_then(|line| line.split_whitespace().next()).unwrap_or_default();
     Ok(Pass::new(format!("greeting of {}", whose.escape_default())))
 }

@@ -13,9 +13,12 @@ use super::{
     limit::within,
     socket::{bind, refused},
 };
-use crate::health::{Failure, Pass, Probe, Way};
+use crate::{
+    health::{Failure, Pass, Probe, Way},
+    model::check::CheckKind,
+};
 
-/// A connection can be opened.
+/// A connection can be opened, or half of one.
 pub async fn check(probe: &Probe) -> Result<Pass, Failure> {
     connect(probe).await?;
     Ok(Pass::new("connected"))
@@ -80,6 +83,11 @@ fn socket(probe: &Probe) -> io::Result<TcpSocket> {
 fn plain(probe: &Probe) -> io::Result<TcpSocket> {
     let socket = if probe.target.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
     setsockopt(&socket, Linger, &libc::linger { l_onoff: 1, l_linger: 0 })?;
+    if probe.kind == CheckKind::HalfOpen {
+        // The last ACK of the handshake then waits for data (`tcp_rcv_synsent_state_process` in net/ipv4/tcp_input.c, up
+        // to 200 ms), and the reset overtakes it.
+        SockRef::from(&socket).set_tcp_quickack(false)?;
+    }
     Ok(socket)
 }
 

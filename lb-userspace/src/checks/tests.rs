@@ -131,6 +131,24 @@ async fn every_kind_tells_a_closed_port_and_a_silent_server() {
     assert_eq!(found(CheckKind::Tcp, silent).await.as_deref(), Ok("connected"));
 }
 
+/// In the handshake is reset what was asked for: unless this process has no CPU for 200 ms just then.
+#[tokio::test]
+async fn a_server_does_not_hear_of_half_open_checks() {
+    let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
+    listener.set_nonblocking(true).expect("it is a socket");
+    let port = listener.local_addr().expect("it has one").port();
+    let accepted = async |kind: CheckKind| {
+        for _ in 0..16 {
+            assert_eq!(found(kind.clone(), port).await.as_deref(), Ok("connected"));
+        }
+        listener.incoming().take_while(Result::is_ok).count()
+    };
+    assert_eq!(accepted(CheckKind::Tcp).await, 16);
+    let half_open = accepted(CheckKind::HalfOpen).await;
+    assert!(half_open < 8, "{half_open} of 16");
+    assert_eq!(found(CheckKind::HalfOpen, closed_port().await).await, Err("connection refused".to_owned()));
+}
+
 /// Each kind that has a conversation, and what a healthy server says in it: all of this is needed.
 fn conversations() -> Vec<(CheckKind, &'static [u8])> {
     let digest = Some("36059628abb220b1e7c5b5095d3b96f5".parse().expect("of the body"));
@@ -161,6 +179,8 @@ async fn a_server_that_closes_too_early_fails_and_a_slow_one_has_its_time() {
         };
         let slow = server(Does::Drips(Box::leak([words, farewell].concat().into_boxed_slice()))).await;
         found(kind.clone(), slow).await.unwrap_or_else(|why| panic!("{kind:?}: {why}"));
+        let leaves_unanswered = server(Does::SaysAndHangs(words)).await;
+        found(kind.clone(), leaves_unanswered).await.unwrap_or_else(|why| panic!("{kind:?}: {why}"));
         let never = server(Does::SaysAndHangs(&words[..words.len() - 1])).await;
         assert_eq!(result(impatient(probe(kind, never))).await, Err("no answer".to_owned()));
     }
@@ -190,7 +210,7 @@ async fn each_kind_comes_from_its_source() {
     let source = Some(Ipv4Addr::new(127, 0, 0, 2).into());
     let from = |probe: Probe| Probe { source, interface: Some("lo".to_owned()), ..probe };
     let kinds = conversations().into_iter().map(|(kind, _)| kind);
-    for kind in kinds.chain([CheckKind::Tcp, postgres(true), smtp(true)]) {
+    for kind in kinds.chain([CheckKind::Tcp, login(), postgres(true), smtp(true)]) {
         assert!(kind.can_bind());
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a port");
         let probe = from(probe(kind.clone(), listener.local_addr().expect("it has one").port()));
@@ -507,6 +527,11 @@ async fn a_file_says_the_weight_or_down() {
         let told = found(kind(&of_backend), 80).await.expect_err("no weight");
         assert!(told.contains(why), "{told}");
     }
+    // Whoever opens it to read waits for a writer.
+    let pipe = dir.path().join("127.0.0.1:82");
+    nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRUSR).expect("made");
+    let told = found(kind(dir.path()), 82).await.expect_err("no file");
+    assert!(told.ends_with("127.0.0.1:82: it is no file"), "{told}");
     let missing = found(kind(dir.path()), 81).await.expect_err("not there");
     assert!(missing.ends_with("127.0.0.1:81: no such file or directory"), "{missing}");
 }

@@ -1,6 +1,10 @@
 //! TLS of checks.
 
-use std::sync::{Arc, OnceLock};
+use std::{
+    fmt::Display,
+    path::Path,
+    sync::{Arc, OnceLock},
+};
 
 use tokio::net::TcpStream;
 use tokio_rustls::{
@@ -14,7 +18,7 @@ use tokio_rustls::{
     },
 };
 
-use super::failure;
+use super::{failure, local};
 use crate::{
     health::{Failure, Probe},
     model::check::TlsCheck,
@@ -62,7 +66,7 @@ impl Tls {
         speaks: Speaks,
     ) -> Result<TlsStream<TcpStream>, Failure> {
         let name = ServerName::try_from(name).map_err(|error| Failure { why: format!("TLS: {error}") })?;
-        let mut config = self.config(how)?;
+        let mut config = self.config(how).await?;
         if let Speaks::Protocol(protocol) = speaks {
             Arc::make_mut(&mut config).alpn_protocols = vec![protocol.to_vec()];
         }
@@ -91,24 +95,27 @@ impl Tls {
         roots
     }
 
-    fn config(&self, how: &TlsCheck) -> Result<Arc<ClientConfig>, Failure> {
+    async fn config(&self, how: &TlsCheck) -> Result<Arc<ClientConfig>, Failure> {
         match (how.verify, &how.ca) {
             (false, _) => Ok(self.blind.get_or_init(|| config(None)).clone()),
             (true, None) => Ok(self.system.get_or_init(|| config(Some(self.system_roots()))).clone()),
             // Anew each time: it may have been replaced.
             (true, Some(path)) => {
-                let wrong = |error: &dyn std::fmt::Display| Failure {
-                    why: format!("the CA file {}: {error}", path.display()),
-                };
+                let pem = local::read(path).await.map_err(|error| ca_file(path, &error))?;
                 let mut roots = RootCertStore::empty();
-                for certificate in CertificateDer::pem_file_iter(path).map_err(|error| wrong(&error))? {
-                    let certificate = certificate.map_err(|error| wrong(&error))?;
-                    roots.add(certificate).map_err(|error| wrong(&error))?;
+                for certificate in CertificateDer::pem_slice_iter(&pem) {
+                    let certificate = certificate.map_err(|error| ca_file(path, &error))?;
+                    roots.add(certificate).map_err(|error| ca_file(path, &error))?;
                 }
                 Ok(config(Some(roots)))
             }
         }
     }
+}
+
+/// What is wrong with the file of a CA.
+pub fn ca_file(path: &Path, error: &dyn Display) -> Failure {
+    Failure { why: format!("the CA file {}: {error}", path.display()) }
 }
 
 /// Without roots every certificate is good.

@@ -66,15 +66,13 @@ fn check(node: &Node, of: Of<'_>, problems: &mut Problems) -> Option<Check> {
         let wrong = format!("the service has every port, so a {} check needs its own", kind.name());
         problems.add(fields.pos, wrong, "add `port: ...`");
     }
-    for key in [&SOURCE, &INTERFACE] {
-        if let Some(node) = fields.node(key).filter(|_| !kind.can_bind()) {
-            let what = if matches!(kind, CheckKind::Mysql(_)) { " that logs in" } else { "" };
-            let wrong = format!("`{}` does not hold for a {} check{what}", key.name, kind.name());
-            problems.add(node.pos, wrong, "leave the key out");
-        }
-    }
-    let unheard =
-        [(&ADDRESS, kind.takes_address()), (&PORT, kind.takes_port()), (&CONNECT_TIMEOUT, kind.connects())];
+    let unheard = [
+        (&ADDRESS, kind.takes_address()),
+        (&PORT, kind.takes_port()),
+        (&SOURCE, kind.can_bind()),
+        (&INTERFACE, kind.can_bind()),
+        (&CONNECT_TIMEOUT, kind.connects()),
+    ];
     for (key, _) in unheard.into_iter().filter(|(_, holds)| !holds) {
         if let Some(node) = fields.node(key) {
             let wrong = format!("`{}` does not hold for {} check", key.name, an(kind.name()));

@@ -467,9 +467,11 @@ pub(super) mod service {
         "`off`, `lower` or `out`",
         Is("off"),
         "A second opinion beside the checks: what becomes of a backend whose handshakes do not complete, while \
-         those of the others do. `lower`: it gets a tenth of its weight, rounded up; \
-         `out`: no new connections, as if a check failed. At most a third of the healthy backends at once, but \
-         one of two; nobody while the guard against floods is active, and for 90 s afterwards.",
+         those of the others do, and which has lost what it used to complete. `lower`: it gets a tenth of its weight, \
+         rounded up; `out`: no new connections, as if a check failed. A backend whose clients alone hang up by a reset \
+         gets a tenth with either. At most a third of the healthy backends at once, but \
+         one of two; nobody while the guard against floods is active or a flow table is nearly full, and for 90 s \
+         afterwards.",
     );
     pub static PASSIVE_HOLD: Key = key(
         "passive_hold",

@@ -121,7 +121,8 @@ fn documented_defaults_are_the_real_ones() {
     explicit += &written(&schema::notify::SECTION, "  ");
     explicit += "services:\n  - address: 192.0.2.1\n    port: 80\n";
     explicit += &written(&schema::service::SECTION, "    ");
-    explicit += &format!("    checks:\n      - tcp: {{}}\n{}", written(&schema::check::SECTION, "        "));
+    let tcp = written(&schema::tcp_check::SECTION, "          ");
+    explicit += &format!("    checks:\n      - tcp:\n{tcp}{}", written(&schema::check::SECTION, "        "));
     explicit += &format!("      - https:\n{}", written(&schema::https_check::SECTION, "          "));
     explicit += &format!(
         "      - mysql:\n          user: a\n{}",
@@ -510,10 +511,6 @@ fn bad_files_are_refused_where_they_are_bad() {
             "3:92: the tiers of `lag` do not rise; write the smallest `from` first, and each once",
         ),
         (
-            check("mysql: {user: u, role: replica}, source: 192.0.2.9"),
-            "3:87: `source` does not hold for a mysql check that logs in; leave the key out",
-        ),
-        (
             check("mysql: {user: u, role: any, fallback: primary}"),
             "3:84: `fallback: primary` without `role: replica`; add `role: replica`, or leave the key out",
         ),
@@ -689,11 +686,12 @@ fn a_key_holds_for_a_kind_of_check_or_is_refused() {
     ];
     let kinds = [
         ("tcp: ", "all"),
+        ("tcp: {half_open: true}", "all"),
         ("http: ", "all"),
         ("https: ", "all"),
         ("mysql: ", "all"),
         ("mysql: {user: a}", "all"),
-        ("mysql: {user: a, password: b}", "all but source interface"),
+        ("mysql: {user: a, password: b}", "all"),
         ("redis: ", "all"),
         ("postgres: {user: a}", "all"),
         ("postgres: {user: a, password: b}", "all"),

@@ -65,6 +65,8 @@ pub struct Sweep {
     pub wide: Pruning,
     /// Live connections by destination: active, inactive.
     counts: BTreeMap<u32, (u64, u64)>,
+    /// Handshakes under way by destination, where there are any.
+    pub half_open: BTreeMap<u32, u64>,
     /// Differences to the kernel's counts that the next round must confirm.
     drift: BTreeMap<u32, (i64, i64)>,
     templates: Templates,
@@ -75,8 +77,8 @@ pub struct Sweep {
 }
 
 impl Sweep {
-    /// From the beginning of a round that took so long to that of the next one: a second, or as long as makes the rounds
-    /// a twelfth of a CPU's time. What has expired meanwhile is free to new flows anyway.
+    /// From the beginning of a round that took so much CPU time to that of the next one: a second, or as long as makes the
+    /// rounds a twelfth of a CPU's. Not by the clock on the wall: a round that had to wait for a CPU would put off the next. What has expired meanwhile is free to new flows anyway.
     pub fn period(took: Duration) -> Duration {
         (took * 12).max(Duration::from_secs(1))
     }
@@ -205,6 +207,7 @@ impl Maps {
         }
         let seen = std::mem::take(&mut sweep.seen);
         (sweep.census, sweep.counts) = (seen.census(), seen.counts());
+        sweep.half_open = seen.half_open();
         sweep.templates.settle(self, now);
         self.heal(&mut sweep, previous);
         sweep
@@ -275,7 +278,7 @@ impl Maps {
                 if value.flags() & flag::CONTROLLED != 0 {
                     sweep.templates.controlled(self, source, endpoint, value);
                 }
-                sweep.seen.connection(value.dest(), value.state().is_active());
+                sweep.seen.connection(value);
             }
         }
         (found, pruned)

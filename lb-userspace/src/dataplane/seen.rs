@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use lb_common::value::Value;
+
 use crate::plan::Census;
 
 /// Arrays, as every flow is looked up here: with maps most of a round's time went to them.
@@ -16,6 +18,7 @@ struct Dest {
     seen: bool,
     active: u64,
     inactive: u64,
+    half_open: u64,
 }
 
 impl Seen {
@@ -35,9 +38,10 @@ impl Seen {
         }
     }
 
-    pub fn connection(&mut self, dest: u32, is_active: bool) {
-        if let Some(dest) = self.dests.get_mut(dest as usize) {
-            *(if is_active { &mut dest.active } else { &mut dest.inactive }) += 1;
+    pub fn connection(&mut self, value: Value) {
+        if let Some(dest) = self.dests.get_mut(value.dest() as usize) {
+            *(if value.state().is_active() { &mut dest.active } else { &mut dest.inactive }) += 1;
+            dest.half_open += u64::from(value.is_incomplete());
         }
     }
 
@@ -51,6 +55,12 @@ impl Seen {
     pub fn counts(&self) -> BTreeMap<u32, (u64, u64)> {
         let counted = self.seen().filter(|(_, dest)| dest.active + dest.inactive != 0);
         counted.map(|(id, dest)| (id, (dest.active, dest.inactive))).collect()
+    }
+
+    /// Handshakes under way by destination, where there are any.
+    pub fn half_open(&self) -> BTreeMap<u32, u64> {
+        let half_open = self.seen().filter(|(_, dest)| dest.half_open != 0);
+        half_open.map(|(id, dest)| (id, dest.half_open)).collect()
     }
 
     fn seen(&self) -> impl Iterator<Item = (u32, &Dest)> {

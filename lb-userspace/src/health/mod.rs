@@ -430,8 +430,9 @@ impl Health {
 
     /// The weights of the backends that shall not have the configured one.
     pub fn weights(&self, model: &Model) -> Weights {
-        let all = model.services.iter().map(|service| (service.name.clone(), self.pool(service).given));
-        Weights(all.collect())
+        let given = model.services.iter().map(|service| (service, self.pool(service).given));
+        let other = given.filter(|(_, given)| !given.is_empty());
+        Weights(other.map(|(service, given)| (service.name.clone(), given)).collect())
     }
 
     /// What the backends of one service get.

@@ -284,7 +284,7 @@ pub(crate) fn checks() -> impl Strategy<Value = Check> {
 
 fn kinds() -> impl Strategy<Value = CheckKind> {
     prop_oneof![
-        Just(CheckKind::Tcp),
+        select(vec![CheckKind::Tcp, CheckKind::HalfOpen]),
         http().prop_map(CheckKind::Http),
         mysql().prop_map(CheckKind::Mysql),
         Just(CheckKind::Ping),

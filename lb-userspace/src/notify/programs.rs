@@ -95,8 +95,9 @@ impl Programs {
 async fn run(job: &Job, settings: &Settings) -> Result<(), String> {
     let notify = &settings.notify;
     let environment = environment(&job.event, settings);
-    let mut running =
-        program::start(&job.command, &notify.script_user, environment).map_err(|error| error.to_string())?;
+    let mut running = program::start(&job.command, &notify.script_user, environment)
+        .await
+        .map_err(|error| error.to_string())?;
     match timeout(notify.script_timeout.duration(), running.0.wait()).await {
         Ok(Ok(status)) if status.success() => Ok(()),
         Ok(Ok(status)) => Err(format!("it ended with {status}")),

@@ -11,7 +11,7 @@ use lb_common::vlan::Tags;
 use crate::model::{Backend, BackendKey, FlowSizes, Service, ServiceName, Timeouts};
 
 /// Input of [`super::plan`].
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Desired {
     pub services: Vec<Service>,
     pub timeouts: Timeouts,

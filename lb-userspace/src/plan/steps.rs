@@ -219,9 +219,9 @@ impl Planner<'_> {
         let mut ids = Ids::new(&self.now.dests, self.now.limits.dests);
         let mut given = BTreeMap::new();
         for service in &self.want.services {
+            let id = services[&service.name];
             for backend in &service.backends {
                 let host = hosts.get(&backend.key.address).copied().unwrap_or(0);
-                let id = services[&service.name];
                 let known = known.get(&(id, address_bytes(backend.key.address)));
                 let before = known.and_then(|id| self.now.dests.get(id));
                 let record = dest_record(backend, id, host, before);

@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeSet,
     net::{SocketAddr, UdpSocket},
+    ops::Range,
     os::fd::AsRawFd,
 };
 
@@ -189,13 +190,24 @@ pub fn flood(netns: &Netns, first: u32, count: u32) -> Result<()> {
     flood_of(netns, &Packet::tcp(HELLO, HELLO, SYN), first, count)
 }
 
-/// Such packets, each of another client that does not exist, through a raw socket.
+/// SYNs of one client that does not exist, from these ports.
+pub fn flood_of_one(netns: &Netns, ports: Range<u16>) -> Result<()> {
+    let client = |port| SocketAddr::new([10, 0, 0, 1].into(), port);
+    flood_from(netns, &Packet::tcp(HELLO, HELLO, SYN), ports.map(client))
+}
+
+/// Such packets, each of another client that does not exist.
 fn flood_of(netns: &Netns, packet: &Packet, first: u32, count: u32) -> Result<()> {
+    let client = |n: u32| SocketAddr::new((0x0a00_0000 + n).to_be_bytes().into(), 40_000);
+    flood_from(netns, packet, (first..first + count).map(client))
+}
+
+/// Through a raw socket.
+fn flood_from(netns: &Netns, packet: &Packet, clients: impl Iterator<Item = SocketAddr>) -> Result<()> {
     let raw = netns
         .enter(|| socket(AddressFamily::Inet, SockType::Raw, SockFlag::empty(), SockProtocol::Raw))??;
     let to = SockaddrStorage::from(SocketAddr::new(HELLO.ip(), 0));
-    for n in first..first + count {
-        let client = SocketAddr::new((0x0a00_0000 + n).to_be_bytes().into(), 40_000);
+    for client in clients {
         let frame = packet.with(|p| (p.source, p.payload) = (client, Vec::new())).bytes();
         // A full queue of the client's is its business: not all of them have to arrive.
         let _ = sendto(raw.as_raw_fd(), &frame[14..], &to, MsgFlags::empty());

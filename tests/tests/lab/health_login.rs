@@ -81,6 +81,25 @@ fn a_login_over_tls_looks_at_the_certificate_if_it_shall() {
     });
 }
 
+/// To the server's own address and through the VIP.
+#[test]
+fn a_login_leaves_from_its_source() {
+    Lab::test(Topology::one_segment(1), |lab| {
+        lab.net.director.netns.ip("addr add 172.18.14.69/24 dev eth0")?;
+        let servers =
+            vec![mariadb::start_with(&lab.scope, &lab.net.backends[0], &["--max-connect-errors=3"])?];
+        let check = "mysql: {user: far, password: geheim, query: SELECT 1}, source: 172.18.14.69";
+        let mysql = MysqlLab::of(lab, servers, &format!("checks: [{{{check}, interface: eth0, {TIMING}}}]"))?;
+        mysql.is(1, BackendState::Down)?;
+        mysql.says(1, "Access denied for user 'far'@'172.18.14.69'")?;
+        mysql.sql(1, "CREATE USER far@'172.18.14.69' IDENTIFIED BY 'geheim'")?;
+        mysql.is(1, BackendState::Up)?;
+        mysql.until(1, "that both log in", |view| {
+            view.checks.len() == 2 && view.checks.iter().all(|it| it.result.as_deref() == Some("logged in"))
+        })
+    });
+}
+
 /// Waits for some more.
 fn logins(server: &Mysql) -> Result<()> {
     let connections = || -> Result<u64> {

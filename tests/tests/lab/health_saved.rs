@@ -4,7 +4,7 @@
 use anyhow::{Result, ensure};
 use lb::{
     api::types::{BackendState, BackendView, CheckState},
-    events::Kind,
+    events::{Event, Kind},
 };
 use lb_tests::{
     config::{Config, Service},
@@ -14,7 +14,10 @@ use lb_tests::{
     wait::{PATIENCE, Seen, eventually},
 };
 
-use crate::setup::{HELLO, HelloLab, PORT, SERVICE, backend_is, events, happened};
+use crate::{
+    passive::connect_at_once,
+    setup::{HELLO, HelloLab, PORT, SERVICE, backend_is, events, happened},
+};
 
 /// Both backends with this weight and these options.
 fn config(lab: &Lab, weight: u16, options: &str) -> Config {
@@ -43,7 +46,11 @@ fn repair(hello: &mut HelloLab, lab: &Lab) -> Result<()> {
 }
 
 fn both_up(hello: &HelloLab) -> Result<()> {
-    (1..=2).try_for_each(|n| backend_is(&hello.agent, SERVICE, &hello.key(n), BackendState::Up))
+    both_are(hello, BackendState::Up)
+}
+
+fn both_are(hello: &HelloLab, state: BackendState) -> Result<()> {
+    (1..=2).try_for_each(|n| backend_is(&hello.agent, SERVICE, &hello.key(n), state))
 }
 
 /// Waits until its weight has come so far, or farther.
@@ -85,6 +92,7 @@ fn a_slow_start_goes_on() {
 /// Its checks pass, and it stays out: the hold is an hour.
 #[test]
 fn one_that_flaps_is_held_on() {
+    const FLAPS: &str = "flaps (3 failures): is kept out for ";
     Lab::test(Topology::one_segment(2), |lab| {
         let mut hello = HelloLab::start_with(lab, &config(lab, 1, "flap_hold: 1h"))?;
         both_up(&hello)?;
@@ -96,35 +104,113 @@ fn one_that_flaps_is_held_on() {
         fail(&mut hello)?;
         repair(&mut hello, lab)?;
         happened(&hello.agent, Kind::Flaps)?;
-        let before = held(&hello)?;
+        let before = kept_out(&hello, FLAPS)?;
         hello.agent.kill9()?;
         hello.agent.start()?;
-        let after = held(&hello)?;
+        let after = kept_out(&hello, FLAPS)?;
         ensure!(after <= before, "{after} s are left of {before}");
-        // Checks of the next agent pass on both ways.
-        let probed = hello.servers[0].accepted().len();
-        eventually(PATIENCE, "checks of the next agent", || {
-            let now = hello.servers[0].accepted().len();
-            Ok(if now >= probed + 8 { Seen::Yes(()) } else { Seen::NotYet(format!("{now}")) })
-        })?;
-        held(&hello)?;
-        let answered = spread(hello.client(), HELLO, 20)?;
-        ensure!(answered == [("slave2".to_owned(), 20)].into(), "{answered:?}");
-        let events = events(&hello.agent)?;
-        ensure!(events.iter().filter(|event| event.what.kind == Kind::Flaps).count() == 1, "{events:#?}");
-        Ok(())
+        checked_again(&hello)?;
+        kept_out(&hello, FLAPS)?;
+        only_slave2(&hello)?;
+        once(&hello, Kind::Flaps)
     });
 }
 
-/// Waits until its checks pass and it is out nevertheless; seconds that are left.
-fn held(hello: &HelloLab) -> Result<u64> {
+/// Its clients can be answered again, so the next agent would have no grounds of its own: the hold is an hour.
+#[test]
+fn one_that_is_suspect_stays_so() {
+    const SUSPECT: &str = "suspect for ";
+    Lab::test(Topology::one_segment(2), |lab| {
+        let hello = HelloLab::start_with(
+            lab,
+            &config(lab, 1, "passive: out, passive_hold: 1h, timeouts: {tcp_syn: 2s}"),
+        )?;
+        both_up(&hello)?;
+        let route = format!("blackhole {}/32", hello.net.client().ipv4());
+        hello.net.backends[0].netns.ip(&format!("route add {route}"))?;
+        connect_at_once(&hello)?;
+        let before = kept_out(&hello, SUSPECT)?;
+        ensure!(before <= 3600, "{before}");
+        hello.net.backends[0].netns.ip(&format!("route del {route}"))?;
+        hello.agent.kill9()?;
+        hello.agent.start()?;
+        let after = kept_out(&hello, SUSPECT)?;
+        ensure!(after <= before, "{after} s are left of {before}");
+        checked_again(&hello)?;
+        kept_out(&hello, SUSPECT)?;
+        only_slave2(&hello)?;
+        once(&hello, Kind::Suspect)
+    });
+}
+
+/// One of two has come back, which is enough to keep a quorum and not to have one again: the backup alone serves on.
+#[test]
+fn a_lost_quorum_stays_lost_until_the_hysteresis_is_reached() {
+    Lab::test(Topology::one_segment(3), |lab| {
+        let mut config = config(lab, 10, "quorum: 8, hysteresis: 7");
+        config.services[0].more_of = vec!["backup: false", "backup: false", "backup: true, checks: []"];
+        let mut hello = HelloLab::start_with(lab, &config)?;
+        let is = |hello: &HelloLab, n, state| backend_is(&hello.agent, SERVICE, &hello.key(n), state);
+        both_up(&hello)?;
+        is(&hello, 3, BackendState::Standby)?;
+        let failed: Vec<_> = hello.servers.drain(..2).collect();
+        drop(failed);
+        is(&hello, 3, BackendState::Up)?;
+        both_are(&hello, BackendState::Down)?;
+        repair(&mut hello, lab)?;
+        is(&hello, 1, BackendState::Quiesced)?;
+        is(&hello, 3, BackendState::Up)?;
+        hello.agent.kill9()?;
+        hello.agent.start()?;
+        checked_again(&hello)?;
+        is(&hello, 1, BackendState::Quiesced)?;
+        let backup = hello.agent.backend(SERVICE, &hello.key(3))?;
+        ensure!(backup.state == BackendState::Up, "{backup:?}");
+        let answered = spread(hello.client(), HELLO, 20)?;
+        ensure!(answered == [("slave3".to_owned(), 20)].into(), "{answered:?}");
+        once(&hello, Kind::QuorumDown)?;
+        let lost = happened(&hello.agent, Kind::QuorumDown)?.seq;
+        let regained = |event: &Event| event.what.kind == Kind::QuorumUp && event.seq > lost;
+        ensure!(!events(&hello.agent)?.iter().any(regained));
+        hello.servers.insert(1, Hello::start(&lab.net.backends[1], PORT)?);
+        is(&hello, 2, BackendState::Up)?;
+        is(&hello, 3, BackendState::Standby)?;
+        eventually(PATIENCE, "the quorum", || {
+            let events = events(&hello.agent)?;
+            Ok(if events.iter().any(regained) { Seen::Yes(()) } else { Seen::NotYet(format!("{events:?}")) })
+        })
+    });
+}
+
+/// Checks of the agent of now pass on both ways.
+fn checked_again(hello: &HelloLab) -> Result<()> {
+    let probed = hello.servers[0].accepted().len();
+    eventually(PATIENCE, "checks of the next agent", || {
+        let now = hello.servers[0].accepted().len();
+        Ok(if now >= probed + 8 { Seen::Yes(()) } else { Seen::NotYet(format!("{now}")) })
+    })
+}
+
+fn only_slave2(hello: &HelloLab) -> Result<()> {
+    let answered = spread(hello.client(), HELLO, 20)?;
+    ensure!(answered == [("slave2".to_owned(), 20)].into(), "{answered:?}");
+    Ok(())
+}
+
+/// It has happened once: with the first agent.
+fn once(hello: &HelloLab, kind: Kind) -> Result<()> {
+    let events = events(&hello.agent)?;
+    ensure!(events.iter().filter(|event| event.what.kind == kind).count() == 1, "{events:#?}");
+    Ok(())
+}
+
+/// Waits until slave1's checks pass and it is out nevertheless, for this reason; seconds that are left.
+fn kept_out(hello: &HelloLab, why: &str) -> Result<u64> {
     eventually(PATIENCE, "slave1 to be kept out although its checks pass", || {
         let view = slave1(hello)?;
         let passes = view.checks.iter().all(|check| check.state == CheckState::Up);
         let words = view.detail.clone().unwrap_or_default();
-        let left = words
-            .split_once("flaps (3 failures): is kept out for ")
-            .and_then(|(_, rest)| rest.split(' ').next()?.parse().ok());
+        let left = words.split_once(why).and_then(|(_, rest)| rest.split(' ').next()?.parse().ok());
         Ok(match left {
             Some(left) if passes && view.state == BackendState::Down => Seen::Yes(left),
             _ => Seen::NotYet(format!("{view:?}")),

@@ -110,9 +110,11 @@ fn nothing_is_lost(lab: &Lab, mode: &str, times: usize) -> Result<()> {
 
     let all = numbered.finish()?;
     let Tally { sent, flows, .. } = all;
-    ensure!(all == Tally { sent, flows, lost: 0, twice: 0, wrong: 0 }, "{all:?}");
+    // Tells whether those that are missing came to the director.
+    let counted = counted(&before, &agent.stats()?, all);
+    ensure!(all == Tally { sent, flows, lost: 0, twice: 0, wrong: 0 }, "{all:?}; its counters: {counted:?}");
     ensure!(agent.link("eth0")?.0 == link, "there was a gap: it is another link");
-    counted(&before, &agent.stats()?, all)
+    counted
 }
 
 /// Each time another agent, with packets in between.

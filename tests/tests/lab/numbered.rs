@@ -17,15 +17,19 @@ use std::{
 use anyhow::{Context, Result, anyhow, ensure};
 use lb_common::tcp::flag::{ACK, SYN};
 use lb_tests::{
+    netns::Netns,
     packet::{Mac, Packet},
     raw::packet_socket,
-    topo::{Network, Node, Segment, VIP4, VIP6},
+    topo::{Network, Node, Segment, VIP4, VIP6, port},
     wait::{PATIENCE, Seen, eventually},
 };
 use nix::{
     errno::Errno,
     sys::{
-        socket::{MsgFlags, recv, send, setsockopt, sockopt::ReceiveTimeout},
+        socket::{
+            MsgFlags, recv, send, setsockopt,
+            sockopt::{RcvBufForce, ReceiveTimeout},
+        },
         time::TimeVal,
     },
 };
@@ -93,6 +97,7 @@ pub struct Tally {
 impl Numbered {
     /// To the VIPs of both families, on the port of the services.
     pub fn start(net: &Network) -> Result<Self> {
+        own_rings(net)?;
         let shared = Arc::<Shared>::default();
         let mut numbered = Self {
             shared: Arc::clone(&shared),
@@ -104,6 +109,8 @@ impl Numbered {
             let (shared, mac) = (Arc::clone(&shared), node.links[0].mac_bytes()?);
             let socket = socket_of(node)?;
             setsockopt(&socket, ReceiveTimeout, &POLL)?;
+            // A frame that XDP sent is in a page of its own: by default there is room for 63 of them.
+            setsockopt(&socket, RcvBufForce, &(WINDOW * 2 * 4096))?;
             numbered.workers.push(node.netns.spawn(move || shared.take_in(&socket, mac, number))?);
         }
         let socket = socket_of(net.client())?;
@@ -284,6 +291,22 @@ fn packet(flow: u64, flags: u8) -> Packet {
         1 => Packet::udp(client4, vip4),
         _ => Packet::tcp(SocketAddr::new(client6.into(), 40_000), vip6, flags),
     }
+}
+
+/// Gives every device that receives on the way a ring of its own, which a veth has with an XDP program, or with GRO if
+/// its peer has no TSO (`veth_skb_is_eligible_for_gro`). Without, frames wait in the backlog of a CPU, which is the whole
+/// machine's: when other namespaces fill it (`net.core.netdev_max_backlog`), the kernel drops ours. GRO merges none of
+/// them: each has the sequence number of the one before.
+fn own_rings(net: &Network) -> Result<()> {
+    let own_ring =
+        |netns: &Netns, device: &str| netns.run("ethtool", &["-K", device, "tso", "off", "gro", "on"])?.ok();
+    for node in net.nodes() {
+        for link in &node.links {
+            own_ring(&node.netns, &link.device)?;
+            own_ring(&net.switch, &port(&node.role, link))?;
+        }
+    }
+    Ok(())
 }
 
 fn socket_of(node: &Node) -> Result<std::os::fd::OwnedFd> {

@@ -2,12 +2,13 @@
 
 use std::{net::TcpStream, thread, time::Duration};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use lb::{
     api::types::{BackendState, CheckState, Health},
     events::Kind,
 };
 use lb_tests::{
+    clock::now,
     hello::{Session, spread},
     lab::Lab,
     topo::Topology,
@@ -15,7 +16,11 @@ use lb_tests::{
 };
 use nix::sys::socket::{setsockopt, sockopt::Linger};
 
-use crate::setup::{HELLO, HelloLab, SERVICE, backend_is, config, happened};
+use crate::{
+    doctor_backend::rule,
+    flood::flood_of_one,
+    setup::{HELLO, HelloLab, SERVICE, backend_is, config, happened},
+};
 
 /// Of slave1 and slave2.
 fn health(hello: &HelloLab<'_>) -> Result<[Health; 2]> {
@@ -72,28 +77,39 @@ fn a_broken_backend_differs_from_clients_that_hang_up() {
     });
 }
 
+/// Forty connections at once, of which half go to slave1 and hang; the others are served. For services whose handshakes run
+/// out soon (`tcp_syn`): until then the client's kernel may take one of their ports again, whose SYN goes to slave1, too.
+pub fn connect_at_once(hello: &HelloLab<'_>) -> Result<()> {
+    let connected = hello.client().enter(|| {
+        // The first retransmission comes after a second (RFC 6298).
+        let connect = || TcpStream::connect_timeout(&HELLO, Duration::from_secs(4)).is_ok();
+        thread::scope(|scope| {
+            let all: Vec<_> = (0..40).map(|_| scope.spawn(connect)).collect();
+            all.into_iter().filter_map(|it| it.join().ok()).filter(|is_ok| *is_ok).count()
+        })
+    })?;
+    ensure!(connected >= 20, "{connected} of 40");
+    eventually(PATIENCE, "those that hang to run out", || {
+        let [hung, _] = health(hello)?;
+        Ok(if hung.incomplete_handshakes >= 20 { Seen::Yes(()) } else { Seen::NotYet(format!("{hung:?}")) })
+    })
+}
+
 /// Its checks see nothing, as they come from the director: clients are who cannot be answered.
 #[test]
 fn a_backend_that_its_checks_praise_and_no_client_reaches_is_taken_out() {
     Lab::test(Topology::one_segment(2), |lab| {
         let mut config = config(lab, 2);
         let checks = "checks: [{tcp: , interval: 200ms, timeout: 5s}]";
-        config.services[0].more = format!("{checks}, passive: out, passive_hold: 10m");
+        config.services[0].more =
+            format!("{checks}, passive: out, passive_hold: 10m, timeouts: {{tcp_syn: 2s}}");
         let hello = HelloLab::start_with(lab, &config)?;
         let is = |n, state| backend_is(&hello.agent, SERVICE, &hello.key(n), state);
         is(1, BackendState::Up)?;
         is(2, BackendState::Up)?;
         let client = hello.net.client().ipv4();
         hello.net.backends[0].netns.ip(&format!("route add blackhole {client}/32"))?;
-        // Half of them go to slave1. The first retransmission comes after a second (RFC 6298).
-        let connected = hello.client().enter(|| {
-            let connect = || TcpStream::connect_timeout(&HELLO, Duration::from_secs(4)).is_ok();
-            thread::scope(|scope| {
-                let all: Vec<_> = (0..40).map(|_| scope.spawn(connect)).collect();
-                all.into_iter().filter_map(|it| it.join().ok()).filter(|is_ok| *is_ok).count()
-            })
-        })?;
-        ensure!(connected >= 20, "{connected} of 40");
+        connect_at_once(&hello)?;
         is(1, BackendState::Down)?;
         let suspect = hello.agent.backend(SERVICE, &hello.key(1))?;
         ensure!(suspect.checks.len() == 2, "{suspect:?}");
@@ -112,6 +128,107 @@ fn a_backend_that_its_checks_praise_and_no_client_reaches_is_taken_out() {
         is(1, BackendState::Up)?;
         let answered = spread(hello.client(), HELLO, 10)?;
         ensure!(answered.values().eq(&[5, 5]), "{answered:?}");
+        Ok(())
+    });
+}
+
+/// Which backend clients[n] is led to by its template.
+fn led_to(hello: &HelloLab<'_>, n: usize) -> Result<String> {
+    let answered = spread(&hello.net.clients[n].netns, HELLO, 1)?;
+    answered.into_keys().next().context("nobody answered")
+}
+
+/// So many connections of each client; they are led to one backend each.
+fn both_connect(hello: &HelloLab<'_>, count: usize) -> Result<()> {
+    hello.net.clients.iter().try_for_each(|client| {
+        let answered = spread(&client.netns, HELLO, count)?;
+        ensure!(answered.len() == 1, "{answered:?}");
+        Ok(())
+    })
+}
+
+/// Whom somebody aims at by a source address has more handshakes that hang than anybody else, and completes what it did.
+/// When its answers are dropped it does not, and is told from the flood by that.
+#[test]
+fn a_flood_that_is_aimed_at_one_backend_makes_it_suspect_only_when_it_loses_its_handshakes() {
+    /// By then the agent knows what is usual: what it read half a minute ago.
+    const LEARNED: Duration = Duration::from_secs(36);
+    Lab::test(Topology { clients: 2, ..Topology::one_segment(2) }, |lab| {
+        let mut config = config(lab, 2);
+        let more =
+            "guard: 1000000, passive: out, passive_hold: 10m, persistence: 300, timeouts: {tcp_syn: 2s}";
+        config.services[0].more = more.to_owned();
+        let hello = HelloLab::start_with(lab, &config)?;
+        let led = [led_to(&hello, 0)?, led_to(&hello, 1)?];
+        ensure!(led[0] != led[1], "rr takes turns: {led:?}");
+        let mut floods = (0..200u16).cycle().map(|n| 1024 + n * 300..1024 + (n + 1) * 300);
+        let mut round = || {
+            flood_of_one(hello.client(), floods.next().context("they have no end")?)?;
+            thread::sleep(Duration::from_millis(200));
+            anyhow::Ok(())
+        };
+        let began = now();
+        let [one, other] = loop {
+            round()?;
+            both_connect(&hello, 3)?;
+            let ran_out = health(&hello)?.map(|it| it.incomplete_handshakes);
+            if ran_out[0].max(ran_out[1]) >= 1000 && now() - began > LEARNED {
+                break ran_out;
+            }
+        };
+        ensure!(one.min(other) == 0, "{one} and {other} ran out: it was not aimed");
+        for n in 1..=2 {
+            let backend = hello.agent.backend(SERVICE, &hello.key(n))?;
+            ensure!(backend.state == BackendState::Up, "{backend:?}");
+        }
+        let events = hello.agent.lb(&["events", "--last", "1000", "--output", "json"])?.ok()?;
+        ensure!(!events.contains("\"suspect\"") && !events.contains("\"flood-begin\""), "{events}");
+
+        let n = if one > other { 1 } else { 2 };
+        let lost = &hello.net.clients[usize::from(led[0] != format!("slave{n}"))].netns;
+        let served = &hello.net.clients[usize::from(led[0] == format!("slave{n}"))].netns;
+        let drops = "tcp flags & (syn | ack) == (syn | ack) drop";
+        rule(&hello.net.backends[n - 1].netns, "output", drops)?;
+        let suspect = eventually(3 * PATIENCE, "it to be out", || {
+            round()?;
+            lost.enter(|| {
+                let connect = || TcpStream::connect_timeout(&HELLO, Duration::from_millis(300)).is_ok();
+                thread::scope(|scope| (0..3).for_each(|_| drop(scope.spawn(connect))));
+            })?;
+            spread(served, HELLO, 3)?;
+            let backend = hello.agent.backend(SERVICE, &hello.key(n))?;
+            let is_out = backend.state == BackendState::Down;
+            Ok(if is_out { Seen::Yes(backend) } else { Seen::NotYet(format!("{backend:?}")) })
+        })?;
+        let told = happened(&hello.agent, Kind::Suspect)?;
+        ensure!(told.what.backend == Some(suspect.key), "{told:?}");
+        let other = hello.agent.backend(SERVICE, &hello.key(3 - n))?;
+        ensure!(other.state == BackendState::Up, "{other:?}");
+        Ok(())
+    });
+}
+
+/// Some programs hang up so: it lowers the weight, and takes nobody out.
+#[test]
+fn a_backend_whose_clients_alone_hang_up_by_a_reset_has_its_weight_lowered() {
+    Lab::test(Topology::one_segment(2), |lab| {
+        let mut config = config(lab, 2);
+        config.services[0].backends.iter_mut().for_each(|(_, weight)| *weight = 10);
+        config.services[0].more = "passive: out, passive_hold: 10m".to_owned();
+        let hello = HelloLab::start_with(lab, &config)?;
+        for _ in 0..40 {
+            let session = Session::open(hello.client(), HELLO)?;
+            if session.server == "slave1" {
+                session.abort()?;
+            }
+        }
+        let told = happened(&hello.agent, Kind::Suspect)?;
+        let lowered = hello.agent.backend(SERVICE, &hello.key(1))?;
+        ensure!(told.what.backend == Some(lowered.key), "{told:?}");
+        ensure!(lowered.state == BackendState::Up && lowered.health_weight == 1, "{lowered:?}");
+        ensure!(lowered.detail.as_ref().is_some_and(|it| it.contains("reset by clients")), "{lowered:?}");
+        let other = hello.agent.backend(SERVICE, &hello.key(2))?;
+        ensure!(other.state == BackendState::Up && other.health_weight == 10, "{other:?}");
         Ok(())
     });
 }

@@ -4,17 +4,34 @@
 //! `LB_FUZZ=10000000 LB_FUZZ_SEED=7 cargo test --release -p lb-tests --test packets fuzz` runs more than the usual. What
 //! a failure prints goes into the corpus.
 
-use std::{fs, path::Path};
+use std::{
+    fs,
+    net::{IpAddr, SocketAddr},
+    path::Path,
+};
 
 use etherparse::{NetSlice, SlicedPacket, TransportSlice};
 use fastrand::Rng;
-use lb_common::protocol;
-use lb_tests::xdp::Director;
+use lb::{
+    model::{FlowSizes, Protocol, timeouts::NAMES},
+    plan::Desired,
+};
+use lb_common::{
+    protocol,
+    sctp::chunk,
+    verdict::Verdict::{self, *},
+};
+use lb_tests::xdp::{Director, Ran};
 
 use crate::world::*;
 
 /// Mutated frames in a usual run.
 const FRAMES: u64 = 100_000;
+/// So many of them, and all connections are forgotten.
+const ROUND: u64 = 10_000;
+const BACKENDS: [u8; 3] = [1, 2, 3];
+/// Seconds.
+const DAY: u32 = 86_400;
 /// The shortest that TEST_RUN takes.
 const SHORTEST: usize = 14;
 const LONGEST: usize = 1514;
@@ -28,15 +45,23 @@ fn no_frame_gets_a_wrong_verdict() {
     let number =
         |name: &str, otherwise| std::env::var(name).map_or(otherwise, |text| text.parse().expect(name));
     let (frames, seed) = (number("LB_FUZZ", FRAMES), number("LB_FUZZ_SEED", 1));
-    let (mut rng, mut director, seeds) = (Rng::with_seed(seed), director(&every_kind()), seeds());
+    let (mut rng, mut fuzzed, seeds) = (Rng::with_seed(seed), Fuzzed::new(), seeds());
     for frame in &seeds {
-        run(&mut director, frame);
+        fuzzed.run(frame);
     }
     let mut actions = [0u64; 4];
-    for _ in 0..frames {
+    for number in 0..frames {
+        if number % ROUND == 0 {
+            fuzzed.begin_anew();
+        }
         let frame = mutated(&mut rng, &seeds);
-        actions[run(&mut director, &frame) as usize] += 1;
+        actions[fuzzed.run(&frame) as usize] += 1;
     }
+    println!("{} packets of known connections, {} that begin others", fuzzed.followed, fuzzed.begun);
+    assert!(
+        fuzzed.followed > frames / 100 && fuzzed.begun > frames / 100,
+        "hardly any was looked at closely"
+    );
     println!("seed {seed}: {} dropped, {} passed, {} sent", actions[1], actions[2], actions[3]);
     // The mutations are worth something only if all kinds of ways are taken.
     assert!(actions[1..].iter().all(|count| *count > frames / 100), "{actions:?}");
@@ -120,24 +145,127 @@ fn mutated(rng: &mut Rng, seeds: &[Vec<u8>]) -> Vec<u8> {
     frame
 }
 
-/// Runs one; what was done with it, which is among what may be.
-fn run(director: &mut Director, frame: &[u8]) -> u32 {
-    let hex = || frame.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
-    let (action, out) = director.send(frame, None).unwrap_or_else(|error| panic!("{error:#}\n{}", hex()));
-    let unchanged = out == frame;
-    match action {
-        PASS => assert!(unchanged, "passed, and changed:\n{}", hex()),
-        TX => assert!(was_sent(frame, &out), "sent as {out:02x?}\n{}", hex()),
-        DROP => {}
-        other => panic!("action {other}:\n{}", hex()),
+/// A director, and what it must know: of each kind one established connection.
+struct Fuzzed {
+    director: Director,
+    counters: Vec<(&'static str, u64)>,
+    known: Vec<Known>,
+    /// Packets of known connections, of others that begin something.
+    followed: u64,
+    begun: u64,
+}
+
+/// The connection that [`Kind::open`] opens.
+struct Known {
+    kind: Kind,
+    backend: u8,
+    /// It may have been ended: what opens it again may go to another backend.
+    is_shaken: bool,
+}
+
+impl Fuzzed {
+    /// Three backends for each kind; nothing runs out while the test lasts.
+    fn new() -> Self {
+        let timeouts = NAMES.map(|_| Some(DAY));
+        let services = ALL_KINDS.map(|kind| {
+            let mut service = kind.service(PORT, &BACKENDS);
+            service.options.timeouts = timeouts;
+            service
+        });
+        let want = Desired { services: services.to_vec(), ..lab() };
+        let sizes = FlowSizes { ipv4: 1 << 14, wide: 1 << 14 };
+        let director = Director::new(sizes, &want).expect("a director");
+        let counters = director.counters().expect("counters");
+        let mut fuzzed = Self { director, counters, known: Vec::new(), followed: 0, begun: 0 };
+        fuzzed.begin_anew();
+        fuzzed
     }
-    match reading(frame) {
-        Reading::NotOurs => assert_eq!(action, PASS, "none of ours:\n{}", hex()),
-        Reading::Ours => assert_ne!(action, PASS, "ours:\n{}", hex()),
-        Reading::Begins => assert_eq!(action, TX, "it begins something, and there is a backend:\n{}", hex()),
-        Reading::Unsure => {}
+
+    /// Forgets all connections but those that are known, which are established anew: no table fills.
+    fn begin_anew(&mut self) {
+        let counters = self.director.counters().expect("counters");
+        let lost =
+            counters.iter().filter(|(name, _)| ["event-evicted", "event-placed-by-hash"].contains(name));
+        assert!(lost.clone().all(|(_, times)| *times == 0), "the tables are too small: {lost:?}");
+        self.director.sweep_in(2 * DAY).expect("swept");
+        self.known = ALL_KINDS
+            .map(|kind| {
+                let backend = send(&mut self.director, &kind.open()).expect("forwarded");
+                assert_eq!(send(&mut self.director, &kind.later()), Ok(backend), "{}", kind.name);
+                Known { kind, backend, is_shaken: false }
+            })
+            .into();
+        self.counters = self.director.counters().expect("counters");
     }
-    action
+
+    /// Sends one: action, what came out, and the one verdict that was counted.
+    fn send(&mut self, frame: &[u8]) -> (u32, Vec<u8>, Verdict) {
+        let (action, out) =
+            self.director.send(frame, None).unwrap_or_else(|error| panic!("{error:#}\n{}", hex(frame)));
+        let before = std::mem::replace(&mut self.counters, self.director.counters().expect("counters"));
+        let moved = self.counters.iter().zip(before).filter(|(after, before)| after.1 != before.1);
+        let moved = moved.map(|(after, before)| (after.0, after.1 - before.1)).collect();
+        let ran = Ran { action, frame: out, moved };
+        let verdict = ran.verdict().unwrap_or_else(|error| panic!("{error:#}\n{}", hex(frame)));
+        (action, ran.frame, verdict)
+    }
+
+    /// Runs one; what was done with it, which is among what may be.
+    fn run(&mut self, frame: &[u8]) -> u32 {
+        let (action, out, verdict) = self.send(frame);
+        let told = || format!("{}, as {out:02x?}:\n{}", verdict.name(), hex(frame));
+        let (way, _) = verdict.name().split_once('-').expect("a way");
+        match action {
+            PASS => assert!(way == "passed" && out == frame, "{}", told()),
+            TX => assert!(["forwarded", "answered"].contains(&way) && was_sent(frame, &out), "{}", told()),
+            DROP => assert_eq!(way, "dropped", "{}", told()),
+            other => panic!("action {other}: {}", told()),
+        }
+        let to = (verdict == ForwardedTx).then(|| out[5]);
+        match reading(frame) {
+            Reading::NotOurs => {
+                let none_of_ours = [PassedNotForUs, PassedNotIp, PassedMalformed, PassedNoService];
+                assert!(none_of_ours.contains(&verdict), "none of ours: {}", told());
+            }
+            Reading::Ours(segment) => self.judge(&segment, verdict, to, &told()),
+            // Whatever it was, it may have changed a connection, or opened one again that it ended.
+            Reading::Unsure if to.is_some() => self.look_again(),
+            Reading::Unsure => {}
+        }
+        action
+    }
+
+    /// A whole packet of a service.
+    fn judge(&mut self, segment: &Segment, verdict: Verdict, to: Option<u8>, told: &str) {
+        match self.known.iter_mut().find(|known| segment.is_of(known.kind)) {
+            Some(known) => {
+                self.followed += 1;
+                let opens_again = segment.begins && known.is_shaken;
+                assert!(to.is_some(), "of a known connection: {told}");
+                assert!(opens_again || to == Some(known.backend), "not to {}: {told}", known.backend);
+                known.backend = to.unwrap_or(known.backend);
+                known.is_shaken |= segment.may_end;
+            }
+            None if segment.begins => {
+                self.begun += 1;
+                assert!(to.is_some(), "it begins something, and there is a backend: {told}");
+            }
+            // Of none that is known, unless an earlier one has opened it.
+            None => assert!([DroppedNoFlow, ForwardedTx].contains(&verdict), "{told}"),
+        }
+    }
+
+    fn look_again(&mut self) {
+        for known in &mut self.known {
+            known.is_shaken = true;
+            known.backend = send(&mut self.director, &known.kind.open()).expect("forwarded");
+        }
+        self.counters = self.director.counters().expect("counters");
+    }
+}
+
+fn hex(frame: &[u8]) -> String {
+    frame.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Forwarded to the backend with one TTL less, or answered to where it came from.
@@ -147,7 +275,8 @@ fn was_sent(frame: &[u8], out: &[u8]) -> bool {
     }
     // It may say that it comes from the backend.
     let is_answer = out[..6] == frame[6..12] && out.get(14..) != frame.get(14..);
-    if out[..6] != backend_mac(1) || (is_answer && frame.len() != out.len()) {
+    let is_to_backend = BACKENDS.iter().any(|number| out[..6] == backend_mac(*number));
+    if !is_to_backend || (is_answer && frame.len() != out.len()) {
         return is_answer;
     }
     let Some(l3) = ip_header(frame) else { return false };
@@ -168,10 +297,29 @@ fn was_sent(frame: &[u8], out: &[u8]) -> bool {
 enum Reading {
     NotOurs,
     /// A whole packet of TCP, UDP or SCTP to a service: it must not reach the stack.
-    Ours,
-    /// The same, which opens a flow if it is of none: a SYN, a datagram. It is served, whatever else it says.
-    Begins,
+    Ours(Segment),
     Unsure,
+}
+
+/// What a packet of a service is.
+struct Segment {
+    source: SocketAddr,
+    protocol: u8,
+    /// It opens a flow if it is of none: a SYN, a datagram, an INIT. It is served, whatever else it says.
+    begins: bool,
+    /// It may end its flow.
+    may_end: bool,
+}
+
+impl Segment {
+    fn is_of(&self, kind: Kind) -> bool {
+        let number = match kind.protocol() {
+            Protocol::Tcp => protocol::TCP,
+            Protocol::Udp => protocol::UDP,
+            Protocol::Sctp => protocol::SCTP,
+        };
+        self.protocol == number && self.source == SocketAddr::new(kind.client(), CLIENT_PORT)
+    }
 }
 
 /// Where the IP header of a frame begins that has no VLAN tag, or at most two that say a priority only.
@@ -213,22 +361,37 @@ fn reading(frame: &[u8]) -> Reading {
         _ => return Reading::Unsure,
     };
     let extended = matches!(&packet.net, Some(NetSlice::Ipv6(v6)) if !v6.extensions().is_empty());
-    let port = match &packet.transport {
-        Some(TransportSlice::Tcp(tcp)) => tcp.destination_port(),
-        Some(TransportSlice::Udp(udp)) => udp.destination_port(),
-        _ => match sctp_port(&packet) {
-            Some(port) => port,
+    let source: IpAddr = match &packet.net {
+        Some(NetSlice::Ipv4(v4)) => v4.header().source_addr().into(),
+        Some(NetSlice::Ipv6(v6)) => v6.header().source_addr().into(),
+        _ => return Reading::Unsure,
+    };
+    let of = |port, protocol, begins, may_end| Segment {
+        source: SocketAddr::new(source, port),
+        protocol,
+        begins,
+        may_end,
+    };
+    let (port, segment) = match &packet.transport {
+        Some(TransportSlice::Tcp(tcp)) => {
+            let begins = tcp.syn() && !tcp.ack() && !tcp.rst();
+            let segment = of(tcp.source_port(), protocol::TCP, begins, tcp.fin() || tcp.rst());
+            (tcp.destination_port(), segment)
+        }
+        Some(TransportSlice::Udp(udp)) => {
+            (udp.destination_port(), of(udp.source_port(), protocol::UDP, true, false))
+        }
+        _ => match sctp(&packet) {
+            // Any chunk may say that it is over; an INIT says that it begins.
+            Some([from, to, chunk]) => {
+                let begins = chunk == u16::from(chunk::INIT);
+                (to, of(from, protocol::SCTP, begins, !begins))
+            }
             None => return Reading::Unsure,
         },
     };
     match port {
-        PORT if ttl > 1 && !fragmented && !extended => match &packet.transport {
-            Some(TransportSlice::Udp(_)) => Reading::Begins,
-            Some(TransportSlice::Tcp(tcp)) if tcp.syn() && !tcp.ack() && !tcp.rst() && !tcp.fin() => {
-                Reading::Begins
-            }
-            _ => Reading::Ours,
-        },
+        PORT if ttl > 1 && !fragmented && !extended => Reading::Ours(segment),
         PORT => Reading::Unsure,
         // A deleted or another service there is not.
         _ if !fragmented => Reading::NotOurs,
@@ -236,9 +399,10 @@ fn reading(frame: &[u8]) -> Reading {
     }
 }
 
-/// The destination port of an SCTP packet with the head of a chunk, which etherparse does not read (RFC 9260 section 3).
-fn sctp_port(packet: &SlicedPacket<'_>) -> Option<u16> {
+/// The ports of an SCTP packet and the type of its first chunk, which etherparse does not read (RFC 9260 section 3).
+fn sctp(packet: &SlicedPacket<'_>) -> Option<[u16; 3]> {
     let payload = packet.net.as_ref()?.ip_payload_ref()?;
     let is_whole = payload.ip_number.0 == protocol::SCTP && payload.payload.len() >= 16;
-    is_whole.then(|| u16::from_be_bytes([payload.payload[2], payload.payload[3]]))
+    let port = |at: usize| u16::from_be_bytes([payload.payload[at], payload.payload[at + 1]]);
+    is_whole.then(|| [port(0), port(2), payload.payload[12].into()])
 }

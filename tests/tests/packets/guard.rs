@@ -1,17 +1,24 @@
 //! Floods: new flows that come faster than the service's guard allows get no entry, and what is established stays where
 //! it is.
 
-use std::{collections::BTreeMap, net::IpAddr, time::Instant};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    time::Instant,
+};
 
+use aya::maps::{Array, Map, MapData};
 use lb::{
-    model::{FlowSizes, Guard, Persistence, Scope},
+    model::{FlowSizes, Guard, Persistence, Scope, Service, sources::rule},
     plan::Desired,
 };
 use lb_common::{
+    service::Rotation,
     tcp::{State, flag::*},
     template::ASSURED,
+    tick::{Tick, ticks},
     value,
-    verdict::Verdict::DroppedNoFlow,
+    verdict::Verdict::{self, *},
 };
 use lb_tests::{
     clock,
@@ -174,15 +181,15 @@ fn a_client_whose_old_entry_is_left_gets_it_under_a_flood() {
     assert_eq!(send(&mut director, &client.flags(ACK)), Ok(backend));
 }
 
-/// Ten million clients' packets of one kind.
+/// Packets of one kind, each from a client of its own.
 const FLOOD: u32 = 10_000_000;
 const ESTABLISHED: u16 = 500;
+/// Where the floods begin, counted in addresses from 10.0.0.0 on: at 10.16.0.0, beyond all clients.
+const STRANGERS: u64 = 16 << 16;
 
 /// A table that is rated for 16 k flows, with established ones in it, and a flood: they stay where they are, with
-/// their entries, and so do those that come and go meanwhile.
-fn withstands(kind: Kind, packet: Packet) {
-    let mut service = kind.service(PORT, &[1, 2, 3]);
-    service.options.guard = Guard::Auto;
+/// their entries, and so do those that come and go meanwhile. `what`: what becomes of each packet.
+fn withstands(kind: Kind, packet: Packet, what: Verdict, service: Service) -> Director {
     let sizes = FlowSizes { ipv4: 1 << 14, wide: 1 << 14 };
     let want = Desired { services: vec![service], flows: sizes, ..lab() };
     let mut director = Director::new(sizes, &want).expect("a director");
@@ -196,41 +203,93 @@ fn withstands(kind: Kind, packet: Packet) {
     alive(&mut director, "before");
     let mut feeder = Feeder::new().expect("a feeder");
     feeder.aim(Target::Director, &mut director).expect("aimed");
-    let mut feed = Feed::new_flows(&packet);
-    // From 10.16.0.0 on: none is one of the clients.
-    feed.counter = 16 << 32;
+    let mut feed = Feed::new_clients(&packet).from_number(STRANGERS);
     for part in 0..10 {
+        let before = event(&director, what.name());
         feeder.run(&packet.bytes(), &mut feed, FLOOD / 10).expect("ran");
+        let counted = event(&director, what.name()) - before;
+        assert_eq!(counted, u64::from(FLOOD / 10), "{} {}", kind.name, what.name());
         alive(&mut director, &format!("after {part} million"));
     }
     let flows = director.flows();
+    let connections = || flows.iter().filter(|flow| !flow.value.is_template());
     let client = client_bytes(kind);
-    let kept = flows.iter().filter(|flow| flow.client == client && backends.contains_key(&flow.client_port));
+    let kept = connections().filter(|flow| flow.client == client && backends.contains_key(&flow.client_port));
     assert_eq!(kept.count(), usize::from(ESTABLISHED), "{}", kind.name);
-    println!("{}: {} of {} slots in use after the flood", kind.name, flows.len(), 4 << 14);
+    // Each of the flood has an address of its own: what is left of it shows that.
+    let strangers: Vec<_> = connections().filter(|flow| flow.client != client).collect();
+    let addresses: BTreeSet<_> = strangers.iter().map(|flow| flow.client).collect();
+    assert_eq!(addresses.len(), strangers.len(), "{}", kind.name);
+    assert_eq!(strangers.is_empty(), what == DroppedNoFlow, "{}", kind.name);
+    println!(
+        "{}: {} of {} slots in use after the flood, {} strangers",
+        kind.name,
+        flows.len(),
+        4 << 14,
+        addresses.len()
+    );
+    director
+}
+
+fn with_auto(kind: Kind) -> Service {
+    let mut service = kind.service(PORT, &[1, 2, 3]);
+    service.options.guard = Guard::Auto;
+    service
 }
 
 #[test]
 fn ten_million_syns_move_nobody() {
-    withstands(TCP4, TCP4.open());
+    withstands(TCP4, TCP4.open(), ForwardedTx, with_auto(TCP4));
 }
 
 #[test]
 fn ten_million_acks_move_nobody() {
-    withstands(TCP4, TCP4.later());
+    withstands(TCP4, TCP4.later(), DroppedNoFlow, with_auto(TCP4));
 }
 
 #[test]
 fn ten_million_datagrams_move_nobody() {
-    withstands(UDP4, UDP4.open());
+    withstands(UDP4, UDP4.open(), ForwardedTx, with_auto(UDP4));
 }
 
 #[test]
 fn ten_million_syns_over_ipv6_move_nobody() {
-    withstands(TCP6, TCP6.open());
+    withstands(TCP6, TCP6.open(), ForwardedTx, with_auto(TCP6));
 }
 
-/// After a flood of SYNs the hash places what belongs to no connection that is known, for a minute: ACKs of it get an
+/// The client keeps its template beside those of the flood, and goes by it.
+#[test]
+fn ten_million_syns_to_a_persistent_service_move_nobody() {
+    let mut service = with_auto(TCP4);
+    service.options.persistence =
+        Some(Persistence { timeout: 300, granularity: None, scope: Scope::default() });
+    let mut director = withstands(TCP4, TCP4.open(), ForwardedTx, service);
+    let templates = |flow: &lb::dataplane::FlowEntry| flow.value.is_template();
+    let of_client = |flow: &lb::dataplane::FlowEntry| flow.client == client_bytes(TCP4);
+    let flows = director.flows();
+    assert_eq!(flows.iter().filter(|flow| templates(flow) && of_client(flow)).count(), 1);
+    assert!(flows.iter().any(|flow| templates(flow) && !of_client(flow)), "none of the flood's");
+    let known = send(&mut director, &TCP4.later().from_port(1000)).expect("forwarded");
+    let hits = event(&director, "event-template-hit");
+    for port in 100..120 {
+        assert_eq!(send(&mut director, &TCP4.open().from_port(port)), Ok(known), "port {port}");
+    }
+    assert_eq!(event(&director, "event-template-hit") - hits, 20);
+}
+
+/// More sources than are remembered, each within its limit: none is refused, and who is over its limit stays refused.
+#[test]
+fn ten_million_limited_sources_move_nobody() {
+    let limit = format!("0.0.0.0/0 limit 1/m burst {ESTABLISHED}");
+    let sources = BTreeMap::from([rule(&limit).expect("a rule")]);
+    let mut director = withstands(TCP4, TCP4.open(), ForwardedTx, Service { sources, ..with_auto(TCP4) });
+    assert!(event(&director, "event-source-forgotten") > u64::from(FLOOD / 2));
+    // A minute gives room for one.
+    let tried: Vec<_> = (100..150).map(|port| send(&mut director, &TCP4.open().from_port(port))).collect();
+    assert_eq!(tried.last(), Some(&Err(DroppedLimited)), "{tried:?}");
+}
+
+/// After a flood of SYNs the hash places what belongs to no connection that is known, for `tcp_syn`: ACKs of it get an
 /// entry in the half-open share at most, and clients that are established, with an entry or by hash, stay where they
 /// are.
 #[test]
@@ -248,8 +307,7 @@ fn an_ack_flood_after_a_syn_flood_moves_nobody() {
         let mut feeder = Feeder::new().expect("a feeder");
         feeder.aim(Target::Director, &mut director).expect("aimed");
         let (syn, ack) = (kind.open(), kind.later());
-        let mut feed = Feed::new_flows(&syn);
-        feed.counter = 16 << 32;
+        let mut feed = Feed::new_clients(&syn).from_number(STRANGERS);
         feeder.run(&syn.bytes(), &mut feed, 200_000).expect("ran");
         assert!(event(&director, "event-guarded") > 100_000, "{}", kind.name);
         // Handshakes under the flood: clients without an entry, by their ACK.
@@ -265,8 +323,7 @@ fn an_ack_flood_after_a_syn_flood_moves_nobody() {
             }
         };
         alive(&mut director, "before the ACKs");
-        feed = Feed::new_flows(&ack);
-        feed.counter = 32 << 32;
+        feed = Feed::new_clients(&ack).from_number(2 * STRANGERS);
         for part in 0..10 {
             feeder.run(&ack.bytes(), &mut feed, 200_000).expect("ran");
             alive(&mut director, &format!("after part {part} of the ACKs"));
@@ -291,6 +348,66 @@ fn an_ack_flood_after_a_syn_flood_moves_nobody() {
             kind.name,
             flows.len()
         );
+    }
+}
+
+/// Hash placement goes on for the timeout `tcp_syn` after the last connection without an entry. An ACK that belongs to
+/// nothing is placed up to its end, and refused from then on.
+#[test]
+fn an_unknown_ack_is_placed_by_hash_until_tcp_syn_is_over() {
+    for (kind, given) in [(TCP4, None), (TCP6, None), (TCP4, Some(7)), (TCP6, Some(600))] {
+        let mut want = guarded(kind, &[1, 2, 3]);
+        want.services[0].options.timeouts.tcp_syn = given;
+        let seconds = given.unwrap_or(60);
+        let mut director = director(&want);
+        let ack = |port: u16| kind.later().from_port(port);
+        let name = format!("{}, tcp_syn {seconds}", kind.name);
+        assert_eq!(send(&mut director, &ack(1)), Err(DroppedNoFlow), "{name}: nothing was held yet");
+        let begun = director.tick_in(0);
+        flood(&mut director, kind, 1000..3000);
+        assert!(event(&director, "event-guarded") > 0, "{name}");
+        let (until, latest) = (Hashing::of(&director).until(), director.tick_in(seconds));
+        // It is moved on when that gains half a second.
+        let earliest = begun.after(ticks(seconds, director.clock.hz()) - ticks(1, director.clock.hz()));
+        assert!(until.until(earliest) >= 0 && until.until(latest) <= 0, "{name}: {until:?} until {latest:?}");
+        // As if so much time had gone by that half a minute is left, and none.
+        Hashing::of(&director).end_at(director.tick_in(30));
+        assert!(send(&mut director, &ack(2)).is_ok(), "{name}");
+        assert!(stored(&director, 2), "{name}");
+        Hashing::of(&director).end_at(director.tick_in(0));
+        assert_eq!(send(&mut director, &ack(3)), Err(DroppedNoFlow), "{name}");
+        assert!(!stored(&director, 3), "{name}");
+        assert!(send(&mut director, &ack(2)).is_ok(), "{name}: it has its entry");
+    }
+}
+
+fn stored(director: &Director, port: u16) -> bool {
+    director.flows().iter().any(|flow| flow.client_port == port)
+}
+
+/// Until when packets of the only service are placed by hash: the second word of its `Rotation`.
+struct Hashing {
+    rotations: Array<MapData, [u64; 5]>,
+    service: u32,
+}
+
+impl Hashing {
+    fn of(director: &Director) -> Self {
+        let snapshot = director.maps().snapshot().expect("a snapshot");
+        let service = u32::from(*snapshot.services.keys().next().expect("a service"));
+        let pin = MapData::from_pin(director.layout().map("ROTATIONS")).expect("a pin");
+        let map = Map::from_map_data(pin).expect("a map");
+        Self { rotations: Array::try_from(map).expect("an array"), service }
+    }
+
+    fn until(&self) -> Tick {
+        Tick(self.rotations.get(&self.service, 0).expect("its rotation")[1] as u32)
+    }
+
+    fn end_at(&mut self, tick: Tick) {
+        let mut rotation = self.rotations.get(&self.service, 0).expect("its rotation");
+        rotation[1] = Rotation::until(tick);
+        self.rotations.set(self.service, rotation, 0).expect("set");
     }
 }
 

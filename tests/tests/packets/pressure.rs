@@ -175,11 +175,12 @@ fn many_floods_below_their_guards_together_move_nobody() {
         go_on(&mut director, kind, &real, "before");
         let mut feeder = Feeder::new().expect("a feeder");
         feeder.aim(Target::Director, &mut director).expect("aimed");
-        let mut next = 16 << 32;
+        // From 10.16.0.0 on: beyond all clients.
+        let mut next = 16 << 16;
         let mut flood = |director: &mut Director, each: u32| {
             for n in 0..SERVICES {
                 let syn = kind.open().to_port(PORT + n);
-                let mut feed = Feed::new_flows(&syn).from_number(next);
+                let mut feed = Feed::new_clients(&syn).from_number(next);
                 feeder.run(&syn.bytes(), &mut feed, each).expect("ran");
                 next = feed.counter;
             }
@@ -260,11 +261,12 @@ fn many_floods_of_acks_placed_by_hash_move_nobody() {
         go_on(&mut director, kind, &real, "before");
         let mut feeder = Feeder::new().expect("a feeder");
         feeder.aim(Target::Director, &mut director).expect("aimed");
-        let mut next = 16 << 32;
+        // From 10.16.0.0 on: beyond all clients.
+        let mut next = 16 << 16;
         let mut flood = |packet: &Packet, each: u32| {
             for n in 0..SERVICES {
                 let packet = packet.to_port(PORT + n);
-                let mut feed = Feed::new_flows(&packet).from_number(next);
+                let mut feed = Feed::new_clients(&packet).from_number(next);
                 feeder.run(&packet.bytes(), &mut feed, each).expect("ran");
                 next = feed.counter;
             }

@@ -287,6 +287,21 @@ fn lblc_stays_until_there_is_relief() {
     assert_eq!(open(&mut director, TCP4, 1005..1007), [2, 2]);
 }
 
+/// As if what the only service remembers of its VIP were so many hours old.
+fn age_locality(director: &Director, hours: u32) {
+    let service = *director.maps().snapshot().expect("a snapshot").services.keys().next().expect("a service");
+    let pin = MapData::from_pin(director.layout().map("ROTATIONS")).expect("a pin");
+    let map = Map::from_map_data(pin).expect("a map");
+    let mut rotations = Array::<_, [u64; 5]>::try_from(map).expect("an array");
+    let mut rotation = rotations.get(&service.into(), 0).expect("its rotation");
+    // The record's third word.
+    let seen = Locality(rotation[2]);
+    assert!(seen.number() != 0 && size_of::<Rotation>() == 40);
+    let ago = ticks(hours * 3600, director.clock.hz());
+    rotation[2] = Locality::new(seen.number(), Tick(seen.tick().0.wrapping_sub(ago))).0;
+    rotations.set(service.into(), rotation, 0).expect("set");
+}
+
 /// What lblc remembers of the VIP is forgotten after 24 hours without a new connection (`sysctl_lblc_expiration`): the
 /// least loaded one is looked for then.
 #[test]
@@ -294,19 +309,27 @@ fn lblc_forgets_after_a_day() {
     for (hours, expected) in [(23, 1), (25, 2)] {
         let mut director = director(&only(TCP4, Lblc, &[(1, 9), (2, 9)]));
         assert_eq!(open(&mut director, TCP4, 1000..1002), [1, 1]);
-        let service =
-            *director.maps().snapshot().expect("a snapshot").services.keys().next().expect("a service");
-        let pin = MapData::from_pin(director.layout().map("ROTATIONS")).expect("a pin");
-        let map = Map::from_map_data(pin).expect("a map");
-        let mut rotations = Array::<_, [u64; 5]>::try_from(map).expect("an array");
-        let mut rotation = rotations.get(&service.into(), 0).expect("its rotation");
-        // The record's third word.
-        let seen = Locality(rotation[2]);
-        assert!(seen.number() != 0 && size_of::<Rotation>() == 40);
-        let ago = ticks(hours * 3600, director.clock.hz());
-        rotation[2] = Locality::new(seen.number(), Tick(seen.tick().0.wrapping_sub(ago))).0;
-        rotations.set(service.into(), rotation, 0).expect("set");
+        age_locality(&director, hours);
         assert_eq!(open(&mut director, TCP4, 1002..1003), [expected], "after {hours} hours");
+    }
+}
+
+/// lblcr's set loses its most loaded member with the first new connection after 24 hours in which it did not change
+/// (`sysctl_lblcr_expiration`): the others take what comes, even if that one is idle by then.
+#[test]
+fn lblcr_shrinks_its_set_after_a_day() {
+    for (hours, expected) in [(23, 1), (25, 2)] {
+        let mut director = director(&only(TCP4, Lblcr, &[(1, 2), (2, 9)]));
+        // Backend 1 may have two active connections, then 2 joins it.
+        assert_eq!(open(&mut director, TCP4, 1000..1004), [1, 1, 1, 2]);
+        age_locality(&director, hours);
+        assert_eq!(open(&mut director, TCP4, 1004..1005), [2], "2 is the less loaded of the set");
+        close(&mut director, TCP4, 1000..1003);
+        assert_eq!(open(&mut director, TCP4, 1005..1006), [expected], "after {hours} hours");
+        // It shrinks once: the next time is a day later.
+        if hours > 24 {
+            assert_eq!(open(&mut director, TCP4, 1006..1009), [2; 3]);
+        }
     }
 }
 

@@ -49,6 +49,7 @@ const TABLE: &[Package] = &[
     vm("dpkg", "dpkg-deb", "unpacks Debian's kernel package"),
     vm("tar", "tar", "unpacks Debian's kernel package"),
     vm("ipvsadm", "ipvsadm", "configures the IPVS that `vm ipvs-diff` compares with"),
+    vm("util-linux", "chrt", "lets ksoftirqd run before pktgen in `bench --vm`"),
     vm("libc-bin", "ldd", "names the libraries that a program takes along into the VM"),
 ];
 

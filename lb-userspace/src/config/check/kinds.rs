@@ -57,8 +57,9 @@ pub(super) fn read(key: &'static Key, node: &Node, problems: &mut Problems) -> O
     } else if is(&check::EXEC) {
         exec(node, problems).map(CheckKind::Exec)
     } else {
-        Fields::of(node, &schema::tcp_check::SECTION, problems)?;
-        Some(CheckKind::Tcp)
+        let fields = Fields::of(node, &schema::tcp_check::SECTION, problems)?;
+        let half_open = fields.value(&schema::tcp_check::HALF_OPEN, problems, boolean).unwrap_or_default();
+        Some(if half_open { CheckKind::HalfOpen } else { CheckKind::Tcp })
     }
 }
 

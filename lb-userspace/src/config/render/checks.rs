@@ -45,6 +45,9 @@ impl Out {
         use schema::check::*;
         match kind {
             CheckKind::Tcp => self.raw(&format!("{}: {{}}", TCP.name)),
+            CheckKind::HalfOpen => {
+                self.whole_section(&TCP, |out| out.line(&schema::tcp_check::HALF_OPEN, true));
+            }
             CheckKind::Http(http) => {
                 let key = if http.tls.is_some() { &HTTPS } else { &HTTP };
                 self.whole_section(key, |out| out.http(http));

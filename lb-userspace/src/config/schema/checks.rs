@@ -192,17 +192,24 @@ pub mod tcp_check {
     pub static SECTION: Section = Section {
         path: "services[].checks[].tcp",
         doc: "A TCP connection can be opened; it is closed by a reset at once, so that neither side keeps it in \
-              TIME_WAIT. It proves that something listens, not that it answers. There is no half-open check (SYN, \
-              SYN with ACK, reset): it would need a raw socket that hears all of the director's TCP, and tells less.",
-        keys: &[],
+              TIME_WAIT. It proves that something listens, not that it answers.",
+        keys: &[&HALF_OPEN],
     };
+    pub static HALF_OPEN: Key = key(
+        "half_open",
+        "true, false",
+        Is("false"),
+        "A SYN with ACK is answered by the reset: the server's kernel never gives the connection to the server, which so \
+         has nothing to log or to count.",
+    );
 }
 
 pub mod http_check {
     use super::super::*;
     pub static SECTION: Section = Section {
         path: "services[].checks[].http",
-        doc: "A request by HTTP/1.1, or HTTP/2, over a connection of its own. Redirects are not followed. `{}` asks for `/`.",
+        doc: "A request by HTTP/1.1, or HTTP/2, over a connection of its own. Redirects are not followed. `{}` asks \
+              for `/`. Without `body` or `digest` the body is not read: who breaks off or hangs in it passes.",
         keys: &[&METHOD, &PATH, &HOST, &HEADERS, &STATUS, &EXPECT_HEADERS, &BODY, &DIGEST, &HTTP2],
     };
     pub static METHOD: Key = key("method", "HTTP method", Is("GET"), "What is asked.");
@@ -302,7 +309,7 @@ pub mod mysql_check {
         doc: "`{}`: the server greets, and refuses a user without a name, or lets it in. With `user` alone: it lets in this \
               user, who has no password, as with HAProxy's `mysql-check`. With any of the other keys: the user logs in \
               (native and caching_sha2 passwords). In each case the check leaves in order: who hangs up at the greeting, \
-              as a tcp check may, is counted, and after `max_connect_errors` (100) the server blocks the director. `source` and `interface` do not hold for a login.",
+              as a tcp check may, is counted, and after `max_connect_errors` (100) the server blocks the director.",
         keys: &[
             &USER,
             &PASSWORD,

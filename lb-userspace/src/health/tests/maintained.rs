@@ -47,11 +47,12 @@ fn what_fails_in_maintenance_is_no_failure_and_comes_back_slowly() {
     assert_eq!(given(&world, &calm, 0), Some(ByHealth::Out));
 }
 
-/// So many connections more of each, and as many SYNs again of the first.
+/// So many connections more of each, of which those of the first hang.
 fn counted(world: &mut World, service: &Service, connections: &mut u64) {
     *connections += 50;
     let figures = |n: usize| Figures {
         connections: *connections,
+        half_open: if n == 0 { *connections } else { 0 },
         retransmissions: if n == 0 { *connections } else { 0 },
         ..Figures::default()
     };
@@ -75,6 +76,8 @@ fn connections_may_lower_a_weight_or_take_out() {
         counted(&mut world, &service, &mut connections);
         assert_eq!(given(&world, &service, 0), None, "nothing is known to be recent");
         counted(&mut world, &service, &mut connections);
+        assert_eq!(given(&world, &service, 0), None, "what is recent may be on its way");
+        counted(&mut world, &service, &mut connections);
         assert_eq!(given(&world, &service, 0), expected, "{mode}");
         // Nobody else is left: better a bad one than none.
         world.set("10.0.0.2", false);
@@ -86,5 +89,34 @@ fn connections_may_lower_a_weight_or_take_out() {
         let key = service.backends[0].key;
         world.act(Input::Counted(service.name.clone(), false, vec![(key, Figures::default())]));
         assert_eq!(world.health.suspicion(&service.name, key), None, "{mode}");
+    }
+}
+
+/// A weight that is lowered is no loss, also for one that somebody aims at meanwhile.
+#[test]
+fn completions_are_not_lost_by_a_smaller_weight() {
+    let mut service = pair();
+    (service.health.passive, service.scheduler) = (PassiveMode::Out, "sh".parse().expect("a scheduler"));
+    let mut world = World::new(&model(std::slice::from_ref(&service)), Saved::default());
+    world.run(20 * SECOND);
+    let mut figures = [Figures::default(); 2];
+    let mut count = |world: &mut World, service: &Service, completed: [u64; 2], hang: u64| {
+        for (figures, completed) in figures.iter_mut().zip(completed) {
+            figures.connections += completed;
+        }
+        (figures[0].connections, figures[0].half_open) =
+            (figures[0].connections + hang, figures[0].half_open + hang);
+        let all = service.backends.iter().zip(figures).map(|(backend, it)| (backend.key, it)).collect();
+        world.run(SECOND);
+        world.act(Input::Counted(service.name.clone(), false, all));
+        given(world, service, 0)
+    };
+    for _ in 0..60 {
+        assert_eq!(count(&mut world, &service, [20, 20], 0), None);
+    }
+    service.backends[0].weight = 10;
+    world.health.watch(world.now, &model(std::slice::from_ref(&service)));
+    for _ in 0..60 {
+        assert_eq!(count(&mut world, &service, [2, 38], 40), None);
     }
 }

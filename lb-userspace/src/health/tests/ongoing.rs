@@ -45,14 +45,26 @@ fn set(world: &mut World, model: &Model, n: usize, passes: bool) {
     world.health.settle(model);
 }
 
-/// Counts so many connections more of each, of which those of one are in trouble.
-fn count(world: &mut World, service: &Service, model: &Model, connections: u64, bad: Option<usize>) {
-    let figures = |n: usize| Figures {
-        connections,
-        retransmissions: if bad == Some(n) { connections } else { 0 },
-        ..Figures::default()
-    };
-    let all = service.backends.iter().enumerate().map(|(n, backend)| (backend.key, figures(n))).collect();
+/// What the data plane has counted of the three.
+type Counts = [Figures; 3];
+
+/// What has hung until now runs out.
+fn run_out(mut counts: Counts) -> Counts {
+    for figures in &mut counts {
+        figures.incomplete += std::mem::take(&mut figures.half_open);
+    }
+    counts
+}
+
+/// A hundred connections more of each, of which those of one hang.
+fn trouble(mut counts: Counts, bad: usize) -> Counts {
+    counts.iter_mut().for_each(|figures| figures.connections += 100);
+    counts[bad].half_open += 100;
+    counts
+}
+
+fn look(world: &mut World, service: &Service, model: &Model, counts: &Counts) {
+    let all = service.backends.iter().zip(counts).map(|(backend, it)| (backend.key, *it)).collect();
     world.act(Input::Counted(service.name.clone(), false, all));
     world.health.settle(model);
 }
@@ -79,17 +91,21 @@ fn events(most: usize) -> impl Strategy<Value = Vec<Event>> {
     vec(event, 0..most)
 }
 
-fn follow(world: &mut World, service: &Service, model: &Model, event: Event) {
+/// What has been counted by then.
+fn follow(world: &mut World, service: &Service, model: &Model, event: Event, counts: Counts) -> Counts {
     match event {
         Event::Wait(ms) => wait(world, model, Duration::from_millis(ms)),
         Event::Set(n, passes) => set(world, model, n, passes),
         Event::Trouble(bad) => {
             // What was counted before is long past, so that it does not matter that the next agent does not know it.
             wait(world, model, 200 * SECOND);
-            count(world, service, model, 0, None);
-            count(world, service, model, 100, Some(bad));
+            let (calm, bad) = (run_out(counts), trouble(run_out(counts), bad));
+            // They hang if they do so at a second look.
+            [calm, bad, bad].iter().for_each(|counts| look(world, service, model, counts));
+            return bad;
         }
     }
+    counts
 }
 
 proptest! {
@@ -107,8 +123,9 @@ proptest! {
         for n in 0..3 {
             set(&mut world, &model, n, true);
         }
+        let mut counts = Counts::default();
         for event in before {
-            follow(&mut world, &service, &model, event);
+            counts = follow(&mut world, &service, &model, event, counts);
         }
         let mut saved = world.saved();
         let text = serde_json::to_string(&saved.ongoing).expect("JSON");
@@ -121,8 +138,8 @@ proptest! {
         wait(&mut next, &model, Duration::ZERO);
         prop_assert_eq!(decided(&world, &service), decided(&next, &service));
         for event in after {
-            follow(&mut world, &service, &model, event);
-            follow(&mut next, &service, &model, event);
+            follow(&mut world, &service, &model, event, counts);
+            counts = follow(&mut next, &service, &model, event, counts);
             prop_assert_eq!(decided(&world, &service), decided(&next, &service), "after {:?}", event);
         }
     }
@@ -143,8 +160,9 @@ proptest! {
         let mut service = three();
         let first = model(std::slice::from_ref(&service));
         let mut world = World::new(&first, Saved::default());
+        let mut counts = Counts::default();
         for event in before {
-            follow(&mut world, &service, &first, event);
+            counts = follow(&mut world, &service, &first, event, counts);
         }
         let (slow, damped, judged, backends) = options;
         service.health.slow_start.take_if(|_| !slow);
@@ -166,7 +184,7 @@ proptest! {
             set(&mut next, &second, n, true);
         }
         wait(&mut next, &second, 16 * 40 * SECOND);
-        count(&mut next, &service, &second, 0, None);
+        look(&mut next, &service, &second, &counts);
         wait(&mut next, &second, 20 * SECOND);
         prop_assert_eq!(next.health.pool(&service).given, BTreeMap::new());
     }

@@ -138,6 +138,8 @@ pub struct Check {
 pub enum CheckKind {
     /// A connection can be opened; it is closed by a reset at once.
     Tcp,
+    /// The same, and the server never hears of it: what it is asked for is reset in the handshake.
+    HalfOpen,
     /// A request is answered as it should be; with `tls` it is https.
     Http(HttpCheck),
     /// The server greets, or lets a user in, and is what it should be.
@@ -292,7 +294,7 @@ impl CheckKind {
     /// Its word in the configuration file.
     pub fn name(&self) -> &'static str {
         match self {
-            Self::Tcp => "tcp",
+            Self::Tcp | Self::HalfOpen => "tcp",
             Self::Http(HttpCheck { tls: None, .. }) => "http",
             Self::Http(_) => "https",
             Self::Mysql(_) => "mysql",
@@ -327,19 +329,15 @@ impl CheckKind {
         !matches!(self, Self::Udp(_) | Self::Dns(_) | Self::Ping | Self::File(_) | Self::Exec(_))
     }
 
-    /// Whether it can be told where to leave from. A program finds its own way; mysql_async takes no socket
-    /// of ours.
+    /// Whether it can be told where to leave from. A program finds its own way.
     pub fn can_bind(&self) -> bool {
-        match self {
-            Self::Mysql(mysql) => !mysql.logs_in(),
-            Self::Exec(_) | Self::File(_) => false,
-            _ => true,
-        }
+        !matches!(self, Self::Exec(_) | Self::File(_))
     }
 
     /// What it does, for people.
     fn label(&self) -> String {
         match self {
+            Self::HalfOpen => "tcp half-open".to_owned(),
             Self::Http(http) => format!("{} {} {}", self.name(), http.method, http.path),
             Self::Exec(exec) => format!("exec {}", exec.command.join(" ")),
             Self::Mysql(mysql) if mysql.logs_in() => "mysql login".to_owned(),

@@ -108,7 +108,7 @@ impl CheckKind {
     /// What it speaks over, if it speaks to a port of the service's.
     pub fn protocol(&self) -> Option<Protocol> {
         match self {
-            Self::Tcp | Self::Http(_) | Self::Mysql(_) => Some(Protocol::Tcp),
+            Self::Tcp | Self::HalfOpen | Self::Http(_) | Self::Mysql(_) => Some(Protocol::Tcp),
             Self::Redis(_) | Self::Postgres(_) | Self::Smtp(_) => Some(Protocol::Tcp),
             Self::Udp(_) | Self::Dns(_) => Some(Protocol::Udp),
             Self::Ping | Self::File(_) | Self::Exec(_) => None,

@@ -31,6 +31,9 @@ use serde::Serialize;
 struct Args {
     /// All, if none is given
     what: Vec<Table>,
+    /// Parts of `control` to measure, separated by commas; all, if it is not given
+    #[arg(long, value_name = "PART", value_delimiter = ',')]
+    only: Vec<control::Part>,
     /// Another build of the program (lb.o) to measure beside this one, in `packets`
     #[arg(long, value_name = "FILE")]
     beside: Option<PathBuf>,
@@ -66,7 +69,7 @@ enum Table {
 }
 
 fn main() -> Result<()> {
-    let Args { what, beside, json } = Args::parse();
+    let Args { what, only, beside, json } = Args::parse();
     let beside = beside.map(fs::read).transpose()?;
     let online = thread::available_parallelism()?.get();
     // One CPU: its cache, its counters.
@@ -82,7 +85,7 @@ fn main() -> Result<()> {
             Table::Sweeper => sweeper::sweeper()?,
             Table::Evictions => evictions::evictions()?,
             Table::ColdStart => cold_start::cold_start()?,
-            Table::Control => on_all_cpus(control::control)?,
+            Table::Control => on_all_cpus(|| control::control(&only))?,
             Table::Checks => checks::checks()?,
             Table::Trace => trace::trace()?,
         }

@@ -1,6 +1,6 @@
 //! Whether the machine kept its pace: shared ones change their clock state in the middle of a run.
 
-use std::{fmt, hint::black_box, time::Duration};
+use std::{fmt, fs, hint::black_box, time::Duration};
 
 use anyhow::Result;
 use lb_tests::clock;
@@ -35,6 +35,12 @@ impl fmt::Display for Pace {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(out, "{} of {} rounds began or ended in a slower clock state", self.slow(), self.rounds.len())
     }
+}
+
+/// How many processes ran or wanted to, over the last minute (proc_loadavg(5)).
+pub fn load() -> Result<String> {
+    let text = fs::read_to_string("/proc/loadavg")?;
+    Ok(text.split(' ').next().unwrap_or_default().to_owned())
 }
 
 fn timed() -> Duration {

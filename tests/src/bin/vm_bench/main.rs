@@ -2,6 +2,7 @@
 //! in a VM whose clocks count them: one CPU, qemu's `-icount shift=0`, an instruction is a nanosecond.
 //!
 //! * [`lab`] is the wires, [`pktgen`] the generator, [`bare`] the smallest programs;
+//! * [`softirq`] lets nothing be sent while the kernel has packets to receive;
 //! * [`subject`] is what stands in the director's place: lb, IPVS and what they are compared with;
 //! * [`measure`] sends and counts, and sees to it that nothing was lost; [`report`] has the table and the targets.
 
@@ -10,6 +11,7 @@ mod lab;
 mod measure;
 mod pktgen;
 mod report;
+mod softirq;
 mod subject;
 
 use std::fs;
@@ -26,6 +28,7 @@ fn main() -> Result<()> {
         jit.trim()
     );
     let kernel = fs::read_to_string("/proc/sys/kernel/osrelease")?.trim().to_owned();
+    softirq::before_all_else()?;
     let lab = Lab::build()?;
     let _sink = Bare::drop_on(&lab.sink, "eth0")?;
     let mut bench = Bench::new(&lab);

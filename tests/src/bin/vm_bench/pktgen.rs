@@ -66,8 +66,15 @@ impl<'a> Pktgen<'a> {
         // Ends when all is sent.
         self.tell("pgctrl", &["start"])?;
         let report = self.netns.enter(|| fs::read_to_string(path(self.device)))??;
-        let (nanoseconds, sent) = result(&report).with_context(|| format!("pktgen says:\n{report}"))?;
+        let Outcome { nanoseconds, sent, refused } =
+            outcome(&report).with_context(|| format!("pktgen says:\n{report}"))?;
         ensure!(sent == u64::from(packets), "pktgen sent {sent} of {packets} packets; it says:\n{report}");
+        // For each it sends one more: the count is right, but a client was left out, and another one sends twice.
+        ensure!(
+            refused == 0,
+            "{device} refused {refused} packets, for nobody took them off its ring of 256 in time; pktgen says:\n{report}",
+            device = self.device
+        );
         Ok(nanoseconds)
     }
 
@@ -86,11 +93,22 @@ fn path(file: &str) -> PathBuf {
     PathBuf::from("/proc/thread-self/net/pktgen").join(file)
 }
 
-/// Nanoseconds and packets, of `Result: OK: 363400(c363000+d400) usec, 30000 (60byte,0frags)`.
-fn result(report: &str) -> Option<(u64, u64)> {
+struct Outcome {
+    nanoseconds: u64,
+    sent: u64,
+    refused: u64,
+}
+
+/// Of `Result: OK: 363400(c363000+d400) usec, 30000 (60byte,0frags)`, and a line `82553pps 39Mb/sec (..) errors: 0`.
+fn outcome(report: &str) -> Option<Outcome> {
     let (_, ok) = report.split_once("Result: OK: ")?;
     let (microseconds, rest) = ok.split_once('(')?;
-    let (_, packets) = rest.split_once("usec, ")?;
-    let packets = packets.split_whitespace().next()?;
-    Some((microseconds.parse::<u64>().ok()? * 1000, packets.parse().ok()?))
+    let (_, rest) = rest.split_once("usec, ")?;
+    let (sent, rest) = rest.split_once(' ')?;
+    let (_, refused) = rest.split_once("errors: ")?;
+    Some(Outcome {
+        nanoseconds: microseconds.parse::<u64>().ok()? * 1000,
+        sent: sent.parse().ok()?,
+        refused: refused.trim().parse().ok()?,
+    })
 }
