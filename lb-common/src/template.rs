@@ -34,13 +34,14 @@ const OF_SERVICE: u64 = 1 << 62;
 pub struct Owner(u64);
 
 impl Owner {
-    /// The service, or the endpoint if the service keeps its endpoints apart.
+    /// The service, or its endpoint if it keeps them apart. An endpoint's number alone would not do: ranges of ports have that
+    /// of their address's port 0, and may be another service's.
     #[inline(always)]
     pub const fn new(service_flags: u32, service: u16, endpoint: u16) -> Self {
         if service_flags & flag::APART == 0 {
             Self(MARK | OF_SERVICE | service as u64)
         } else {
-            Self(MARK | endpoint as u64)
+            Self(MARK | (service as u64) << u16::BITS | endpoint as u64)
         }
     }
 
@@ -117,6 +118,8 @@ mod tests {
         assert_eq!(words(0, 5, 7), words(0, 5, 8), "one for all endpoints");
         assert_ne!(words(0, 5, 7), words(0, 6, 7));
         assert_ne!(words(flag::APART, 5, 7), words(flag::APART, 5, 8));
+        // Ranges of another service than their address's port 0.
+        assert_ne!(words(flag::APART, 5, 7), words(flag::APART, 6, 7));
         // An endpoint and a service may have the same number.
         assert_ne!(words(0, 7, 7), words(flag::APART, 7, 7));
         assert_eq!(Owner::endpoint(words(flag::APART, 5, 7)[2]), Some(7));

@@ -29,7 +29,7 @@ impl Director {
         for pin in self.tables("FLOWSW") {
             age_flows::<WIDE>(pin, ticks)?;
         }
-        let mut rotations: Array<_, Rotation> = open(self.layout().map("ROTATIONS"))?;
+        let mut rotations = self.rotations()?;
         for id in 0..rotations.len() {
             let before = rotations.get(&id, 0)?;
             let after = aged(before, ticks);
@@ -39,6 +39,15 @@ impl Director {
         }
         self.last_sweep.forget_places();
         Ok(())
+    }
+
+    /// What the program keeps of a service between packets.
+    pub fn rotation(&self, service: u16) -> Result<Rotation> {
+        Ok(self.rotations()?.get(&service.into(), 0)?)
+    }
+
+    fn rotations(&self) -> Result<Array<MapData, Rotation>> {
+        open(self.layout().map("ROTATIONS"))
     }
 
     /// The pins of a flow table; that of the one before, too, while its flows are moved.

@@ -258,6 +258,26 @@ fn a_removed_backend_is_not_forgotten_before_the_template_that_leads_there() {
     assert!(director.flows().is_empty() && !is_there(&director), "and then it is");
 }
 
+/// A range has the number of its address's port 0, though that is another service's.
+#[test]
+fn templates_of_a_range_are_not_those_of_the_port_0_behind_it() {
+    for (kind, scope) in [(TCP4, Scope::Endpoint), (UDP6, Scope::Endpoint), (TCP4, Scope::Service)] {
+        let (mut range, mut rest) = (kind.service(PORT - 6, &[1]), kind.service(0, &[2]));
+        range.endpoint.last_port = Some(PORT + 6);
+        range.name = range.endpoint.default_name();
+        for service in [&mut range, &mut rest] {
+            service.options.persistence = Some(Persistence { timeout: TIMEOUT, granularity: None, scope });
+        }
+        let mut director = director(&Desired { services: vec![range, rest], ..lab() });
+        let connect = |director: &mut Director, (client, port)| {
+            let packet = kind.open().from_port(client).to_port(port);
+            send(director, &packet).expect("forwarded")
+        };
+        let went = [(1, 9), (2, PORT), (3, 9), (4, PORT)].map(|to| connect(&mut director, to));
+        assert_eq!((went, templates(&director).len()), ([2, 1, 2, 1], 2), "{} {scope:?}", kind.name);
+    }
+}
+
 /// Where each endpoint has templates of its own, its number stands in their keys.
 #[test]
 fn a_deleted_endpoint_is_not_forgotten_before_its_templates() {

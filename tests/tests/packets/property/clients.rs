@@ -104,12 +104,12 @@ impl World {
                 true => Ok(known.backend),
                 false => Err(self.removed(known, does)),
             };
-            let table = self.director.flows();
+            let table = self.table();
             let before = self.entry(&table, flow, known, known.state);
             let Sent { outcome, span, .. } = self.send(&packet);
             prop_assert_eq!(outcome, expected, "{:?} of {:?} {:?}", flags, flow, known);
             let state = if outcome.is_ok() { next(kind, known.state, does) } else { known.state };
-            let after = self.entry(&self.director.flows(), flow, known, state);
+            let after = self.entry(&self.table(), flow, known, state);
             if outcome.is_ok() {
                 self.flows.insert(flow, Known { state, ..known });
                 self.lives_on(after, state, span, state == known.state)?;
@@ -131,10 +131,10 @@ impl World {
             serving.iter().find(|it| super::SERVICES[**it].1 != PORT),
         ];
         let service = match goes_on {
-            true => chain.into_iter().flatten().copied().find(|it| self.flooded.get(it) != Some(&false)),
+            true => chain.into_iter().flatten().copied().find(|it| self.flooded.get(it) == Some(&true)),
             false => serving.first().copied(),
         };
-        let table = self.director.flows();
+        let table = self.table();
         let templates = self.templates(&table);
         let service_of = service.filter(|_| opens || goes_on);
         let led = service_of.and_then(|service| self.led(&templates, service, flow));
@@ -162,9 +162,7 @@ impl World {
                 changes = vec![Change::Ended];
             }
             (Err(Verdict::DroppedNoFlow), _) if !opens && !serving.is_empty() => {
-                let placed =
-                    service.filter(|_| goes_on).is_some_and(|it| self.flooded.get(&it) == Some(&true));
-                prop_assert!(!placed, "it is placed by hash: {}", message);
+                prop_assert!(!goes_on || service.is_none(), "it is placed by hash: {}", message);
             }
             (Err(Verdict::PassedNoService), _) if serving.is_empty() => {}
             _ => prop_assert!(false, "{}", message),
@@ -173,7 +171,7 @@ impl World {
             .map_err(|error| TestCaseError::fail(format!("{message}: {error}")))?;
         // What was to be scheduled anew has ended though nobody takes it; what else is over may have.
         let nobody = abandoned && outcome == Err(Verdict::DroppedNoBackend);
-        let has_ended = |world: &Self| world.entries(&world.director.flows(), flow).is_empty();
+        let has_ended = |world: &Self| world.entries(&world.table(), flow).is_empty();
         if known.is_some() && outcome.is_err() && (nobody || has_ended(self)) {
             self.flows.remove(&flow);
         }
@@ -225,7 +223,7 @@ impl World {
         let guarded = sent.guarded;
         let Seen { flow, flags, abandoned, opens, led, .. } = *seen;
         let (kind, ..) = TARGETS[flow.0];
-        let table = self.director.flows();
+        let table = self.table();
         let entries = self.entries(&table, flow);
         let stored = entries.iter().find(|entry| {
             let is_new = !seen.entries.iter().any(|before| before.value == entry.value);
@@ -240,7 +238,7 @@ impl World {
         prop_assert!(waited || !self.denies(service), "a client that is denied");
         // Flows come too fast, and its old entry takes the connection.
         let again = stored.is_some_and(|entry| entry.value.flags() & value::flag::HASHED != 0);
-        let flooded = self.flooded.get(&service) != Some(&false);
+        let flooded = self.flooded.get(&service) == Some(&true);
         prop_assert!(
             waited || flooded || !again || self.guard(service) != Guard::Off,
             "by hash without a guard"

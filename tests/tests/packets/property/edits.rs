@@ -19,7 +19,7 @@ impl World {
                     false => (&mut self.deleted, &mut self.services),
                 };
                 to.extend(from.remove_entry(&service));
-                // Its id may be given to another one, or stay.
+                // Its id may be given to another one, or stay: see `configure`.
                 self.flooded.remove(&service);
             }
             Step::Toggle { service, backend } => self.change(service, |kind, port, service| {

@@ -74,7 +74,7 @@ impl World {
         changes: &[Change],
         span: Span,
     ) -> Result<(), TestCaseError> {
-        let after = self.templates(&self.director.flows());
+        let after = self.templates(&self.table());
         let mut may = changes.iter().map(|change| self.follows(before, &after, owner, *change, span));
         prop_assert!(
             may.any(|follows| follows),
