@@ -45,7 +45,7 @@ const PACKET_TESTS: KernelTests = KernelTests {
     modules: &[],
     commands: &[],
     nics: &[],
-    limit: Duration::from_secs(900),
+    limit: Duration::from_secs(1800),
 };
 /// What the development machine cannot show: VLAN devices, bonds, IPVS, SCTP sockets; NICs, and settings that are the
 /// whole machine's.
