@@ -126,11 +126,8 @@ impl Network {
     pub fn describe_switch(&self, into: &mut String) {
         for node in self.nodes() {
             for port in node.links.iter().map(|link| port(&node.role, link)) {
-                let text = |program, args: &[&str]| {
-                    self.switch.run(program, args).map(|ran| ran.stdout).unwrap_or_default()
-                };
-                let shown = text("ip", &["-s", "link", "show", &port]) + &text("ethtool", &["-S", &port]);
-                into.push_str(&format!("--- switch: {port}\n{shown}"));
+                show(&self.switch, "switch", "ip", &["-s", "link", "show", &port], into);
+                show(&self.switch, "switch", "ethtool", &["-S", &port], into);
             }
         }
     }
@@ -196,13 +193,10 @@ impl Node {
     /// For a failure report: addresses, neighbours, XDP programs, what the drivers count.
     pub fn describe(&self, into: &mut String) {
         for link in &self.links {
-            let counted = self.netns.run("ethtool", &["-S", &link.device]).map(|ran| ran.stdout);
-            into.push_str(&format!("--- {}: {}\n{}", self.role, link.device, counted.unwrap_or_default()));
+            show(&self.netns, &self.role, "ethtool", &["-S", &link.device], into);
         }
         for args in [&["-d", "-br", "addr"][..], &["neigh"], &["-s", "link"]] {
-            let text = self.netns.run("ip", args).map(|ran| ran.stdout + &ran.stderr);
-            let text = text.unwrap_or_else(|error| format!("{error:#}"));
-            into.push_str(&format!("--- {}: ip {}\n{text}", self.role, args.join(" ")));
+            show(&self.netns, &self.role, "ip", args, into);
         }
     }
 }
@@ -266,6 +260,13 @@ impl Segment {
             Self::Back => "br1",
         }
     }
+}
+
+/// For a failure report: what a program prints there.
+fn show(netns: &Netns, role: &str, program: &str, args: &[&str], into: &mut String) {
+    let text = netns.run(program, args).map(|ran| ran.stdout + &ran.stderr);
+    let text = text.unwrap_or_else(|error| format!("{error:#}"));
+    into.push_str(&format!("--- {role}: {program} {}\n{text}", args.join(" ")));
 }
 
 /// `address/32` or `address/128`.

@@ -78,7 +78,8 @@ pub struct Sweep {
 
 impl Sweep {
     /// From the beginning of a round that took so much CPU time to that of the next one: a second, or as long as makes the
-    /// rounds a twelfth of a CPU's. Not by the clock on the wall: a round that had to wait for a CPU would put off the next. What has expired meanwhile is free to new flows anyway.
+    /// rounds a twelfth of a CPU's. Not by the clock on the wall: a round that had to wait for a CPU would put off the next.
+    /// What has expired meanwhile is free to new flows anyway.
     pub fn period(took: Duration) -> Duration {
         (took * 12).max(Duration::from_secs(1))
     }

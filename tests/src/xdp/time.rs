@@ -46,6 +46,14 @@ impl Director {
         Ok(self.rotations()?.get(&service.into(), 0)?)
     }
 
+    /// Changes it.
+    pub fn change_rotation(&self, service: u16, change: impl FnOnce(&mut Rotation)) -> Result<()> {
+        let mut rotations = self.rotations()?;
+        let mut rotation = rotations.get(&service.into(), 0)?;
+        change(&mut rotation);
+        Ok(rotations.set(service.into(), rotation, 0)?)
+    }
+
     fn rotations(&self) -> Result<Array<MapData, Rotation>> {
         open(self.layout().map("ROTATIONS"))
     }

@@ -170,18 +170,18 @@ impl Numbered {
             let Tally { sent, flows, lost, twice, wrong } = self.tally(range.clone());
             println!("{what:<52}{sent:>8}{flows:>7}{lost:>6}{twice:>6}{wrong:>6}");
         }
-        for (number, flow) in self.lost() {
+        for (number, flow) in self.lost(all.clone()) {
             println!("packet {number}, of flow {flow}, is lost");
         }
         ended.into_iter().collect::<Result<Vec<_>>>()?;
         Ok(self.tally(all))
     }
 
-    /// Numbers and flows.
-    fn lost(&self) -> Vec<(usize, u64)> {
+    /// Numbers and flows of those of these numbers that did not arrive.
+    fn lost(&self, range: Range<usize>) -> Vec<(usize, u64)> {
         let arrived: HashSet<_> = lock(&self.shared.arrived).iter().map(|it| it.number as usize).collect();
         let sent = lock(&self.shared.sent);
-        sent.iter().copied().enumerate().filter(|(number, _)| !arrived.contains(number)).collect()
+        range.filter(|number| !arrived.contains(number)).map(|number| (number, sent[number])).collect()
     }
 
     fn sent(&self) -> usize {
@@ -190,6 +190,7 @@ impl Numbered {
 
     /// What became of the packets of these numbers.
     fn tally(&self, range: Range<usize>) -> Tally {
+        let lost = self.lost(range.clone()).len();
         let (sent, arrived) = (lock(&self.shared.sent), lock(&self.shared.arrived));
         let mut times = vec![0usize; sent.len()];
         let mut homes = HashMap::new();
@@ -210,7 +211,7 @@ impl Numbered {
         Tally {
             sent: range.len(),
             flows: flows.len(),
-            lost: times.iter().filter(|times| **times == 0).count(),
+            lost,
             twice: times.iter().map(|times| times.saturating_sub(1)).sum(),
             wrong,
         }

@@ -5,7 +5,7 @@ use std::{net::TcpStream, thread, time::Duration};
 use anyhow::{Context, Result, ensure};
 use lb::{
     api::types::{BackendState, CheckState, Health},
-    events::Kind,
+    events::{Event, Kind},
 };
 use lb_tests::{
     clock::now,
@@ -19,7 +19,7 @@ use nix::sys::socket::{setsockopt, sockopt::Linger};
 use crate::{
     doctor_backend::rule,
     flood::flood_of_one,
-    setup::{HELLO, HelloLab, SERVICE, backend_is, config, happened},
+    setup::{HELLO, HelloLab, SERVICE, backend_is, config, events, happened},
 };
 
 /// Of slave1 and slave2.
@@ -181,8 +181,9 @@ fn a_flood_that_is_aimed_at_one_backend_makes_it_suspect_only_when_it_loses_its_
             let backend = hello.agent.backend(SERVICE, &hello.key(n))?;
             ensure!(backend.state == BackendState::Up, "{backend:?}");
         }
-        let events = hello.agent.lb(&["events", "--last", "1000", "--output", "json"])?.ok()?;
-        ensure!(!events.contains("\"suspect\"") && !events.contains("\"flood-begin\""), "{events}");
+        let events = events(&hello.agent)?;
+        let told = |event: &Event| matches!(event.what.kind, Kind::Suspect | Kind::FloodBegin);
+        ensure!(!events.iter().any(told), "{events:#?}");
 
         let n = if one > other { 1 } else { 2 };
         let lost = &hello.net.clients[usize::from(led[0] != format!("slave{n}"))].netns;

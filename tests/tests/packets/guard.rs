@@ -7,7 +7,6 @@ use std::{
     time::Instant,
 };
 
-use aya::maps::{Array, Map, MapData};
 use lb::{
     model::{FlowSizes, Guard, Persistence, Scope, Service, sources::rule},
     plan::Desired,
@@ -366,15 +365,15 @@ fn an_unknown_ack_is_placed_by_hash_until_tcp_syn_is_over() {
         let begun = director.tick_in(0);
         flood(&mut director, kind, 1000..3000);
         assert!(event(&director, "event-guarded") > 0, "{name}");
-        let (until, latest) = (Hashing::of(&director).until(), director.tick_in(seconds));
+        let (until, latest) = (hashed_until(&director), director.tick_in(seconds));
         // It is moved on when that gains half a second.
         let earliest = begun.after(ticks(seconds, director.clock.hz()) - ticks(1, director.clock.hz()));
         assert!(until.until(earliest) >= 0 && until.until(latest) <= 0, "{name}: {until:?} until {latest:?}");
         // As if so much time had gone by that half a minute is left, and none.
-        Hashing::of(&director).end_at(director.tick_in(30));
+        hash_until(&director, director.tick_in(30));
         assert!(send(&mut director, &ack(2)).is_ok(), "{name}");
         assert!(stored(&director, 2), "{name}");
-        Hashing::of(&director).end_at(director.tick_in(0));
+        hash_until(&director, director.tick_in(0));
         assert_eq!(send(&mut director, &ack(3)), Err(DroppedNoFlow), "{name}");
         assert!(!stored(&director, 3), "{name}");
         assert!(send(&mut director, &ack(2)).is_ok(), "{name}: it has its entry");
@@ -385,30 +384,14 @@ fn stored(director: &Director, port: u16) -> bool {
     director.flows().iter().any(|flow| flow.client_port == port)
 }
 
-/// Until when packets of the only service are placed by hash: the second word of its `Rotation`.
-struct Hashing {
-    rotations: Array<MapData, [u64; 5]>,
-    service: u32,
+/// Until when packets of the only service are placed by hash.
+fn hashed_until(director: &Director) -> Tick {
+    Tick(director.rotation(only_service(director)).expect("its rotation").hashed_until as u32)
 }
 
-impl Hashing {
-    fn of(director: &Director) -> Self {
-        let snapshot = director.maps().snapshot().expect("a snapshot");
-        let service = u32::from(*snapshot.services.keys().next().expect("a service"));
-        let pin = MapData::from_pin(director.layout().map("ROTATIONS")).expect("a pin");
-        let map = Map::from_map_data(pin).expect("a map");
-        Self { rotations: Array::try_from(map).expect("an array"), service }
-    }
-
-    fn until(&self) -> Tick {
-        Tick(self.rotations.get(&self.service, 0).expect("its rotation")[1] as u32)
-    }
-
-    fn end_at(&mut self, tick: Tick) {
-        let mut rotation = self.rotations.get(&self.service, 0).expect("its rotation");
-        rotation[1] = Rotation::until(tick);
-        self.rotations.set(self.service, rotation, 0).expect("set");
-    }
+fn hash_until(director: &Director, tick: Tick) {
+    let change = |rotation: &mut Rotation| rotation.hashed_until = Rotation::until(tick);
+    director.change_rotation(only_service(director), change).expect("set");
 }
 
 fn client_bytes(kind: Kind) -> [u8; 16] {

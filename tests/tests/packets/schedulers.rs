@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use aya::maps::{Array, Map, MapData};
 use lb::{
     model::{
         Endpoint, FlowSizes, HashFlags, Protocol,
@@ -289,17 +288,13 @@ fn lblc_stays_until_there_is_relief() {
 
 /// As if what the only service remembers of its VIP were so many hours old.
 fn age_locality(director: &Director, hours: u32) {
-    let service = *director.maps().snapshot().expect("a snapshot").services.keys().next().expect("a service");
-    let pin = MapData::from_pin(director.layout().map("ROTATIONS")).expect("a pin");
-    let map = Map::from_map_data(pin).expect("a map");
-    let mut rotations = Array::<_, [u64; 5]>::try_from(map).expect("an array");
-    let mut rotation = rotations.get(&service.into(), 0).expect("its rotation");
-    // The record's third word.
-    let seen = Locality(rotation[2]);
-    assert!(seen.number() != 0 && size_of::<Rotation>() == 40);
     let ago = ticks(hours * 3600, director.clock.hz());
-    rotation[2] = Locality::new(seen.number(), Tick(seen.tick().0.wrapping_sub(ago))).0;
-    rotations.set(service.into(), rotation, 0).expect("set");
+    let age = |rotation: &mut Rotation| {
+        let seen = Locality(rotation.locality);
+        assert!(seen.number() != 0);
+        rotation.locality = Locality::new(seen.number(), Tick(seen.tick().0.wrapping_sub(ago))).0;
+    };
+    director.change_rotation(only_service(director), age).expect("set");
 }
 
 /// What lblc remembers of the VIP is forgotten after 24 hours without a new connection (`sysctl_lblc_expiration`): the

@@ -244,6 +244,11 @@ pub fn open(director: &mut Director, kind: Kind, ports: Range<u16>) -> Vec<u8> {
     ports.map(|port| send(director, &open.from_port(port)).expect("forwarded")).collect()
 }
 
+/// The id of a director's only service.
+pub fn only_service(director: &Director) -> u16 {
+    *director.maps().snapshot().expect("a snapshot").services.keys().next().expect("a service")
+}
+
 /// Active and inactive connections by destination: as the kernel has counted them, and all slots of its tables counted
 /// anew. None of them may be locked.
 pub fn recounted(director: &Director) -> [BTreeMap<u32, (u64, u64)>; 2] {

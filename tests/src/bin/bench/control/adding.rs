@@ -1,6 +1,6 @@
 //! Ten thousand backends by the API, each a request of its own.
 
-use std::{cell::RefCell, fs, net::IpAddr, time::Duration};
+use std::{cell::RefCell, net::IpAddr, time::Duration};
 
 use anyhow::{Result, ensure};
 use lb::{
@@ -24,9 +24,7 @@ pub fn adding(world: &World) -> Result<()> {
         world.write(&world.small(GROWING, 1))?;
         world.agent.start()?;
         add(world, clients, limit)?;
-        world.agent.detach()?;
-        // What was changed by command is not to come again.
-        fs::remove_dir_all(world.agent.state())?;
+        world.detach()?;
     }
     Ok(())
 }

@@ -42,9 +42,7 @@ pub fn changes(world: &World) -> Result<()> {
         world.agent.hang_up()?;
         Ok(since.elapsed())
     })?;
-    world.agent.detach()?;
-    // What was changed by command is not to come again.
-    Ok(fs::remove_dir_all(world.agent.state())?)
+    world.detach()
 }
 
 fn measure(

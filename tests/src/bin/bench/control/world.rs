@@ -1,6 +1,7 @@
 //! The lab, and the configurations that the agent gets.
 
 use std::{
+    fs,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     sync::Arc,
 };
@@ -88,6 +89,12 @@ impl World {
     pub fn write(&self, config: &Config) -> Result<()> {
         let yaml = config.to_yaml(&self.agent.socket());
         self.agent.write_config(&yaml.replacen("services:\n", LIMITS, 1))
+    }
+
+    /// Takes the agent down, with what was changed by command: it is not to come again.
+    pub fn detach(&self) -> Result<()> {
+        self.agent.detach()?;
+        Ok(fs::remove_dir_all(self.agent.state())?)
     }
 
     pub fn status(&self) -> Result<Status> {
