@@ -184,7 +184,7 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 32, max_shrink_iters: 200, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(random(32, 200))]
     /// Whatever clients do, what is told is what happened, one for one.
     #[test]
     fn health_is_exact(steps in prop::collection::vec(step(), 20..200)) {

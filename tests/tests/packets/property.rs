@@ -306,7 +306,7 @@ fn scheduler() -> impl Strategy<Value = Scheduler> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 16, max_shrink_iters: 100, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(random(16, 100))]
     #[test]
     fn an_established_flow_never_changes_its_backend(steps in prop::collection::vec(steps(), 50..250)) {
         let mut world = World::new();

@@ -3,6 +3,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    env,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     ops::Range,
     path::PathBuf,
@@ -28,6 +29,7 @@ use lb_tests::{
     packet::{Mac, Packet},
     xdp::{Director, Ran, SMALL},
 };
+use proptest::{prelude::ProptestConfig, test_runner::FileFailurePersistence};
 
 /// The interface that frames come in by, and a second one.
 pub const ETH0: &str = "eth0";
@@ -276,4 +278,13 @@ fn values<const N: usize>(pin: PathBuf) -> Vec<Value> {
     let buckets = Array::<_, [u64; N]>::try_from(map).expect("an array");
     let values = buckets.iter().map(|bucket| bucket.expect("read"));
     values.flat_map(|b| [b[1], b[3], b[5], b[7]]).map(Value).filter(|value| !value.is_free()).collect()
+}
+
+/// Of a property test with so many cases, or as many as `PROPTEST_CASES` says. The seed of a case that fails stays in a
+/// file beside the test, and is tried first from then on: commit it with what mends it.
+pub fn random(cases: u32, max_shrink_iters: u32) -> ProptestConfig {
+    let default = ProptestConfig::default();
+    let cases = if env::var_os("PROPTEST_CASES").is_some() { default.cases } else { cases };
+    let seeds = FileFailurePersistence::WithSource("regressions");
+    ProptestConfig { cases, max_shrink_iters, failure_persistence: Some(Box::new(seeds)), ..default }
 }
