@@ -70,11 +70,15 @@ impl fmt::Display for Report {
             writeln!(f, "not looked at: {sentence}")?;
         }
         let Examined { interfaces, vips, backends, probed } = examined;
+        let many = |count: usize, what: &str| format!("{count} {what}{}", if count == 1 { "" } else { "s" });
         let verdict = if findings.is_empty() { "nothing wrong was found".to_owned() } else { self.summary() };
         write!(
             f,
-            "{verdict}; looked at {interfaces} interfaces, {vips} VIPs, {backends} backends, and tried {probed} ways \
-             through a VIP to a backend"
+            "{verdict}; looked at {}, {}, {}, and tried {} through a VIP to a backend",
+            many(*interfaces, "interface"),
+            many(*vips, "VIP"),
+            many(*backends, "backend"),
+            many(*probed, "way")
         )
     }
 }

@@ -102,9 +102,10 @@ fn verdict(facts: &Facts) -> Verdict {
         _ if second.vip.is_from(vip) && way.has_listener() => Verdict::Bad(filtered(facts, second.vip)),
         _ if second.vip.is_from(vip) => datagrams(facts),
         _ => match [first.own, second.own].into_iter().find(|reply| reply.is_answer()) {
-            Some(own) => {
-                Verdict::Bad(missing(facts, &format!("none, while its own address gives: {}", own.words())))
-            }
+            Some(own) => Verdict::Bad(missing(
+                facts,
+                &format!("no answer, while its own address gives: {}", own.words()),
+            )),
             None => Verdict::Bad(silent(facts)),
         },
     }
