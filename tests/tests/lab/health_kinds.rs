@@ -57,7 +57,7 @@ fn redis_is_asked_for_its_life_and_its_role() {
         down(&hello, 1, "the primary, no replica")?;
         up(&hello, 2)?;
         replica.signal(Signal::SIGSTOP)?;
-        down(&hello, 2, "redis to port 6379: no answer after")?;
+        down(&hello, 2, "redis to port 6379: AUTH: no answer after")?;
         replica.signal(Signal::SIGCONT)?;
         up(&hello, 2)?;
         // It has old data from now on.
@@ -116,7 +116,7 @@ fn postgres_lets_its_users_in_and_says_its_role() {
 }
 
 /// aiosmtpd on port 25, with the certificate of the node's nginx.
-fn mail(lab: &Lab, node: &Node, web: &Nginx) -> Result<Proc> {
+pub fn mail(lab: &Lab, node: &Node, web: &Nginx) -> Result<Proc> {
     let mut command = node.netns.command("aiosmtpd")?;
     command.args(["-n", "-l", "0.0.0.0:25", "-c", "aiosmtpd.handlers.Sink", "--no-requiretls", "--tlscert"]);
     command.arg(&web.ca).arg("--tlskey").arg(web.ca.with_file_name("key.pem"));
