@@ -58,7 +58,7 @@ fn redis_is_asked_for_its_life_and_its_role() {
         down(&hello, 1, "the primary, no replica")?;
         up(&hello, 2)?;
         replica.signal(Signal::SIGSTOP)?;
-        down(&hello, 2, "redis to port 6379: no answer after")?;
+        down(&hello, 2, "redis to port 6379: AUTH: no answer after")?;
         replica.signal(Signal::SIGCONT)?;
         up(&hello, 2)?;
         // It has old data from now on.
