@@ -371,7 +371,7 @@ pub(super) mod service {
         "Protects the flow table from floods. New connections that come faster, beyond a burst of four seconds' \
          worth, are placed by a consistent hash of the client and get an entry with the ACK that completes their \
          handshake; datagrams, as the rate allows. `auto` is the rate at which half-open connections would take half \
-         of the table: its rated capacity (`flows`) by 120, 8738 for 1M.",
+         of the table: its rated capacity (`flows`) by twice the service's `tcp_syn` in seconds, 8738 for 1M and 60s.",
     );
     pub static SOURCES: Key = key(
         "sources",

@@ -70,20 +70,20 @@ pub fn service_record(
             .persistence
             .map_or([0; 2], |it| mask_words(service.endpoint.address, it.prefix(service.endpoint.address))),
         rearm: tick::ticks(REARM, hz),
-        guard: guard::rate(guarded(service, flows), tick::ticks(1, hz)),
+        guard: guard::rate(guarded(service, flows, timeouts.tcp_syn), tick::ticks(1, hz)),
         name: name_bytes(service.name.as_str()),
     }
 }
 
 /// New connections a second above which the service's guard is up; 0: it has none.
-fn guarded(service: &Service, flows: FlowSizes) -> u32 {
+fn guarded(service: &Service, flows: FlowSizes, tcp_syn: u32) -> u32 {
     match service.options.guard {
         Guard::Off => 0,
         Guard::Rate(rate) => rate,
         Guard::Auto => {
             let mut endpoints = service.endpoints();
             let is_wide = endpoints.any(|endpoint| endpoint.address.is_ipv6() || endpoint.is_wide());
-            Guard::auto(if is_wide { flows.wide } else { flows.ipv4 })
+            Guard::auto(if is_wide { flows.wide } else { flows.ipv4 }, tcp_syn)
         }
     }
 }

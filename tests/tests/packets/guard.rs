@@ -337,7 +337,7 @@ fn an_ack_flood_after_a_syn_flood_moves_nobody() {
         }
         assert_eq!(others, 0, "{}: {half_open} half-open", kind.name);
         // SYNs have a rate, and so have ACKs: a minute of each, and a burst.
-        let most = 2 * Guard::auto(sizes.ipv4) as usize * (60 + 8);
+        let most = 2 * Guard::auto(sizes.ipv4, 60) as usize * (60 + 8);
         assert!(half_open > 0 && half_open <= most, "{}: {half_open} half-open, {most} at most", kind.name);
         let established = flows.iter().filter(|flow| !of_flood(flow) && is_clients(flow.client_port));
         let established = established.filter(|flow| flow.value.state() == State::ESTABLISHED).count();

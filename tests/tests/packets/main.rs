@@ -24,6 +24,7 @@ mod guard;
 mod header;
 mod health;
 mod icmp;
+mod limits;
 mod mtu;
 mod options;
 mod persistence;

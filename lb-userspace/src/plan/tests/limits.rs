@@ -5,13 +5,13 @@ use super::{
     kernel::Kernel,
 };
 use crate::{
-    model::{Backend, Limits, Scheduler, Service},
+    model::{Backend, FlowSizes, Guard, Limits, PartialTimeouts, Scheduler, Service, Timeouts},
     plan::{
         CompileError, Desired, MapSizes, Op, PlanError, arena_words, compile, plan, reclaim,
         region::generation_words, tables::Candidate,
     },
 };
-use lb_common::generation::Member;
+use lb_common::{generation::Member, guard};
 
 const SMALL: MapSizes = MapSizes { services: 3, dests: 4, arena: 1000, endpoints: 5 };
 
@@ -112,4 +112,33 @@ fn members() {
 fn maps_of_no_entries() {
     let kernel = Kernel::new(MapSizes::default());
     assert_eq!(plan(&desired(&many(1)), &kernel.snapshot()), Err(PlanError::Services(0)));
+}
+
+/// `guard: auto` lets half-open connections take half of their table, however long they live.
+#[test]
+fn guards() {
+    let rates = |global: Option<u32>, own: Option<u32>| {
+        let mut v4 = service("v4", 80, &["10.0.0.1"]);
+        v4.options.timeouts = PartialTimeouts { tcp_syn: own, ..Default::default() };
+        let v6 = service("v6", 80, &["2001:db8::2"]);
+        let default = Timeouts::default();
+        let want = Desired {
+            flows: FlowSizes { ipv4: 1 << 20, wide: 1 << 18 },
+            timeouts: Timeouts { tcp_syn: global.unwrap_or(default.tcp_syn), ..default },
+            ..desired(&[v4, v6])
+        };
+        let ops = on_empty(&want).expect("a plan");
+        let guards = ops.iter().filter_map(|op| match op {
+            Op::SetService { service, .. } => Some(service.guard),
+            _ => None,
+        });
+        guards.collect::<Vec<_>>()
+    };
+    let ticks = lb_common::tick::ticks(1, 250);
+    let expected = |per_second: [u32; 2]| per_second.map(|rate| guard::rate(rate, ticks)).to_vec();
+    assert_eq!(rates(None, None), expected([8738, 2184]));
+    assert_eq!(rates(Some(600), None), expected([873, 218]));
+    assert_eq!(rates(Some(600), Some(10)), expected([52428, 218]), "its own comes first");
+    assert_eq!(Guard::auto(1 << 10, u32::MAX), 1);
+    assert_eq!(Guard::auto(u32::MAX, 0), guard::MAX_RATE);
 }
