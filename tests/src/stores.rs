@@ -6,6 +6,7 @@ use anyhow::{Context, Result};
 use nix::unistd::User;
 
 use crate::{
+    certificate::Certificate,
     proc::{self, Proc},
     scope::Scope,
     topo::Node,
@@ -64,6 +65,16 @@ impl Postgres {
             proc::run(psql)?.ok()
         })?;
         Ok(Self { proc, dir })
+    }
+
+    /// A certificate that the server may read, in its directory.
+    pub fn certificate(&self, name: &str) -> Result<Certificate> {
+        let certificate = Certificate::make(&self.dir, name)?;
+        let user = User::from_name("postgres")?.context("Debian's package makes the user postgres")?;
+        for file in [&certificate.certificate, &certificate.key] {
+            chown(file, Some(user.uid.as_raw()), Some(user.gid.as_raw()))?;
+        }
+        Ok(certificate)
     }
 }
 
