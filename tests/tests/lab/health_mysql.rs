@@ -23,7 +23,7 @@ fn the_handshake_alone_finds_a_server_that_hangs() {
         // A TCP check would pass: the kernel goes on accepting.
         mysql.servers[0].signal(Signal::SIGSTOP)?;
         mysql.is(1, BackendState::Down)?;
-        mysql.says(1, "mysql: no answer after")?;
+        mysql.says(1, "mysql: greeting: no answer after")?;
         ensure!(mariadb::hostname(&lab.net.client().netns, VIP4)? == "slave2");
         ensure!(mariadb::hostname(&lab.net.client().netns, VIP4)? == "slave2");
         mysql.servers[0].signal(Signal::SIGCONT)?;
