@@ -79,6 +79,16 @@ impl Postgres {
         })?;
         Ok(Self { proc, dir })
     }
+
+    /// A certificate that the server may read, in its directory.
+    pub fn certificate(&self, name: &str) -> Result<Certificate> {
+        let certificate = Certificate::make(&self.dir, name)?;
+        let user = User::from_name("postgres")?.context("Debian's package makes the user postgres")?;
+        for file in [&certificate.certificate, &certificate.key] {
+            chown(file, Some(user.uid.as_raw()), Some(user.gid.as_raw()))?;
+        }
+        Ok(certificate)
+    }
 }
 
 fn as_postgres(mut setpriv: Command) -> Command {
