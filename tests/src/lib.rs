@@ -6,6 +6,7 @@
 //! * [`mariadb`], [`hello`], [`udp`], [`dns`], [`errqueue`] are what runs on the backends, and how a client asks them;
 //! * [`galera`] makes a cluster of MariaDB servers, [`mysql`] is MySQL itself;
 //! * [`certificate`], [`nginx`], [`mail`], [`receiver`] are real servers of other kinds, that are checked or told of events;
+//! * [`proxy`] breaks off what a server says after so many bytes;
 //! * [`lab::Lab::test`] runs a test and prints packets, maps and logs if it fails;
 //! * [`xdp`] runs the program on frames made by [`packet`], without any interface;
 //! * [`netns`], [`proc`], [`raw`], [`xdp_pass`], [`wait`], [`clock`] are the tools all of these are made of.
@@ -32,6 +33,7 @@ pub mod notes;
 pub mod packet;
 mod pins;
 pub mod proc;
+pub mod proxy;
 pub mod raw;
 pub mod receiver;
 pub mod scope;

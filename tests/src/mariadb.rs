@@ -79,6 +79,17 @@ pub fn start_knowing(scope: &Scope, node: &Node, options: &[&str], hosts: &str) 
     run(scope, node, command, &[&["--skip-name-resolve=OFF"], options].concat())
 }
 
+/// As [`start_with`], a replica to be, whose relay log has a file system of its own, of 1 MB.
+pub fn start_with_small_relay_log(scope: &Scope, node: &Node, options: &[&str]) -> Result<Proc> {
+    let relay = prepare(scope, node)?.join("relay");
+    fs::create_dir(&relay)?;
+    let mut command = node.netns.command("unshare")?;
+    let script = "mount -t tmpfs -o size=1m none \"$0\" && exec \"$@\"";
+    command.args(["--mount", "sh", "-c", script]).arg(&relay).arg("mariadbd");
+    let log = format!("--relay-log={}", relay.join("relay").display());
+    run(scope, node, command, &[&[log.as_str()], options].concat())
+}
+
 /// Starts one that was started before and has ended, on the same data.
 pub fn again(scope: &Scope, node: &Node, options: &[&str]) -> Result<Proc> {
     run(scope, node, node.netns.command("mariadbd")?, options)

@@ -6,6 +6,7 @@ use anyhow::{Context, Result};
 use nix::unistd::User;
 
 use crate::{
+    certificate::Certificate,
     proc::{self, Proc},
     scope::Scope,
     topo::Node,
@@ -24,6 +25,11 @@ impl Postgres {
     /// With the role `check` of password `secret` (SCRAM) and the role `old` of the same (MD5), and a database of
     /// each. `standby`: it recovers for ever, as a replica does.
     pub fn start(scope: &Scope, node: &Node, standby: bool) -> Result<Self> {
+        Self::start_with(scope, node, standby, None)
+    }
+
+    /// The same with TLS, too.
+    pub fn start_with(scope: &Scope, node: &Node, standby: bool, tls: Option<&Certificate>) -> Result<Self> {
         let user = User::from_name("postgres")?.context("Debian's package makes the user postgres")?;
         let dir = scope.dir().join(format!("postgres-{}", node.role));
         fs::create_dir(&dir)?;
@@ -54,6 +60,14 @@ impl Postgres {
             "-c",
             "listen_addresses=*",
         ]);
+        // Some tests have two hundred checks under way.
+        command.args(["-c", "max_connections=300"]);
+        if let Some(Certificate { certificate, key }) = tls {
+            // It reads none that others could.
+            chown(key, Some(user.uid.as_raw()), Some(user.gid.as_raw()))?;
+            command.args(["-c", "ssl=on", "-c"]).arg(format!("ssl_cert_file={}", certificate.display()));
+            command.arg("-c").arg(format!("ssl_key_file={}", key.display()));
+        }
         command.arg("-c").arg(format!("unix_socket_directories={}", dir.display()));
         let mut proc = Proc::spawn("postgres", on(command, &data), &dir.join("log"), scope.lifetime())?;
         until_ok(PATIENCE, &format!("postgres on {} to listen", node.role), || {
@@ -64,6 +78,16 @@ impl Postgres {
             proc::run(psql)?.ok()
         })?;
         Ok(Self { proc, dir })
+    }
+
+    /// A certificate that the server may read, in its directory.
+    pub fn certificate(&self, name: &str) -> Result<Certificate> {
+        let certificate = Certificate::make(&self.dir, name)?;
+        let user = User::from_name("postgres")?.context("Debian's package makes the user postgres")?;
+        for file in [&certificate.certificate, &certificate.key] {
+            chown(file, Some(user.uid.as_raw()), Some(user.gid.as_raw()))?;
+        }
+        Ok(certificate)
     }
 }
 

@@ -17,7 +17,8 @@ use sha2::Sha256;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::{
-    failure, tcp,
+    step::Step,
+    tcp,
     tls::{Speaks, Tls},
 };
 use crate::{
@@ -25,39 +26,44 @@ use crate::{
     model::check::{Digest, HttpCheck},
 };
 
+const CLOSED: &str = "closed without an answer";
+/// Name of a step.
+const BODY: &str = "the body cannot be read";
 /// So much of a body is looked at.
 const LONGEST_BODY: usize = 1 << 20;
 
-pub async fn check(probe: &Probe, http: &HttpCheck, tls: &Tls) -> Result<Pass, Failure> {
+pub async fn check(probe: &Probe, http: &HttpCheck, tls: &Tls, step: &Step) -> Result<Pass, Failure> {
     let stream = tcp::connect(probe).await?;
     let speaks = if http.http2 { Speaks::Protocol(b"h2") } else { Speaks::Anything };
     match &http.tls {
-        None => ask(stream, probe, http).await,
+        None => ask(stream, probe, http, step).await,
         Some(how) => {
-            let stream = tls.connect(stream, probe, http.host.as_deref(), how, speaks).await?;
-            ask(stream, probe, http).await
+            let stream = tls.connect(stream, probe, http.host.as_deref(), how, speaks, step).await?;
+            ask(stream, probe, http, step).await
         }
     }
 }
 
-async fn ask<S>(stream: S, probe: &Probe, http: &HttpCheck) -> Result<Pass, Failure>
+async fn ask<S>(stream: S, probe: &Probe, http: &HttpCheck, step: &Step) -> Result<Pass, Failure>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let (request, stream) = (request(probe, http)?, TokioIo::new(stream));
+    // The check's label says it.
+    step.is("");
     // The connection moves what the exchange waits for; it may end first, with the answer delivered.
     if http.http2 {
         let shaken = http2::handshake(TokioExecutor::new(), stream).await;
-        let (mut sender, connection) = shaken.map_err(|error| told(&error))?;
-        let exchange = pin!(async { judge(sender.send_request(request).await, http).await });
+        let (mut sender, connection) = shaken.map_err(|error| told(&error, step))?;
+        let exchange = pin!(async { judge(sender.send_request(request).await, http, step).await });
         match select(exchange, pin!(connection)).await {
             Either::Left((answered, _)) => answered,
             Either::Right((_, exchange)) => exchange.await,
         }
     } else {
         let shaken = http1::handshake(stream).await;
-        let (mut sender, connection) = shaken.map_err(|error| told(&error))?;
-        let exchange = pin!(async { judge(sender.send_request(request).await, http).await });
+        let (mut sender, connection) = shaken.map_err(|error| told(&error, step))?;
+        let exchange = pin!(async { judge(sender.send_request(request).await, http, step).await });
         match select(exchange, pin!(connection)).await {
             Either::Left((answered, _)) => answered,
             Either::Right((_, exchange)) => exchange.await,
@@ -91,8 +97,12 @@ fn request(probe: &Probe, http: &HttpCheck) -> Result<Request<Empty<Bytes>>, Fai
     Ok(request)
 }
 
-async fn judge(answer: Result<Response<Incoming>, hyper::Error>, http: &HttpCheck) -> Result<Pass, Failure> {
-    let answer = answer.map_err(|error| told(&error))?;
+async fn judge(
+    answer: Result<Response<Incoming>, hyper::Error>,
+    http: &HttpCheck,
+    step: &Step,
+) -> Result<Pass, Failure> {
+    let answer = answer.map_err(|error| told(&error, step))?;
     let status = answer.status().as_u16();
     if !http.status.iter().any(|range| range.contains(status)) {
         return Err(Failure { why: format!("status {status}") });
@@ -101,7 +111,8 @@ async fn judge(answer: Result<Response<Incoming>, hyper::Error>, http: &HttpChec
         header_matches(&answer, expected)?;
     }
     if http.body.is_some() || http.digest.is_some() {
-        body_matches(answer, http).await?;
+        step.is(BODY);
+        body_matches(answer, http, step).await?;
     }
     Ok(Pass::new(format!("status {status}")))
 }
@@ -123,9 +134,9 @@ fn header_matches(answer: &Response<Incoming>, expected: &str) -> Result<(), Fai
     })
 }
 
-async fn body_matches(answer: Response<Incoming>, http: &HttpCheck) -> Result<(), Failure> {
+async fn body_matches(answer: Response<Incoming>, http: &HttpCheck, step: &Step) -> Result<(), Failure> {
     let body = Limited::new(answer.into_body(), LONGEST_BODY).collect().await;
-    let body = body.map_err(|error| Failure { why: format!("the body cannot be read: {error}") })?.to_bytes();
+    let body = body.map_err(|error| Failure { why: step.told(&error.to_string()) })?.to_bytes();
     if let Some(wanted) = &http.body {
         let wanted = Regex::new(wanted).map_err(|error| Failure { why: format!("`body`: {error}") })?;
         if !wanted.is_match(&body) {
@@ -149,12 +160,13 @@ fn hex(bytes: &[u8]) -> String {
 }
 
 /// In words for people.
-fn told(error: &hyper::Error) -> Failure {
+fn told(error: &hyper::Error, step: &Step) -> Failure {
     let system = std::error::Error::source(error).and_then(|source| source.downcast_ref::<std::io::Error>());
     match system {
-        Some(system) => failure(system),
+        Some(system) if system.kind() != std::io::ErrorKind::UnexpectedEof => step.broken(system),
+        Some(_) => Failure { why: CLOSED.to_owned() },
         None if error.is_incomplete_message() || error.is_canceled() || error.is_closed() => {
-            Failure { why: "closed without an answer".to_owned() }
+            Failure { why: CLOSED.to_owned() }
         }
         None if error.is_parse() => Failure { why: "the answer is not HTTP".to_owned() },
         None => Failure { why: error.to_string() },

@@ -4,6 +4,7 @@ use std::{pin::pin, time::Duration};
 
 use tokio::time::{Instant, timeout, timeout_at};
 
+use super::step::Step;
 use crate::health::Probe;
 
 /// A timer that rings so much later than it should was not heard: this process had no CPU, or other work. Timers have
@@ -25,20 +26,24 @@ pub async fn within<T>(limit: Duration, work: impl Future<Output = T>) -> Option
     timeout_at(Instant::now() + late.min(limit), &mut work).await.ok()
 }
 
-/// The orderly end of a conversation, whose result is known already: who is slow with it is not waited for.
-pub async fn farewell<T>(probe: &Probe, end: impl Future<Output = T>) {
-    let _ = timeout(probe.timeout / 8, end).await;
+/// The orderly end of a conversation, whose result is known already: who is slow with it is not waited for, least of all
+/// until the attempt itself is over.
+pub async fn farewell<T>(probe: &Probe, step: &Step, end: impl Future<Output = T>) {
+    let _ = timeout((probe.timeout / 8).min(step.left() / 2), end).await;
 }
 
 #[cfg(test)]
 mod tests {
+    use std::future::pending;
+
     use tokio::{
         sync::oneshot::{Sender, channel},
         task::{JoinHandle, yield_now},
-        time::advance,
+        time::{advance, sleep},
     };
 
     use super::*;
+    use crate::{checks::tests::probe, model::check::CheckKind};
 
     const SECOND: Duration = Duration::from_secs(1);
 
@@ -56,6 +61,19 @@ mod tests {
         let began = Instant::now();
         assert_eq!(waits.await.expect("no panic"), None);
         assert_eq!(Instant::now() - began, SECOND);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_farewell_is_not_waited_for_until_the_result_is_lost() {
+        let probe = Probe { timeout: SECOND, ..probe(CheckKind::Tcp, 80) };
+        for known_after in [0, 500, 900, 990] {
+            let step = Step::begin(&probe);
+            let work = async {
+                sleep(Duration::from_millis(known_after)).await;
+                farewell(&probe, &step, pending::<()>()).await;
+            };
+            assert_eq!(within(SECOND, work).await, Some(()), "known after {known_after} ms");
+        }
     }
 
     #[tokio::test(start_paused = true)]

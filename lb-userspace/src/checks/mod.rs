@@ -18,6 +18,7 @@ mod redis;
 mod saved;
 mod smtp;
 mod socket;
+mod step;
 mod tally;
 mod tcp;
 #[cfg(test)]
@@ -34,6 +35,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use limit::within;
 use queue::{Maker, Queue};
 pub use saved::SavedFile;
+use step::Step;
 pub use tally::{Counts, LATE_UP_TO, Sort, Tally};
 pub use through::{Reached, Through, Ways};
 use tls::Tls;
@@ -141,31 +143,37 @@ async fn run(mut attempts: UnboundedReceiver<Vec<Wanted>>, maker: Maker) {
     }
 }
 
+/// One attempt by itself, now. Whoever makes many hands them to [`Checks`].
+pub async fn once(probe: &Probe) -> Outcome {
+    attempt(probe, &Tls::default()).await
+}
+
 async fn attempt(probe: &Probe, tls: &Tls) -> Outcome {
     let began = monotonic();
+    let step = Step::begin(probe);
     // A library may panic of what a server says: else its check would have no result, and so never a second one.
-    let made = AssertUnwindSafe(by_kind(probe, tls)).catch_unwind();
+    let made = AssertUnwindSafe(by_kind(probe, tls, &step)).catch_unwind();
     let result = within(probe.timeout, made).await;
     let took = monotonic().saturating_sub(began);
     let result = match result {
         Some(Ok(result)) => result,
         Some(Err(_)) => Err(Failure { why: "what the server said cannot be understood".to_owned() }),
-        None => Err(Failure { why: socket::silence(probe) }),
+        None => Err(Failure { why: step.told(&socket::silence(probe)) }),
     };
     Outcome { took, result }
 }
 
-async fn by_kind(probe: &Probe, tls: &Tls) -> Result<Pass, Failure> {
+async fn by_kind(probe: &Probe, tls: &Tls, step: &Step) -> Result<Pass, Failure> {
     // In boxes, so that a tcp check is not as large as a login.
     match &probe.kind {
         CheckKind::Tcp | CheckKind::HalfOpen => tcp::check(probe).await,
-        CheckKind::Http(http) => Box::pin(http::check(probe, http, tls)).await,
-        CheckKind::Mysql(mysql) => Box::pin(mysql::check(probe, mysql, tls)).await,
-        CheckKind::Redis(redis) => Box::pin(redis::check(probe, redis)).await,
-        CheckKind::Postgres(postgres) => Box::pin(postgres::check(probe, postgres, tls)).await,
+        CheckKind::Http(http) => Box::pin(http::check(probe, http, tls, step)).await,
+        CheckKind::Mysql(mysql) => Box::pin(mysql::check(probe, mysql, tls, step)).await,
+        CheckKind::Redis(redis) => Box::pin(redis::check(probe, redis, step)).await,
+        CheckKind::Postgres(postgres) => Box::pin(postgres::check(probe, postgres, tls, step)).await,
         CheckKind::Udp(udp) => Box::pin(udp::check(probe, udp)).await,
         CheckKind::Dns(dns) => Box::pin(dns::check(probe, dns)).await,
-        CheckKind::Smtp(smtp) => Box::pin(smtp::check(probe, smtp, tls)).await,
+        CheckKind::Smtp(smtp) => Box::pin(smtp::check(probe, smtp, tls, step)).await,
         CheckKind::Ping => Box::pin(ping::check(probe)).await,
         CheckKind::File(file) => file::check(probe, file).await,
         CheckKind::Exec(exec) => Box::pin(exec::check(probe, exec)).await,

@@ -14,8 +14,10 @@ use tokio_rustls::rustls;
 
 use super::{
     failure,
-    limit::farewell,
-    local, tcp,
+    limit::{farewell, within},
+    local,
+    step::Step,
+    tcp,
     tls::{Tls, ca_file},
 };
 use crate::{
@@ -23,11 +25,15 @@ use crate::{
     model::check::{Fit, Galera, MysqlCheck, Role, Secret, TlsCheck},
 };
 
-pub async fn check(probe: &Probe, mysql: &MysqlCheck, tls: &Tls) -> Result<Pass, Failure> {
-    if mysql.logs_in() { log_in(probe, mysql, tls).await } else { handshake::handshake(probe, mysql).await }
+pub async fn check(probe: &Probe, mysql: &MysqlCheck, tls: &Tls, step: &Step) -> Result<Pass, Failure> {
+    if mysql.logs_in() {
+        log_in(probe, mysql, tls, step).await
+    } else {
+        handshake::handshake(probe, mysql, step).await
+    }
 }
 
-async fn log_in(probe: &Probe, mysql: &MysqlCheck, tls: &Tls) -> Result<Pass, Failure> {
+async fn log_in(probe: &Probe, mysql: &MysqlCheck, tls: &Tls, step: &Step) -> Result<Pass, Failure> {
     let password = password(mysql.password.as_ref(), mysql.password_file.as_deref()).await?;
     let ssl = match &mysql.tls {
         Some(how) => Some(ssl(probe, how, tls).await?),
@@ -44,12 +50,13 @@ async fn log_in(probe: &Probe, mysql: &MysqlCheck, tls: &Tls) -> Result<Pass, Fa
         .max_allowed_packet(Some(1 << 24))
         .wait_timeout(Some(60))
         .ssl_opts(ssl);
-    let mut server = match timeout(probe.connect_timeout, Conn::new(options)).await {
-        Ok(connected) => connected.map_err(|error| told(&error))?,
-        Err(_) => return Err(Failure { why: "no login".to_owned() }),
+    step.is("login");
+    let mut server = match within(probe.connect_timeout, Conn::new(options)).await {
+        Some(connected) => connected.map_err(|error| told(&error, step))?,
+        None => return Err(Failure { why: step.told("no answer") }),
     };
-    let asked = questions(probe, mysql, &mut server).await;
-    farewell(probe, async {
+    let asked = questions(probe, mysql, &mut server, step).await;
+    farewell(probe, step, async {
         let _ = server.disconnect().await;
         // Until it is passed on; the server answers it by closing.
         let _ = (&mut relay.task).await;
@@ -114,15 +121,21 @@ pub async fn password(given: Option<&Secret>, file: Option<&Path>) -> Result<Opt
     Ok(Some(text.trim_end_matches(['\n', '\r']).to_owned()))
 }
 
-async fn questions(probe: &Probe, mysql: &MysqlCheck, server: &mut Conn) -> Result<Pass, Failure> {
+async fn questions(
+    probe: &Probe,
+    mysql: &MysqlCheck,
+    server: &mut Conn,
+    step: &Step,
+) -> Result<Pass, Failure> {
     let mut found = "logged in".to_owned();
     if mysql.role != Role::Any {
-        let is_primary = is_primary(server).await?;
+        step.is("read_only");
+        let is_primary = is_primary(server, step).await?;
         found = if is_primary { "writable" } else { "read_only" }.to_owned();
         match mysql.role.fit(is_primary, mysql.fallback) {
             Fit::Serves => {}
             Fit::StandsBy => {
-                query(mysql, server).await?;
+                query(mysql, server, step).await?;
                 return Ok(Pass {
                     found: "writable, stands by for the replicas".to_owned(),
                     weight: Weight::StandBy,
@@ -133,18 +146,20 @@ async fn questions(probe: &Probe, mysql: &MysqlCheck, server: &mut Conn) -> Resu
         }
     }
     if mysql.galera != Galera::Off {
-        found = galera(mysql.galera, server).await?;
+        step.is("wsrep");
+        found = galera(mysql.galera, server, step).await?;
     }
-    query(mysql, server).await?;
+    query(mysql, server, step).await?;
     if mysql.lag.is_empty() {
         return Ok(Pass::new(found));
     }
+    step.is("replication");
     // One that does not say how far behind it is counts as lagging, and not as dead: so it has to be found
-    // out before the whole attempt is over.
-    let (lag, why) = match timeout(probe.timeout / 2, replication(server)).await {
+    // out before the whole attempt is over, also if the login took most of its time.
+    let (lag, why) = match timeout((probe.timeout / 2).min(step.left() / 2), replication(server)).await {
         Ok(Ok(answer)) => answer,
-        Ok(Err(error)) => (Some(None), told(&error).why),
-        Err(_) => (Some(None), "no answer about its replication".to_owned()),
+        Ok(Err(error)) => (Some(None), told(&error, step).why),
+        Err(_) => (Some(None), step.told("no answer")),
     };
     let Some(lag) = lag else { return Ok(Pass::new(format!("{found}, {why}"))) };
     let percent = mysql.percent(lag);
@@ -153,9 +168,9 @@ async fn questions(probe: &Probe, mysql: &MysqlCheck, server: &mut Conn) -> Resu
 }
 
 /// Whether it takes writes: `read_only` is off. It is a number, or a word where it has more values (MariaDB 12).
-async fn is_primary(server: &mut Conn) -> Result<bool, Failure> {
+async fn is_primary(server: &mut Conn, step: &Step) -> Result<bool, Failure> {
     let row: Option<Row> =
-        server.query_first("SELECT @@global.read_only").await.map_err(|error| told(&error))?;
+        server.query_first("SELECT @@global.read_only").await.map_err(|error| told(&error, step))?;
     match row.as_ref().and_then(|row| row.as_ref(0)).and_then(text) {
         Some(value) => Ok(value == "0" || value.eq_ignore_ascii_case("OFF")),
         None => Err(Failure { why: "it does not say whether it is read_only".to_owned() }),
@@ -163,17 +178,18 @@ async fn is_primary(server: &mut Conn) -> Result<bool, Failure> {
 }
 
 /// The check's own question.
-async fn query(mysql: &MysqlCheck, server: &mut Conn) -> Result<(), Failure> {
+async fn query(mysql: &MysqlCheck, server: &mut Conn, step: &Step) -> Result<(), Failure> {
     let Some(query) = &mysql.query else { return Ok(()) };
-    let row: Option<Row> = server.query_first(query.as_str()).await.map_err(|error| told(&error))?;
+    step.is("query");
+    let row: Option<Row> = server.query_first(query.as_str()).await.map_err(|error| told(&error, step))?;
     row.map(drop).ok_or_else(|| Failure { why: "the query gave no row".to_owned() })
 }
 
 /// Whether the node of a cluster may serve.
-async fn galera(wanted: Galera, server: &mut Conn) -> Result<String, Failure> {
+async fn galera(wanted: Galera, server: &mut Conn, step: &Step) -> Result<String, Failure> {
     let names = "SHOW GLOBAL STATUS WHERE Variable_name IN \
                  ('wsrep_ready', 'wsrep_cluster_status', 'wsrep_local_state', 'wsrep_local_state_comment')";
-    let rows: Vec<Row> = server.query(names).await.map_err(|error| told(&error))?;
+    let rows: Vec<Row> = server.query(names).await.map_err(|error| told(&error, step))?;
     let of = |name: &str| {
         let column = |row: &Row, at: usize| row.as_ref(at).and_then(text);
         let row = rows.iter().find(|row| column(row, 0).is_some_and(|it| it.eq_ignore_ascii_case(name)));
@@ -230,14 +246,13 @@ fn text(value: &Value) -> Option<String> {
     }
 }
 
-fn told(error: &Error) -> Failure {
+fn told(error: &Error, step: &Step) -> Failure {
     match error {
         Error::Server(error) => Failure { why: format!("error {}: {}", error.code, error.message) },
         Error::Io(IoError::Tls(error)) => Failure { why: format!("TLS: {error}") },
         Error::Io(IoError::Io(error)) => {
             let is_tls = error.get_ref().is_some_and(|inner| inner.is::<rustls::Error>());
-            let Failure { why } = failure(error);
-            Failure { why: if is_tls { format!("TLS: {why}") } else { why } }
+            if is_tls { Failure { why: format!("TLS: {}", failure(error).why) } } else { step.broken(error) }
         }
         error => Failure { why: error.to_string() },
     }

@@ -10,9 +10,9 @@ use tokio::{
 use tokio_postgres::{Client, Config, Error, NoTls, SimpleQueryMessage, config::SslMode};
 
 use super::{
-    failure,
     limit::farewell,
     mysql::password,
+    step::Step,
     tcp,
     tls::{Speaks, Tls},
 };
@@ -27,37 +27,39 @@ const LONGEST: usize = 1 << 16;
 const SSL_REQUEST: u32 = 80_877_103;
 const PROTOCOL_3: u32 = 3 << 16;
 
-pub async fn check(probe: &Probe, postgres: &PostgresCheck, tls: &Tls) -> Result<Pass, Failure> {
+pub async fn check(probe: &Probe, postgres: &PostgresCheck, tls: &Tls, step: &Step) -> Result<Pass, Failure> {
     let mut stream = tcp::connect(probe).await?;
     if !postgres.logs_in() {
-        return first_answer(stream, postgres).await;
+        return first_answer(stream, postgres, step).await;
     }
     let Some(how) = &postgres.tls else {
-        return log_in(probe, stream, postgres).await;
+        return log_in(probe, stream, postgres, step).await;
     };
-    stream.write_all(&message(&[SSL_REQUEST], &[])).await.map_err(|error| failure(&error))?;
+    step.is("SSLRequest");
+    stream.write_all(&message(&[SSL_REQUEST], &[])).await.map_err(|error| step.broken(&error))?;
     match stream.read_u8().await {
         Ok(b'S') => {}
         Ok(b'N') => return Err(Failure { why: "the server has no TLS".to_owned() }),
         Ok(_) => return Err(Failure { why: "this is not PostgreSQL".to_owned() }),
-        Err(error) => return Err(closed(&error)),
+        Err(error) => return Err(step.broken(&error)),
     }
-    let stream = tls.connect(stream, probe, None, how, Speaks::Anything).await?;
-    log_in(probe, stream, postgres).await
+    let stream = tls.connect(stream, probe, None, how, Speaks::Anything, step).await?;
+    log_in(probe, stream, postgres, step).await
 }
 
 /// How the server answers to the begin of a login: with a question for a password, or with an error.
-async fn first_answer(mut stream: TcpStream, postgres: &PostgresCheck) -> Result<Pass, Failure> {
+async fn first_answer(mut stream: TcpStream, postgres: &PostgresCheck, step: &Step) -> Result<Pass, Failure> {
+    step.is("login");
     let database = postgres.database.as_deref().unwrap_or(&postgres.user);
     let start = message(&[PROTOCOL_3], &["user", &postgres.user, "database", database, ""]);
-    stream.write_all(&start).await.map_err(|error| failure(&error))?;
-    let kind = stream.read_u8().await.map_err(|error| closed(&error))?;
-    let length = stream.read_u32().await.map_err(|error| closed(&error))? as usize;
+    stream.write_all(&start).await.map_err(|error| step.broken(&error))?;
+    let kind = stream.read_u8().await.map_err(|error| step.broken(&error))?;
+    let length = stream.read_u32().await.map_err(|error| step.broken(&error))? as usize;
     if !matches!(kind, b'R' | b'E') || !(4..=LONGEST).contains(&length) {
         return Err(Failure { why: "this is not PostgreSQL".to_owned() });
     }
     let mut payload = vec![0; length - 4];
-    stream.read_exact(&mut payload).await.map_err(|error| closed(&error))?;
+    stream.read_exact(&mut payload).await.map_err(|error| step.broken(&error))?;
     // Terminate: the result is known already.
     let _ = stream.write_all(b"X\0\0\0\x04").await;
     match kind {
@@ -87,7 +89,7 @@ fn told_fields(payload: &[u8]) -> String {
     format!("{}: {}", of(b'C'), of(b'M'))
 }
 
-async fn log_in<S>(probe: &Probe, stream: S, postgres: &PostgresCheck) -> Result<Pass, Failure>
+async fn log_in<S>(probe: &Probe, stream: S, postgres: &PostgresCheck, step: &Step) -> Result<Pass, Failure>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -99,27 +101,33 @@ where
     if let Some(password) = password {
         config.password(password);
     }
-    let (client, connection) = config.connect_raw(stream, NoTls).await.map_err(|error| told(&error))?;
+    step.is("login");
+    let (client, connection) = config.connect_raw(stream, NoTls).await.map_err(|error| told(&error, step))?;
     let questions = pin!(async move {
-        let asked = questions(&client, postgres).await;
+        let asked = questions(&client, postgres, step).await;
         // Its end is the connection's: it leaves in order.
         drop(client);
         asked
     });
-    match select(questions, pin!(connection)).await {
+    // In a box, so that its end is an end to those who wait for it.
+    match select(questions, Box::pin(connection)).await {
         Either::Left((asked, connection)) => {
-            farewell(probe, connection).await;
+            farewell(probe, step, connection).await;
             asked
         }
-        Either::Right((Ok(()), questions)) => questions.await,
-        Either::Right((Err(error), _)) => Err(told(&error)),
+        // Its last answers may have been heard.
+        Either::Right((ended, questions)) => match (questions.await, ended) {
+            (Err(failure), Err(error)) if failure == step.closed() => Err(told(&error, step)),
+            (asked, _) => asked,
+        },
     }
 }
 
-async fn questions(client: &Client, postgres: &PostgresCheck) -> Result<Pass, Failure> {
+async fn questions(client: &Client, postgres: &PostgresCheck, step: &Step) -> Result<Pass, Failure> {
     let (mut found, mut weight) = ("logged in".to_owned(), Weight::Configured);
     if postgres.role != Role::Any {
-        let in_recovery = first_row(client, "SELECT pg_is_in_recovery()").await?;
+        step.is("pg_is_in_recovery");
+        let in_recovery = first_row(client, "SELECT pg_is_in_recovery()", step).await?;
         let is_primary = match in_recovery.as_deref() {
             Some("f") => true,
             Some("t") => false,
@@ -136,38 +144,32 @@ async fn questions(client: &Client, postgres: &PostgresCheck) -> Result<Pass, Fa
             Fit::Wrong => return Err(Failure { why: format!("{found}, not the primary") }),
         }
     }
-    if let Some(query) = &postgres.query
-        && first_row(client, query).await?.is_none()
-    {
-        return Err(Failure { why: "the query gave no row".to_owned() });
+    if let Some(query) = &postgres.query {
+        step.is("query");
+        if first_row(client, query, step).await?.is_none() {
+            return Err(Failure { why: "the query gave no row".to_owned() });
+        }
     }
     Ok(Pass { found, weight })
 }
 
 /// The first column of the first row, as text; NULL is empty.
-async fn first_row(client: &Client, query: &str) -> Result<Option<String>, Failure> {
-    let messages = client.simple_query(query).await.map_err(|error| told(&error))?;
+async fn first_row(client: &Client, query: &str, step: &Step) -> Result<Option<String>, Failure> {
+    let messages = client.simple_query(query).await.map_err(|error| told(&error, step))?;
     Ok(messages.iter().find_map(|message| match message {
         SimpleQueryMessage::Row(row) => Some(row.try_get(0).ok().flatten().unwrap_or_default().to_owned()),
         _ => None,
     }))
 }
 
-fn told(error: &Error) -> Failure {
+fn told(error: &Error, step: &Step) -> Failure {
     if let Some(error) = error.as_db_error() {
         return Failure { why: format!("error {}: {}", error.code().code(), error.message()) };
     }
     let system = std::error::Error::source(error).and_then(|source| source.downcast_ref::<std::io::Error>());
     match system {
-        Some(system) => closed(system),
-        None if error.is_closed() => Failure { why: "closed in the session".to_owned() },
+        Some(system) => step.broken(system),
+        None if error.is_closed() => step.closed(),
         None => Failure { why: error.to_string() },
-    }
-}
-
-fn closed(error: &std::io::Error) -> Failure {
-    match error.kind() {
-        std::io::ErrorKind::UnexpectedEof => Failure { why: "closed in the handshake".to_owned() },
-        _ => failure(error),
     }
 }

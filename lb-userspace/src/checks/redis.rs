@@ -5,7 +5,7 @@ use tokio::{
     net::TcpStream,
 };
 
-use super::{failure, limit::farewell, mysql::password, tcp};
+use super::{limit::farewell, mysql::password, step::Step, tcp};
 use crate::{
     health::{Failure, Pass, Probe, Weight},
     model::check::{Fit, RedisCheck, Role},
@@ -14,23 +14,26 @@ use crate::{
 /// The longest reply that makes sense: `INFO replication` of a primary with many replicas is the longest.
 const LONGEST: u64 = 1 << 16;
 
-pub async fn check(probe: &Probe, redis: &RedisCheck) -> Result<Pass, Failure> {
+pub async fn check(probe: &Probe, redis: &RedisCheck, step: &Step) -> Result<Pass, Failure> {
     let password = password(redis.password.as_ref(), redis.password_file.as_deref()).await?;
     let mut stream = BufStream::new(tcp::connect(probe).await?);
     if let Some(password) = &password {
         let login: Vec<&str> =
             ["AUTH"].into_iter().chain(redis.user.as_deref()).chain([&**password]).collect();
-        ask(&mut stream, &login).await?;
+        step.is("AUTH");
+        ask(&mut stream, &login, step).await?;
     }
-    let answer = ask(&mut stream, &["PING"]).await?;
+    step.is("PING");
+    let answer = ask(&mut stream, &["PING"], step).await?;
     if answer != "PONG" {
         return Err(Failure { why: format!("PING is answered with {}", answer.escape_default()) });
     }
     let mut pass = Pass::new("PONG");
     if redis.role != Role::Any {
-        pass = role(&ask(&mut stream, &["INFO", "replication"]).await?, redis)?;
+        step.is("INFO");
+        pass = role(&ask(&mut stream, &["INFO", "replication"], step).await?, redis)?;
     }
-    farewell(probe, ask(&mut stream, &["QUIT"])).await;
+    farewell(probe, step, ask(&mut stream, &["QUIT"], step)).await;
     Ok(pass)
 }
 
@@ -55,41 +58,41 @@ fn role(info: &str, redis: &RedisCheck) -> Result<Pass, Failure> {
 }
 
 /// One command and its reply, a simple or a bulk string. An error is a failure.
-async fn ask(stream: &mut BufStream<TcpStream>, words: &[&str]) -> Result<String, Failure> {
+async fn ask(stream: &mut BufStream<TcpStream>, words: &[&str], step: &Step) -> Result<String, Failure> {
     let mut command = format!("*{}\r\n", words.len());
     for word in words {
         command += &format!("${}\r\n{word}\r\n", word.len());
     }
-    stream.write_all(command.as_bytes()).await.map_err(|error| failure(&error))?;
-    stream.flush().await.map_err(|error| failure(&error))?;
-    let line = line(stream).await?;
+    stream.write_all(command.as_bytes()).await.map_err(|error| step.broken(&error))?;
+    stream.flush().await.map_err(|error| step.broken(&error))?;
+    let line = line(stream, step).await?;
     match line.split_at_checked(1) {
         Some(("+", text)) => Ok(text.to_owned()),
         Some(("-", error)) => Err(Failure { why: format!("error: {}", error.escape_default()) }),
         Some(("$", length)) => match length.parse() {
-            Ok(length) if length <= LONGEST => bulk(stream, length).await,
+            Ok(length) if length <= LONGEST => bulk(stream, length, step).await,
             _ => Err(not_redis()),
         },
         _ => Err(not_redis()),
     }
 }
 
-async fn line(stream: &mut BufStream<TcpStream>) -> Result<String, Failure> {
+async fn line(stream: &mut BufStream<TcpStream>, step: &Step) -> Result<String, Failure> {
     let mut line = Vec::new();
-    stream.take(LONGEST).read_until(b'\n', &mut line).await.map_err(|error| failure(&error))?;
+    stream.take(LONGEST).read_until(b'\n', &mut line).await.map_err(|error| step.broken(&error))?;
     match line.strip_suffix(b"\r\n") {
         Some(line) => Ok(String::from_utf8_lossy(line).into_owned()),
         None if line.last() == Some(&b'\n') => Err(not_redis()),
-        None => Err(Failure { why: "closed without an answer".to_owned() }),
+        None => Err(step.closed()),
     }
 }
 
-async fn bulk(stream: &mut BufStream<TcpStream>, length: u64) -> Result<String, Failure> {
+async fn bulk(stream: &mut BufStream<TcpStream>, length: u64, step: &Step) -> Result<String, Failure> {
     let mut text = Vec::new();
-    stream.take(length + 2).read_to_end(&mut text).await.map_err(|error| failure(&error))?;
+    stream.take(length + 2).read_to_end(&mut text).await.map_err(|error| step.broken(&error))?;
     match text.strip_suffix(b"\r\n") {
         Some(text) if text.len() as u64 == length => Ok(String::from_utf8_lossy(text).into_owned()),
-        _ => Err(Failure { why: "closed in an answer".to_owned() }),
+        _ => Err(step.closed()),
     }
 }
 

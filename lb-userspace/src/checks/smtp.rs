@@ -3,8 +3,8 @@
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufStream};
 
 use super::{
-    failure,
     limit::farewell,
+    step::Step,
     tcp,
     tls::{Speaks, Tls},
 };
@@ -18,22 +18,27 @@ const LONGEST_LINE: u64 = 4096;
 /// Of one reply.
 const MOST_LINES: usize = 100;
 
-pub async fn check(probe: &Probe, smtp: &SmtpCheck, tls: &Tls) -> Result<Pass, Failure> {
+pub async fn check(probe: &Probe, smtp: &SmtpCheck, tls: &Tls, step: &Step) -> Result<Pass, Failure> {
     let mut stream = BufStream::new(tcp::connect(probe).await?);
-    let greeting = reply(&mut stream, 220, "the greeting").await?;
+    step.is("greeting");
+    let greeting = reply(&mut stream, 220, "the greeting", step).await?;
     let Some(how) = &smtp.starttls else {
-        say(&mut stream, &format!("HELO {}", smtp.helo), 250).await?;
-        return leave(probe, stream, &greeting).await;
+        step.is("HELO");
+        say(&mut stream, &format!("HELO {}", smtp.helo), 250, step).await?;
+        return leave(probe, stream, &greeting, step).await;
     };
-    let offers = say(&mut stream, &format!("EHLO {}", smtp.helo), 250).await?;
+    step.is("EHLO");
+    let offers = say(&mut stream, &format!("EHLO {}", smtp.helo), 250, step).await?;
     if !offers.iter().any(|offer| offer.eq_ignore_ascii_case("STARTTLS")) {
         return Err(Failure { why: "no STARTTLS is offered".to_owned() });
     }
-    say(&mut stream, "STARTTLS", 220).await?;
-    let stream = tls.connect(stream.into_inner(), probe, None, how, Speaks::Anything).await?;
+    step.is("STARTTLS");
+    say(&mut stream, "STARTTLS", 220, step).await?;
+    let stream = tls.connect(stream.into_inner(), probe, None, how, Speaks::Anything, step).await?;
     let mut stream = BufStream::new(stream);
-    say(&mut stream, &format!("EHLO {}", smtp.helo), 250).await?;
-    leave(probe, stream, &greeting).await
+    step.is("EHLO over TLS");
+    say(&mut stream, &format!("EHLO {}", smtp.helo), 250, step).await?;
+    leave(probe, stream, &greeting, step).await
 }
 
 /// QUIT.
@@ -41,8 +46,9 @@ async fn leave<S: AsyncRead + AsyncWrite + Unpin>(
     probe: &Probe,
     mut stream: BufStream<S>,
     greeting: &[String],
+    step: &Step,
 ) -> Result<Pass, Failure> {
-    farewell(probe, say(&mut stream, "QUIT", 221)).await;
+    farewell(probe, step, say(&mut stream, "QUIT", 221, step)).await;
     let whose = greeting.first().and_then(|line| line.split_whitespace().next()).unwrap_or_default();
     Ok(Pass::new(format!("greeting of {}", whose.escape_default())))
 }
@@ -52,12 +58,13 @@ async fn say<S: AsyncRead + AsyncWrite + Unpin>(
     stream: &mut BufStream<S>,
     command: &str,
     code: u16,
+    step: &Step,
 ) -> Result<Vec<String>, Failure> {
     let line = format!("{command}\r\n");
-    stream.write_all(line.as_bytes()).await.map_err(|error| failure(&error))?;
-    stream.flush().await.map_err(|error| failure(&error))?;
+    stream.write_all(line.as_bytes()).await.map_err(|error| step.broken(&error))?;
+    stream.flush().await.map_err(|error| step.broken(&error))?;
     let verb = command.split(' ').next().unwrap_or_default();
-    reply(stream, code, &format!("the reply to {verb}")).await
+    reply(stream, code, &format!("the reply to {verb}"), step).await
 }
 
 /// The text of each line of one reply.
@@ -65,13 +72,14 @@ async fn reply<S: AsyncRead + AsyncWrite + Unpin>(
     stream: &mut BufStream<S>,
     wanted: u16,
     what: &str,
+    step: &Step,
 ) -> Result<Vec<String>, Failure> {
     let mut texts = Vec::new();
     while texts.len() < MOST_LINES {
         let mut line = Vec::new();
-        stream.take(LONGEST_LINE).read_until(b'\n', &mut line).await.map_err(|error| failure(&error))?;
+        stream.take(LONGEST_LINE).read_until(b'\n', &mut line).await.map_err(|error| step.broken(&error))?;
         if line.last() != Some(&b'\n') {
-            return Err(Failure { why: format!("closed before {what}") });
+            return Err(step.closed());
         }
         let line = String::from_utf8_lossy(&line);
         let line = line.trim_end();

@@ -125,7 +125,7 @@ async fn every_kind_tells_a_closed_port_and_a_silent_server() {
         assert!(refused.contains("connection refused"), "{kind:?}: {refused}");
         if kind != CheckKind::Tcp {
             let hanging = result(impatient(probe(kind.clone(), silent))).await;
-            assert_eq!(hanging, Err("no answer".to_owned()), "{kind:?}");
+            assert!(hanging.as_ref().is_err_and(|why| why.ends_with("no answer")), "{kind:?}: {hanging:?}");
         }
     }
     assert_eq!(found(CheckKind::Tcp, silent).await.as_deref(), Ok("connected"));
@@ -182,7 +182,8 @@ async fn a_server_that_closes_too_early_fails_and_a_slow_one_has_its_time() {
         let leaves_unanswered = server(Does::SaysAndHangs(words)).await;
         found(kind.clone(), leaves_unanswered).await.unwrap_or_else(|why| panic!("{kind:?}: {why}"));
         let never = server(Does::SaysAndHangs(&words[..words.len() - 1])).await;
-        assert_eq!(result(impatient(probe(kind, never))).await, Err("no answer".to_owned()));
+        let hanging = result(impatient(probe(kind, never))).await;
+        assert!(hanging.as_ref().is_err_and(|why| why.ends_with("no answer")), "{hanging:?}");
     }
 }
 
@@ -302,7 +303,7 @@ async fn a_mysql_greeting_is_read_and_an_error_told() {
     let full = server(Does::Says(b"\x17\0\0\0\xff\x10\x04Too many connections")).await;
     assert_eq!(found(mysql(), full).await, Err("error 1040: Too many connections".to_owned()));
     let cut = server(Does::Says(&greeting[..9])).await;
-    assert_eq!(found(mysql(), cut).await, Err("closed in the handshake".to_owned()));
+    assert_eq!(found(mysql(), cut).await, Err("greeting: closed".to_owned()));
     let other = server(Does::Says(b"SSH-2.0-OpenSSH_9.2\r\n")).await;
     assert_eq!(found(mysql(), other).await, Err("this is not MySQL".to_owned()));
     assert!(found(login(), cut).await.is_err() && found(login(), full).await.is_err());
@@ -363,8 +364,8 @@ async fn redis_is_asked_and_its_errors_are_told() {
         (b"-LOADING Redis is loading\r\n", Err("error: LOADING Redis is loading")),
         (b"+OK\r\n", Err("PING is answered with OK")),
         (b"HTTP/1.1 400 Bad Request\r\n", Err("this is not Redis")),
-        (b"+PO", Err("closed without an answer")),
-        (b"$9\r\nPO", Err("closed in an answer")),
+        (b"+PO", Err("PING: closed")),
+        (b"$9\r\nPO", Err("PING: closed")),
     ];
     for (words, expected) in told {
         let port = server(Does::Answers(words)).await;
@@ -401,7 +402,7 @@ async fn postgres_servers_that_refuse_lie_or_break_off_fail() {
         assert_eq!(told, Err("error 53300: sorry, too many clients".to_owned()));
     }
     let cut = server(Does::Answers(b"R\0\0")).await;
-    assert_eq!(found(postgres(false), cut).await, Err("closed in the handshake".to_owned()));
+    assert_eq!(found(postgres(false), cut).await, Err("login: closed".to_owned()));
     let other = server(Does::Answers(b"HTTP/1.1 400 Bad Request\r\n")).await;
     assert_eq!(found(postgres(false), other).await, Err("this is not PostgreSQL".to_owned()));
     let tls = PostgresCheck {
@@ -426,10 +427,10 @@ async fn smtp_servers_that_refuse_lie_or_break_off_fail() {
     let told: [(&'static [u8], &str); 6] = [
         (b"554 no mail for you\r\n", "the greeting is 554 no mail for you"),
         (b"220-mx.lab\r\n220 hello\r\n421 full\r\n", "the reply to HELO is 421 full"),
-        (b"220 mx.lab\r\n", "closed before the reply to HELO"),
-        (b"220 mx", "closed before the greeting"),
+        (b"220 mx.lab\r\n", "HELO: closed"),
+        (b"220 mx", "greeting: closed"),
         (b"SSH-2.0-OpenSSH_9.2\r\n", "this is not SMTP"),
-        (b"", "closed before the greeting"),
+        (b"", "greeting: closed"),
     ];
     for (words, why) in told {
         let port = server(Does::Says(words)).await;

@@ -18,7 +18,7 @@ use tokio_rustls::{
     },
 };
 
-use super::{failure, local};
+use super::{failure, local, step::Step};
 use crate::{
     health::{Failure, Probe},
     model::check::TlsCheck,
@@ -50,7 +50,9 @@ impl Tls {
         host: Option<&str>,
         how: &TlsCheck,
         speaks: Speaks,
+        step: &Step,
     ) -> Result<TlsStream<TcpStream>, Failure> {
+        step.is("TLS");
         let address = probe.target.ip().to_string();
         let host = host.map(|host| host.rsplit_once(':').map_or(host, |(name, _)| name));
         let name = how.sni.as_deref().or(host).unwrap_or(&address).to_owned();

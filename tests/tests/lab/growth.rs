@@ -9,7 +9,7 @@ use lb_tests::{
     hello::{Session, spread},
     lab::Lab,
     load::Load,
-    proc::raise_file_limit,
+    proc::{raise_file_limit, run_with},
     topo::{Node, Topology, VIP4, VIP6},
     wait::{PATIENCE, Seen, eventually},
 };
@@ -123,7 +123,8 @@ fn sizes_below_what_is_in_use_are_refused() {
 
 pub fn resize(agent: &Agent, sizes: &str) -> Result<()> {
     change_file(agent, sizes)?;
-    agent.lb(&["reload", "--keep-runtime"])?.ok()?;
+    // Two programs are loaded and verified for it.
+    run_with(agent.lb_command(&["reload", "--keep-runtime"])?, "", PATIENCE * 3)?.ok()?;
     Ok(())
 }
 
@@ -135,7 +136,7 @@ fn change_file(agent: &Agent, sizes: &str) -> Result<()> {
 
 /// Waits until the tables have these rated capacities, and the old ones are gone.
 pub fn settled(agent: &Agent, wanted: &[(&str, u64)]) -> Result<()> {
-    eventually(PATIENCE, &format!("the tables to be {wanted:?}"), || {
+    eventually(PATIENCE * 3, &format!("the tables to be {wanted:?}"), || {
         let stats = agent.stats()?;
         let rated: Vec<_> = stats.flows.iter().map(|table| (table.table.as_str(), table.rated)).collect();
         let (pins, status) = (tables(agent)?, agent.json::<Status>(&["status"])?);

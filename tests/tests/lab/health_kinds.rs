@@ -1,22 +1,25 @@
 //! Checks of the real servers that have no topic of their own: PostgreSQL, Redis, SMTP, DNS; and pings.
 
-use std::process::Command;
+use std::{fs, process::Command};
 
 use anyhow::{Result, ensure};
 use lb::api::types::BackendState;
 use lb_tests::{
+    certificate::Certificate,
     config::{Config, Service},
     dns,
+    hello::{Session, spread},
     lab::Lab,
+    mail,
     nginx::Nginx,
-    proc::{self, Proc},
-    stores::{Postgres, REDIS_PORT, listens, redis},
-    topo::{Node, Topology, VIP4},
-    wait::{PATIENCE, Seen, eventually, until_ok},
+    proc,
+    stores::{Postgres, REDIS_PORT, redis},
+    topo::{Topology, VIP4},
+    wait::{PATIENCE, Seen, eventually},
 };
 use nix::sys::signal::Signal;
 
-use crate::setup::{HelloLab, PORT, SERVICE, backend_is};
+use crate::setup::{HELLO, HelloLab, PORT, SERVICE, backend_is};
 
 /// A busy machine must not fail what is healthy.
 const TIMING: &str = "interval: 200ms, timeout: 3s, rise: 1";
@@ -57,7 +60,7 @@ fn redis_is_asked_for_its_life_and_its_role() {
         down(&hello, 1, "the primary, no replica")?;
         up(&hello, 2)?;
         replica.signal(Signal::SIGSTOP)?;
-        down(&hello, 2, "redis to port 6379: no answer after")?;
+        down(&hello, 2, "redis to port 6379: AUTH: no answer after")?;
         replica.signal(Signal::SIGCONT)?;
         up(&hello, 2)?;
         // It has old data from now on.
@@ -115,26 +118,13 @@ fn postgres_lets_its_users_in_and_says_its_role() {
     });
 }
 
-/// aiosmtpd on port 25, with the certificate of the node's nginx.
-fn mail(lab: &Lab, node: &Node, web: &Nginx) -> Result<Proc> {
-    let mut command = node.netns.command("aiosmtpd")?;
-    command.args(["-n", "-l", "0.0.0.0:25", "-c", "aiosmtpd.handlers.Sink", "--no-requiretls", "--tlscert"]);
-    command.arg(&web.ca).arg("--tlskey").arg(web.ca.with_file_name("key.pem"));
-    let log = lab.scope.dir().join(format!("aiosmtpd-{}.log", node.role));
-    let mut proc = Proc::spawn("aiosmtpd", command, &log, lab.scope.lifetime())?;
-    until_ok(PATIENCE, "aiosmtpd to listen", || {
-        proc.check_alive()?;
-        listens(node, 25)
-    })?;
-    Ok(proc)
-}
-
 #[test]
 fn a_mail_server_greets_and_speaks_tls() {
     Lab::test(Topology::one_segment(2), |lab| {
         let web = lab.net.backends.iter().map(|node| Nginx::start(&lab.scope, node));
         let web = web.collect::<Result<Vec<_>>>()?;
-        let servers = lab.net.backends.iter().zip(&web).map(|(node, web)| mail(lab, node, web));
+        let servers =
+            lab.net.backends.iter().zip(&web).map(|(node, web)| mail::greeter(&lab.scope, node, web));
         let mut servers = servers.collect::<Result<Vec<_>>>()?;
         let ca = web[0].ca.display();
         let hello = start(
@@ -182,5 +172,146 @@ fn dns_is_asked_for_a_name_and_a_host_for_an_echo() {
         down(&hello, 1, "dns who.lab A to port 53 by eth0: no answer after")?;
         servers[0].signal(Signal::SIGKILL)?;
         down(&hello, 1, "udp to port 53: connection refused")
+    });
+}
+
+fn psql(postgres: &Postgres, statements: &[&str]) -> Result<String> {
+    let mut psql = Command::new("psql");
+    psql.arg("-h").arg(&postgres.dir).args(["-U", "postgres", "-d", "check"]);
+    // Each by itself: some take no part in a transaction.
+    psql.args(statements.iter().flat_map(|statement| ["-c", *statement]));
+    proc::run(psql)?.ok()
+}
+
+#[test]
+fn a_query_of_postgres_must_give_a_row_whatever_is_in_it() {
+    Lab::test(Topology::one_segment(1), |lab| {
+        let postgres = Postgres::start(&lab.scope, &lab.net.backends[0], false)?;
+        let login = "user: check, password: secret, query: SELECT n FROM asked";
+        let hello = start(lab, &format!("{{postgres: {{{login}}}, port: 5432, {TIMING}}}"))?;
+        down(&hello, 1, "error 42P01: relation \"asked\" does not exist")?;
+        psql(&postgres, &["CREATE TABLE asked (n INT)", "GRANT SELECT ON asked TO \"check\""])?;
+        down(&hello, 1, "the query gave no row")?;
+        psql(&postgres, &["INSERT INTO asked VALUES (NULL)"])?;
+        up(&hello, 1)?;
+        psql(&postgres, &["DELETE FROM asked"])?;
+        down(&hello, 1, "the query gave no row")?;
+        psql(&postgres, &["INSERT INTO asked VALUES (0)"])?;
+        up(&hello, 1)
+    });
+}
+
+/// TLS of PostgreSQL, and a password that stands in a file.
+#[test]
+fn postgres_over_tls_shows_a_certificate_and_a_password_file_is_read_each_time() {
+    Lab::test(Topology::one_segment(1), |lab| {
+        let postgres = Postgres::start(&lab.scope, &lab.net.backends[0], false)?;
+        let password = lab.scope.dir().join("password");
+        let login = format!("user: check, password_file: {}, tls: on", password.display());
+        let hello = start(lab, &format!("{{postgres: {{{login}}}, port: 5432, {TIMING}}}"))?;
+        down(&hello, 1, "the server has no TLS")?;
+        let own = postgres.certificate("db.lab")?;
+        let other = lab.scope.dir().join("other");
+        fs::create_dir(&other)?;
+        let other = Certificate::make(&other, "db.lab")?;
+        psql(
+            &postgres,
+            &[
+                &format!("ALTER SYSTEM SET ssl_cert_file = '{}'", own.certificate.display()),
+                &format!("ALTER SYSTEM SET ssl_key_file = '{}'", own.key.display()),
+                "ALTER SYSTEM SET ssl = on",
+                "SELECT pg_reload_conf()",
+            ],
+        )?;
+        // The file is looked for with each attempt.
+        down(&hello, 1, &format!("password_file {}: ", password.display()))?;
+        fs::write(&password, "wrong\n")?;
+        down(&hello, 1, "error 28P01: password authentication failed for user \"check\"")?;
+        fs::write(&password, "secret\n")?;
+        up(&hello, 1)?;
+        let reload = |from: &str, to: &str| {
+            let config = hello.agent.lb(&["save"])?.ok()?;
+            ensure!(config.contains(from), "{from} is not in\n{config}");
+            hello.agent.write_config(&config.replace(from, to))?;
+            hello.agent.lb(&["reload"])?.ok()
+        };
+        let (own, other) = (own.certificate.display(), other.certificate.display());
+        let verified =
+            format!("tls: on\n          sni: db.lab\n          verify: true\n          ca: {other}");
+        reload("tls: on", &verified)?;
+        down(&hello, 1, "TLS: invalid peer certificate: ")?;
+        reload(&format!("ca: {other}"), &format!("ca: {own}"))?;
+        up(&hello, 1)?;
+        reload("sni: db.lab", "sni: other.lab")?;
+        down(&hello, 1, "TLS: invalid peer certificate: ")?;
+        ensure!(!hello.agent.log().contains("secret"), "{}", hello.agent.log());
+        Ok(())
+    });
+}
+
+#[test]
+fn a_file_says_the_weight_and_nothing_else() {
+    Lab::test(Topology::one_segment(2), |lab| {
+        let dir = lab.scope.dir().join("weights");
+        fs::create_dir(&dir)?;
+        let write = |hello: &HelloLab, n: usize, text: &str| fs::write(dir.join(hello.key(n)), text);
+        let hello = start(lab, &format!("{{file: {{path: {}}}, {TIMING}}}", dir.display()))?;
+        let weighs = |weight: u16| {
+            eventually(PATIENCE, &format!("a weight of {weight}"), || {
+                let view = hello.agent.backend(SERVICE, &hello.key(1))?;
+                let is_so = view.health_weight == weight;
+                Ok(if is_so { Seen::Yes(()) } else { Seen::NotYet(format!("{view:?}")) })
+            })
+        };
+        down(&hello, 1, "no such file")?;
+        write(&hello, 1, "7\n")?;
+        write(&hello, 2, "1\n")?;
+        up(&hello, 1)?;
+        up(&hello, 2)?;
+        weighs(7)?;
+        write(&hello, 1, "0")?;
+        weighs(0)?;
+        let answered = spread(hello.client(), HELLO, 10)?;
+        ensure!(answered == [("slave2".to_owned(), 10)].into(), "{answered:?}");
+        write(&hello, 1, "a lot\x07")?;
+        down(&hello, 1, "says \"a lot\\u{7}\", which is no weight")?;
+        write(&hello, 1, "12")?;
+        up(&hello, 1)?;
+        weighs(12)?;
+        write(&hello, 1, "down")?;
+        down(&hello, 1, "the file says down")
+    });
+}
+
+/// What its check says of it ends no connection, and nobody new comes.
+#[test]
+fn a_backend_that_is_inhibited_keeps_its_connections() {
+    Lab::test(Topology::one_segment(2), |lab| {
+        let dir = lab.scope.dir().join("weights");
+        fs::create_dir(&dir)?;
+        let backends = lab.net.backends.iter().map(|backend| backend.ipv4());
+        let more =
+            format!("inhibit_on_failure: true, checks: [{{file: {{path: {}}}, {TIMING}}}]", dir.display());
+        let service = Service { more, ..Service::tcp(SERVICE, VIP4, PORT, backends) };
+        let hello = HelloLab::prepare(lab, &Config::on_eth0("lab", vec![service]))?;
+        (1..=2).try_for_each(|n| fs::write(dir.join(hello.key(n)), "1"))?;
+        hello.agent.start()?;
+        up(&hello, 1)?;
+        up(&hello, 2)?;
+        let mut sessions = [Session::open(hello.client(), HELLO)?, Session::open(hello.client(), HELLO)?];
+        fs::write(dir.join(hello.key(1)), "down")?;
+        eventually(PATIENCE, "the file's failure", || {
+            let view = hello.agent.backend(SERVICE, &hello.key(1))?;
+            let fails = view.health_weight == 0 && view.detail.as_ref().is_some_and(|it| it.contains("down"));
+            Ok(if fails { Seen::Yes(()) } else { Seen::NotYet(format!("{view:?}")) })
+        })?;
+        let answered = spread(hello.client(), HELLO, 10)?;
+        ensure!(answered == [("slave2".to_owned(), 10)].into(), "{answered:?}");
+        sessions.iter_mut().try_for_each(|session| session.echo(b"still here"))?;
+        fs::write(dir.join(hello.key(1)), "1")?;
+        up(&hello, 1)?;
+        let answered = spread(hello.client(), HELLO, 10)?;
+        ensure!(answered.values().eq(&[5, 5]), "{answered:?}");
+        sessions.iter_mut().try_for_each(|session| session.echo(b"and after"))
     });
 }

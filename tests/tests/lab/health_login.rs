@@ -17,6 +17,8 @@ use lb_tests::{
     wait::{PATIENCE, Seen, eventually},
 };
 
+use nix::sys::signal::Signal;
+
 use crate::mysql_lab::{MysqlLab, SERVICE, TIMING};
 
 /// MariaDB with a certificate of its own for `db.lab`, and one without TLS. None counts as another's CA.
@@ -221,4 +223,45 @@ fn a_check_is_no_error_to_the_server_and_hanging_up_is() {
         })?;
         mysql.is(1, BackendState::Up)
     });
+}
+
+/// As above for a login, of a server that hangs in its handshake and then goes on: it counts what it finds then.
+#[test]
+fn a_server_that_hung_does_not_block_the_director() {
+    Lab::test(Topology::one_segment(2), |lab| {
+        let director = &lab.net.director;
+        let servers = lab.net.backends.iter().map(|node| {
+            let hosts = format!("{} {}\n{} director\n", node.ipv4(), node.role, director.ipv4());
+            mariadb::start_knowing(&lab.scope, node, &["--max-connect-errors=3"], &hosts)
+        });
+        let servers = servers.collect::<Result<Vec<_>>>()?;
+        let timing = "interval: 200ms, timeout: 1s, rise: 1";
+        let mysql = MysqlLab::of(lab, servers, &format!("checks: [{{mysql: {{{LOGIN}}}, {timing}}}]"))?;
+        mysql.is(1, BackendState::Up)?;
+        mysql.is(2, BackendState::Up)?;
+        let before = failures(&mysql)?;
+        mysql.servers[0].signal(Signal::SIGSTOP)?;
+        mysql.is(1, BackendState::Down)?;
+        // More than the errors that it bears.
+        eventually(PATIENCE, "logins given up", || {
+            let given_up = failures(&mysql)? - before;
+            Ok(if given_up >= 8 { Seen::Yes(()) } else { Seen::NotYet(given_up.to_string()) })
+        })?;
+        mysql.servers[0].signal(Signal::SIGCONT)?;
+        mysql.is(1, BackendState::Up)?;
+        let name = mariadb::hostname(&director.netns, mysql.address(1))?;
+        ensure!(name == "slave1", "{name}");
+        // The same count does block: it is these servers' way.
+        let second = SocketAddr::new(mysql.address(2), 3306);
+        for _ in 0..3 {
+            director.netns.enter(|| TcpStream::connect(second)?.read_exact(&mut [0; 5]))??;
+        }
+        mysql.is(2, BackendState::Down)?;
+        mysql.says(2, "is blocked because of many connection errors")
+    });
+}
+
+/// Attempts that have failed, by both ways.
+fn failures(mysql: &MysqlLab<'_>) -> Result<u64> {
+    Ok(mysql.agent.stats()?.checks.iter().map(|it| it.failed).sum())
 }

@@ -10,7 +10,7 @@ use lb_tests::{
 };
 use nix::sys::signal::Signal;
 
-use crate::mysql_lab::{MysqlLab, SERVICE};
+use crate::mysql_lab::{MysqlLab, SERVICE, TIMING};
 
 #[test]
 fn the_handshake_alone_finds_a_server_that_hangs() {
@@ -23,7 +23,7 @@ fn the_handshake_alone_finds_a_server_that_hangs() {
         // A TCP check would pass: the kernel goes on accepting.
         mysql.servers[0].signal(Signal::SIGSTOP)?;
         mysql.is(1, BackendState::Down)?;
-        mysql.says(1, "mysql: no answer after")?;
+        mysql.says(1, "mysql: greeting: no answer after")?;
         ensure!(mariadb::hostname(&lab.net.client().netns, VIP4)? == "slave2");
         ensure!(mariadb::hostname(&lab.net.client().netns, VIP4)? == "slave2");
         mysql.servers[0].signal(Signal::SIGCONT)?;
@@ -98,5 +98,61 @@ fn lag_lowers_the_weight_and_never_empties_the_pool() {
         mysql.until(2, "all of the weight", full)?;
         ensure!(mariadb::hostname(&lab.net.client().netns, VIP4)? == "slave2");
         Ok(())
+    });
+}
+
+/// The relay log's file system is full: the replica's IO thread waits for room, and whoever asks about it waits for the
+/// thread.
+#[test]
+fn a_replica_that_does_not_say_how_far_it_is_lags_and_is_not_dead() {
+    Lab::test(Topology::one_segment(2), |lab| {
+        let [first, second] = &lab.net.backends[..] else { unreachable!("there are two") };
+        let primary = mariadb::start_with(&lab.scope, first, &["--server-id=1", "--log-bin=bin"])?;
+        let replica = mariadb::start_with_small_relay_log(&lab.scope, second, &["--server-id=2"])?;
+        let check = "user: root, password: \"123\", lag: [{from: 1h, weight: 0}]";
+        let more = format!("checks: [{{mysql: {{{check}}}, {TIMING}}}]");
+        let mut mysql = MysqlLab::of(lab, vec![primary, replica], &more)?;
+        mysql.is(1, BackendState::Up)?;
+        mysql.follow(2)?;
+        mysql.is(2, BackendState::Up)?;
+        mysql.says_of(2, "0 s behind")?;
+        mysql.sql(1, "CREATE DATABASE big; CREATE TABLE big.t (x LONGBLOB)")?;
+        mysql.sql(1, "SET binlog_format=ROW; INSERT INTO big.t VALUES (REPEAT('x', 4000000))")?;
+        mysql.is(2, BackendState::Quiesced)?;
+        // On its own address and through the VIP.
+        mysql.says_of(2, "logged in, no answer about its replication")?;
+        ensure!(mysql.agent.backend(SERVICE, &mysql.key(2))?.checks.len() == 2);
+        let client = &lab.net.client().netns;
+        ensure!(mariadb::hostname(client, VIP4)? == "slave1" && mariadb::hostname(client, VIP4)? == "slave1");
+        // It is the last one now: lag alone takes nobody out then.
+        mysql.servers[0].kill9()?;
+        mysql.is(1, BackendState::Down)?;
+        mysql.until(2, "all of the weight", |view| {
+            view.state == BackendState::Up && view.health_weight == 10
+        })?;
+        ensure!(mariadb::hostname(client, VIP4)? == "slave2");
+        let events = mysql.agent.lb(&["events", "--last", "1000"])?.ok()?;
+        let down = events.lines().filter(|line| line.contains("backend-down"));
+        ensure!(down.clone().all(|line| line.contains(&mysql.key(1))), "{events}");
+        Ok(())
+    });
+}
+
+/// What a query says is not looked at; that it says something is.
+#[test]
+fn a_query_must_give_a_row_whatever_is_in_it() {
+    Lab::test(Topology::one_segment(1), |lab| {
+        let check = "user: root, password: \"123\", query: SELECT n FROM asked.t";
+        let mysql = MysqlLab::start(lab, check)?;
+        mysql.is(1, BackendState::Down)?;
+        mysql.says(1, "error 1146: Table 'asked.t' doesn't exist")?;
+        mysql.sql(1, "CREATE DATABASE asked; CREATE TABLE asked.t (n INT)")?;
+        mysql.says(1, "the query gave no row")?;
+        mysql.sql(1, "INSERT INTO asked.t VALUES (NULL)")?;
+        mysql.is(1, BackendState::Up)?;
+        mysql.sql(1, "DELETE FROM asked.t")?;
+        mysql.is(1, BackendState::Down)?;
+        mysql.sql(1, "INSERT INTO asked.t VALUES (0)")?;
+        mysql.is(1, BackendState::Up)
     });
 }

@@ -134,7 +134,8 @@ impl Numbered {
     /// Waits for another stretch.
     pub fn go_on(&mut self, when: &str) -> Result<()> {
         let goal = self.sent() + STRETCH;
-        eventually(PATIENCE, &format!("packets to come {when}"), || {
+        // A hundred and more turns of a thread, which a machine with thirty that want to run gives it slowly.
+        eventually(PATIENCE * 3, &format!("packets to come {when}"), || {
             if let Some(ended) = self.workers.iter().position(JoinHandle::is_finished) {
                 let worker = self.workers.swap_remove(ended);
                 joined(worker).with_context(|| format!("{when}; {:?}", self.tally(0..self.sent())))?;

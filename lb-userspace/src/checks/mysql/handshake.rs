@@ -5,7 +5,7 @@ use tokio::{
     net::TcpStream,
 };
 
-use super::super::{failure, tcp};
+use super::super::{step::Step, tcp};
 use crate::{
     health::{Failure, Pass, Probe},
     model::check::MysqlCheck,
@@ -21,9 +21,10 @@ const REFUSALS: [u16; 4] = [1045, 1251, 1698, 3159];
 /// The server's greeting, and its answer to a user without a password: the check's, or one without a name, whom it
 /// may refuse. Who hangs up at the greeting, or in the middle of a login, is an error to the server: after
 /// `max_connect_errors` of them (100 by default) it lets the director in no more.
-pub async fn handshake(probe: &Probe, mysql: &MysqlCheck) -> Result<Pass, Failure> {
+pub async fn handshake(probe: &Probe, mysql: &MysqlCheck, step: &Step) -> Result<Pass, Failure> {
     let mut stream = tcp::connect(probe).await?;
-    let greeting = packet(&mut stream).await?;
+    step.is("greeting");
+    let greeting = packet(&mut stream, step).await?;
     if let Some((code, text)) = greeting.error() {
         return Err(Failure { why: format!("error {code}: {text}") });
     }
@@ -32,18 +33,20 @@ pub async fn handshake(probe: &Probe, mysql: &MysqlCheck) -> Result<Pass, Failur
     // What MariaDB puts in front for old replicas.
     let found = format!("greeting of {}", version.strip_prefix("5.5.5-").unwrap_or(&version));
     let user = mysql.user.as_deref().unwrap_or_default();
-    send(&mut stream, greeting.sequence, &first_answer(user)).await?;
-    let mut answer = packet(&mut stream).await?;
+    step.is("login");
+    send(&mut stream, greeting.sequence, &first_answer(user), step).await?;
+    let mut answer = packet(&mut stream, step).await?;
     if answer.payload[0] == AUTH_SWITCH {
         // By another plugin, where no password is an empty answer too.
-        send(&mut stream, answer.sequence, &[]).await?;
-        answer = packet(&mut stream).await?;
+        send(&mut stream, answer.sequence, &[], step).await?;
+        answer = packet(&mut stream, step).await?;
     }
     match answer.error() {
         Some((code, _)) if mysql.user.is_none() && REFUSALS.contains(&code) => {}
         Some((code, text)) => return Err(Failure { why: format!("error {code}: {text}") }),
         // COM_QUIT: an orderly end, which the server does not count as an aborted connection.
-        None => stream.write_all(&[1, 0, 0, 0, 1]).await.map_err(|error| failure(&error))?,
+        // Its result is known already.
+        None => drop(stream.write_all(&[1, 0, 0, 0, 1]).await),
     }
     Ok(Pass::new(found))
 }
@@ -67,28 +70,24 @@ impl Packet {
     }
 }
 
-async fn packet(stream: &mut TcpStream) -> Result<Packet, Failure> {
-    let cut = |error: std::io::Error| match error.kind() {
-        std::io::ErrorKind::UnexpectedEof => Failure { why: "closed in the handshake".to_owned() },
-        _ => failure(&error),
-    };
+async fn packet(stream: &mut TcpStream, step: &Step) -> Result<Packet, Failure> {
     let mut header = [0; 4];
-    stream.read_exact(&mut header).await.map_err(cut)?;
+    stream.read_exact(&mut header).await.map_err(|error| step.broken(&error))?;
     let length = u32::from_le_bytes([header[0], header[1], header[2], 0]) as usize;
     if !(1..=LONGEST_PACKET).contains(&length) {
         return Err(Failure { why: "this is not MySQL".to_owned() });
     }
     let mut payload = vec![0; length];
-    stream.read_exact(&mut payload).await.map_err(cut)?;
+    stream.read_exact(&mut payload).await.map_err(|error| step.broken(&error))?;
     Ok(Packet { sequence: header[3], payload })
 }
 
 /// Answers a packet of this number. What is sent is short.
-async fn send(stream: &mut TcpStream, to: u8, payload: &[u8]) -> Result<(), Failure> {
+async fn send(stream: &mut TcpStream, to: u8, payload: &[u8], step: &Step) -> Result<(), Failure> {
     let mut packet = (payload.len() as u32).to_le_bytes().to_vec();
     packet[3] = to.wrapping_add(1);
     packet.extend(payload);
-    stream.write_all(&packet).await.map_err(|error| failure(&error))
+    stream.write_all(&packet).await.map_err(|error| step.broken(&error))
 }
 
 /// HandshakeResponse41 of a user without a password, by the native plugin.

@@ -345,7 +345,12 @@ pub mod mysql_check {
         "`on`: the login is over TLS; `sni`, `verify` and `ca` are about that. A certificate that names nothing in \
          its subjectAltName, as MySQL makes one for itself, is good for no name.",
     );
-    pub static QUERY: Key = key("query", "SQL", Words("none"), "It must succeed and give at least one row.");
+    pub static QUERY: Key = key(
+        "query",
+        "SQL",
+        Words("none"),
+        "It must succeed and give at least one row, whatever is in it: `NULL` and `0` pass, too.",
+    );
     pub static ROLE: Key = key(
         "role",
         "`any`, `primary` or `replica`",

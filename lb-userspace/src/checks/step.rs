@@ -1,0 +1,59 @@
+//! How far an attempt has come, so that whoever reads of its end knows where it was.
+
+use std::{
+    io,
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
+
+use tokio::time::Instant;
+
+use super::failure;
+use crate::health::{Failure, Probe};
+
+/// The step that one attempt has come to, by a name for people: `greeting`, `STARTTLS`. At first it has none, nor while
+/// the check's own label says it.
+#[derive(Debug)]
+pub struct Step {
+    name: Mutex<&'static str>,
+    /// When the attempt is over.
+    until: Instant,
+}
+
+impl Step {
+    /// Of an attempt that begins now.
+    pub fn begin(probe: &Probe) -> Self {
+        Self { name: Mutex::default(), until: Instant::now() + probe.timeout }
+    }
+
+    /// How long the attempt may still take.
+    pub fn left(&self) -> Duration {
+        self.until.saturating_duration_since(Instant::now())
+    }
+
+    /// It is this one from now on.
+    pub fn is(&self, name: &'static str) {
+        *self.name.lock().unwrap_or_else(PoisonError::into_inner) = name;
+    }
+
+    /// What went wrong at it.
+    pub fn told(&self, what: &str) -> String {
+        match *self.name.lock().unwrap_or_else(PoisonError::into_inner) {
+            "" => what.to_owned(),
+            name => format!("{name}: {what}"),
+        }
+    }
+
+    /// The connection ended at it, in order.
+    pub fn closed(&self) -> Failure {
+        Failure { why: self.told("closed") }
+    }
+
+    /// The connection failed at it. TLS that ends without its own end is closed, too.
+    pub fn broken(&self, error: &io::Error) -> Failure {
+        match error.kind() {
+            io::ErrorKind::UnexpectedEof => self.closed(),
+            _ => Failure { why: self.told(&failure(error).why) },
+        }
+    }
+}

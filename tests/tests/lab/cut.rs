@@ -1,0 +1,229 @@
+//! Each check of a real server whose answer is cut, reset, held back or slowed down after every single byte of it.
+
+use std::{collections::BTreeSet, net::SocketAddr, sync::Mutex, time::Duration};
+
+use anyhow::{Context, Result, bail, ensure};
+use futures::{StreamExt, TryStreamExt, stream};
+use lb::{
+    health::{Failure, Outcome, Pass, Probe, Weight},
+    model::check::CheckKind,
+};
+use lb_tests::{
+    lab::Lab,
+    proxy::{Fault, Port, Proxy},
+    wait::PATIENCE,
+};
+
+/// So many attempts are under way at once: those that hang take their time, and nothing else.
+const AT_ONCE: usize = 200;
+
+/// For what is to hang until it is over: long enough for a busy machine to come as far as it is let.
+const TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Of a healthy server.
+const LONG: Duration = Duration::from_secs(20);
+
+/// An answer is closed after every byte of it; the other faults are tried at so many points or all of fewer.
+const SAMPLE: usize = 200;
+
+/// Where what a check needs ends in an answer, if all of it is there.
+pub type End = fn(&[u8]) -> Option<usize>;
+
+/// A conversation, and what has to be true of it.
+pub struct Conversation<'a> {
+    /// For people.
+    pub what: &'a str,
+    pub kind: CheckKind,
+    /// Port of the server, on the first backend.
+    pub port: u16,
+    /// What the check finds if nothing is wrong, or the begin of it.
+    pub finds: &'a str,
+    /// How the reasons begin that are met one after another, as more and more of the answer comes.
+    pub steps: &'a [&'a str],
+    /// How many bytes of this answer the check needs; none: it cannot be read (TLS).
+    pub needs: Option<End>,
+    /// One point in so many is tried where each takes CPU; then `needs` has to be known.
+    pub every: usize,
+    /// Its answers are up to so many bytes longer or shorter than each other.
+    pub jitter: usize,
+    /// A reset behind all that it needs is held against the server, if its library does not read first: it may be.
+    pub reset_may_fail: bool,
+}
+
+/// Ways to the server.
+struct Bench<'lab> {
+    lab: &'lab Lab,
+    ports: Mutex<Vec<Port>>,
+    _proxy: Proxy,
+}
+
+/// What came of one attempt.
+struct Tried {
+    fault: Fault,
+    outcome: Outcome,
+    bytes: Vec<u8>,
+}
+
+impl Conversation<'_> {
+    /// Tries all of it.
+    pub fn holds(&self, lab: &Lab) -> Result<()> {
+        let (proxy, ports) = Proxy::start(&lab.net.backends[0], self.port, AT_ONCE)?;
+        let bench = Bench { lab, ports: Mutex::new(ports), _proxy: proxy };
+        self.try_all(&bench).with_context(|| self.what.to_owned())
+    }
+
+    /// What comes of a server that first is slow: it takes `share` of the time for what is behind `at` bytes. After
+    /// `hangs` bytes it hangs.
+    pub fn slow_and_hanging(&self, lab: &Lab, at: usize, share: f64, hangs: usize) -> Result<Outcome> {
+        let (proxy, ports) = Proxy::start(&lab.net.backends[0], self.port, 1)?;
+        let bench = Bench { lab, ports: Mutex::new(ports), _proxy: proxy };
+        let fault = Fault::Pauses { at, pause: TIMEOUT.mul_f64(share), hangs };
+        Ok(self.one(&bench, fault, TIMEOUT)?.outcome)
+    }
+
+    fn try_all(&self, bench: &Bench<'_>) -> Result<()> {
+        let whole = self.one(bench, Fault::None, LONG)?;
+        self.passes(&whole)?;
+        let length = whole.bytes.len() + self.jitter;
+        let ends = self.needs.map(|find| find(&whole.bytes).context("the answer has no end")).transpose()?;
+        let closes =
+            (0..=length).filter(|at| at % self.every == 0 || ends.is_some_and(|end| at.abs_diff(end) < 4));
+        let closes = self.each(bench, &closes.map(Fault::Closes).collect::<Vec<_>>(), LONG)?;
+        let first = closes.iter().find(|tried| self.passes(tried).is_ok()).context("it never passes")?;
+        let Fault::Closes(needs) = first.fault else { bail!("all are closed") };
+        if let Some(ends) = ends {
+            ensure!(needs == ends, "it needs {needs} bytes of {length}, and the answer ends after {ends}");
+        }
+        self.is_sharp(&closes, needs)?;
+        let every = needs.div_ceil(SAMPLE).max(self.every);
+        let sample: BTreeSet<_> = (0..needs).step_by(every).collect();
+        let around = [needs - self.jitter - 1, needs + self.jitter, length];
+        let resets: Vec<_> = sample.iter().copied().chain(around).map(Fault::Resets).collect();
+        self.is_sharp(&self.each(bench, &resets, LONG)?, needs)?;
+        let hangs: Vec<_> = sample.iter().copied().chain([around[0]]).map(Fault::Hangs).collect();
+        self.is_sharp(&self.each(bench, &hangs, TIMEOUT)?, needs)?;
+        for tried in
+            self.each(bench, &around[1..].iter().copied().map(Fault::Hangs).collect::<Vec<_>>(), LONG)?
+        {
+            self.passes(&tried)?;
+        }
+        self.is_slow(bench, length)?;
+        let lies: Vec<_> = sample.into_iter().map(Fault::Lies).collect();
+        self.each(bench, &lies, TIMEOUT).map(drop)
+    }
+
+    /// Slow is no failure, and too slow is one, though something comes all the time.
+    fn is_slow(&self, bench: &Bench<'_>, length: usize) -> Result<()> {
+        let piece = length / 100 + 1;
+        let slow = self.one(bench, Fault::Drips(piece, Duration::from_millis(10)), LONG)?;
+        self.passes(&slow)?;
+        // Four times what it has: the time in which nobody looked is given back once.
+        let (has, pieces) = (Duration::from_millis(500), length.div_ceil(piece).min(100));
+        let pause = has * 4 / u32::try_from(pieces)?;
+        let late = self.one(bench, Fault::Drips(piece, pause), has)?;
+        let why = self.fails(&late)?;
+        ensure!(why.ends_with("no answer"), "too slow: {why}");
+        Ok(())
+    }
+
+    /// Fails below `needs`, at one step after another, and passes from there on.
+    fn is_sharp(&self, tried: &[Tried], needs: usize) -> Result<()> {
+        let mut steps = Vec::new();
+        let mut is_reset = false;
+        for tried in tried {
+            let (Fault::Closes(at) | Fault::Resets(at) | Fault::Hangs(at)) = tried.fault else { continue };
+            is_reset = matches!(tried.fault, Fault::Resets(_));
+            if at >= needs + self.jitter {
+                if !(is_reset && self.reset_may_fail) {
+                    self.passes(tried)?;
+                }
+                continue;
+            }
+            if at + self.jitter >= needs && self.jitter > 0 {
+                continue;
+            }
+            let why = self.fails(tried)?;
+            // It may be there before anybody sees that the connection is.
+            if is_reset && why == "connection reset by peer" {
+                continue;
+            }
+            let of = self.steps.iter().enumerate().filter(|(_, step)| why.starts_with(**step));
+            let step = of.max_by_key(|(_, step)| step.len()).map(|(at, _)| at);
+            steps.push(step.with_context(|| format!("{:?} of {needs}: {why}", tried.fault))?);
+        }
+        // Nor need a reset wait until what came before it is read.
+        ensure!(is_reset || steps.is_sorted(), "steps: {steps:?}");
+        steps.dedup();
+        ensure!(is_reset || steps.len() == self.steps.len(), "not every step was met, but {steps:?}");
+        Ok(())
+    }
+
+    fn passes(&self, tried: &Tried) -> Result<()> {
+        let Tried { fault, outcome, .. } = tried;
+        let is = outcome.result.as_ref().is_ok_and(|Pass { found, weight }| {
+            found.starts_with(self.finds) && *weight == Weight::Configured
+        });
+        ensure!(is, "{fault:?}: {outcome:?} instead of {}", self.finds);
+        Ok(())
+    }
+
+    fn fails<'a>(&self, tried: &'a Tried) -> Result<&'a str> {
+        match &tried.outcome.result {
+            Err(Failure { why }) => Ok(why),
+            // It lags as far as anybody knows.
+            Ok(Pass { found, weight: Weight::Lagging { lag: None, .. } }) => Ok(found),
+            Ok(pass) => bail!("{:?}: it passes ({pass:?})", tried.fault),
+        }
+    }
+
+    fn one(&self, bench: &Bench<'_>, fault: Fault, timeout: Duration) -> Result<Tried> {
+        let mut all = self.each(bench, &[fault], timeout)?;
+        all.pop().context("there is one")
+    }
+
+    /// In the order of the faults.
+    fn each(&self, bench: &Bench<'_>, faults: &[Fault], timeout: Duration) -> Result<Vec<Tried>> {
+        bench.lab.net.director.netns.enter(|| {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            let tried = stream::iter(faults).map(|fault| self.attempt(bench, *fault, timeout));
+            runtime.block_on(tried.buffered(AT_ONCE / self.every).try_collect())
+        })?
+    }
+
+    async fn attempt(&self, bench: &Bench<'_>, fault: Fault, timeout: Duration) -> Result<Tried> {
+        let port = bench.ports.lock().map(|mut ports| ports.pop());
+        let mut port = port.ok().flatten().context("as many ports as attempts")?;
+        port.set(fault);
+        let outcome = lb::checks::once(&probe(&self.kind, port.at, timeout)).await;
+        let bytes = port.passed().await?.bytes;
+        if let Ok(mut ports) = bench.ports.lock() {
+            ports.push(port);
+        }
+        if let Err(Failure { why }) = &outcome.result {
+            ensure!(!why.contains("cannot be understood"), "{fault:?}: a panic");
+        }
+        // What is not looked at for a time is looked at once more (`within` in lb-userspace/src/checks/limit.rs).
+        ensure!(outcome.took < timeout + PATIENCE, "{fault:?}: it has no end: {outcome:?}");
+        Ok(Tried { fault, outcome, bytes })
+    }
+}
+
+fn probe(kind: &CheckKind, target: SocketAddr, timeout: Duration) -> Probe {
+    Probe {
+        service: "web".parse().expect("a name"),
+        backend: target.to_string().parse().expect("a key"),
+        kind: kind.clone(),
+        target,
+        source: None,
+        interface: None,
+        via_vip: false,
+        way: None,
+        connect_timeout: timeout,
+        timeout,
+    }
+}
+
+/// The end of these words in an answer.
+pub fn end_of(answer: &[u8], words: &[u8]) -> Option<usize> {
+    answer.windows(words.len()).position(|window| window == words).map(|at| at + words.len())
+}

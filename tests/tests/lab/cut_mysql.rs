@@ -1,0 +1,127 @@
+//! mysql checks of real MariaDB and MySQL servers that break off, hang and dawdle at every byte.
+
+use anyhow::ensure;
+use lb::health::{Pass, Weight};
+use lb::model::check::{CheckKind, LagTier, MysqlCheck, Role, Secret, TlsCheck};
+use lb_tests::{
+    lab::Lab,
+    mariadb,
+    mysql::{Mysql, PASSWORD},
+    topo::Topology,
+    wait::{PATIENCE, Seen, eventually},
+};
+
+use crate::cut::Conversation;
+
+/// Whoever hangs up in the handshake is an error to the server, and all of these do.
+const OPTIONS: [&str; 3] = ["--server-id=1", "--max-connections=500", "--max-connect-errors=1000000000"];
+
+fn login(user: &str, password: &str) -> MysqlCheck {
+    let (user, password) = (Some(user.to_owned()), Some(Secret(password.to_owned())));
+    MysqlCheck {
+        user,
+        password,
+        role: Role::Primary,
+        query: Some("SELECT 1".to_owned()),
+        ..MysqlCheck::default()
+    }
+}
+
+fn conversation<'a>(
+    what: &'a str,
+    check: MysqlCheck,
+    finds: &'a str,
+    steps: &'a [&'a str],
+) -> Conversation<'a> {
+    Conversation {
+        what,
+        kind: CheckKind::Mysql(check),
+        port: 3306,
+        finds,
+        steps,
+        needs: None,
+        every: 1,
+        jitter: 0,
+        reset_may_fail: false,
+    }
+}
+
+#[test]
+fn the_handshake_needs_the_greeting_and_the_answer_to_a_login() {
+    Lab::test(Topology::one_segment(1), |lab| {
+        let server = mariadb::start_with(&lab.scope, &lab.net.backends[0], &OPTIONS)?;
+        let version = mariadb::query(
+            &lab.net.director.netns,
+            lab.net.backends[0].ipv4(),
+            &["-N", "-B"],
+            "CREATE USER open@'%'; SELECT @@version",
+        )?;
+        let finds = format!("greeting of {}", version.ok()?.trim());
+        let steps = ["greeting: ", "login: "];
+        conversation("without a user", MysqlCheck::default(), &finds, &steps).holds(lab)?;
+        let user = MysqlCheck { user: Some("open".to_owned()), ..MysqlCheck::default() };
+        conversation("with a user", user, &finds, &steps).holds(lab)?;
+        drop(server);
+        Ok(())
+    });
+}
+
+#[test]
+fn a_login_needs_the_answer_to_each_of_its_questions() {
+    Lab::test(Topology::one_segment(1), |lab| {
+        let _server = mariadb::start_with(&lab.scope, &lab.net.backends[0], &OPTIONS)?;
+        let steps = ["login: ", "read_only: ", "query: "];
+        conversation("native password", login("root", "123"), "writable", &steps).holds(lab)
+    });
+}
+
+#[test]
+fn a_login_over_tls_needs_the_answer_to_each_of_its_questions() {
+    Lab::test(Topology::one_segment(1), |lab| {
+        let server = Mysql::start(&lab.scope, &lab.net.backends[0], &OPTIONS[1..])?;
+        let tls = |check| MysqlCheck { tls: Some(TlsCheck::default()), ..check };
+        let steps = ["login: ", "read_only: ", "query: "];
+        conversation("by the hash", login("checker", PASSWORD), "writable", &steps).holds(lab)?;
+        conversation("over TLS", tls(login("checker", PASSWORD)), "writable", &steps).holds(lab)?;
+        drop(server);
+        Ok(())
+    });
+}
+
+/// Once it has logged in, a replica that does not say how far behind it is lags, and is not dead.
+#[test]
+fn a_replica_that_breaks_off_lags() {
+    Lab::test(Topology::one_segment(2), |lab| {
+        let [replica, primary] = &lab.net.backends[..] else { unreachable!("there are two") };
+        let _servers = [
+            mariadb::start_with(&lab.scope, replica, &OPTIONS)?,
+            mariadb::start_with(&lab.scope, primary, &["--server-id=2", "--log-bin=bin"])?,
+        ];
+        let sql = |statement: &str| {
+            mariadb::query(&lab.net.director.netns, replica.ipv4(), &["-N", "-B"], statement)?.ok()
+        };
+        sql(&format!(
+            "CHANGE MASTER TO MASTER_HOST='{}', MASTER_USER='root', MASTER_PASSWORD='123', \
+             MASTER_USE_GTID=slave_pos; START SLAVE",
+            primary.ipv4()
+        ))?;
+        eventually(PATIENCE, "a replica that has read all", || {
+            let status = sql("SHOW REPLICA STATUS")?;
+            let is = status.contains("Slave has read all relay log");
+            Ok(if is { Seen::Yes(()) } else { Seen::NotYet(status) })
+        })?;
+        let lag = vec![LagTier { from: 10, weight: 50 }, LagTier { from: 60, weight: 0 }];
+        let check = MysqlCheck { lag, role: Role::Any, query: None, ..login("root", "123") };
+        let steps = ["login: ", "logged in, replication: "];
+        let replication = conversation("replication", check, "logged in, 0 s behind", &steps);
+        replication.holds(lab)?;
+        // In the middle of the greeting, and behind the login.
+        let late = replication.slow_and_hanging(lab, 10, 0.6, 1000)?.result;
+        let lags = Pass {
+            found: "logged in, replication: no answer".to_owned(),
+            weight: Weight::Lagging { percent: 0, lag: None },
+        };
+        ensure!(late == Ok(lags.clone()), "{late:?} instead of {lags:?}");
+        Ok(())
+    });
+}
