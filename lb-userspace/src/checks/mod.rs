@@ -33,6 +33,7 @@ use futures::FutureExt;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use limit::within;
+use mysql::Unanswered;
 use queue::{Maker, Queue};
 pub use saved::SavedFile;
 use step::Step;
@@ -145,14 +146,21 @@ async fn run(mut attempts: UnboundedReceiver<Vec<Wanted>>, maker: Maker) {
 
 /// One attempt by itself, now. Whoever makes many hands them to [`Checks`].
 pub async fn once(probe: &Probe) -> Outcome {
-    attempt(probe, &Tls::default()).await
+    attempt(probe, &Common::default()).await
 }
 
-async fn attempt(probe: &Probe, tls: &Tls) -> Outcome {
+/// What attempts have in common.
+#[derive(Debug, Default)]
+struct Common {
+    tls: Tls,
+    unanswered: Unanswered,
+}
+
+async fn attempt(probe: &Probe, common: &Common) -> Outcome {
     let began = monotonic();
     let step = Step::begin(probe);
     // A library may panic of what a server says: else its check would have no result, and so never a second one.
-    let made = AssertUnwindSafe(by_kind(probe, tls, &step)).catch_unwind();
+    let made = AssertUnwindSafe(by_kind(probe, common, &step)).catch_unwind();
     let result = within(probe.timeout, made).await;
     let took = monotonic().saturating_sub(began);
     let result = match result {
@@ -163,12 +171,13 @@ async fn attempt(probe: &Probe, tls: &Tls) -> Outcome {
     Outcome { took, result }
 }
 
-async fn by_kind(probe: &Probe, tls: &Tls, step: &Step) -> Result<Pass, Failure> {
+async fn by_kind(probe: &Probe, common: &Common, step: &Step) -> Result<Pass, Failure> {
+    let tls = &common.tls;
     // In boxes, so that a tcp check is not as large as a login.
     match &probe.kind {
         CheckKind::Tcp | CheckKind::HalfOpen => tcp::check(probe).await,
         CheckKind::Http(http) => Box::pin(http::check(probe, http, tls, step)).await,
-        CheckKind::Mysql(mysql) => Box::pin(mysql::check(probe, mysql, tls, step)).await,
+        CheckKind::Mysql(mysql) => Box::pin(mysql::check(probe, mysql, common, step)).await,
         CheckKind::Redis(redis) => Box::pin(redis::check(probe, redis, step)).await,
         CheckKind::Postgres(postgres) => Box::pin(postgres::check(probe, postgres, tls, step)).await,
         CheckKind::Udp(udp) => Box::pin(udp::check(probe, udp)).await,

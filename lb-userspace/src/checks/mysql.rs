@@ -1,19 +1,25 @@
 //! MySQL and MariaDB: the handshake alone, or a login and questions.
 
 mod handshake;
+mod replication;
+mod unanswered;
 
 use std::{
     fmt::Display,
     net::{Ipv4Addr, SocketAddr},
     path::Path,
+    time::Duration,
 };
 
 use mysql_async::{Conn, Error, IoError, OptsBuilder, Row, SslOpts, Value, prelude::Queryable};
-use tokio::{io::copy_bidirectional, net::TcpListener, task::JoinHandle, time::timeout};
+use socket2::{SockRef, TcpKeepalive};
+use tokio::{io::copy_bidirectional, net::TcpListener, task::JoinHandle};
 use tokio_rustls::rustls;
 
+pub use unanswered::Unanswered;
+
 use super::{
-    failure,
+    Common, failure,
     limit::{farewell, within},
     local,
     step::Step,
@@ -25,21 +31,21 @@ use crate::{
     model::check::{Fit, Galera, MysqlCheck, Role, Secret, TlsCheck},
 };
 
-pub async fn check(probe: &Probe, mysql: &MysqlCheck, tls: &Tls, step: &Step) -> Result<Pass, Failure> {
+pub async fn check(probe: &Probe, mysql: &MysqlCheck, common: &Common, step: &Step) -> Result<Pass, Failure> {
     if mysql.logs_in() {
-        log_in(probe, mysql, tls, step).await
+        log_in(probe, mysql, common, step).await
     } else {
         handshake::handshake(probe, mysql, step).await
     }
 }
 
-async fn log_in(probe: &Probe, mysql: &MysqlCheck, tls: &Tls, step: &Step) -> Result<Pass, Failure> {
+async fn log_in(probe: &Probe, mysql: &MysqlCheck, common: &Common, step: &Step) -> Result<Pass, Failure> {
     let password = password(mysql.password.as_ref(), mysql.password_file.as_deref()).await?;
     let ssl = match &mysql.tls {
-        Some(how) => Some(ssl(probe, how, tls).await?),
+        Some(how) => Some(ssl(probe, how, &common.tls).await?),
         None => None,
     };
-    let mut relay = Relay::start(probe).await?;
+    let relay = Relay::start(probe).await?;
     let options = OptsBuilder::default()
         .ip_or_hostname(relay.at.ip().to_string())
         .tcp_port(relay.at.port())
@@ -51,18 +57,35 @@ async fn log_in(probe: &Probe, mysql: &MysqlCheck, tls: &Tls, step: &Step) -> Re
         .wait_timeout(Some(60))
         .ssl_opts(ssl);
     step.is("login");
-    let mut server = match within(probe.connect_timeout, Conn::new(options)).await {
+    let server = match within(probe.connect_timeout, Conn::new(options)).await {
         Some(connected) => connected.map_err(|error| told(&error, step))?,
         None => return Err(Failure { why: step.told("no answer") }),
     };
-    let asked = questions(probe, mysql, &mut server, step).await;
-    farewell(probe, step, async {
-        let _ = server.disconnect().await;
+    let mut session = Session { server, relay };
+    match questions(mysql, &mut session.server, step).await {
+        Ok(pass) if !mysql.lag.is_empty() && pass.weight != Weight::StandBy => {
+            Ok(replication::check(probe, mysql, session, &pass.found, step, &common.unanswered).await)
+        }
+        asked => {
+            farewell(probe, step, session.end()).await;
+            asked
+        }
+    }
+}
+
+/// A login that has succeeded.
+struct Session {
+    server: Conn,
+    relay: Relay,
+}
+
+impl Session {
+    /// Ends it in order.
+    async fn end(mut self) {
+        let _ = self.server.disconnect().await;
         // Until it is passed on; the server answers it by closing.
-        let _ = (&mut relay.task).await;
-    })
-    .await;
-    asked
+        let _ = (&mut self.relay.task).await;
+    }
 }
 
 /// The name is the check's own, as the login goes to a relay.
@@ -89,9 +112,17 @@ struct Relay {
     task: JoinHandle<()>,
 }
 
+/// Of a server that is silent: whether it is still there is asked from so long on, so often, and three times.
+const KEEPALIVE: TcpKeepalive = TcpKeepalive::new()
+    .with_time(Duration::from_secs(5))
+    .with_interval(Duration::from_secs(5))
+    .with_retries(3);
+
 impl Relay {
     async fn start(probe: &Probe) -> Result<Self, Failure> {
         let mut server = tcp::connect(probe).await?;
+        // A question may wait for long: that its server has gone without a word is to be found out.
+        SockRef::from(&server).set_tcp_keepalive(&KEEPALIVE).map_err(|error| failure(&error))?;
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.map_err(|error| failure(&error))?;
         let at = listener.local_addr().map_err(|error| failure(&error))?;
         let task = tokio::spawn(async move {
@@ -121,12 +152,8 @@ pub async fn password(given: Option<&Secret>, file: Option<&Path>) -> Result<Opt
     Ok(Some(text.trim_end_matches(['\n', '\r']).to_owned()))
 }
 
-async fn questions(
-    probe: &Probe,
-    mysql: &MysqlCheck,
-    server: &mut Conn,
-    step: &Step,
-) -> Result<Pass, Failure> {
+/// All but the one about replication.
+async fn questions(mysql: &MysqlCheck, server: &mut Conn, step: &Step) -> Result<Pass, Failure> {
     let mut found = "logged in".to_owned();
     if mysql.role != Role::Any {
         step.is("read_only");
@@ -150,21 +177,7 @@ async fn questions(
         found = galera(mysql.galera, server, step).await?;
     }
     query(mysql, server, step).await?;
-    if mysql.lag.is_empty() {
-        return Ok(Pass::new(found));
-    }
-    step.is("replication");
-    // One that does not say how far behind it is counts as lagging, and not as dead: so it has to be found
-    // out before the whole attempt is over, also if the login took most of its time.
-    let (lag, why) = match timeout((probe.timeout / 2).min(step.left() / 2), replication(server)).await {
-        Ok(Ok(answer)) => answer,
-        Ok(Err(error)) => (Some(None), told(&error, step).why),
-        Err(_) => (Some(None), step.told("no answer")),
-    };
-    let Some(lag) = lag else { return Ok(Pass::new(format!("{found}, {why}"))) };
-    let percent = mysql.percent(lag);
-    let weight = if percent >= 100 { Weight::Configured } else { Weight::Lagging { percent, lag } };
-    Ok(Pass { found: format!("{found}, {why}"), weight })
+    Ok(Pass::new(found))
 }
 
 /// Whether it takes writes: `read_only` is off. It is a number, or a word where it has more values (MariaDB 12).
@@ -206,34 +219,6 @@ async fn galera(wanted: Galera, server: &mut Conn, step: &Step) -> Result<String
             Err(Failure { why })
         }
     }
-}
-
-/// How many seconds behind, in words too; none: replication is stopped; no figure at all: it is no replica.
-type Lag = (Option<Option<u64>>, String);
-
-async fn replication(server: &mut Conn) -> Result<Lag, Error> {
-    /// ER_PARSE_ERROR
-    const SYNTAX: u16 = 1064;
-    let row: Option<Row> = match server.query_first("SHOW REPLICA STATUS").await {
-        // MySQL before 8.0.22, MariaDB before 10.5.
-        Err(Error::Server(error)) if error.code == SYNTAX => server.query_first("SHOW SLAVE STATUS").await?,
-        other => other?,
-    };
-    let Some(row) = row else { return Ok((None, "replicates nothing".to_owned())) };
-    let column = |names: [&str; 2]| {
-        names
-            .iter()
-            .find_map(|name| row.columns_ref().iter().position(|c| c.name_str() == *name))
-            .and_then(|at| row.as_ref(at))
-    };
-    match column(["Seconds_Behind_Source", "Seconds_Behind_Master"]).and_then(number) {
-        Some(seconds) => Ok((Some(Some(seconds)), format!("{seconds} s behind"))),
-        None => Ok((Some(None), "replication is stopped".to_owned())),
-    }
-}
-
-fn number(value: &Value) -> Option<u64> {
-    text(value)?.parse().ok()
 }
 
 /// As the text protocol has it; a lying server may say it in another type.

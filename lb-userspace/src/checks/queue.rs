@@ -8,7 +8,7 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-use super::{Tally, attempt, tls::Tls};
+use super::{Common, Tally, attempt};
 use crate::{
     clock::monotonic,
     health::{Outcome, Pass, Probe, ProbeId, Wanted},
@@ -69,7 +69,7 @@ impl Queue {
 pub struct Maker {
     results: UnboundedSender<(ProbeId, Outcome)>,
     tally: Tally,
-    tls: Arc<Tls>,
+    common: Arc<Common>,
     /// Permits for all that may be under way at once.
     room: Arc<Semaphore>,
 }
@@ -77,7 +77,7 @@ pub struct Maker {
 impl Maker {
     pub fn new(results: UnboundedSender<(ProbeId, Outcome)>) -> Self {
         let room = Arc::new(Semaphore::new(take_descriptors()));
-        Self { results, tally: Tally::default(), tls: Arc::default(), room }
+        Self { results, tally: Tally::default(), common: Arc::default(), room }
     }
 
     pub fn tally(&self) -> &Tally {
@@ -115,7 +115,7 @@ impl Owed {
         // It is never closed.
         let _room = self.maker.room.clone().acquire_owned().await;
         self.maker.tally.begun(probe, monotonic().saturating_sub(due));
-        let outcome = attempt(probe, &self.maker.tls).await;
+        let outcome = attempt(probe, &self.maker.common).await;
         self.maker.tally.ended(probe, outcome.result.is_err());
         self.is_told = true;
         self.maker.tell(self.id, outcome);

@@ -43,8 +43,9 @@ pub async fn connect(probe: &Probe) -> Result<TcpStream, Failure> {
     }
 }
 
-/// How many ports an attempt tries: one may still be connected to the same VIP and port.
-const TRIES: u32 = 16;
+/// How many ports an attempt tries: one may still be connected to the same VIP and port. Those of a whole pool of replicas
+/// may, one beside the other ([`Unanswered`](super::mysql::Unanswered)).
+const TRIES: u32 = 256;
 
 async fn connect_by(probe: &Probe, way: Way) -> io::Result<TcpStream> {
     let mut taken = io::Error::from(io::ErrorKind::AddrInUse);

@@ -87,7 +87,7 @@ fn impatient(probe: Probe) -> Probe {
 }
 
 async fn result(probe: Probe) -> Result<Pass, String> {
-    attempt(&probe, &Tls::default()).await.result.map_err(|failure| failure.why)
+    attempt(&probe, &Common::default()).await.result.map_err(|failure| failure.why)
 }
 
 async fn found(kind: CheckKind, port: u16) -> Result<String, String> {

@@ -120,8 +120,17 @@ fn a_replica_that_does_not_say_how_far_it_is_lags_and_is_not_dead() {
         mysql.sql(1, "SET binlog_format=ROW; INSERT INTO big.t VALUES (REPEAT('x', 4000000))")?;
         mysql.is(2, BackendState::Quiesced)?;
         // On its own address and through the VIP.
-        mysql.says_of(2, "logged in, no answer about its replication")?;
+        mysql.says_of(2, "logged in, replication: no answer")?;
         ensure!(mysql.agent.backend(SERVICE, &mysql.key(2))?.checks.len() == 2);
+        // Who asked is still there, one each way, however often the checks come by.
+        let (before, mut asked) = (mysql.connections(2)?, 0);
+        eventually(PATIENCE, "some logins more of the checks", || {
+            asked += 1;
+            let more = mysql.connections(2)? - before - asked;
+            Ok(if more >= 12 { Seen::Yes(()) } else { Seen::NotYet(format!("{more}")) })
+        })?;
+        let waiting = mysql.waiting(2)?;
+        ensure!((1..=2).contains(&waiting), "{waiting} sessions wait for an answer");
         let client = &lab.net.client().netns;
         ensure!(mariadb::hostname(client, VIP4)? == "slave1" && mariadb::hostname(client, VIP4)? == "slave1");
         // It is the last one now: lag alone takes nobody out then.
@@ -134,7 +143,12 @@ fn a_replica_that_does_not_say_how_far_it_is_lags_and_is_not_dead() {
         let events = mysql.agent.lb(&["events", "--last", "1000"])?.ok()?;
         let down = events.lines().filter(|line| line.contains("backend-down"));
         ensure!(down.clone().all(|line| line.contains(&mysql.key(1))), "{events}");
-        Ok(())
+        // The next one is asked, though the last one never answered.
+        mysql.servers[1].kill9()?;
+        mysql.is(2, BackendState::Down)?;
+        mysql.again(lab, 2)?;
+        mysql.is(2, BackendState::Up)?;
+        mysql.says_of(2, "replication is stopped")
     });
 }
 

@@ -100,6 +100,12 @@ impl<'lab> MysqlLab<'lab> {
         Ok(status.split_whitespace().last().unwrap_or_default().parse()?)
     }
 
+    /// How many of its sessions have asked about replication, and wait for the answer.
+    pub fn waiting(&self, n: usize) -> Result<u64> {
+        let those = "FROM information_schema.processlist WHERE info LIKE 'SHOW % STATUS'";
+        Ok(self.sql(n, &format!("SELECT COUNT(*) {those}"))?.trim().parse()?)
+    }
+
     /// On one server itself, as its administrator.
     pub fn sql(&self, n: usize, statement: &str) -> Result<String> {
         mariadb::query(&self.lab.net.backends[n - 1].netns, self.address(n), &["-N", "-B"], statement)?.ok()
