@@ -5,6 +5,7 @@
 #![no_main]
 #![expect(internal_features, reason = "BPF has 64-bit compare-and-swap only as compiler intrinsics")]
 #![feature(core_intrinsics)]
+#![feature(asm_experimental_arch)]
 
 mod answer;
 mod clock;

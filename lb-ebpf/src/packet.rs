@@ -3,11 +3,13 @@
 //! Every read is bounded by `data_end`; nothing here trusts a length in the packet.
 
 mod chunks;
+mod forget;
 mod outline;
 
 pub use outline::Outline;
 
 use chunks::packet_chunks;
+use forget::forgotten;
 
 use aya_ebpf::{helpers::bpf_xdp_get_buff_len, programs::XdpContext};
 use lb_common::{
@@ -198,7 +200,9 @@ pub fn parse(ctx: &XdpContext, packet: &mut Packet) -> Result<(), Verdict> {
         return Err(Verdict::PassedNotForUs);
     }
     (packet.l3, packet.tags, packet.aside) = (l3, tags, (priority as u32) << 16);
-    if ethertype == ETH_P_IP { ipv4(ctx, packet) } else { ipv6(ctx, packet) }
+    if ethertype == ETH_P_IP { ipv4(ctx, packet) } else { ipv6(ctx, packet) }?;
+    packet.segment = forgotten(packet.segment, packet.source[0] as u32);
+    Ok(())
 }
 
 #[inline(always)]

@@ -1,12 +1,14 @@
-//! A real mail server that keeps what it gets: STARTTLS and a login, or no mail.
+//! Real mail servers: one that keeps what it gets, by STARTTLS and a login, or no mail; and one that checks greet.
 
 use std::{fs, net::TcpStream, path::PathBuf, process::Command};
 
 use anyhow::Result;
 
 use crate::{
+    nginx::Nginx,
     proc::{self, Proc},
     scope::Scope,
+    stores::listens,
     topo::Node,
     wait::{PATIENCE, until_ok},
 };
@@ -15,6 +17,24 @@ use crate::{
 pub const PORT: u16 = 587;
 pub const USER: &str = "lb";
 pub const PASSWORD: &str = "correct horse";
+
+/// Of relays (RFC 5321).
+pub const GREETER: u16 = 25;
+
+/// aiosmtpd on every address of the node, with the certificate of the node's nginx. It drops mails.
+pub fn greeter(scope: &Scope, node: &Node, web: &Nginx) -> Result<Proc> {
+    let mut command = node.netns.command("aiosmtpd")?;
+    command.arg("-n").arg("-l").arg(format!("0.0.0.0:{GREETER}"));
+    command.args(["-c", "aiosmtpd.handlers.Sink", "--no-requiretls", "--tlscert"]);
+    command.arg(&web.ca).arg("--tlskey").arg(web.ca.with_file_name("key.pem"));
+    let log = scope.dir().join(format!("aiosmtpd-{}.log", node.role));
+    let mut proc = Proc::spawn("aiosmtpd", command, &log, scope.lifetime())?;
+    until_ok(PATIENCE, "aiosmtpd to listen", || {
+        proc.check_alive()?;
+        listens(node, GREETER)
+    })?;
+    Ok(proc)
+}
 
 /// A running server.
 pub struct MailServer {

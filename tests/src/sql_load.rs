@@ -12,10 +12,11 @@ use std::{
 };
 
 use anyhow::{Result, anyhow};
+use jiff::Timestamp;
 use mysql_async::{Conn, Opts, OptsBuilder, prelude::Queryable};
 use tokio::time::{sleep, timeout};
 
-use crate::topo::Node;
+use crate::{clock::realtime, topo::Node};
 
 /// Queries by one connection.
 const QUERIES: u32 = 10;
@@ -31,12 +32,31 @@ const PATIENCE: Duration = Duration::from_secs(3);
 pub struct Seen {
     /// Queries that were answered, by the server's name.
     pub answered: std::collections::BTreeMap<String, u64>,
-    /// Queries that failed on a connection that was open on this server.
-    pub broken: Vec<(String, String)>,
+    /// Queries that failed on a connection that was open.
+    pub broken: Vec<Broken>,
     /// Connections that could not be opened, and were tried again.
-    pub refused: u64,
+    pub refused: Vec<Refused>,
     /// Queries for which no connection could be had.
     pub failed: Vec<String>,
+}
+
+/// A query that failed on an open connection.
+#[derive(Clone, Debug)]
+pub struct Broken {
+    /// Whose connection it was.
+    pub server: String,
+    /// When its first answer had come.
+    pub opened: Timestamp,
+    pub failed: Timestamp,
+    pub why: String,
+}
+
+/// An attempt at a connection.
+#[derive(Clone, Debug)]
+pub struct Refused {
+    pub began: Timestamp,
+    pub failed: Timestamp,
+    pub why: String,
 }
 
 impl Seen {
@@ -103,11 +123,12 @@ fn lock(seen: &Mutex<Seen>) -> MutexGuard<'_, Seen> {
 async fn query_on(stop: &AtomicBool, seen: &Mutex<Seen>, opts: &Opts) {
     while !stop.load(Ordering::Relaxed) {
         let Some((mut conn, server)) = connect(stop, seen, opts).await else { continue };
+        let opened = realtime();
         for _ in 0..QUERIES {
             match ask(&mut conn).await {
                 Ok(name) => *lock(seen).answered.entry(name).or_default() += 1,
                 Err(why) => {
-                    lock(seen).broken.push((server, why));
+                    lock(seen).broken.push(Broken { server, opened, failed: realtime(), why });
                     break;
                 }
             }
@@ -122,6 +143,7 @@ async fn query_on(stop: &AtomicBool, seen: &Mutex<Seen>, opts: &Opts) {
 async fn connect(stop: &AtomicBool, seen: &Mutex<Seen>, opts: &Opts) -> Option<(Conn, String)> {
     let mut why = String::new();
     for _ in 0..ATTEMPTS {
+        let began = realtime();
         let opening = timeout(PATIENCE, async {
             let mut conn = Conn::new(opts.clone()).await.map_err(|error| error.to_string())?;
             let server = ask(&mut conn).await?;
@@ -131,7 +153,7 @@ async fn connect(stop: &AtomicBool, seen: &Mutex<Seen>, opts: &Opts) -> Option<(
             Ok(opened) => return Some(opened),
             Err(error) => why = error,
         }
-        lock(seen).refused += 1;
+        lock(seen).refused.push(Refused { began, failed: realtime(), why: why.clone() });
         if stop.load(Ordering::Relaxed) {
             return None;
         }

@@ -13,7 +13,7 @@ use crate::vm;
 
 #[derive(ClapArgs)]
 pub struct Args {
-    /// Tables (packets, wire, cases, cpus, schedulers, sweeper, evictions, cold-start, control, checks, trace); the
+    /// Tables (packets, wire, cases, cpus, schedulers, sweeper, evictions, cold-start, control, checks, kinds, trace); the
     /// packets with their targets if none is given
     tables: Vec<OsString>,
     /// Packets a second from a generator through the director to a sink, beside the least that forwards and the
@@ -60,7 +60,8 @@ pub fn main(args: &Args) -> Result<()> {
     } else if !args.full && args.tables.is_empty() {
         bench = bench.arg("packets");
     }
-    if args.full || args.tables.iter().any(|table| table == "control" || table == "checks") {
+    let has_agent = |table: &OsString| ["control", "checks", "kinds"].iter().any(|it| table == it);
+    if args.full || args.tables.iter().any(has_agent) {
         bench = bench.env("LB_BIN", &build::lb(true)?);
     }
     bench.args(&args.tables).run()

@@ -96,8 +96,10 @@ pub(super) enum Command {
     ///
     /// Runs the director's program on the packet and on the pinned maps, in a build that writes nothing: no
     /// connection, counter, cursor or limit changes, and nothing is sent. Needs no agent. Given for a packet of a
-    /// known connection, it says where that goes; for a SYN, which backend the next connection would get. Exits with 0
-    /// whatever the verdict is, with 2 if the packet cannot come in, with 3 if there are no pins.
+    /// known connection, it says where that goes; for a SYN, which backend the next connection would get; for an ICMP
+    /// error, where the connection is that it is about: lb explain icmp frag-needed CLIENT:PORT VIP:PORT; for a
+    /// fragment: lb explain udp CLIENT:PORT VIP:PORT --fragment ID,OFFSET. Exits with 0 whatever the verdict is, with 2
+    /// if the packet cannot come in, with 3 if there are no pins.
     Explain(ExplainArgs),
     /// Shows what becomes of the packets that come in now, and why
     ///

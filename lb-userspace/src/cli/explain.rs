@@ -1,12 +1,17 @@
 //! `lb explain`: what would happen to a packet.
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+};
 
 use clap::{Args, Subcommand};
 
 use super::{CliError, Exit, Output, output::Tone};
 use crate::{
-    explain::{self, ExplainError, MAX_LENGTH, Packet, Question},
+    explain::{
+        self, Asked, ExplainError, Fragment, MAX_LENGTH, Message, MessageKind, Packet, Peer, Question,
+    },
     model::Protocol,
 };
 
@@ -24,12 +29,16 @@ enum Kind {
         #[arg(long, value_name = "FLAG,...", default_value = "SYN", value_parser = explain::tcp_flags)]
         flags: u8,
         #[command(flatten)]
-        common: Common,
+        flow: Flow,
+        #[command(flatten)]
+        arrival: Arrival,
     },
     /// A datagram
     Udp {
         #[command(flatten)]
-        common: Common,
+        flow: Flow,
+        #[command(flatten)]
+        arrival: Arrival,
     },
     /// An SCTP packet
     Sctp {
@@ -37,52 +46,70 @@ enum Kind {
         #[arg(long, value_name = "CHUNK", default_value = "INIT", value_parser = explain::sctp_chunk)]
         chunk: u8,
         #[command(flatten)]
-        common: Common,
+        flow: Flow,
+        #[command(flatten)]
+        arrival: Arrival,
     },
-    /// An ICMP message: not asked about here, and said why
-    #[command(hide = true)]
-    Icmp(Rest),
-    /// A fragment: not asked about here, and said why
-    #[command(hide = true)]
-    Fragment(Rest),
+    /// An ICMP message to a VIP: an error about a connection, or a ping
+    ///
+    /// An error is what a router, or the client, says to the VIP about a packet that a backend sent. It quotes that
+    /// packet, and goes to the backend of that connection.
+    Icmp {
+        /// What it says
+        #[arg(value_enum, value_name = "TYPE")]
+        kind: MessageKind,
+        /// The connection's client: ADDRESS:PORT, IPv6 as [ADDRESS]:PORT; of an echo ADDRESS alone
+        #[arg(value_parser = explain::peer)]
+        client: Peer,
+        /// The connection's other end: VIP:PORT; of an echo VIP alone
+        #[arg(value_parser = explain::peer)]
+        vip: Peer,
+        /// Protocol of the connection: tcp, udp, sctp
+        #[arg(long, value_name = "PROTOCOL", default_value = "tcp", value_parser = protocol)]
+        of: Protocol,
+        /// Who sends the message [default: the client]
+        #[arg(long, value_name = "ADDRESS")]
+        sender: Option<IpAddr>,
+        #[command(flatten)]
+        arrival: Arrival,
+    },
 }
 
-/// Whatever else is there.
+/// A packet's ends and size.
 #[derive(Debug, Args)]
-struct Rest {
-    /// Is not looked at
-    #[arg(trailing_var_arg = true, allow_hyphen_values = true, num_args = 0.., hide = true)]
-    _words: Vec<String>,
-}
-
-/// Why there is no answer.
-const ICMP: &str = "an ICMP error goes to the backend of the connection that it quotes: ask about that one, lb explain tcp \
-                    (or udp, sctp) CLIENT VIP:PORT. Other ICMP, pings of a VIP among it, is passed to the director's own \
-                    stack, but for answers to health checks. lb trace icmp shows what becomes of real ones";
-const FRAGMENT: &str = "a first fragment goes the way of a whole packet: ask about that one, lb explain udp (or tcp, sctp) \
-                        CLIENT VIP:PORT. Later ones follow it for two seconds, and without it are dropped \
-                        (dropped-fragment in lb stats). lb trace shows what becomes of real ones";
-
-#[derive(Debug, Args)]
-struct Common {
+struct Flow {
     /// The client: ADDRESS:PORT, IPv6 as [ADDRESS]:PORT
     #[arg(value_name = "CLIENT")]
     from: SocketAddr,
     /// Where it connects: VIP:PORT
     #[arg(value_name = "VIP")]
     to: SocketAddr,
+    /// IP total length, bytes [default: of its headers]
+    #[arg(long, value_name = "BYTES", default_value_t = 0, hide_default_value = true, value_parser = length)]
+    length: usize,
+    /// As a fragment: identification of the datagram, and its offset in bytes; 0 is the first one, which has the ports
+    #[arg(long, value_name = "ID,OFFSET", value_parser = explain::fragment)]
+    fragment: Option<Fragment>,
+}
+
+/// How it comes in, and where that is looked up.
+#[derive(Debug, Args)]
+struct Arrival {
     /// The interface it comes in by [default: the one that clients' packets come in by]
     #[arg(long, value_name = "INTERFACE")]
     interface: Option<String>,
     /// TTL or hop limit on arrival
     #[arg(long, default_value_t = 64)]
     ttl: u8,
-    /// IP total length, bytes [default: of its headers]
-    #[arg(long, value_name = "BYTES", default_value_t = 0, hide_default_value = true, value_parser = length)]
-    length: usize,
     /// Where bpffs is mounted; the pins are in DIR/lb/INSTANCE
     #[arg(long, value_name = "DIR", default_value = "/sys/fs/bpf")]
     bpffs: PathBuf,
+}
+
+fn protocol(text: &str) -> Result<Protocol, String> {
+    let all = [Protocol::Tcp, Protocol::Udp, Protocol::Sctp];
+    let found = all.into_iter().find(|protocol| protocol.to_string() == text);
+    found.ok_or_else(|| "it is none of tcp, udp, sctp".to_owned())
 }
 
 fn length(text: &str) -> Result<usize, String> {
@@ -91,16 +118,16 @@ fn length(text: &str) -> Result<usize, String> {
 }
 
 pub(super) fn run(args: ExplainArgs, instance: &str, output: &mut Output<'_>) -> Result<(), CliError> {
-    let (protocol, flags, chunk, common) = match args.protocol {
-        Kind::Tcp { flags, common } => (Protocol::Tcp, flags, 0, common),
-        Kind::Udp { common } => (Protocol::Udp, 0, 0, common),
-        Kind::Sctp { chunk, common } => (Protocol::Sctp, 0, chunk, common),
-        Kind::Icmp(_) => return Err(not_here(ICMP)),
-        Kind::Fragment(_) => return Err(not_here(FRAGMENT)),
+    let (about, Arrival { interface, bpffs, .. }) = match args.protocol {
+        Kind::Tcp { flags, flow, arrival } => (packet(Protocol::Tcp, flags, 0, &flow, &arrival), arrival),
+        Kind::Udp { flow, arrival } => (packet(Protocol::Udp, 0, 0, &flow, &arrival), arrival),
+        Kind::Sctp { chunk, flow, arrival } => (packet(Protocol::Sctp, 0, chunk, &flow, &arrival), arrival),
+        Kind::Icmp { kind, client, vip, of, sender, arrival } => {
+            let (sender, ttl) = (sender.unwrap_or(client.address), arrival.ttl);
+            (Asked::Message(Message { kind, sender, client, vip, protocol: of, ttl }), arrival)
+        }
     };
-    let Common { from, to, interface, ttl, length, bpffs } = common;
-    let packet = Packet { protocol, from, to, flags, chunk, ttl, length };
-    let question = Question { packet, interface, instance: instance.to_owned(), bpffs };
+    let question = Question { about, interface, instance: instance.to_owned(), bpffs };
     let answer = explain::explain(&question).map_err(failed)?;
     if output.is_json() {
         output.json(&answer, false)?;
@@ -119,8 +146,9 @@ pub(super) fn run(args: ExplainArgs, instance: &str, output: &mut Output<'_>) ->
     Ok(())
 }
 
-fn not_here(why: &str) -> CliError {
-    CliError::Local { exit: Exit::Usage, message: why.to_owned() }
+fn packet(protocol: Protocol, flags: u8, chunk: u8, flow: &Flow, arrival: &Arrival) -> Asked {
+    let Flow { from, to, length, fragment } = *flow;
+    Asked::Packet(Packet { protocol, from, to, flags, chunk, ttl: arrival.ttl, length, fragment })
 }
 
 fn tone(verdict: &str) -> Tone {

@@ -42,6 +42,14 @@ impl Explainer {
         Ok(Self { object, hz: meta.hz })
     }
 
+    /// Ids of all maps that the program can get at: the instance's, and its own.
+    ///
+    /// # Errors
+    /// If the kernel does not tell them (before 4.15).
+    pub fn map_ids(&mut self) -> Result<Vec<u32>> {
+        self.object.director()?.info()?.map_ids()?.context("this kernel does not tell a program's maps")
+    }
+
     /// # Errors
     /// If the kernel does not run the program.
     pub fn run(&mut self, frame: &[u8]) -> Result<Ran> {

@@ -84,6 +84,16 @@ impl<T> Mapped<T> {
     }
 }
 
+impl<T> Mapped<T> {
+    /// All words, as they are now.
+    pub fn all_words(&self) -> Vec<u64> {
+        let words = self.entries as usize * Self::WORDS;
+        // SAFETY: the whole mapping; see `words`.
+        let all = unsafe { std::slice::from_raw_parts(self.base.as_ptr(), words) };
+        all.iter().map(|word| word.load(Ordering::Acquire)).collect()
+    }
+}
+
 impl<T: Pod> Mapped<T> {
     pub fn get(&self, index: u32) -> Option<T> {
         let mut value = MaybeUninit::<T>::uninit();

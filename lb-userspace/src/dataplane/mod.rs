@@ -25,6 +25,7 @@ pub use explain::{Explainer, Ran};
 pub use flows::{FlowEntry, Pruning, Sweep};
 pub use growth::Moved;
 pub use layout::Layout;
+pub use mapped::Mapped;
 pub use maps::Maps;
 pub use object::{LoadError, Object};
 pub use pins::{Adopted, PinError, Pins, detach, grace_period, is_bpffs, unmount_bpffs};

@@ -92,6 +92,7 @@ ids! {
     VipTaken Error "vip-taken" "another host answers for a VIP";
     AnswersArp Error "backend-answers-arp" "a backend answers ARP or ND for a VIP";
     VipNotHere Warning "vip-not-here" "a VIP is not an address of the director";
+    IpForward Warning "ip-forward" "the director's kernel routes what comes for a VIP that it does not have";
     BehindGateway Error "backend-behind-gateway" "a router is between the director and a backend";
     NoRoute Error "backend-no-route" "the director has no route to a backend";
     Unresolved Error "backend-unresolved" "the MAC address of a backend is not known";

@@ -76,6 +76,11 @@ impl Way {
     pub fn has_listener(&self) -> bool {
         self.protocol == Protocol::Tcp && self.vip.port() != 0
     }
+
+    /// Datagrams can be sent to its port.
+    pub fn takes_datagrams(&self) -> bool {
+        self.protocol == Protocol::Udp && self.vip.port() != 0
+    }
 }
 
 impl Held {

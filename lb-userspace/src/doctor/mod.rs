@@ -90,5 +90,5 @@ pub async fn examine(place: &Place) -> Result<Report> {
         backends: held.backends().len(),
         probed: asked.ways.len(),
     };
-    Ok(Report::new(findings, unknown, examined))
+    Ok(Report::new(&place.instance, findings, unknown, examined))
 }

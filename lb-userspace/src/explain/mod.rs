@@ -3,6 +3,9 @@
 //! The program itself says it: another build of the same source runs on the pinned maps, notes its steps, and leaves
 //! nothing behind (`lb-ebpf/src/record.rs`). It works with an agent and without.
 
+mod asked;
+mod fragment;
+mod message;
 mod packet;
 mod story;
 
@@ -16,6 +19,9 @@ use lb_common::{
 use serde::Serialize;
 
 pub use self::{
+    asked::Asked,
+    fragment::{Fragment, fragment},
+    message::{Message, MessageKind, Peer, peer},
     packet::{MAX_LENGTH, Packet, flag_names, sctp_chunk, tcp_flags},
     story::{Leaves, Line, Story, tell},
 };
@@ -30,7 +36,7 @@ const SENDER: [u8; 6] = [2, 0, 0, 0, 0, 1];
 /// What is asked.
 #[derive(Clone, Debug)]
 pub struct Question {
-    pub packet: Packet,
+    pub about: Asked,
     /// It comes in by this one; may be left out where there is only one.
     pub interface: Option<String>,
     pub instance: String,
@@ -88,20 +94,15 @@ pub fn explain(question: &Question) -> Result<Explanation, ExplainError> {
     let tags = tags(&held, index, link);
     let to = link.mac & MAC_MASK;
     let [a, b, c, d, e, f, ..] = to.to_le_bytes();
-    let frame = question.packet.frame([a, b, c, d, e, f], SENDER, tags).ok_or_else(|| {
-        ExplainError::Question("client and VIP are of different address families".to_owned())
-    })?;
+    let frame = question.about.frame([a, b, c, d, e, f], SENDER, tags).map_err(ExplainError::Question)?;
     let mut explainer = Explainer::open(&layout, index).map_err(denied)?;
     let ran = explainer.run(&frame)?;
     /// `enum xdp_action`: aborted, dropped, passed; the others send the frame.
     const XDP_PASS: u32 = 2;
     let frame = (ran.action > XDP_PASS).then(|| ran.frame.iter().map(|byte| format!("{byte:02x}")).collect());
-    Ok(Explanation {
-        packet: question.packet.words(),
-        interface: name_of(&link.name),
-        story: tell(&ran.steps, &held, explainer.hz),
-        frame,
-    })
+    let mut story = tell(&ran.steps, &held, explainer.hz);
+    story.steps.splice(0..0, question.about.opening());
+    Ok(Explanation { packet: question.about.words(), interface: name_of(&link.name), story, frame })
 }
 
 /// The interface that the packet comes in by.

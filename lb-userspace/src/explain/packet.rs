@@ -1,14 +1,11 @@
-//! The packet that is asked about, as a frame. PURE.
+//! The packet of a client that is asked about, as an IP packet. PURE.
 
 use std::net::{IpAddr, SocketAddr};
 
 use etherparse::{IpNumber, PacketBuilder};
-use lb_common::{
-    sctp::chunk,
-    tcp,
-    vlan::{SERVICE, Tags, VID_MASK},
-};
+use lb_common::{fragment::LIFETIME, sctp::chunk, tcp};
 
+use super::{Line, fragment::Fragment};
 use crate::model::Protocol;
 
 /// A packet of a client.
@@ -25,6 +22,8 @@ pub struct Packet {
     pub ttl: u8,
     /// IP total length, bytes; what its headers need if that is more.
     pub length: usize,
+    /// It is one of a datagram's. A later one has neither ports nor flags.
+    pub fragment: Option<Fragment>,
 }
 
 const PSH: u8 = 0x08;
@@ -77,16 +76,20 @@ fn by_name(names: &[(&str, u8)], text: &str) -> Result<u8, String> {
 pub const MAX_LENGTH: usize = 3000;
 
 impl Packet {
-    /// The frame, from `mac` to the director's `to`. None: its addresses are of different families.
-    pub fn frame(&self, to: [u8; 6], mac: [u8; 6], tags: Tags) -> Option<Vec<u8>> {
-        let (ether_type, ip): (u16, _) = match (self.from.ip(), self.to.ip()) {
-            (IpAddr::V4(from), IpAddr::V4(to)) => {
-                (0x0800, PacketBuilder::ipv4(from.octets(), to.octets(), self.ttl))
-            }
-            (IpAddr::V6(from), IpAddr::V6(to)) => {
-                (0x86dd, PacketBuilder::ipv6(from.octets(), to.octets(), self.ttl))
-            }
-            _ => return None,
+    /// From the IP header on.
+    ///
+    /// # Errors
+    /// What is wrong with the question.
+    pub(super) fn ip(&self) -> Result<Vec<u8>, String> {
+        let whole = self.whole()?;
+        self.fragment.map_or(Ok(whole.clone()), |fragment| fragment.cut(&whole))
+    }
+
+    fn whole(&self) -> Result<Vec<u8>, String> {
+        let ip = match (self.from.ip(), self.to.ip()) {
+            (IpAddr::V4(from), IpAddr::V4(to)) => PacketBuilder::ipv4(from.octets(), to.octets(), self.ttl),
+            (IpAddr::V6(from), IpAddr::V6(to)) => PacketBuilder::ipv6(from.octets(), to.octets(), self.ttl),
+            _ => return Err("client and VIP are of different address families".to_owned()),
         };
         let header = if self.from.is_ipv4() { 20 } else { 40 };
         let rest = |transport: usize| vec![0; self.length.saturating_sub(header + transport)];
@@ -118,9 +121,10 @@ impl Packet {
             }
             Protocol::Udp => ip.udp(from, to_port).write(&mut packet, &rest(8)),
             Protocol::Sctp => {
-                // Common header and one chunk (RFC 9260 section 3), which etherparse does not know.
+                // Common header and one chunk (RFC 9260 section 3), which etherparse does not know. `length` is at
+                // most `MAX_LENGTH`.
                 let body = rest(16);
-                let length = u16::try_from(4 + body.len()).ok()?;
+                let length = (4 + body.len()) as u16;
                 let mut sctp = [from.to_be_bytes(), to_port.to_be_bytes()].concat();
                 sctp.extend([0; 8]);
                 sctp.extend([self.chunk, 0]);
@@ -129,16 +133,8 @@ impl Packet {
                 ip.write(&mut packet, IpNumber::SCTP, &sctp)
             }
         };
-        written.ok()?;
-        let mut frame = [to, mac].concat();
-        for tag in [tags.outer(), tags.inner()].into_iter().filter(|tag| *tag != 0) {
-            let kind: u16 = if tag & SERVICE != 0 { 0x88a8 } else { 0x8100 };
-            frame.extend(kind.to_be_bytes());
-            frame.extend((tag & VID_MASK).to_be_bytes());
-        }
-        frame.extend(ether_type.to_be_bytes());
-        frame.extend(packet);
-        Some(frame)
+        written.map_err(|error| error.to_string())?;
+        Ok(packet)
     }
 
     /// As the heading of what is said about it.
@@ -148,7 +144,32 @@ impl Packet {
             Protocol::Udp => "udp".to_owned(),
             Protocol::Sctp => format!("sctp {}", names(&CHUNKS, |chunk| self.chunk == chunk)),
         };
-        format!("{kind} from {} to {}, TTL {}", self.from, self.to, self.ttl)
+        let (from, to, ttl) = (self.from, self.to, self.ttl);
+        match self.fragment {
+            None => format!("{kind} from {from} to {to}, TTL {ttl}"),
+            Some(Fragment { id, offset: 0 }) => {
+                format!("first fragment, of datagram {id}: {kind} from {from} to {to}, TTL {ttl}")
+            }
+            Some(Fragment { id, offset }) => {
+                let (protocol, from, to) = (self.protocol, from.ip(), to.ip());
+                format!(
+                    "later fragment, of datagram {id} at {offset}: {protocol} from {from} to {to}, TTL {ttl}"
+                )
+            }
+        }
+    }
+
+    /// Of what the program does not note.
+    pub(super) fn opening(&self) -> Option<Line> {
+        let fragment = self.fragment?;
+        let text = if fragment.is_first() {
+            format!("the later ones follow it, for {LIFETIME} seconds")
+        } else {
+            format!(
+                "has no ports: goes where the first one went, if that came in the last {LIFETIME} seconds"
+            )
+        };
+        Some(Line { step: "fragment", text })
     }
 }
 
@@ -165,33 +186,28 @@ fn names(all: &[(&'static str, u8)], has: impl Fn(u8) -> bool) -> String {
 #[cfg(test)]
 mod tests {
     use etherparse::{NetSlice, SlicedPacket, TransportSlice};
-    use lb_common::vlan::tag;
 
     use super::*;
 
-    const TO: [u8; 6] = [2, 0, 0, 0, 0, 9];
-    const FROM: [u8; 6] = [2, 0, 0, 0, 0, 1];
+    const FAMILIES: [(&str, &str, usize); 2] =
+        [("10.1.2.3:40000", "172.18.14.100:80", 20), ("[fd00::1]:40000", "[fd00::2]:80", 40)];
+    const PROTOCOLS: [(Protocol, usize); 3] = [(Protocol::Tcp, 20), (Protocol::Udp, 8), (Protocol::Sctp, 16)];
 
     fn packet(protocol: Protocol, from: &str, to: &str) -> Packet {
         let [from, to] = [from, to].map(|text| text.parse().expect("address and port"));
-        Packet { protocol, from, to, flags: tcp::flag::SYN, chunk: chunk::INIT, ttl: 7, length: 0 }
+        let (flags, chunk) = (tcp::flag::SYN, chunk::INIT);
+        Packet { protocol, from, to, flags, chunk, ttl: 7, length: 0, fragment: None }
     }
 
     #[test]
-    fn a_frame_says_what_was_asked() {
-        let families = [("10.1.2.3:40000", "172.18.14.100:80"), ("[fd00::1]:40000", "[fd00::2]:80")];
-        for (protocol, least) in [(Protocol::Tcp, 20), (Protocol::Udp, 8), (Protocol::Sctp, 16)] {
-            for ((from, to), header) in families.into_iter().zip([20, 40]) {
+    fn a_packet_says_what_was_asked() {
+        for (protocol, least) in PROTOCOLS {
+            for (from, to, header) in FAMILIES {
                 for length in [0, 1400] {
                     let asked = Packet { length, ..packet(protocol, from, to) };
-                    let tags = Tags::new(tag(true, 10), tag(false, 20));
-                    let frame = asked.frame(TO, FROM, tags).expect("one family");
-                    assert_eq!(frame.len(), 14 + 8 + (header + least).max(length), "{asked:?}");
-                    assert_eq!(
-                        frame[..22],
-                        [&TO[..], &FROM, &[0x88, 0xa8, 0, 10, 0x81, 0, 0, 20], &frame[20..22]].concat()
-                    );
-                    let read = SlicedPacket::from_ethernet(&frame).expect("a frame");
+                    let ip = asked.ip().expect("one family");
+                    assert_eq!(ip.len(), (header + least).max(length), "{asked:?}");
+                    let read = SlicedPacket::from_ip(&ip).expect("IP");
                     let ttl = match read.net.expect("IP") {
                         NetSlice::Ipv4(ip) => ip.header().ttl(),
                         NetSlice::Ipv6(ip) => ip.header().hop_limit(),
@@ -207,7 +223,7 @@ mod tests {
                             assert_eq!((udp.source_port(), udp.destination_port()), (40000, 80));
                         }
                         (Protocol::Sctp, None) => {
-                            let sctp = &frame[22 + header..];
+                            let sctp = &ip[header..];
                             assert_eq!(sctp[..4], [40000u16.to_be_bytes(), 80u16.to_be_bytes()].concat());
                             assert_eq!(sctp[12], chunk::INIT);
                         }
@@ -216,7 +232,32 @@ mod tests {
                 }
             }
         }
-        assert_eq!(packet(Protocol::Tcp, "10.0.0.1:1", "[fd00::2]:80").frame(TO, FROM, Tags::NONE), None);
+        let mixed = packet(Protocol::Tcp, "10.0.0.1:1", "[fd00::2]:80").ip().expect_err("two families");
+        assert!(mixed.contains("families"), "{mixed}");
+    }
+
+    #[test]
+    fn a_first_fragment_has_ports_and_a_later_one_has_none() {
+        for (protocol, _) in PROTOCOLS {
+            for (from, to, header) in FAMILIES {
+                for offset in [0, 1480] {
+                    let fragment = Some(Fragment { id: 7, offset });
+                    let asked = Packet { fragment, ..packet(protocol, from, to) };
+                    let ip = asked.ip().expect("a fragment");
+                    let read = SlicedPacket::from_ip(&ip).expect("IP");
+                    assert!(read.is_ip_payload_fragmented(), "{asked:?}: {read:?}");
+                    let before = if header == 40 { 48 } else { 20 };
+                    let ports = [40000u16.to_be_bytes(), 80u16.to_be_bytes()].concat();
+                    assert_eq!(ip[before..before + 4] == ports[..], offset == 0, "{asked:?}");
+                    let id_at = if header == 40 { 44..48 } else { 4..6 };
+                    assert_eq!(ip[id_at].last(), Some(&7), "{asked:?}");
+                    assert!(offset != 0 || (ip.len() - before).is_multiple_of(8), "{asked:?}");
+                }
+            }
+        }
+        let large = Some(Fragment { id: 0x1_0000, offset: 0 });
+        let v4 = Packet { fragment: large, ..packet(Protocol::Udp, "10.1.2.3:1", "172.18.14.100:53") };
+        assert!(v4.ip().expect_err("16 bits").contains("below 65536"));
     }
 
     #[test]

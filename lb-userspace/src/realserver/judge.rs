@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, net::IpAddr};
 
 use super::{
-    Item,
+    Item, Verdict,
     facts::{ARP_ANNOUNCE, ARP_IGNORE, Facts, Interface, Placed, RP_FILTER},
 };
 use crate::net::{host_prefix, sysctl::Sysctl};
@@ -25,9 +25,9 @@ pub(super) fn judge(facts: &Facts, vips: &BTreeSet<IpAddr>) -> Vec<Item> {
     if vips.is_empty() {
         items.push(Item::note(
             "VIPs",
-            "none is started",
-            "this host is no backend",
-            "lb realserver start VIP",
+            "none is started here (nor since the host booted)",
+            "if this host is to be a backend, it takes no packets for its VIPs",
+            "lb realserver start VIP; to look at one that is not started: lb realserver status VIP",
         ));
     }
     if !facts.loopback.up {
@@ -118,6 +118,7 @@ fn arp(facts: &Facts) -> Vec<Item> {
         let all = facts.ipv4("all", key);
         let interfaces_right = !facts.interfaces.is_empty()
             && facts.interfaces.iter().all(|i| is_right(facts.effective(&i.name, key)));
+        let all_is_wrong = !is_right(all) && !interfaces_right;
         items.push(if is_right(all) {
             Item::right(name("all", key), all)
         } else if interfaces_right {
@@ -127,7 +128,12 @@ fn arp(facts: &Facts) -> Vec<Item> {
             Item::wrong(name("all", key), all, effect, set("all", key, wanted))
         });
         for interface in std::iter::once("lo").chain(facts.interfaces.iter().map(|i| i.name.as_str())) {
-            items.extend(arp_on(facts, interface, key, is_right, wanted, effect));
+            let item = arp_on(facts, interface, key, is_right, wanted, effect);
+            // What `all` mends is said once, of `all`.
+            let mended = |item: &Item| {
+                all_is_wrong && item.verdict == Verdict::Wrong && item.fix == Some(set("all", key, wanted))
+            };
+            items.extend(item.filter(|item| !mended(item)));
         }
     }
     items

@@ -65,7 +65,7 @@ pub async fn start(vips: &[IpAddr], paths: &Paths) -> Result<Report, Error> {
     file.save(&plan.state)?;
     apply(&net, &facts, &plan.changes).await?;
     let items = judge::judge(&Facts::gather(&net).await?, &vips);
-    Ok(Report { changes: plan.changes, items })
+    Ok(Report::new(plan.changes, items))
 }
 
 /// Undoes [`start`] for these VIPs.
@@ -78,7 +78,7 @@ pub async fn stop(vips: &[IpAddr], removal: Removal, paths: &Paths) -> Result<Re
     apply(&net, &facts, &plan.changes).await?;
     // After the changes: a stop that is cut short can be repeated.
     file.save(&plan.state)?;
-    Ok(Report { changes: plan.changes, items: plan.notes })
+    Ok(Report::new(plan.changes, plan.notes))
 }
 
 /// Says what is right and what is wrong; for all started VIPs if none is given. Changes nothing and needs
@@ -89,7 +89,7 @@ pub async fn status(vips: &[IpAddr], paths: &Paths) -> Result<Report, Error> {
         vips = State::read(&paths.state)?.vips.keys().copied().collect();
     }
     let facts = Facts::gather(&Netlink::connect()?).await?;
-    Ok(Report { changes: Vec::new(), items: judge::judge(&facts, &vips) })
+    Ok(Report::new(Vec::new(), judge::judge(&facts, &vips)))
 }
 
 /// Addresses that can be a VIP, each once.

@@ -11,11 +11,35 @@ use crate::net::sysctl::Sysctl;
 pub struct Report {
     /// What was changed, in order; empty if all was as wanted.
     pub changes: Vec<Change>,
-    /// What is right and what is wrong now.
+    /// What is right and what is wrong now; the worst first.
     pub items: Vec<Item>,
 }
 
 impl Report {
+    pub(super) fn new(changes: Vec<Change>, mut items: Vec<Item>) -> Self {
+        items.sort_by_key(|item| std::cmp::Reverse(item.verdict));
+        Self { changes, items }
+    }
+
+    fn count(&self, verdict: Verdict) -> usize {
+        self.items.iter().filter(|item| item.verdict == verdict).count()
+    }
+
+    /// How it all is, in a line; none if nothing was looked at.
+    fn summary(&self) -> Option<String> {
+        let [wrong, notes, right] = [Verdict::Wrong, Verdict::Note, Verdict::Right].map(|it| self.count(it));
+        let notes = match notes {
+            0 => String::new(),
+            1 => ", 1 to know of".to_owned(),
+            notes => format!(", {notes} to know of"),
+        };
+        match (wrong, right) {
+            (0, 0) => None,
+            (0, right) => Some(format!("nothing is wrong{notes}; {right} things are right")),
+            (wrong, right) => Some(format!("{wrong} wrong{notes}, {right} right")),
+        }
+    }
+
     /// Nothing is wrong.
     pub fn is_right(&self) -> bool {
         self.items.iter().all(|item| item.verdict != Verdict::Wrong)
@@ -55,7 +79,7 @@ pub struct Item {
 }
 
 /// How an item is judged.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Verdict {
     Right,
@@ -102,7 +126,8 @@ impl Item {
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.changes.iter().try_for_each(|change| writeln!(f, "{change}"))?;
-        self.items.iter().try_for_each(|item| writeln!(f, "{item}"))
+        self.items.iter().try_for_each(|item| writeln!(f, "{item}"))?;
+        self.summary().map_or(Ok(()), |summary| writeln!(f, "{summary}"))
     }
 }
 
@@ -123,10 +148,10 @@ impl fmt::Display for Item {
         let Self { subject, verdict, found, effect, fix } = self;
         write!(f, "{verdict:<5}  {subject}: {found}")?;
         if let Some(effect) = effect {
-            write!(f, "\n       {effect}")?;
+            write!(f, "\n       causes:  {effect}")?;
         }
         if let Some(fix) = fix {
-            write!(f, "\n       mend it with: {fix}")?;
+            write!(f, "\n       mend it: {fix}")?;
         }
         Ok(())
     }

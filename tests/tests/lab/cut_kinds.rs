@@ -7,15 +7,13 @@ use lb::model::check::{CheckKind, PostgresCheck, RedisCheck, Role, Secret, SmtpC
 use lb_tests::{
     certificate::Certificate,
     lab::Lab,
+    mail,
     nginx::Nginx,
     stores::{Postgres, REDIS_PORT, redis},
     topo::Topology,
 };
 
-use crate::{
-    cut::{Conversation, end_of},
-    health_kinds::mail,
-};
+use crate::cut::{Conversation, end_of};
 
 fn secret() -> Option<Secret> {
     Some(Secret("secret".to_owned()))
@@ -26,7 +24,7 @@ fn a_mail_server_has_to_greet_and_to_hear_us() {
     Lab::test(Topology::one_segment(1), |lab| {
         let node = &lab.net.backends[0];
         let web = Nginx::start(&lab.scope, node)?;
-        let _server = mail(lab, node, &web)?;
+        let _server = mail::greeter(&lab.scope, node, &web)?;
         let smtp = |starttls| CheckKind::Smtp(SmtpCheck { starttls, ..SmtpCheck::default() });
         let plain = Conversation {
             what: "smtp",

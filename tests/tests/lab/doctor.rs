@@ -1,22 +1,25 @@
 //! `lb doctor`: nothing to say of a healthy director, and each thing that is wrong by its name.
 
 use std::{
+    collections::BTreeSet,
     io::ErrorKind,
-    net::{IpAddr, SocketAddr, TcpStream},
+    net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream},
 };
 
 use crate::doctor_backend::rule;
-use crate::setup::{HelloLab, PORT, SERVICE, config, service};
+use crate::setup::{HELLO, HelloLab, PORT, SERVICE, config, service};
 use anyhow::{Context, Result, ensure};
 use lb::doctor::Id;
 use lb_tests::{
     agent::{Agent, realserver},
     config::{Config, Service},
-    doctor::{Examined, Report, finds, report, says},
+    doctor::{Examined, IN_THE_VM, Report, provoked, report, says},
+    finds,
     hello::Hello,
     lab::Lab,
     netns::Netns,
     topo::{Node, Segment, Topology, VIP4, VIP6, host_prefix},
+    udp::UdpHello,
     wait::{PATIENCE, Seen, eventually},
 };
 
@@ -81,12 +84,12 @@ fn the_vip_is_missing() {
     Lab::test(Topology::one_segment(2), |lab| {
         let hello = HelloLab::start(lab, 2)?;
         lose_vip(&lab.net.backends[0].netns, VIP4)?;
-        let found = finds(&hello.agent, &["vip-missing"])?;
+        let found = finds!(&hello.agent, VipMissing)?;
         let backend = hello.address(1);
         says(&found[0], &[&backend, "SYN-ACK", &format!("on {backend}: lb realserver start {VIP4}")])?;
         // The same without an agent.
         hello.agent.kill9()?;
-        finds(&hello.agent, &["agent-down", "vip-missing"])?;
+        finds!(&hello.agent, AgentDown, VipMissing)?;
         hello.agent.start()?;
         // What it says to do mends it.
         realserver(&lab.scope, &lab.net.backends[0], "start", &[&VIP4.to_string()])?.ok()?;
@@ -100,7 +103,7 @@ fn the_vip_is_missing_over_ipv6() {
         let backends = lab.net.backends.iter().map(|backend| backend.ipv6());
         let hello = HelloLab::start_with(lab, &Config::on_eth0("lab", vec![service(VIP6, backends)]))?;
         lose_vip(&lab.net.backends[1].netns, VIP6)?;
-        let found = finds(&hello.agent, &["vip-missing"])?;
+        let found = finds!(&hello.agent, VipMissing)?;
         says(&found[0], &[&lab.net.backends[1].ipv6().to_string()])
     });
 }
@@ -113,7 +116,7 @@ fn a_backend_that_routes_has_no_vip() {
         let netns = &lab.net.backends[0].netns;
         lose_vip(netns, VIP4)?;
         netns.sysctl("ipv4/conf/all/forwarding", "1")?;
-        let found = finds(&hello.agent, &["vip-missing"])?;
+        let found = finds!(&hello.agent, VipMissing)?;
         says(&found[0], &[&hello.address(1), "time exceeded"])
     });
 }
@@ -130,7 +133,7 @@ fn a_backend_answers_arp() {
         for name in ["all", "lo"] {
             backend.netns.sysctl(&format!("ipv4/conf/{name}/arp_ignore"), "0")?;
         }
-        let found = finds(&hello.agent, &["backend-answers-arp"])?;
+        let found = finds!(&hello.agent, AnswersArp)?;
         says(&found[0], &[&hello.address(2), &backend.links[0].mac, "eth0", "arp_ignore=1"])
     });
 }
@@ -143,7 +146,7 @@ fn a_backend_answers_neighbour_solicitations() {
         let hello = HelloLab::start_with(lab, &Config::on_eth0("lab", vec![service(VIP6, backends)]))?;
         let backend = &lab.net.backends[1];
         backend.netns.ip(&format!("addr add {} dev eth0 nodad", host_prefix(VIP6)))?;
-        let found = finds(&hello.agent, &["backend-answers-arp"])?;
+        let found = finds!(&hello.agent, AnswersArp)?;
         says(&found[0], &[&backend.ipv6().to_string(), &backend.links[0].mac, "ND"])
     });
 }
@@ -155,7 +158,7 @@ fn another_host_has_the_vip() {
         let hello = HelloLab::start(lab, 1)?;
         let stranger = &lab.net.backends[1];
         stranger.netns.ip(&format!("addr add {} dev eth0", host_prefix(VIP4)))?;
-        let found = finds(&hello.agent, &["vip-taken"])?;
+        let found = finds!(&hello.agent, VipTaken)?;
         says(&found[0], &[&VIP4.to_string(), &stranger.links[0].mac])
     });
 }
@@ -177,7 +180,7 @@ fn nothing_listens() {
     Lab::test(Topology::one_segment(2), |lab| {
         let mut hello = HelloLab::start(lab, 2)?;
         end(hello.servers.remove(0), lab, &lab.net.backends[0])?;
-        let found = finds(&hello.agent, &["port-closed"])?;
+        let found = finds!(&hello.agent, PortClosed)?;
         says(&found[0], &[SERVICE, &hello.address(1), "RST", &PORT.to_string()])
     });
 }
@@ -190,12 +193,58 @@ fn a_server_listens_on_its_own_address_only() {
         end(hello.servers.remove(0), lab, backend)?;
         let own = SocketAddr::new(backend.ipv4(), PORT);
         let _listener = backend.netns.enter(|| std::net::TcpListener::bind(own))??;
-        let found = finds(&hello.agent, &["not-on-vip"])?;
+        let found = finds!(&hello.agent, NotOnVip)?;
         says(&found[0], &[&hello.address(1), "0.0.0.0"])
     });
 }
 
-/// Of several services, one finding: the address is missing, not a port of it. UDP is asked by pings.
+/// A service of UDP servers on every backend, each at `at`.
+fn datagrams<'lab>(lab: &'lab Lab, vip: IpAddr, at: IpAddr) -> Result<(HelloLab<'lab>, Vec<UdpHello>)> {
+    let backends =
+        lab.net.backends.iter().map(|backend| if vip.is_ipv4() { backend.ipv4() } else { backend.ipv6() });
+    let udp = Service { protocol: "udp", ..service(vip, backends) };
+    let hello = HelloLab::start_with(lab, &Config::on_eth0("lab", vec![udp]))?;
+    let servers = UdpHello::on_each(&lab.net.backends, SocketAddr::new(at, PORT))?;
+    Ok((hello, servers))
+}
+
+/// It says nothing when it is dead, but its host does.
+#[test]
+fn nothing_takes_datagrams() {
+    for vip in [VIP4, VIP6] {
+        Lab::test(Topology::one_segment(2), |lab| {
+            let (hello, mut servers) = datagrams(lab, vip, vip)?;
+            healthy(&hello.agent, 2)?;
+            drop(servers.remove(1));
+            let found = finds!(&hello.agent, PortClosed)?;
+            let backend = &lab.net.backends[1];
+            let backend = if vip.is_ipv4() { backend.ipv4() } else { backend.ipv6() };
+            let words = [&backend.to_string(), SERVICE, "ICMP port unreachable", "start the server"];
+            says(&found[0], &words)
+        });
+    }
+}
+
+/// On the wildcard address it answers from whatever address the way back has.
+#[test]
+fn a_udp_server_answers_from_its_own_address() {
+    Lab::test(Topology::one_segment(1), |lab| {
+        let (hello, _servers) = datagrams(lab, VIP4, IpAddr::V4(Ipv4Addr::UNSPECIFIED))?;
+        let found = finds!(&hello.agent, WrongSource)?;
+        says(&found[0], &[&hello.address(1), &format!("let the server listen on {VIP4} itself")])
+    });
+}
+
+#[test]
+fn a_udp_server_listens_on_its_own_address_only() {
+    Lab::test(Topology::one_segment(1), |lab| {
+        let (hello, _servers) = datagrams(lab, VIP4, lab.net.backends[0].ipv4())?;
+        let found = finds!(&hello.agent, NotOnVip)?;
+        says(&found[0], &[&hello.address(1), "ICMP port unreachable", &format!("listen on {VIP4} too")])
+    });
+}
+
+/// Of several services, one finding: the address is missing, not a port of it. UDP is asked by pings first.
 #[test]
 fn one_vip_of_several_services() {
     Lab::test(Topology::one_segment(2), |lab| {
@@ -208,10 +257,11 @@ fn one_vip_of_several_services() {
         };
         let services = vec![more("udp", "udp", PORT), more("tcp", "tcp", PORT), more("all", "tcp", 0)];
         let hello = HelloLab::start_with(lab, &Config { services, ..config(lab, 0) })?;
+        let _servers = UdpHello::on_each(&lab.net.backends, HELLO)?;
         let Report { findings, examined, .. } = report(&hello.agent, "lab")?;
         ensure!(findings.is_empty() && examined.probed == 6, "{findings:#?} {examined:?}");
         lose_vip(&lab.net.backends[0].netns, VIP4)?;
-        finds(&hello.agent, &["vip-missing"])?;
+        finds!(&hello.agent, VipMissing)?;
         Ok(())
     });
 }
@@ -258,7 +308,7 @@ fn many_backends_are_asked_gently() {
 }
 
 /// Packets of each rule with a counter, in order.
-fn counters(netns: &Netns) -> Result<Vec<u64>> {
+pub fn counters(netns: &Netns) -> Result<Vec<u64>> {
     let text = netns.run("nft", &["-j", "list", "ruleset"])?.ok()?;
     let ruleset: serde_json::Value = serde_json::from_str(&text)?;
     let rules =
@@ -267,17 +317,11 @@ fn counters(netns: &Netns) -> Result<Vec<u64>> {
     Ok(parts.filter_map(|part| part["counter"]["packets"].as_u64()).collect())
 }
 
-/// Each by its name, in a lab here or in the VM.
+/// Each by its name. What is provoked here is what `finds!` and `names!` stand for: they register a finding where they make
+/// sure that the doctor names it, so none is known that is not asserted.
 #[test]
 fn every_finding_is_provoked_by_a_lab() {
-    const LABS: [&str; 5] = [
-        include_str!("doctor.rs"),
-        include_str!("doctor_backend.rs"),
-        include_str!("doctor_director.rs"),
-        include_str!("../vm61/doctor.rs"),
-        include_str!("../vm61/main.rs"),
-    ];
-    let provoked = |id: &Id| LABS.iter().any(|lab| lab.contains(&format!("\"{id}\"")));
-    let missing: Vec<&Id> = Id::ALL.iter().filter(|id| !provoked(id)).collect();
-    assert!(missing.is_empty(), "no lab provokes {missing:?}");
+    let all: BTreeSet<Id> = Id::ALL.iter().copied().collect();
+    let provoked: BTreeSet<Id> = provoked().into_iter().chain(IN_THE_VM).collect();
+    assert!(provoked == all, "no lab provokes {:?}", all.difference(&provoked).collect::<Vec<_>>());
 }

@@ -5,8 +5,10 @@ use std::net::IpAddr;
 use anyhow::{Result, ensure};
 use lb::api::types::BackendState;
 use lb_tests::{
+    agent::Agent,
     config::{Config, Service},
-    doctor::{finds, says},
+    doctor::{Found, says},
+    finds,
     lab::Lab,
     netns::Netns,
     topo::{Segment, Topology, VIP4, host_prefix},
@@ -28,11 +30,11 @@ pub fn rule(netns: &Netns, hook: &str, rule: &str) -> Result<()> {
 }
 
 /// The finding that one rule of slave1's causes.
-fn firewall(hook: &str, text: &str, id: &str, words: &[&str]) {
+fn firewall(hook: &str, text: &str, finds: impl Fn(&Agent) -> Result<Vec<Found>>, words: &[&str]) {
     Lab::test(Topology::one_segment(2), |lab| {
         let hello = HelloLab::start(lab, 2)?;
         rule(&lab.net.backends[0].netns, hook, text)?;
-        let found = finds(&hello.agent, &[id])?;
+        let found = finds(&hello.agent)?;
         says(&found[0], &[&[hello.address(1).as_str()], words].concat())
     });
 }
@@ -42,33 +44,48 @@ fn a_firewall_drops_the_service() {
     firewall(
         "input",
         &format!("ip daddr {VIP4} tcp dport {PORT} drop"),
-        "filtered",
+        |agent| finds!(agent, Filtered),
         &["echo reply", "nft list ruleset"],
     );
 }
 
 #[test]
 fn a_firewall_rejects_the_service() {
-    firewall("input", &format!("ip daddr {VIP4} tcp dport {PORT} reject"), "rejected", &["ICMP unreachable"]);
+    firewall(
+        "input",
+        &format!("ip daddr {VIP4} tcp dport {PORT} reject"),
+        |agent| finds!(agent, Rejected),
+        &["ICMP port unreachable"],
+    );
 }
 
 /// What source NAT does to answers.
 #[test]
 fn answers_come_from_another_address() {
     let text = format!("ip saddr {VIP4} ip saddr set 172.18.14.71");
-    firewall("output", &text, "wrong-source", &["answers from 172.18.14.71"]);
+    firewall("output", &text, |agent| finds!(agent, WrongSource), &["answers from 172.18.14.71"]);
 }
 
 #[test]
 fn a_backend_that_answers_nothing() {
-    firewall("input", "meta nfproto ipv4 drop", "backend-silent", &["ARP or ND is answered", "drain"]);
+    firewall(
+        "input",
+        "meta nfproto ipv4 drop",
+        |agent| finds!(agent, BackendSilent),
+        &["ARP or ND is answered", "drain"],
+    );
 }
 
 /// As far as a prober can tell it from a VIP that is not there.
 #[test]
 fn everything_for_the_vip_is_dropped() {
     let text = format!("ip daddr {VIP4} drop");
-    firewall("input", &text, "vip-missing", &["lb realserver status", "firewall drops packets for it"]);
+    firewall(
+        "input",
+        &text,
+        |agent| finds!(agent, VipMissing),
+        &["lb realserver status", "firewall drops packets for it"],
+    );
 }
 
 /// The way back to the client leads out of another interface than the director's packets come in by.
@@ -78,7 +95,7 @@ fn a_strict_reverse_path_filter() {
         let hello = HelloLab::start_with(lab, &two_segments(lab, VIP4))?;
         let backend = &lab.net.backends[0];
         backend.netns.sysctl("ipv4/conf/all/rp_filter", "1")?;
-        let found = finds(&hello.agent, &["reverse-path"])?;
+        let found = finds!(&hello.agent, ReversePath)?;
         let director = &lab.net.director;
         says(
             &found[0],
@@ -101,7 +118,7 @@ fn a_backend_with_another_mac() {
         lab.net.backends[0].netns.ip(&format!(
             "link set dev eth0 down\nlink set dev eth0 address {mac}\nlink set dev eth0 up\n"
         ))?;
-        let found = finds(&hello.agent, &["agent-down", "mac-changed"])?;
+        let found = finds!(&hello.agent, AgentDown, MacChanged)?;
         says(&found[1], &[&hello.address(1), mac, &lab.net.backends[0].links[0].mac])
     });
 }
@@ -111,7 +128,7 @@ fn a_backend_that_is_not_there() {
     Lab::test(Topology::one_segment(2), |lab| {
         lab.net.backends[1].netns.ip("link set dev eth0 down")?;
         let hello = HelloLab::start(lab, 2)?;
-        let found = finds(&hello.agent, &["backend-unresolved"])?;
+        let found = finds!(&hello.agent, Unresolved)?;
         says(&found[0], &[&hello.address(2), "ARP", "eth0"])
     });
 }
@@ -122,7 +139,7 @@ fn a_backend_in_another_segment() {
         let hello = HelloLab::start(lab, 2)?;
         let (backend, gateway) = (hello.address(1), lab.net.client().ipv4());
         lab.net.director.netns.ip(&format!("route add {backend}/32 via {gateway}"))?;
-        let found = finds(&hello.agent, &["backend-behind-gateway"])?;
+        let found = finds!(&hello.agent, BehindGateway)?;
         says(&found[0], &[&backend, &gateway.to_string()])
     });
 }
@@ -132,7 +149,7 @@ fn a_backend_without_a_route() {
     Lab::test(Topology::one_segment(2), |lab| {
         let hello = HelloLab::start(lab, 2)?;
         lab.net.director.netns.ip(&format!("route add unreachable {}/32", hello.address(1)))?;
-        let found = finds(&hello.agent, &["backend-no-route"])?;
+        let found = finds!(&hello.agent, NoRoute)?;
         says(&found[0], &[&hello.address(1)])
     });
 }
@@ -142,7 +159,7 @@ fn long_packets_do_not_arrive() {
     Lab::test(Topology::one_segment(2), |lab| {
         let hello = HelloLab::start(lab, 2)?;
         lab.net.backends[0].netns.ip("link set dev eth0 mtu 1400")?;
-        let found = finds(&hello.agent, &["path-mtu"])?;
+        let found = finds!(&hello.agent, PathMtu)?;
         says(&found[0], &[&hello.address(1), "1500"])
     });
 }
@@ -153,7 +170,7 @@ fn a_smaller_mtu_towards_the_backends() {
         let director = &lab.net.director.netns;
         director.ip("link set dev eth1 mtu 1400")?;
         let hello = HelloLab::start_with(lab, &two_segments(lab, VIP4))?;
-        let found = finds(&hello.agent, &["egress-mtu"])?;
+        let found = finds!(&hello.agent, EgressMtu)?;
         says(&found[0], &["eth0 has MTU 1500", "eth1", "1400"])
     });
 }
@@ -163,7 +180,7 @@ fn a_backend_with_jumbo_frames() {
     Lab::test(Topology::one_segment(2), |lab| {
         let hello = HelloLab::start(lab, 2)?;
         lab.net.backends[0].netns.ip("link set dev eth0 mtu 9000")?;
-        let found = finds(&hello.agent, &["mss-too-large"])?;
+        let found = finds!(&hello.agent, MssTooLarge)?;
         says(&found[0], &[&hello.address(1), "8960", "9000", "eth0"])
     });
 }
@@ -175,9 +192,9 @@ fn a_check_that_sees_less_than_a_client() {
         let hello =
             HelloLab::start_with(lab, &checked(lab, "checks: [{tcp: , via: rip, timeout: 5s}]", &[]))?;
         (1..=2).try_for_each(|n| backend_is(&hello.agent, SERVICE, &hello.key(n), BackendState::Up))?;
-        finds(&hello.agent, &[])?;
+        finds!(&hello.agent)?;
         lab.net.backends[0].netns.ip(&format!("addr del {} dev lo", host_prefix(VIP4)))?;
-        let found = finds(&hello.agent, &["vip-missing", "check-blind"])?;
+        let found = finds!(&hello.agent, VipMissing, CheckBlind)?;
         says(&found[1], &["tcp", "vip-missing", "lb backend drain"])
     });
 }
@@ -190,7 +207,7 @@ fn a_check_that_fails_while_clients_are_served() {
             &checked(lab, "", &["checks: [{tcp: , via: rip, port: 7001, timeout: 5s}]"]),
         )?;
         backend_is(&hello.agent, SERVICE, &hello.key(1), BackendState::Down)?;
-        let found = finds(&hello.agent, &["check-wrong"])?;
+        let found = finds!(&hello.agent, CheckWrong)?;
         says(&found[0], &[&hello.address(1), "connection refused"])
     });
 }
@@ -203,10 +220,10 @@ fn a_dead_server_that_is_out_already() {
         let mut hello = HelloLab::start_with(lab, &config)?;
         // The check goes through the VIP too, from a namespace of the agent's: neither is in the other's way.
         (1..=2).try_for_each(|n| backend_is(&hello.agent, SERVICE, &hello.key(n), BackendState::Up))?;
-        finds(&hello.agent, &[])?;
+        finds!(&hello.agent)?;
         drop(hello.servers.remove(0));
         backend_is(&hello.agent, SERVICE, &hello.key(1), BackendState::Down)?;
-        let found = finds(&hello.agent, &["port-closed"])?;
+        let found = finds!(&hello.agent, PortClosed)?;
         ensure!(found[0].severity == "warning", "{found:#?}");
         Ok(())
     });

@@ -1,15 +1,20 @@
 //! `lb doctor` about the director itself: its agent, its pins, its interfaces.
 
-use std::{fs, net::IpAddr};
+use std::{
+    fs,
+    net::{IpAddr, UdpSocket},
+};
 
 use anyhow::{Result, ensure};
 use aya::maps::{Array, Map, MapData};
 use lb_common::{SCHEMA_VERSION, meta::Meta, tick::Reading};
 use lb_tests::{
     config::Config,
-    doctor::{doctor_command, findings, finds, finds_by, finds_of, says},
+    doctor::{doctor_command, report, report_by, says},
+    finds,
     hello::{Hello, Session},
     lab::Lab,
+    names,
     proc::{Lifetime, Proc},
     topo::{Segment, Topology, VIP4, host_prefix},
     wait::{PATIENCE, Seen, eventually},
@@ -21,7 +26,7 @@ use nix::{
 };
 
 use crate::{
-    doctor::end,
+    doctor::{counters, end},
     doctor_backend::rule,
     setup::{HELLO, HelloLab, PORT, SERVICE, config, service, until_verdict},
 };
@@ -30,7 +35,7 @@ use crate::{
 fn nothing_has_begun() {
     Lab::test(Topology::one_segment(1), |lab| {
         let hello = HelloLab::prepare(lab, &config(lab, 1))?;
-        let found = finds(&hello.agent, &["nothing-pinned"])?;
+        let found = finds!(&hello.agent, NothingPinned)?;
         says(&found[0], &[&hello.agent.socket().to_string_lossy(), "systemctl start lb"])
     });
 }
@@ -40,12 +45,12 @@ fn an_agent_that_hangs() {
     Lab::test(Topology::one_segment(1), |lab| {
         let hello = HelloLab::start(lab, 1)?;
         hello.agent.signal(Signal::SIGSTOP)?;
-        let found = finds(&hello.agent, &["agent-silent"])?;
+        let found = finds!(&hello.agent, AgentSilent)?;
         hello.agent.signal(Signal::SIGCONT)?;
         says(&found[0], &["holds the instance's lock", "kill ", "forwarding stays up"])?;
         // It is there, and nobody reaches it.
         fs::remove_file(hello.agent.socket())?;
-        let found = finds(&hello.agent, &["agent-silent"])?;
+        let found = finds!(&hello.agent, AgentSilent)?;
         says(&found[0], &["nobody listens", "holds the instance's lock"])?;
         hello.agent.terminate()
     });
@@ -55,7 +60,7 @@ fn an_agent_that_hangs() {
 fn the_socket_of_another_instance() {
     Lab::test(Topology::one_segment(1), |lab| {
         let hello = HelloLab::start(lab, 1)?;
-        let found = finds_of(&hello.agent, "other", &["socket-of-another"])?;
+        let found = finds!((&hello.agent, "other"), SocketOfAnother)?;
         says(&found[0], &["instance lab, not other"])
     });
 }
@@ -68,7 +73,7 @@ fn pins_of_another_version() {
         let mut meta = Array::<MapData, Meta>::create(1, 0)?;
         meta.set(0, Meta { schema: 77, ..Meta::default() }, 0)?;
         meta.pin(hello.agent.pins().join("meta"))?;
-        let found = finds(&hello.agent, &["pins-other-version", "agent-down"])?;
+        let found = finds!(&hello.agent, PinsOtherVersion, AgentDown)?;
         says(&found[0], &["77", &SCHEMA_VERSION.to_string(), "detach"])
     });
 }
@@ -79,7 +84,7 @@ fn pins_that_are_incomplete() {
         let hello = HelloLab::start(lab, 1)?;
         hello.agent.terminate()?;
         fs::remove_file(hello.agent.pins().join(format!("v{SCHEMA_VERSION}")).join("DESTS"))?;
-        let found = finds(&hello.agent, &["pins-unusable", "agent-down"])?;
+        let found = finds!(&hello.agent, PinsUnusable, AgentDown)?;
         says(&found[0], &["DESTS", "detach"])
     });
 }
@@ -90,11 +95,11 @@ fn a_program_that_is_gone_and_one_of_somebody_else() {
         let hello = HelloLab::start(lab, 1)?;
         hello.agent.kill9()?;
         fs::remove_file(hello.agent.pins().join("link_eth0"))?;
-        let found = finds(&hello.agent, &["agent-down", "not-attached"])?;
+        let found = finds!(&hello.agent, AgentDown, NotAttached)?;
         says(&found[1], &["eth0", "no XDP program"])?;
         let director = &lab.net.director.netns;
         xdp_pass::attach(director, "eth0", &lab.scope.bpffs(), "somebody", &xdp_pass::PASS)?;
-        let found = finds(&hello.agent, &["agent-down", "foreign-program"])?;
+        let found = finds!(&hello.agent, AgentDown, ForeignProgram)?;
         says(&found[1], &["eth0", "xdpdrv off", "--replace"])?;
         xdp_pass::detach(director, "eth0")
     });
@@ -108,14 +113,14 @@ fn a_clock_that_has_gone_wrong() {
         let pin = hello.agent.pins().join(format!("v{SCHEMA_VERSION}")).join("CLOCK");
         let mut clock = Array::<_, Reading>::try_from(Map::from_map_data(MapData::from_pin(pin)?)?)?;
         let Reading { jiffies, monotonic_ns } = clock.get(&0, 0)?;
-        finds(&hello.agent, &["agent-down"])?;
+        finds!(&hello.agent, AgentDown)?;
         // An hour of jiffies that CLOCK_MONOTONIC has not seen.
         clock.set(
             0,
             Reading { jiffies: jiffies - 3600 * u64::from(lb::clock::kernel_hz()), monotonic_ns },
             0,
         )?;
-        let found = finds(&hello.agent, &["agent-down", "clock-apart"])?;
+        let found = finds!(&hello.agent, AgentDown, ClockApart)?;
         says(&found[1], &["3600 s apart"])
     });
 }
@@ -126,10 +131,10 @@ fn a_cable_is_out() {
     Lab::test(Topology::one_segment(2), |lab| {
         let hello = HelloLab::start(lab, 2)?;
         lab.net.switch.ip("link set dev p-director0 down")?;
-        let found = finds(&hello.agent, &["link-down"])?;
+        let found = finds!(&hello.agent, LinkDown)?;
         says(&found[0], &["eth0", "no carrier"])?;
         lab.net.director.netns.ip("link set dev eth0 down")?;
-        let found = finds(&hello.agent, &["link-down"])?;
+        let found = finds!(&hello.agent, LinkDown)?;
         says(&found[0], &["ip link set eth0 up"])
     });
 }
@@ -140,7 +145,7 @@ fn generic_mode() {
         let mut config = config(lab, 1);
         config.interfaces[0].1 = "generic".to_owned();
         let hello = HelloLab::start_with(lab, &config)?;
-        let found = finds(&hello.agent, &["generic-mode"])?;
+        let found = finds!(&hello.agent, GenericMode)?;
         ensure!(found[0].severity == "warning", "{found:#?}");
         says(&found[0], &["eth0", "xdpgeneric"])
     });
@@ -150,8 +155,36 @@ fn generic_mode() {
 fn a_vip_that_nobody_has() {
     Lab::test(Topology::one_segment(1), |lab| {
         let hello = HelloLab::start_with(lab, &Config { add_to: None, ..config(lab, 1) })?;
-        let found = finds(&hello.agent, &["vip-not-here"])?;
+        let found = finds!(&hello.agent, VipNotHere)?;
         says(&found[0], &[&VIP4.to_string(), "add_to"])
+    });
+}
+
+/// What is passed up is not the director's own, and so it is sent on. A director that has its VIP may route what it likes.
+#[test]
+fn a_director_that_routes() {
+    Lab::test(Topology::one_segment(1), |lab| {
+        let director = &lab.net.director.netns;
+        director.sysctl("ipv4/conf/all/forwarding", "1")?;
+        let hello = HelloLab::start_with(lab, &Config { add_to: None, ..config(lab, 1) })?;
+        director.ip(&format!("addr add {} dev lo", host_prefix(VIP4)))?;
+        finds!(&hello.agent)?;
+        director.ip(&format!("addr del {} dev lo", host_prefix(VIP4)))?;
+        let found = finds!(&hello.agent, VipNotHere, IpForward)?;
+        says(&found[1], &[&VIP4.to_string(), "sysctl -w net.ipv4.conf.eth0.forwarding=0"])?;
+        // As the finding says: what comes for a port that no service has, comes back to who sent it.
+        let (client, gateway) = (lab.net.client(), lab.net.director.ipv4());
+        client.netns.ip(&format!("route add {} via {gateway}", host_prefix(VIP4)))?;
+        director.ip(&format!("route add {} via {}", host_prefix(VIP4), client.ipv4()))?;
+        rule(&client.netns, "prerouting", &format!("ip daddr {VIP4} udp dport 9 counter"))?;
+        client.netns.enter(|| UdpSocket::bind("0.0.0.0:0")?.send_to(b"?", (VIP4, 9)))??;
+        eventually(PATIENCE, "the packet to come back", || {
+            let back = counters(&client.netns)?;
+            Ok(if back == [0] { Seen::NotYet(format!("{back:?}")) } else { Seen::Yes(()) })
+        })?;
+        // What it says to do ends it.
+        director.sysctl("ipv4/conf/eth0/forwarding", "0")?;
+        finds!(&hello.agent, VipNotHere).map(drop)
     });
 }
 
@@ -165,16 +198,16 @@ fn a_state_directory_that_cannot_be_written() {
         let size = Some("size=8M");
         mount(Some("tmpfs"), &state, Some("tmpfs"), MsFlags::empty(), size)?;
         hello.agent.start()?;
-        finds(&hello.agent, &[])?;
+        finds!(&hello.agent)?;
         let ballast = vec![0; 6 << 20];
         fs::write(state.join("ballast"), &ballast)?;
-        let found = finds(&hello.agent, &["disk-full"])?;
+        let found = finds!(&hello.agent, DiskFull)?;
         says(&found[0], &[&state.to_string_lossy(), "bytes are left"])?;
         // It has its lock open for writing.
         hello.agent.terminate()?;
         let read_only = MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY;
         mount(None::<&str>, &state, None::<&str>, read_only, None::<&str>)?;
-        let found = finds(&hello.agent, &["agent-down", "state-read-only"])?;
+        let found = finds!(&hello.agent, AgentDown, StateReadOnly)?;
         says(&found[1], &[&state.to_string_lossy(), "remount"])?;
         Ok(mount(None::<&str>, &state, None::<&str>, MsFlags::MS_REMOUNT, None::<&str>)?)
     });
@@ -193,10 +226,10 @@ fn a_kernel_without_type_information() {
             .args(["--mount", "sh", "-c", r#"mount --bind "$0" /sys/kernel/btf && exec "$@""#])
             .arg(&empty);
         command.arg(doctor.get_program()).args(doctor.get_args());
-        let found = finds_by(command, &["no-btf"])?;
+        let found = finds!(command, NoBtf)?;
         ensure!(found[0].severity == "warning", "{found:#?}");
         says(&found[0], &["/sys/kernel/btf/vmlinux", "CONFIG_DEBUG_INFO_BTF=y"])?;
-        finds(&hello.agent, &[]).map(drop)
+        finds!(&hello.agent).map(drop)
     });
 }
 
@@ -208,12 +241,10 @@ fn a_doctor_who_may_not_look() {
         let doctor = doctor_command(&hello.agent, "lab")?;
         let mut command = lab.net.director.netns.command("setpriv")?;
         command.args(["--bounding-set", "-net_raw"]).arg(doctor.get_program()).args(doctor.get_args());
-        let ran = lb_tests::proc::run(command)?;
-        ensure!(ran.status.code() == Some(8), "{}\n{}{}", ran.status, ran.stdout, ran.stderr);
-        for words in [r#""id": "no-privilege""#, "CAP_NET_RAW (asking backends)", "raw sockets"] {
-            ensure!(ran.stdout.contains(words), "{words} is not in {}", ran.stdout);
-        }
-        Ok(())
+        let report = report_by(command)?;
+        ensure!(names!(&report.findings, NoPrivilege) && report.findings.len() == 1, "{report:#?}");
+        ensure!(report.unknown.iter().any(|words| words.contains("raw sockets")), "{report:#?}");
+        says(&report.findings[0], &["CAP_NET_RAW (asking backends)"])
     });
 }
 
@@ -233,15 +264,15 @@ fn flow_tables_that_are_too_small() {
             let used = stats.flows.iter().find(|table| table.table == "ipv4").map_or(0, |table| table.used);
             Ok(if used == 13 { Seen::Yes(()) } else { Seen::NotYet(format!("{used}")) })
         })?;
-        let found = finds(&hello.agent, &["table-full"])?;
+        let found = finds!(&hello.agent, TableFull)?;
         says(&found[0], &["ipv4", "13 connections, rated for 16", "lb reload"])?;
         // Four slots for each: some of these find none.
         sessions.extend(self::sessions(&hello, 80)?);
         until_verdict(&hello.agent, "event-placed-by-hash", 1)?;
         eventually(PATIENCE, "the doctor to see that connections find no room", || {
-            let found = findings(&hello.agent)?;
+            let found = report(&hello.agent, "lab")?.findings;
             sessions.push(Session::open(hello.client(), HELLO)?);
-            let overflows = found.iter().any(|finding| finding.id == "table-overflows");
+            let overflows = names!(&found, TableOverflows);
             Ok(if overflows { Seen::Yes(()) } else { Seen::NotYet(format!("{found:#?}")) })
         })
     });
@@ -258,9 +289,9 @@ fn a_firewall_of_the_director() {
         let hello = HelloLab::start(lab, 2)?;
         let director = &lab.net.director.netns;
         rule(director, "input", &format!("ip daddr {VIP4} tcp dport {PORT} drop"))?;
-        finds(&hello.agent, &[])?;
+        finds!(&hello.agent)?;
         rule(director, "input", &format!("ip saddr {} tcp sport {PORT} drop", hello.address(1)))?;
-        let found = finds(&hello.agent, &["firewall-drops"])?;
+        let found = finds!(&hello.agent, FirewallDrops)?;
         says(&found[0], &["inet lab input", &hello.address(1), "handle"])
     });
 }
@@ -274,10 +305,10 @@ fn a_firewall_of_the_older_kind() {
         let source = format!("{}/32", hello.address(2));
         let rule = ["INPUT", "-s", &source, "-p", "tcp", "--sport", "7000", "-j", "DROP"];
         director.run("iptables-legacy", &[&["-A"][..], &rule].concat())?.ok()?;
-        let found = finds(&hello.agent, &["firewall-drops"])?;
+        let found = finds!(&hello.agent, FirewallDrops)?;
         says(&found[0], &["iptables filter INPUT", &hello.address(2), "iptables-legacy-save"])?;
         director.run("iptables-legacy", &[&["-D"][..], &rule].concat())?.ok()?;
-        finds(&hello.agent, &[]).map(drop)
+        finds!(&hello.agent).map(drop)
     });
 }
 
@@ -286,17 +317,17 @@ fn a_firewall_of_the_older_kind() {
 fn a_strict_reverse_path_filter_of_a_director_that_serves() {
     Lab::test(Topology::two_segments(1), |lab| {
         let (hello, server) = serving(lab)?;
-        finds(&hello.agent, &[])?;
+        finds!(&hello.agent)?;
         let director = &lab.net.director.netns;
         director.sysctl("ipv4/conf/eth1/rp_filter", "1")?;
-        let found = finds(&hello.agent, &["rp-filter"])?;
+        let found = finds!(&hello.agent, RpFilter)?;
         says(&found[0], &["eth1", "rp_filter=2"])?;
         director.sysctl("ipv4/conf/eth1/rp_filter", "0")?;
         rule(director, "input", &format!("ip daddr {VIP4} tcp dport {PORT} drop"))?;
-        let found = finds(&hello.agent, &["firewall-drops"])?;
+        let found = finds!(&hello.agent, FirewallDrops)?;
         says(&found[0], &[&VIP4.to_string()])?;
         end(server, lab, &lab.net.director)?;
-        let found = finds(&hello.agent, &["port-closed", "firewall-drops"])?;
+        let found = finds!(&hello.agent, PortClosed, FirewallDrops)?;
         says(&found[0], &["the backend is this director", "start the server"])
     });
 }
@@ -308,7 +339,7 @@ fn a_service_without_a_backend() {
         for n in [1, 2] {
             hello.agent.lb(&["backend", "drain", SERVICE, &hello.address(n)])?.ok()?;
         }
-        let found = finds(&hello.agent, &["no-backend"])?;
+        let found = finds!(&hello.agent, NoBackend)?;
         says(&found[0], &[SERVICE, &format!("{} is drained", hello.key(1)), &hello.key(2)])
     });
 }
@@ -321,7 +352,7 @@ fn what_the_agent_itself_warns_of() {
         hello.agent.kill9()?;
         fs::write(hello.agent.state().join("overlay.json"), "no journal")?;
         hello.agent.start()?;
-        let found = finds(&hello.agent, &["agent-warning"])?;
+        let found = finds!(&hello.agent, AgentWarning)?;
         says(&found[0], &["agent lab", "damaged journal"])
     });
 }
@@ -341,10 +372,10 @@ fn keepalived_with_virtual_servers() {
     Lab::test(Topology::one_segment(2), |lab| {
         let hello = HelloLab::start(lab, 2)?;
         let _vrrp = keepalived(lab, "vrrp", "")?;
-        finds(&hello.agent, &[])?;
+        finds!(&hello.agent)?;
         let serving =
             keepalived(lab, "serving", &format!("virtual_server {VIP4} {PORT} {{\n lb_algo rr\n}}\n"))?;
-        let found = finds(&hello.agent, &["keepalived-serves"])?;
+        let found = finds!(&hello.agent, KeepalivedServes)?;
         says(&found[0], &[&VIP4.to_string(), "serving.conf", "VRRP may stay"])?;
         drop(serving);
         Ok(())

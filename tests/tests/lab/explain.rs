@@ -27,10 +27,18 @@ struct Told {
 /// What it says of a segment of `client`.
 fn explain(agent: &Agent, client: SocketAddr, more: &[&str]) -> Result<Told> {
     let (client, vip) = (client.to_string(), HELLO.to_string());
+    ask(agent, &[&["tcp", &client, &vip], more].concat())
+}
+
+/// Of an ICMP message about a connection of `client`.
+fn explain_icmp(agent: &Agent, kind: &str, client: SocketAddr, more: &[&str]) -> Result<Told> {
+    let (client, vip) = (client.to_string(), HELLO.to_string());
+    ask(agent, &[&["icmp", kind, &client, &vip], more].concat())
+}
+
+fn ask(agent: &Agent, question: &[&str]) -> Result<Told> {
     let bpffs = agent.bpffs().to_string_lossy().into_owned();
-    let mut args = vec!["--instance", "lab", "explain", "tcp", &client, &vip, "--bpffs", &bpffs];
-    args.extend(more);
-    agent.json(&args)
+    agent.json(&[&["--instance", "lab", "explain"], question, &["--bpffs", &bpffs]].concat())
 }
 
 #[test]
@@ -53,23 +61,46 @@ fn what_is_said_is_what_happens_then() {
             let known = explain(agent, session.client()?, &["--flags", "ACK"])?;
             ensure!(known.backend == Some(backend) && !known.opens, "{known:?}");
             ensure!(known.state.as_deref() == Some("ESTABLISHED"), "{known:?}");
+            // A router's errors about it go to its backend.
+            for kind in ["frag-needed", "time-exceeded", "port-unreachable", "host-unreachable"] {
+                let error = explain_icmp(agent, kind, session.client()?, &["--sender", "10.99.0.1"])?;
+                ensure!(
+                    error.backend == Some(backend) && error.verdict == "forwarded-tx",
+                    "{kind}: {error:?}"
+                );
+            }
         }
+        let error = explain_icmp(agent, "time-exceeded", stranger, &[])?;
+        ensure!(error.verdict == "passed-no-flow" && error.backend.is_none(), "{error:?}");
+        let ping = ask(agent, &["icmp", "echo", "10.1.2.3", "172.18.14.100"])?;
+        ensure!(ping.verdict == "passed-not-ip" && ping.frame.is_none(), "{ping:?}");
+        ensure!(explain(agent, stranger, &["--fragment", "7,0"])?.verdict == "forwarded-tx");
+        // Asking about the first one has left nothing that the later one follows.
+        ensure!(explain(agent, stranger, &["--fragment", "7,1480"])?.verdict == "dropped-fragment");
         ensure!(explain(agent, stranger, &["--flags", "ACK"])?.verdict == "answered-no-flow");
         ensure!(explain(agent, stranger, &["--ttl", "1"])?.verdict == "answered-ttl");
         let pins = agent.bpffs().to_string_lossy().into_owned();
-        let ask = |instance, interface| {
+        let at = |instance, interface| {
             ["--instance", instance, "explain", "udp", "10.1.2.3:1", "172.18.14.100:53", "--bpffs", &pins]
                 .into_iter()
                 .chain(["--interface", interface])
                 .collect::<Vec<_>>()
         };
-        said(&agent.lb_fails(USAGE, &ask("lab", "eth7"))?, &["eth7", "eth0"])?;
-        said(&agent.lb_fails(NOT_RUNNING, &ask("other", "eth0"))?, &["other", "not there"])?;
-        // What it cannot be asked about is said with its reason.
-        let icmp = agent.lb_fails(USAGE, &["explain", "icmp", "10.1.2.3", "172.18.14.100", "--type", "3"])?;
-        said(&icmp, &["backend of the connection that it quotes", "lb trace icmp"])?;
-        let fragment = agent.lb_fails(USAGE, &["explain", "fragment"])?;
-        said(&fragment, &["Later ones follow it", "lb explain udp"])?;
+        said(&agent.lb_fails(USAGE, &at("lab", "eth7"))?, &["eth7", "eth0"])?;
+        said(&agent.lb_fails(NOT_RUNNING, &at("other", "eth0"))?, &["other", "not there"])?;
+        // What cannot be asked is said with what can.
+        let bad = |question: &[&str], words: &[&str]| {
+            let error = agent.lb_fails(
+                USAGE,
+                &[&["--instance", "lab", "explain"], question, &["--bpffs", &pins]].concat(),
+            )?;
+            said(&error, words)
+        };
+        bad(&["icmp", "echo", "10.1.2.3:1", "172.18.14.100"], &["no ports"])?;
+        bad(&["icmp", "frag-needed", "10.1.2.3", "172.18.14.100"], &["CLIENT:PORT"])?;
+        bad(&["icmp", "redirect", "10.1.2.3:1", "172.18.14.100:2"], &["frag-needed", "echo"])?;
+        bad(&["udp", "10.1.2.3:1", "172.18.14.100:2", "--fragment", "7"], &["ID,OFFSET"])?;
+        bad(&["udp", "10.1.2.3:1", "172.18.14.100:2", "--fragment", "65536,0"], &["below 65536"])?;
         // The maps say it, not the agent.
         agent.kill9()?;
         let told = explain(agent, stranger, &[])?;

@@ -8,11 +8,12 @@ use lb_tests::{
     config::{Config, Service},
     dns,
     lab::Lab,
+    mail,
     nginx::Nginx,
-    proc::{self, Proc},
-    stores::{Postgres, REDIS_PORT, listens, redis},
-    topo::{Node, Topology, VIP4},
-    wait::{PATIENCE, Seen, eventually, until_ok},
+    proc,
+    stores::{Postgres, REDIS_PORT, redis},
+    topo::{Topology, VIP4},
+    wait::{PATIENCE, Seen, eventually},
 };
 use nix::sys::signal::Signal;
 
@@ -115,26 +116,13 @@ fn postgres_lets_its_users_in_and_says_its_role() {
     });
 }
 
-/// aiosmtpd on port 25, with the certificate of the node's nginx.
-pub fn mail(lab: &Lab, node: &Node, web: &Nginx) -> Result<Proc> {
-    let mut command = node.netns.command("aiosmtpd")?;
-    command.args(["-n", "-l", "0.0.0.0:25", "-c", "aiosmtpd.handlers.Sink", "--no-requiretls", "--tlscert"]);
-    command.arg(&web.ca).arg("--tlskey").arg(web.ca.with_file_name("key.pem"));
-    let log = lab.scope.dir().join(format!("aiosmtpd-{}.log", node.role));
-    let mut proc = Proc::spawn("aiosmtpd", command, &log, lab.scope.lifetime())?;
-    until_ok(PATIENCE, "aiosmtpd to listen", || {
-        proc.check_alive()?;
-        listens(node, 25)
-    })?;
-    Ok(proc)
-}
-
 #[test]
 fn a_mail_server_greets_and_speaks_tls() {
     Lab::test(Topology::one_segment(2), |lab| {
         let web = lab.net.backends.iter().map(|node| Nginx::start(&lab.scope, node));
         let web = web.collect::<Result<Vec<_>>>()?;
-        let servers = lab.net.backends.iter().zip(&web).map(|(node, web)| mail(lab, node, web));
+        let servers =
+            lab.net.backends.iter().zip(&web).map(|(node, web)| mail::greeter(&lab.scope, node, web));
         let mut servers = servers.collect::<Result<Vec<_>>>()?;
         let ca = web[0].ca.display();
         let hello = start(

@@ -11,7 +11,8 @@ use lb_tests::{
     agent::Agent,
     config::{Config, Service},
     dns,
-    doctor::{finds, says},
+    doctor::says,
+    finds,
     lab::Lab,
     proc::Proc,
     topo::{Link, Segment, Topology, VIP4, VIP6, host_prefix},
@@ -90,7 +91,7 @@ fn loses_its_vip(dns: &DnsLab) -> Result<()> {
         format!("through the VIP {vip}: it answers on its own address, but not here: no answer (is {vip} on");
     said(&told.detail.unwrap_or_default(), &[&words])?;
     ensure!(dns.answers(40000..40006)?.iter().all(|number| *number == 2), "the first one was asked");
-    let found = finds(&agent, &["vip-missing"])?;
+    let found = finds!(&agent, VipMissing)?;
     says(&found[0], &[&dns.config.services[0].backends[0].0.to_string(), "lb realserver start"])?;
     ensure!(found[0].severity == "warning", "no client is sent there: {found:#?}");
     dns.vip(1, "add")?;
@@ -98,7 +99,7 @@ fn loses_its_vip(dns: &DnsLab) -> Result<()> {
     // A client that has a backend by persistence keeps it.
     let persists = dns.config.services[0].more.contains("persistence");
     ensure!(persists || dns.answers(40010..40020)?.contains(&1), "the first one is not asked again");
-    finds(&agent, &[]).map(drop)
+    finds!(&agent).map(drop)
 }
 
 /// Checks are no clients.
@@ -148,8 +149,10 @@ fn a_server_that_listens_on_its_own_address_alone() {
             let words = format!("connection refused (does its server listen on {vip}?)");
             said(&ways(&agent, &dns.key(1), BLACK)?.detail.unwrap_or_default(), &[&words])?;
             ensure!(dns.answers(40000..40006)?.iter().all(|number| *number == 2), "the first one was asked");
-            let found = finds(&agent, &["check-wrong"])?;
-            says(&found[0], &[&dns.config.services[0].backends[0].0.to_string(), &words])
+            let found = finds!(&agent, PortClosed)?;
+            let listen = format!("let it listen on {vip} too");
+            let backend = dns.config.services[0].backends[0].0.to_string();
+            says(&found[0], &[&backend, "ICMP port unreachable", &listen])
         });
     }
 }

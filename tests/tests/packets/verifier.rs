@@ -9,9 +9,10 @@ use crate::world::*;
 
 /// A quarter of what the kernel allows: three protocols are walked.
 const LIMIT: u32 = 250_000;
-/// Linux 6.1 walks more than three times as far as 6.18, and allows a million, too. So it refuses the programs that look
-/// into two tables ("BPF program is too large"): of these tests `cargo xtask vm test` runs those that load.
-const LIMIT_UNDER_6_1: u32 = 900_000;
+/// Linux 6.1 walks twice as far as 6.18 (see `lb-ebpf/src/packet/forget.rs`), and allows a million, too. Of every
+/// build: 532,000 with two flow tables, 480,000 if that is traced, 426,000 on every other day. `cargo xtask vm test`
+/// runs these tests there.
+const LIMIT_UNDER_6_1: u32 = 650_000;
 /// Where the program stood when this was last looked at (Linux 6.18).
 const BEFORE: u32 = 239_000;
 
@@ -52,7 +53,7 @@ fn nor_in_the_program_that_looks_into_two_tables() {
     director.begin_resize(FlowSizes { ipv4: 64, wide: 64 }).expect("it begins");
     let walked = director.verified_instructions().expect("the kernel counts");
     note("moving flows", walked);
-    assert!(before < walked && walked <= LIMIT_WHILE_MOVING, "{walked} instead of {before}");
+    assert!(before < walked && walked <= limit(LIMIT_WHILE_MOVING), "{walked} instead of {before}");
     director.end_resize().expect("it ends");
     assert_eq!(director.verified_instructions().expect("the kernel counts"), before);
 }
@@ -78,7 +79,7 @@ fn nor_in_the_one_that_traces_and_looks_into_two_tables() {
     director.trace().expect("it loads");
     let walked = director.verified_instructions().expect("the kernel counts");
     note("tracing and moving flows", walked);
-    assert!(walked <= LIMIT_WHILE_BOTH, "{walked}");
+    assert!(walked <= limit(LIMIT_WHILE_BOTH), "{walked}");
 }
 
 /// The build for `lb explain`, which is loaded beside the others.

@@ -15,8 +15,10 @@ use lb_tests::{
     agent::Agent,
     clock::set_synchronised,
     config::{Config, Service},
-    doctor::{Found, finds, says},
+    doctor::{Found, IN_THE_VM, doctor_command, find, provoked, says, whole_report},
+    finds,
     lab::Lab,
+    names,
     netns::Netns,
     proc,
     topo::{Link, Node, Segment, Topology, VIP4, port},
@@ -31,6 +33,14 @@ const NAME: &str = "machine";
 const DEVICE: &str = "lab0";
 const HOST: u8 = 69;
 
+/// The healthy machine's findings with one more, which is given back. Known as provoked, as in `finds!`.
+macro_rules! finds_too {
+    ($agent:expr, $id:ident) => {{
+        lb_tests::provokes!($id);
+        finds_too($agent, Id::$id)
+    }};
+}
+
 /// One director, since its start takes most of the time here, and healthy as far as the VM's NICs let it be.
 #[test]
 fn what_a_lab_elsewhere_must_leave_alone() {
@@ -40,42 +50,41 @@ fn what_a_lab_elsewhere_must_leave_alone() {
             machine.up(nic)?;
         }
         let agent = machine.director(&single, &several)?;
-        let found = finds(&agent, HEALTHY)?;
+        let found = finds!(&agent, OneQueue, GenericMode)?;
         says(&found[0], &[&single, "one receive queue, the machine 2 CPUs", "ethtool -L"])?;
         says(&found[1], &[&several])?;
         offload(machine, &agent, &several).context("LRO")?;
         hash(machine, &agent, &several).context("RSS")?;
-        setting(&agent, "core/bpf_jit_enable", "0", "1", "jit-off")?;
-        setting(&agent, "core/bpf_jit_harden", "2", "0", "jit-hardened")?;
+        setting(&agent, "core/bpf_jit_enable", "0", "1", |agent| finds_too!(agent, JitOff))?;
+        setting(&agent, "core/bpf_jit_harden", "2", "0", |agent| finds_too!(agent, JitHardened))?;
         conntrack(machine, &agent).context("tracked connections")?;
         wall_clock(&agent).context("the wall clock")
     });
 }
 
 /// virtio-net has one queue, and vmxnet3 of kernel 6.1 no native XDP: these are provoked all the time.
-const HEALTHY: &[&str] = &["one-queue", "generic-mode"];
+const HEALTHY: &[Id] = &[Id::OneQueue, Id::GenericMode];
 
-/// The healthy machine's findings with one more, which is given back.
-fn finds_too(agent: &Agent, id: &str) -> Result<Found> {
-    let names = Id::ALL.iter().map(|id| id.name());
-    let expected: Vec<_> = names.filter(|name| *name == id || HEALTHY.contains(name)).collect();
-    finds(agent, &expected)?.into_iter().find(|finding| finding.id == id).context("it is named")
+/// See the macro.
+fn finds_too(agent: &Agent, id: Id) -> Result<Found> {
+    let expected: Vec<Id> = Id::ALL.iter().copied().filter(|it| *it == id || HEALTHY.contains(it)).collect();
+    find(agent, &expected)?.into_iter().find(|finding| finding.id == id).context("it is named")
 }
 
 /// A generic program has switched it off (`generic_xdp_install`, net/core/dev.c).
 fn offload(machine: &Machine, agent: &Agent, nic: &str) -> Result<()> {
     machine.ethtool(&["-K", nic, "lro", "on"])?;
-    says(&finds_too(agent, "offload-in-the-way")?, &[&format!("ethtool -K {nic} rx-lro off")])?;
+    says(&finds_too!(agent, OffloadInTheWay)?, &[&format!("ethtool -K {nic} rx-lro off")])?;
     machine.ethtool(&["-K", nic, "rx-lro", "off"])?;
-    finds(agent, HEALTHY).map(drop)
+    find(agent, HEALTHY).map(drop)
 }
 
 fn hash(machine: &Machine, agent: &Agent, nic: &str) -> Result<()> {
     machine.ethtool(&["-X", nic, "weight", "0", "1"])?;
     let seen = "of 2 receive queues its hash (RSS) leads to 1";
-    says(&finds_too(agent, "rss-uneven")?, &[seen, &format!("ethtool -X {nic} equal 2")])?;
+    says(&finds_too!(agent, RssUneven)?, &[seen, &format!("ethtool -X {nic} equal 2")])?;
     machine.ethtool(&["-X", nic, "equal", "2"])?;
-    finds(agent, HEALTHY).map(drop)
+    find(agent, HEALTHY).map(drop)
 }
 
 /// What comes in is tracked since a rule looks at it; the limit is the machine's.
@@ -87,18 +96,18 @@ fn conntrack(machine: &Machine, agent: &Agent) -> Result<()> {
     let before = fs::read_to_string(sysctl("netfilter/nf_conntrack_max"))?;
     netns.sysctl("netfilter/nf_conntrack_udp_timeout", "600")?;
     netns.sysctl("netfilter/nf_conntrack_max", &MOST.to_string())?;
-    finds(agent, HEALTHY)?;
+    find(agent, HEALTHY)?;
     let to = machine.node.ipv4();
     machine.lab.net.client().netns.enter(|| {
         let from = UdpSocket::bind("0.0.0.0:0")?;
         // One for each port, which nobody listens on: not connected, so it hears nothing of that.
         (20_000..20_000 + MOST).try_for_each(|port| from.send_to(b"?", SocketAddr::new(to, port)).map(drop))
     })??;
-    let found = finds_too(agent, "conntrack-full")?;
+    let found = finds_too!(agent, ConntrackFull)?;
     says(&found, &[&format!("there can be {MOST}"), "net.netfilter.nf_conntrack_max"])?;
     netns.sysctl("netfilter/nf_conntrack_max", before.trim())?;
     netns.run("nft", &["delete", "table", "inet", "lab"])?.ok()?;
-    finds(agent, HEALTHY).map(drop)
+    find(agent, HEALTHY).map(drop)
 }
 
 /// `report` itself compares what the kernel says with what the doctor finds.
@@ -106,22 +115,35 @@ fn wall_clock(agent: &Agent) -> Result<()> {
     for synchronised in [true, false] {
         set_synchronised(synchronised)?;
         ensure!(lb::clock::is_synchronised() == Some(synchronised), "adjtimex did not take it");
-        finds(agent, HEALTHY)?;
+        find(agent, HEALTHY)?;
     }
-    let text = agent.lb(&["--instance", "lab", "doctor"])?.stdout;
-    let words = ["clock-unsynchronised", "3 warnings"];
-    ensure!(words.iter().all(|words| text.contains(words)), "{text}");
+    let (_, report) = whole_report(doctor_command(agent, "lab")?)?;
+    let clock = names!(&report.findings, ClockUnsynchronised);
+    ensure!(clock && report.findings.len() == HEALTHY.len() + 1, "{report:#?}");
     Ok(())
 }
 
+/// The lab tests, which are another program, rely on these.
+#[test]
+fn what_is_left_to_the_vm_is_provoked_here() {
+    let missing: Vec<_> = IN_THE_VM.into_iter().filter(|id| !provoked().contains(id)).collect();
+    assert!(missing.is_empty(), "nothing here provokes {missing:?}");
+}
+
 /// Found with this value, and not with the one that it has else.
-fn setting(agent: &Agent, key: &str, bad: &str, good: &str, id: &str) -> Result<()> {
+fn setting(
+    agent: &Agent,
+    key: &str,
+    bad: &str,
+    good: &str,
+    finds: impl Fn(&Agent) -> Result<Found>,
+) -> Result<()> {
     let name = key.replace('/', ".");
     fs::write(sysctl(key), bad)?;
-    let found = finds_too(agent, id);
+    let found = finds(agent);
     fs::write(sysctl(key), good)?;
     says(&found?, &[&format!("net.{name}"), &format!("it is {bad}"), "sysctl -w"])?;
-    finds(agent, HEALTHY).map(drop)
+    find(agent, HEALTHY).map(drop)
 }
 
 fn sysctl(key: &str) -> PathBuf {

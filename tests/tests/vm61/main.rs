@@ -16,7 +16,8 @@ use lb::{
 use lb_tests::{
     agent::Agent,
     config::{Config, Service},
-    doctor::{finds, says},
+    doctor::says,
+    finds,
     hello::{Hello, Session, spread},
     lab::Lab,
     netns::Netns,
@@ -43,7 +44,7 @@ fn vlan_device_with_backends_of_its_tag_and_of_another() {
         let named = |warning: &&String| warning.contains("eth0") && warning.contains("rx-vlan-hw-parse");
         ensure!(status.warnings.iter().find(named).is_some_and(|w| w.contains("ethtool -K")), "{status:#?}");
         ensure!(strips_tags(director)?, "`offloads: check` changed something");
-        let found = finds(&agent, &["offload-in-the-way", "offload-in-the-way"])?;
+        let found = finds!(&agent, OffloadInTheWay, OffloadInTheWay)?;
         says(&found[0], &["eth0", "ethtool -K eth0 rx-vlan-hw-parse off"])?;
         says(&found[1], &["eth0", "ethtool -K eth0 rx-vlan-stag-hw-parse off"])?;
         agent.detach()?;
@@ -53,9 +54,9 @@ fn vlan_device_with_backends_of_its_tag_and_of_another() {
         ensure!(!strips_tags(director)?, "the offload is still on");
         balances(lab, &agent, "eth0")?;
         // Asked by frames with tags, from both of the director's addresses.
-        finds(&agent, &[])?;
+        finds!(&agent)?;
         slave2(lab).netns.ip(&format!("addr del {VIP}/32 dev lo"))?;
-        let found = finds(&agent, &["vip-missing"])?;
+        let found = finds!(&agent, VipMissing)?;
         says(&found[0], &[&slave2(lab).in_vlan(200).to_string()])?;
         agent.detach()?;
         ensure!(strips_tags(director)?, "`lb detach` must switch the offload on again");
@@ -83,7 +84,7 @@ fn vlan_device_on_a_bond() {
         let agent = lab.start_agent(&config)?;
         balances(lab, &agent, "bond0")?;
         // Of the bond's slaves, which take the frames off the wire.
-        let found = finds(&agent, &["offload-in-the-way"; 4])?;
+        let found = finds!(&agent, OffloadInTheWay, OffloadInTheWay, OffloadInTheWay, OffloadInTheWay)?;
         for (found, slave) in found.iter().zip(["eth0", "eth0", "eth1", "eth1"]) {
             says(found, &[&format!("ethtool -K {slave} rx-vlan-")])?;
         }
@@ -91,7 +92,7 @@ fn vlan_device_on_a_bond() {
             let off = ["-K", slave, "rx-vlan-hw-parse", "off", "rx-vlan-stag-hw-parse", "off"];
             director.netns.run("ethtool", &off)?.ok()?;
         }
-        finds(&agent, &[])?;
+        finds!(&agent)?;
 
         let mut session = Session::open(&lab.net.client().netns, TO)?;
         ensure!(director.active_slave()?.contains("eth0"), "{}", director.active_slave()?);
@@ -118,10 +119,10 @@ fn ipvs_has_the_service_too() {
         let _servers = servers(lab)?;
         lab.start_realservers(&[VIP4])?;
         let agent = lab.start_agent(&Config::on_eth0("lab", vec![service]))?;
-        finds(&agent, &[])?;
+        finds!(&agent)?;
         let at = SocketAddr::new(VIP4, PORT).to_string();
         lab.net.director.netns.run("ipvsadm", &["-A", "-t", &at, "-s", "rr"])?.ok()?;
-        let found = finds(&agent, &["ipvs-active"])?;
+        let found = finds!(&agent, IpvsActive)?;
         says(&found[0], &[&at, "ipvsadm -D"])
     });
 }

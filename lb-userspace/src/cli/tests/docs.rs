@@ -31,7 +31,7 @@ With `--output json` numbers are exact, and every command prints the body of the
 | `lb stats --rate` | `seconds`, and per second `connections`, `packets`, `bytes` of `total` and of each of `services` and its `backends`; `verdicts` |
 | `lb stats --watch` | one object a line |
 | `lb check-config` | `services`, `backends`, and `memory`: `what` and `bytes` of each kind of map |
-| `lb doctor` | `findings`: `id`, `severity` (`warning`, `error`), `subject`, `found`, `effect`, `fix`; `unknown`: what could not be looked at; `examined`: how many things were |
+| `lb doctor` | `instance`; `findings`: `id`, `severity` (`warning`, `error`), `subject`, `found`, `effect`, `fix`; `unknown`: what could not be looked at; `examined`: how many things were |
 | `lb realserver` | `changes`, and `items`: `subject`, `verdict` (`right`, `note`, `wrong`), `found`, `effect`, `fix` |
 | `lb save` | no JSON: always the configuration file |
 

@@ -20,6 +20,7 @@ use crate::{
         probe::{self, Ask, Lane, Question, WhoHas, Wire},
     },
     health::THROUGH_VIP,
+    net::sysctl::Sysctl,
 };
 
 /// Bytes of a short ping, as ping(8) sends it.
@@ -64,6 +65,8 @@ enum Slot {
     Own,
     OtherVip,
     OtherOwn,
+    DatagramVip,
+    DatagramOwn,
     Across,
     Long,
 }
@@ -107,6 +110,10 @@ impl Trial<'_> {
             (Slot::OtherVip, *source, other(vip, port)),
             (Slot::OtherOwn, *source, other(own, port)),
         ];
+        if way.takes_datagrams() {
+            let ask = |to| Ask::Datagram(SocketAddr::new(to, port));
+            asked.extend([(Slot::DatagramVip, *source, ask(vip)), (Slot::DatagramOwn, *source, ask(own))]);
+        }
         asked.extend(across.as_ref().map(|(from, _)| (Slot::Across, *from, first(vip, port))));
         asked.extend(long.map(|length| (Slot::Long, *source, Ask::Echo(own, length as usize))));
         let question = |(slot, from, ask)| ((n, slot), Question { lane: *lane, from, ask });
@@ -162,6 +169,10 @@ impl Asker<'_> {
             source: trial.source,
             first: Pair { vip: reply(Slot::Vip), own: reply(Slot::Own) },
             second: Pair { vip: reply(Slot::OtherVip), own: reply(Slot::OtherOwn) },
+            datagram: trial
+                .way
+                .takes_datagrams()
+                .then(|| Pair { vip: reply(Slot::DatagramVip), own: reply(Slot::DatagramOwn) }),
             across,
             owners: owners.get(&target_of(trial)).cloned().unwrap_or_default(),
             health: self.health(trial.way),
@@ -273,12 +284,28 @@ impl Asker<'_> {
             vip::Facts {
                 vip: *vip,
                 here: self.network.having(*vip),
+                routes: self.routes(*vip),
                 answered,
                 own: self.network.macs(),
                 backends: self.held.macs(),
             }
         });
         facts.collect()
+    }
+
+    /// The setting by which the kernel routes what comes in for an address like this one: IPv4's is each interface's
+    /// own, IPv6's all have in common (`ip_route_input_slow`, `ip6_forward`).
+    fn routes(&self, vip: IpAddr) -> Option<String> {
+        let on = |setting: Result<Sysctl, _>| {
+            setting.ok()?.read_number().is_ok_and(|value| value != 0).then_some(())
+        };
+        if vip.is_ipv6() {
+            on(Sysctl::ipv6_conf("all", "forwarding"))?;
+            return Some("net.ipv6.conf.all.forwarding".to_owned());
+        }
+        let ingress = self.network.links.iter().filter(|link| self.network.is_ingress(link.index, self.held));
+        let mut ingress = ingress.filter(|link| on(Sysctl::ipv4_conf(&link.name, "forwarding")).is_some());
+        ingress.next().map(|link| format!("net.ipv4.conf.{}.forwarding", link.name))
     }
 
     /// None: nothing checks it, or there is no result yet.

@@ -1,4 +1,4 @@
-//! Listening TCP sockets of the director's.
+//! The director's sockets that take what comes for a service: TCP's that listen, UDP's.
 
 use std::{
     fs,
@@ -6,25 +6,34 @@ use std::{
 };
 
 use crate::doctor::{
-    held::{Held, Next},
+    held::{Held, Next, Way},
     judge::local::Facts,
 };
 
-/// TCP_LISTEN (`include/net/tcp_states.h`)
+/// TCP_LISTEN, and TCP_CLOSE, which a UDP socket is in that is not connected (`include/net/tcp_states.h`).
 const LISTEN: &str = "0A";
+const UNCONNECTED: &str = "07";
 
 pub fn gather(held: &Held) -> Vec<Facts> {
-    let local = held.ways.iter().filter(|way| way.next == Next::Local && way.has_listener());
-    let mut local = local.peekable();
+    let wanted = |way: &&Way| way.next == Next::Local && (way.has_listener() || way.takes_datagrams());
+    let mut local = held.ways.iter().filter(wanted).peekable();
     if local.peek().is_none() {
         return Vec::new();
     }
-    let tables = ["/proc/net/tcp", "/proc/net/tcp6"].map(|path| fs::read_to_string(path).unwrap_or_default());
-    let listening: Vec<SocketAddr> =
-        tables.iter().flat_map(|table| table.lines().skip(1)).filter_map(listener).collect();
+    let tcp = sockets(["/proc/net/tcp", "/proc/net/tcp6"], LISTEN);
+    let udp = sockets(["/proc/net/udp", "/proc/net/udp6"], UNCONNECTED);
     local
-        .map(|way| Facts { way: way.clone(), listens: listening.iter().any(|at| takes(*at, way.vip)) })
+        .map(|way| {
+            let sockets = if way.takes_datagrams() { &udp } else { &tcp };
+            Facts { way: way.clone(), listens: sockets.iter().any(|at| takes(*at, way.vip)) }
+        })
         .collect()
+}
+
+fn sockets(tables: [&str; 2], state: &str) -> Vec<SocketAddr> {
+    let tables = tables.map(|path| fs::read_to_string(path).unwrap_or_default());
+    let lines = tables.iter().flat_map(|table| table.lines().skip(1));
+    lines.filter_map(|line| socket(line, state)).collect()
 }
 
 /// One that listens on `::` takes IPv4 too, unless it has said otherwise, which is not shown.
@@ -34,9 +43,12 @@ fn takes(listener: SocketAddr, vip: SocketAddr) -> bool {
 }
 
 /// `   0: 0100007F:0CEA 00000000:0000 0A ...`: the address in words of the host's order (proc_pid_net(5)).
-fn listener(line: &str) -> Option<SocketAddr> {
+fn socket(line: &str, wanted: &str) -> Option<SocketAddr> {
     let words: Vec<&str> = line.split_whitespace().collect();
-    let [_, at, _, LISTEN, ..] = words.as_slice() else { return None };
+    let [_, at, _, state, ..] = words.as_slice() else { return None };
+    if *state != wanted {
+        return None;
+    }
     let (address, port) = at.rsplit_once(':')?;
     let mut octets = Vec::new();
     for n in (0..address.len()).step_by(8) {
@@ -56,9 +68,11 @@ mod tests {
     #[test]
     fn listeners() {
         let at = |text: &str| text.parse::<SocketAddr>().expect("an address");
+        let listener = |line: &str| socket(line, LISTEN);
         let line = |address, state| format!("   0: {address} 00000000:0000 {state} 00000000:00000000");
         assert_eq!(listener(&line("0100007F:0CEA", "0A")), Some(at("127.0.0.1:3306")));
         assert_eq!(listener(&line("0100007F:0CEA", "01")), None);
+        assert_eq!(socket(&line("0100007F:0035", "07"), UNCONNECTED), Some(at("127.0.0.1:53")));
         let any = listener(&line("00000000000000000000000000000000:1B58", "0A"));
         assert_eq!(any, Some(at("[::]:7000")));
         let six = listener(&line("180000FD000014000000000000010000:1B58", "0A"));

@@ -87,7 +87,7 @@ impl Network {
     }
 
     /// Whether clients' frames come in by it: a VLAN device's by its parent, with its tags.
-    fn is_ingress(&self, ifindex: u32, held: &Held) -> bool {
+    pub fn is_ingress(&self, ifindex: u32, held: &Held) -> bool {
         let Ok(at) = resolve_attach(&self.links, &self.name(ifindex)) else { return false };
         let mut tags = at.vlans.iter().map(|vlan| tag(vlan.tpid == SERVICE_TAG, vlan.tag));
         let tags = (tags.next().unwrap_or(0), tags.next().unwrap_or(0));

@@ -3,9 +3,12 @@
 use std::{collections::BTreeSet, net::IpAddr};
 
 use super::{mac_text, reply::Reply};
-use crate::doctor::{
-    finding::{Finding, Id, Severity},
-    held::{Mac, Next, Way},
+use crate::{
+    doctor::{
+        finding::{Finding, Id, Severity},
+        held::{Mac, Next, Way},
+    },
+    model::Protocol,
 };
 
 /// A way that was tried.
@@ -18,6 +21,8 @@ pub struct Facts {
     pub first: Pair,
     /// The other one of the two, which counts where the first was not answered.
     pub second: Pair,
+    /// An empty datagram to a UDP service's port. A server that is there mostly says nothing.
+    pub datagram: Option<Pair>,
     /// The same question to the VIP from an address of another segment, as most clients have.
     pub across: Option<Across>,
     /// Who answers ARP or ND for the backend's own address; asked where nothing came back.
@@ -92,15 +97,29 @@ fn verdict(facts: &Facts) -> Verdict {
     }
     match first.vip {
         Reply::Refused { .. } if way.has_listener() => Verdict::Bad(refused(facts)),
-        Reply::Unreachable { .. } => Verdict::Bad(rejected(facts)),
-        reply if reply.is_from(vip) => Verdict::Good,
+        Reply::Unreachable { .. } | Reply::NoPort { .. } => Verdict::Bad(rejected(facts)),
+        reply if reply.is_from(vip) => datagrams(facts),
         _ if second.vip.is_from(vip) && way.has_listener() => Verdict::Bad(filtered(facts, second.vip)),
-        _ if second.vip.is_from(vip) => Verdict::Good,
+        _ if second.vip.is_from(vip) => datagrams(facts),
         _ => match [first.own, second.own].into_iter().find(|reply| reply.is_answer()) {
-            Some(own) => {
-                Verdict::Bad(missing(facts, &format!("none, while its own address gives: {}", own.words())))
-            }
+            Some(own) => Verdict::Bad(missing(
+                facts,
+                &format!("no answer, while its own address gives: {}", own.words()),
+            )),
             None => Verdict::Bad(silent(facts)),
+        },
+    }
+}
+
+/// The host takes packets for the VIP: whether a UDP service's port is served there, as far as that is told.
+fn datagrams(facts: &Facts) -> Verdict {
+    let Some(Pair { vip, own }) = facts.datagram else { return Verdict::Good };
+    match vip {
+        Reply::NoPort { .. } => Verdict::Bad(no_port(facts, own)),
+        Reply::Unreachable { .. } => Verdict::Bad(rejected_with(facts, vip)),
+        _ => match vip.source().filter(|source| *source != facts.way.vip.ip()) {
+            Some(source) => Verdict::Bad(wrong_source(facts, source)),
+            None => Verdict::Good,
         },
     }
 }
@@ -139,10 +158,17 @@ fn wrong_source(facts: &Facts, source: IpAddr) -> Finding {
         address_at(&facts.way),
         format!("asked for the VIP, it answers from {source}"),
         "clients drop answers that do not come from the VIP: their connections time out",
-        format!(
-            "on {backend}: take away the source NAT (nft list ruleset) or policy that changes {} to {source}",
-            facts.way.vip.ip()
-        ),
+        if facts.way.protocol == Protocol::Udp && source == backend {
+            format!(
+                "on {backend}: let the server listen on {} itself: on 0.0.0.0 or :: it answers from any address",
+                facts.way.vip.ip()
+            )
+        } else {
+            format!(
+                "on {backend}: take away the source NAT (nft list ruleset) or policy that changes {} to {source}",
+                facts.way.vip.ip()
+            )
+        },
     )
 }
 
@@ -150,13 +176,7 @@ fn refused(facts: &Facts) -> Finding {
     let Way { vip, backend, service, .. } = &facts.way;
     let (port, effect) = (vip.port(), "clients that are sent there are refused");
     if let Reply::Open { .. } = facts.first.own {
-        return Finding::new(
-            Id::NotOnVip,
-            port_at(&facts.way),
-            format!("port {port} is open at {} and refused at the VIP (RST)", backend.ip()),
-            effect,
-            format!("on {}: let the server listen on 0.0.0.0 (or ::), or on {} too", backend.ip(), vip.ip()),
-        );
+        return not_on_vip(&facts.way, "refused", "RST");
     }
     Finding::new(
         Id::PortClosed,
@@ -171,11 +191,52 @@ fn refused(facts: &Facts) -> Finding {
     )
 }
 
+fn not_on_vip(way: &Way, at_vip: &str, word: &str) -> Finding {
+    let (vip, backend) = (way.vip, way.backend.ip());
+    let listen = match way.protocol {
+        // From 0.0.0.0 it would answer from another address than the VIP.
+        Protocol::Udp => format!("on {} too", vip.ip()),
+        _ => format!("on 0.0.0.0 (or ::), or on {} too", vip.ip()),
+    };
+    Finding::new(
+        Id::NotOnVip,
+        port_at(way),
+        format!("port {} is open at {backend} and {at_vip} at the VIP ({word})", vip.port()),
+        "clients that are sent there are refused",
+        format!("on {backend}: let the server listen {listen}"),
+    )
+}
+
+/// Of UDP. That the own address says nothing may mean that the server listens there alone.
+fn no_port(facts: &Facts, own: Reply) -> Finding {
+    let Way { vip, backend, service, .. } = &facts.way;
+    let there = match own {
+        Reply::Told { .. } => return not_on_vip(&facts.way, "closed", "ICMP port unreachable"),
+        Reply::Silent => format!(" (if it runs: let it listen on {} too)", vip.ip()),
+        _ => String::new(),
+    };
+    let (port, by) = (vip.port(), facts.datagram.map_or(own, |asked| asked.vip));
+    Finding::new(
+        Id::PortClosed,
+        port_at(&facts.way),
+        format!("UDP port {port}: {} at the VIP, {} at its own address", by.words(), own.words()),
+        "clients that are sent there are refused",
+        format!(
+            "start the server on {}{there}; until then: lb backend drain {service} {backend}",
+            backend.ip()
+        ),
+    )
+}
+
 fn rejected(facts: &Facts) -> Finding {
+    rejected_with(facts, facts.first.vip)
+}
+
+fn rejected_with(facts: &Facts, reply: Reply) -> Finding {
     Finding::new(
         Id::Rejected,
         port_at(&facts.way),
-        facts.first.vip.words(),
+        reply.words(),
         "clients that are sent there are refused",
         format!(
             "on {}: a firewall rejects {} (nft list ruleset, iptables-save)",

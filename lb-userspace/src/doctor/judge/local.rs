@@ -5,7 +5,7 @@ use crate::doctor::{
     held::Way,
 };
 
-/// A TCP way with a port of its own.
+/// A way of TCP or UDP with a port of its own.
 #[derive(Clone, Debug)]
 pub struct Facts {
     pub way: Way,
@@ -15,11 +15,12 @@ pub struct Facts {
 
 pub fn judge(facts: &Facts) -> Option<Finding> {
     let Way { service, vip, backend, .. } = &facts.way;
+    let lister = if facts.way.takes_datagrams() { "ss -lun" } else { "ss -ltn" };
     (!facts.listens).then(|| {
         Finding::new(
             Id::PortClosed,
             format!("service {service}: {vip} at backend {}", backend.ip()),
-            format!("the backend is this director, and nothing listens on {vip} here (ss -ltn)"),
+            format!("the backend is this director, and nothing listens on {vip} here ({lister})"),
             "clients that are sent there are refused",
             format!(
                 "start the server, at {} or every address; until then: lb backend drain {service} {backend}",

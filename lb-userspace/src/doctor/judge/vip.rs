@@ -16,6 +16,8 @@ pub struct Facts {
     pub vip: IpAddr,
     /// The director's interfaces that have it.
     pub here: Vec<String>,
+    /// The kernel routes what comes in by an interface of clients' for addresses that are not its own: `ip_forward`.
+    pub routes: Option<String>,
     /// Who answered the question who has it, by the interface that it was asked on.
     pub answered: BTreeMap<String, BTreeSet<Mac>>,
     /// MAC addresses of the director.
@@ -25,7 +27,7 @@ pub struct Facts {
 }
 
 pub fn judge(facts: &Facts) -> Vec<Finding> {
-    let Facts { vip, here, answered, own, backends } = facts;
+    let Facts { vip, here, routes, answered, own, backends } = facts;
     let others =
         answered.iter().flat_map(|(device, macs)| macs.difference(own).map(move |mac| (device, mac)));
     let mut findings: Vec<Finding> = others
@@ -42,6 +44,7 @@ pub fn judge(facts: &Facts) -> Vec<Finding> {
             "nobody answers ARP or ND for it: only a router that has a route to this director reaches it",
             format!("`vips: {{add_to: INTERFACE}}` in the configuration, or ip addr add {vip} dev INTERFACE"),
         ));
+        findings.extend(routes.as_ref().map(|setting| routed_on(*vip, setting)));
     }
     findings
 }
@@ -61,6 +64,21 @@ fn answers(vip: IpAddr, device: &str, mac: &Mac, backend: IpAddr) -> Finding {
         format!("it answers {question} for the VIP on {device}, with {}", mac_text(mac)),
         "clients and routers that believe it come past the director, all to this one backend",
         fix,
+    )
+}
+
+/// An address of the director's own is never routed; this one is, if a packet of it is passed up.
+fn routed_on(vip: IpAddr, setting: &str) -> Finding {
+    Finding::new(
+        Id::IpForward,
+        vip,
+        format!("{setting} is 1, and no interface of this director has the VIP"),
+        "what comes for it and no service takes (another port, a ping) is routed on by the kernel: back to the router that \
+         sent it, in a loop until its TTL ends",
+        format!(
+            "sysctl -w {setting}=0: balancing needs no forwarding by the kernel; if this host routes for others: ip addr \
+             add {vip} dev lo"
+        ),
     )
 }
 
@@ -90,6 +108,7 @@ mod tests {
         let facts = |answered: &[Mac]| Facts {
             vip: "10.0.0.100".parse().expect("an address"),
             here: vec!["eth0".into()],
+            routes: Some("net.ipv4.conf.eth0.forwarding".into()),
             answered: [("eth0".to_owned(), answered.iter().copied().collect())].into(),
             own: [own].into(),
             backends: [(backend, address)].into(),
@@ -98,7 +117,8 @@ mod tests {
         assert_eq!(ids(&facts(&[])), []);
         assert_eq!(ids(&facts(&[own])), []);
         assert_eq!(ids(&facts(&[own, backend, stranger])), [Id::AnswersArp, Id::VipTaken]);
-        assert_eq!(ids(&Facts { here: Vec::new(), ..facts(&[]) }), [Id::VipNotHere]);
+        assert_eq!(ids(&Facts { here: Vec::new(), ..facts(&[]) }), [Id::VipNotHere, Id::IpForward]);
+        assert_eq!(ids(&Facts { here: Vec::new(), routes: None, ..facts(&[]) }), [Id::VipNotHere]);
         let found = judge(&facts(&[backend]));
         assert!(
             found[0].subject.contains("10.0.0.11") && found[0].found.contains("02:02:02:02:02:02"),

@@ -25,7 +25,7 @@ pub struct Lane {
     pub tags: TagPair,
 }
 
-/// A TCP connection attempt.
+/// A TCP connection attempt, or a datagram, which has no sequence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Attempt {
     pub from: SocketAddr,
@@ -67,6 +67,9 @@ impl Lane {
                 .ok()?
                 .write(&mut packet, &[])
                 .ok()?,
+            Build::Datagram(Attempt { from, to, .. }) => {
+                ip.udp(from.port(), to.port()).write(&mut packet, &[]).ok()?;
+            }
             Build::Reset(Attempt { from, to, sequence }) => {
                 ip.tcp(from.port(), to.port(), sequence, 0).rst().write(&mut packet, &[]).ok()?;
             }
@@ -85,6 +88,11 @@ impl Lane {
     /// None, here and below: the families differ.
     pub fn syn(&self, attempt: Attempt) -> Option<Vec<u8>> {
         self.ip(attempt.from.ip(), attempt.to.ip(), Build::Syn(attempt))
+    }
+
+    /// A UDP datagram without a payload.
+    pub fn datagram(&self, attempt: Attempt) -> Option<Vec<u8>> {
+        self.ip(attempt.from.ip(), attempt.to.ip(), Build::Datagram(attempt))
     }
 
     /// Ends what a SYN began, before anybody accepts it.
@@ -140,6 +148,7 @@ impl Lane {
 enum Build {
     Syn(Attempt),
     Reset(Attempt),
+    Datagram(Attempt),
     Echo { id: u16, length: usize },
 }
 
@@ -154,6 +163,10 @@ pub enum Heard {
         mss: Option<u16>,
     },
     Refused {
+        from: SocketAddr,
+        to: SocketAddr,
+    },
+    Datagram {
         from: SocketAddr,
         to: SocketAddr,
     },
@@ -182,6 +195,8 @@ pub enum Trouble {
     Expired,
     /// Packet too big, or fragmentation needed; the MTU that it names.
     TooBig(u32),
+    /// Port unreachable: nobody listens on a UDP port; or a firewall says so, of whatever protocol.
+    NoPort,
     /// Administratively prohibited, or another kind of unreachable that a firewall says.
     Unreachable,
 }
@@ -217,6 +232,10 @@ pub fn read(frame: &[u8]) -> Option<Heard> {
             let acknowledged = tcp.acknowledgment_number();
             (tcp.syn() && tcp.ack()).then_some(Heard::Open { from, to, acknowledged, mss })
         }
+        TransportSlice::Udp(udp) => Some(Heard::Datagram {
+            from: SocketAddr::new(from, udp.source_port()),
+            to: SocketAddr::new(to, udp.destination_port()),
+        }),
         TransportSlice::Icmpv4(icmp) => match icmp.icmp_type() {
             Icmpv4Type::EchoReply(echo) => Some(Heard::Echoed { from, to, id: echo.id }),
             Icmpv4Type::TimeExceeded(_) => quoted(from, icmp.payload(), Trouble::Expired),
@@ -225,6 +244,7 @@ pub fn read(frame: &[u8]) -> Option<Heard> {
                     icmpv4::DestUnreachableHeader::FragmentationNeeded { next_hop_mtu } => {
                         Trouble::TooBig(next_hop_mtu.into())
                     }
+                    icmpv4::DestUnreachableHeader::Port => Trouble::NoPort,
                     _ => Trouble::Unreachable,
                 };
                 quoted(from, icmp.payload(), what)
@@ -235,11 +255,14 @@ pub fn read(frame: &[u8]) -> Option<Heard> {
             Icmpv6Type::EchoReply(echo) => Some(Heard::Echoed { from, to, id: echo.id }),
             Icmpv6Type::TimeExceeded(_) => quoted(from, icmp.payload(), Trouble::Expired),
             Icmpv6Type::PacketTooBig { mtu } => quoted(from, icmp.payload(), Trouble::TooBig(mtu)),
-            Icmpv6Type::DestinationUnreachable(_) => quoted(from, icmp.payload(), Trouble::Unreachable),
+            Icmpv6Type::DestinationUnreachable(why) => {
+                let is_port = matches!(why, icmpv6::DestUnreachableCode::Port);
+                quoted(from, icmp.payload(), if is_port { Trouble::NoPort } else { Trouble::Unreachable })
+            }
             Icmpv6Type::NeighborAdvertisement(_) => advertised(icmp.payload(), frame),
             _ => None,
         },
-        _ => None,
+        TransportSlice::Igmp(_) => None,
     }
 }
 
@@ -263,7 +286,7 @@ fn quoted(by: IpAddr, packet: &[u8], what: Trouble) -> Option<Heard> {
             (IpAddr::V6(ip.source_addr()), ip.next_header(), &packet[ip.slice().len()..])
         }
     };
-    let at = if protocol == IpNumber::TCP { 0 } else { 4 };
+    let at = if matches!(protocol, IpNumber::TCP | IpNumber::UDP) { 0 } else { 4 };
     let port = u16::from_be_bytes(rest.get(at..at + 2)?.try_into().ok()?);
     Some(Heard::Error { by, about, port, what })
 }
@@ -289,6 +312,9 @@ mod tests {
         assert_eq!(read(&LANE.syn(attempt).expect("a frame")), None);
         assert_eq!(read(&LANE.who_has(Ipv4Addr::new(10, 0, 0, 100))), None);
         assert_eq!(read(&LANE.echo(ip("10.0.0.1"), ip("10.0.0.2"), 9, 100).expect("a frame")), None);
+        // Whether it is the answer to one, its port tells.
+        let datagram = read(&LANE.datagram(attempt).expect("a frame"));
+        assert_eq!(datagram, Some(Heard::Datagram { from: attempt.from, to: attempt.to }));
         let (from, target) =
             ("fe80::1".parse().expect("an address"), "fd00::100".parse().expect("an address"));
         assert_eq!(read(&LANE.solicit(from, target).expect("a frame")), None);
@@ -324,6 +350,34 @@ mod tests {
         assert_eq!(read(&packet), Some(Heard::Open { from, to, acknowledged: 8, mss: Some(8960) }));
         let reset = LANE.reset(attempt("10.0.0.100:80", "10.0.0.1:61000")).expect("a frame");
         assert_eq!(read(&reset), Some(Heard::Refused { from, to }));
+    }
+
+    /// Port unreachable about our datagram.
+    #[test]
+    fn a_port_that_is_closed() {
+        let datagram = LANE.datagram(attempt("10.0.0.1:61000", "10.0.0.100:53")).expect("a frame");
+        assert_eq!(datagram.len(), 14 + 20 + 8);
+        let mut packet = Vec::new();
+        PacketBuilder::ethernet2([1; 6], [2; 6])
+            .ipv4([10, 0, 0, 100], [10, 0, 0, 1], 64)
+            .icmpv4(Icmpv4Type::DestinationUnreachable(icmpv4::DestUnreachableHeader::Port))
+            .write(&mut packet, &datagram[14..])
+            .expect("a frame");
+        let (by, about) = (ip("10.0.0.100"), ip("10.0.0.1"));
+        assert_eq!(read(&packet), Some(Heard::Error { by, about, port: 61000, what: Trouble::NoPort }));
+        let datagram = LANE.datagram(attempt("[fd00::1]:61000", "[fd00::2]:53")).expect("a frame");
+        let mut packet = Vec::new();
+        let [by, about] = [ip("fd00::2"), ip("fd00::1")];
+        let octets = |address: IpAddr| match address {
+            IpAddr::V6(address) => address.octets(),
+            IpAddr::V4(_) => panic!("IPv4"),
+        };
+        PacketBuilder::ethernet2([1; 6], [2; 6])
+            .ipv6(octets(by), octets(about), 64)
+            .icmpv6(Icmpv6Type::DestinationUnreachable(icmpv6::DestUnreachableCode::Port))
+            .write(&mut packet, &datagram[14..])
+            .expect("a frame");
+        assert_eq!(read(&packet), Some(Heard::Error { by, about, port: 61000, what: Trouble::NoPort }));
     }
 
     /// Time exceeded about our SYN, and about an echo of which 8 bytes are quoted.

@@ -4,6 +4,8 @@
 //! * for each way from a VIP to a backend two SYNs (to the VIP and to the backend's own address), each answered one
 //!   ended by a RST before any server accepts it, and two echo requests; twice more only where nothing comes back;
 //!   where the director has an address in another segment too, one SYN more from there;
+//! * for each way of a UDP service's port two datagrams without a payload (to the VIP and to the backend's own address),
+//!   twice, as a server that is there mostly says nothing to them;
 //! * for each backend an echo request of the MTU;
 //! * for each VIP and segment two ARP probes or neighbour solicitations, which nobody learns from; as many for each
 //!   backend that answers nothing.
@@ -42,6 +44,10 @@ const PAUSE: Duration = Duration::from_millis(16);
 const WAITS: [Duration; 3] =
     [Duration::from_millis(500), Duration::from_millis(1000), Duration::from_millis(1500)];
 
+/// Times that a datagram is sent: once more, in case that the answer that the port is closed was over the limit of its
+/// host (`icmp_ratelimit`, a second).
+const DATAGRAMS: usize = 2;
+
 /// How long and how often hosts are asked who has an address.
 const WHO_HAS: [Duration; 2] = [Duration::from_millis(300), Duration::from_millis(700)];
 
@@ -60,6 +66,8 @@ pub struct Question {
 pub enum Ask {
     /// Will you take a TCP connection to this address and port?
     Syn(SocketAddr),
+    /// Is this UDP port closed?
+    Datagram(SocketAddr),
     /// Do you answer pings for this address, of this length in bytes (of the IP packet)?
     Echo(IpAddr, usize),
 }
@@ -151,9 +159,8 @@ impl<'a> Round<'a> {
     }
 
     fn run(mut self, wire: &mut Wire) -> io::Result<Vec<Reply>> {
-        for wait in WAITS {
-            let silent: Vec<usize> =
-                (0..self.questions.len()).filter(|n| self.replies[*n] == Reply::Silent).collect();
+        for (time, wait) in WAITS.into_iter().enumerate() {
+            let silent: Vec<usize> = (0..self.questions.len()).filter(|n| self.is_open(*n, time)).collect();
             for burst in silent.chunks(BURST) {
                 for n in burst {
                     self.send(wire, *n);
@@ -161,7 +168,7 @@ impl<'a> Round<'a> {
                 self.listen(wire, PAUSE)?;
             }
             let until = monotonic() + wait;
-            while self.replies.contains(&Reply::Silent) {
+            while (0..self.questions.len()).any(|n| self.is_open(n, time)) {
                 let Some(left) = until.checked_sub(monotonic()).filter(|left| !left.is_zero()) else { break };
                 self.listen(wire, left.min(PAUSE))?;
             }
@@ -169,10 +176,17 @@ impl<'a> Round<'a> {
         Ok(self.replies)
     }
 
+    /// Whether an answer is still waited for, when it is asked for this time, the first one is 0.
+    fn is_open(&self, n: usize, time: usize) -> bool {
+        let asked = !matches!(self.questions[n].ask, Ask::Datagram(_)) || time < DATAGRAMS;
+        asked && self.replies[n] == Reply::Silent
+    }
+
     fn send(&mut self, wire: &mut Wire, n: usize) {
         let Question { lane, from, ask } = self.questions[n];
         let frame = match ask {
             Ask::Syn(_) => self.attempt(n).and_then(|attempt| lane.syn(attempt)),
+            Ask::Datagram(_) => self.attempt(n).and_then(|attempt| lane.datagram(attempt)),
             Ask::Echo(to, length) => lane.echo(from, to, self.ports[n], length),
         };
         // The same question again has the same port and sequence, as TCP's own retransmissions.
@@ -183,7 +197,9 @@ impl<'a> Round<'a> {
     }
 
     fn attempt(&self, n: usize) -> Option<Attempt> {
-        let Question { from, ask: Ask::Syn(to), .. } = self.questions[n] else { return None };
+        let Question { from, ask: Ask::Syn(to) | Ask::Datagram(to), .. } = self.questions[n] else {
+            return None;
+        };
         Some(Attempt { from: SocketAddr::new(from, self.ports[n]), to, sequence: self.sequence })
     }
 
@@ -220,6 +236,9 @@ impl<'a> Round<'a> {
     fn meant(&self, heard: Heard) -> Option<(usize, Reply)> {
         let find = |to: IpAddr, port: u16| self.by_port.get(&(to, port)).copied();
         let is_syn = |n: usize| matches!(self.questions[n].ask, Ask::Syn(_));
+        let is_echo = |n: usize| matches!(self.questions[n].ask, Ask::Echo(..));
+        let asks =
+            |n: usize, port: u16| matches!(self.questions[n].ask, Ask::Datagram(to) if to.port() == port);
         match heard {
             Heard::Open { from, to, acknowledged, mss } => {
                 let n = find(to.ip(), to.port()).filter(|n| is_syn(*n))?;
@@ -231,14 +250,19 @@ impl<'a> Round<'a> {
                 Some((n, Reply::Refused { from: from.ip() }))
             }
             Heard::Echoed { from, to, id } => {
-                let n = find(to, id).filter(|n| !is_syn(*n))?;
+                let n = find(to, id).filter(|n| is_echo(*n))?;
                 Some((n, Reply::Echoed { from }))
+            }
+            Heard::Datagram { from, to } => {
+                let n = find(to.ip(), to.port()).filter(|n| asks(*n, from.port()))?;
+                Some((n, Reply::Told { from: from.ip() }))
             }
             Heard::Error { by, about, port, what } => {
                 let n = find(about, port)?;
                 let reply = match what {
                     Trouble::Expired => Reply::Expired { by },
                     Trouble::TooBig(mtu) => Reply::TooBig { by, mtu },
+                    Trouble::NoPort => Reply::NoPort { by },
                     Trouble::Unreachable => Reply::Unreachable { by },
                 };
                 Some((n, reply))
@@ -269,9 +293,10 @@ fn ranges(text: &str) -> Vec<RangeInclusive<u16>> {
     parts.collect()
 }
 
-/// Local ports of this namespace's TCP sockets.
+/// Local ports of this namespace's TCP and UDP sockets.
 fn ports_in_use() -> BTreeSet<u16> {
-    let tables = ["/proc/net/tcp", "/proc/net/tcp6"].map(|path| fs::read_to_string(path).unwrap_or_default());
+    let tables = ["tcp", "tcp6", "udp", "udp6"]
+        .map(|table| fs::read_to_string(format!("/proc/net/{table}")).unwrap_or_default());
     tables.iter().flat_map(|table| table.lines().skip(1)).filter_map(local_port).collect()
 }
 

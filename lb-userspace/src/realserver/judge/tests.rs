@@ -1,5 +1,5 @@
 use super::*;
-use crate::realserver::{Verdict, facts::Loopback};
+use crate::realserver::{Report, facts::Loopback};
 
 const VIP: &str = "172.18.14.100";
 
@@ -93,16 +93,27 @@ fn the_larger_of_all_and_the_interface_counts() {
     use Verdict::{Note, Wrong};
     let off = set_to(set_to(backend(), "all", ARP_IGNORE, 0), "lo", ARP_IGNORE, 0);
     let fix = "sysctl -w net.ipv4.conf.all.arp_ignore=1";
-    check(
-        &off,
-        &[(Wrong, "net.ipv4.conf.all.arp_ignore", fix), (Wrong, "net.ipv4.conf.eth0/100.arp_ignore", fix)],
-    );
+    // Said once.
+    check(&off, &[(Wrong, "net.ipv4.conf.all.arp_ignore", fix)]);
     let own = set_to(off, "eth0.100", ARP_IGNORE, 1);
     check(&own, &[(Note, "net.ipv4.conf.all.arp_ignore", fix)]);
     // 3 on the interface beats 1 on all, and answers for addresses on lo.
     let three = set_to(backend(), "eth0.100", ARP_IGNORE, 3);
     let fix = "sysctl -w net.ipv4.conf.eth0/100.arp_ignore=1";
     check(&three, &[(Wrong, "net.ipv4.conf.eth0/100.arp_ignore", fix)]);
+}
+
+/// As it is read at night: what is wrong first, and a last line that says how it all is.
+#[test]
+fn the_worst_comes_first_and_a_last_line_sums_up() {
+    let text = |facts: &Facts| Report::new(Vec::new(), judge(facts, &[ip(VIP)].into())).to_string();
+    let last = |text: &str| text.lines().last().map(str::to_owned).unwrap_or_default();
+    assert_eq!(last(&text(&backend())), "nothing is wrong; 7 things are right");
+    let off = set_to(set_to(backend(), "all", ARP_ANNOUNCE, 0), "lo", ARP_ANNOUNCE, 0);
+    let off = text(&off);
+    assert!(off.starts_with("WRONG  net.ipv4.conf.all.arp_announce: 0\n       causes:  this host"), "{off}");
+    assert!(off.contains("\n       mend it: sysctl -w net.ipv4.conf.all.arp_announce=2"), "{off}");
+    assert_eq!(last(&off), "1 wrong, 4 right");
 }
 
 #[test]

@@ -64,6 +64,8 @@ enum Table {
     Control,
     /// 10,000 health checks a second (builds a lab; needs `lb` beside this program)
     Checks,
+    /// One health check of each kind against a real server (the same)
+    Kinds,
     /// ns per packet while `lb trace` runs
     Trace,
 }
@@ -87,6 +89,7 @@ fn main() -> Result<()> {
             Table::ColdStart => cold_start::cold_start()?,
             Table::Control => on_all_cpus(|| control::control(&only))?,
             Table::Checks => checks::checks()?,
+            Table::Kinds => checks::kinds()?,
             Table::Trace => trace::trace()?,
         }
         println!();

@@ -1,5 +1,4 @@
 use super::*;
-use crate::model::Protocol;
 
 const VIP: &str = "10.0.0.100";
 const OWN: &str = "10.0.0.11";
@@ -36,6 +35,7 @@ fn facts(vip: Reply, own: Reply, second: Option<(Reply, Reply)>) -> Facts {
         source: ip("10.0.0.1"),
         first: Pair { vip, own },
         second: second.map_or(Pair { vip: SILENT, own: SILENT }, |(vip, own)| Pair { vip, own }),
+        datagram: None,
         across: None,
         owners: [MAC].into(),
         health: None,
@@ -94,6 +94,32 @@ fn nobody_need_listen_on_udp_or_a_range() {
         range.way.vip.set_port(0);
         finds(&range, ids);
     }
+}
+
+#[test]
+fn a_udp_port_is_closed_if_it_says_so() {
+    let no_port = |by| Reply::NoPort { by: ip(by) };
+    let told = |from| Reply::Told { from: ip(from) };
+    for (vip, own, ids) in [
+        // Whoever is there says nothing to an empty datagram, mostly.
+        (SILENT, SILENT, &[][..]),
+        (told(VIP), told(OWN), &[]),
+        (no_port(VIP), no_port(OWN), &[Id::PortClosed]),
+        (no_port(VIP), SILENT, &[Id::PortClosed]),
+        (no_port(VIP), told(OWN), &[Id::NotOnVip]),
+        (Reply::Unreachable { by: ip(OWN) }, SILENT, &[Id::Rejected]),
+        (told(OWN), told(OWN), &[Id::WrongSource]),
+    ] {
+        let asked = Facts { datagram: Some(Pair { vip, own }), ..udp(facts(echoed(VIP), echoed(OWN), None)) };
+        finds(&asked, ids);
+        // Its check says so too: one finding, of the cause.
+        let health = Some(Health { passes: false, words: "udp".into(), through_vip: true });
+        let ids = if ids.is_empty() { &[Id::CheckWrong] } else { ids };
+        finds(&Facts { health, ..asked }, ids);
+    }
+    let own_alone = Some(Pair { vip: no_port(VIP), own: SILENT });
+    let own_alone = Facts { datagram: own_alone, ..udp(facts(echoed(VIP), echoed(OWN), None)) };
+    assert!(judge(&own_alone)[0].fix.contains("let it listen on 10.0.0.100 too"));
 }
 
 #[test]

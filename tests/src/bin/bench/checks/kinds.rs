@@ -10,7 +10,7 @@ use std::{
 use anyhow::Result;
 use lb_tests::{
     config::{Config, Service},
-    dns, mariadb,
+    dns, mail, mariadb,
     nginx::{HTTP, HTTPS, HTTPS2, Nginx},
     stores::{Postgres, REDIS_PORT, redis},
 };
@@ -33,7 +33,8 @@ type Kind = (&'static str, String, &'static str, u32, &'static str);
 pub fn kinds(world: &mut World) -> Result<()> {
     let lab = &world.lab;
     let node = &lab.net.backends[0];
-    let _web = Nginx::start(&lab.scope, node)?;
+    let web = Nginx::start(&lab.scope, node)?;
+    let _smtp = mail::greeter(&lab.scope, node, &web)?;
     let _mariadb = mariadb::start(&lab.scope, node)?;
     let _redis = redis(&lab.scope, node, &[])?;
     let _postgres = Postgres::start(&lab.scope, node, false)?;
@@ -51,7 +52,7 @@ pub fn kinds(world: &mut World) -> Result<()> {
     });
     let weight = lab.scope.dir().join("weight");
     fs::write(&weight, "1\n")?;
-    let kinds: [Kind; 17] = [
+    let kinds: [Kind; 19] = [
         ("tcp", format!("tcp: , port: {PORT}"), "rip", 200, "this program"),
         ("tcp through the VIP", format!("tcp: , port: {PORT}"), "vip", 200, "this program"),
         ("http", format!("http: {{path: /health}}, port: {HTTP}"), "rip", 200, "nginx"),
@@ -85,6 +86,14 @@ pub fn kinds(world: &mut World) -> Result<()> {
             "rip",
             1000,
             "PostgreSQL",
+        ),
+        ("smtp", format!("smtp: , port: {}", mail::GREETER), "rip", 1000, "aiosmtpd"),
+        (
+            "smtp, STARTTLS",
+            format!("smtp: {{starttls: true}}, port: {}", mail::GREETER),
+            "rip",
+            1000,
+            "aiosmtpd",
         ),
         ("redis", format!("redis: , port: {REDIS_PORT}"), "rip", 200, "Redis"),
         (
