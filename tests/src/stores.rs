@@ -1,6 +1,6 @@
 //! Real servers of data other than MariaDB: PostgreSQL and Redis.
 
-use std::{fs, os::unix::fs::chown, path::PathBuf, process::Command};
+use std::{fs, os::unix::fs::chown, path::PathBuf, process::Command, time::Duration};
 
 use anyhow::{Context, Result};
 use nix::unistd::User;
@@ -12,6 +12,9 @@ use crate::{
     topo::Node,
     wait::{PATIENCE, until_ok},
 };
+
+/// Making a data directory takes a while.
+const INSTALL_LIMIT: Duration = Duration::from_secs(120);
 
 /// A server on its port, on every address of the node, and the directory of its data.
 pub struct Postgres {
@@ -37,7 +40,7 @@ impl Postgres {
         let data = dir.join("data");
         let mut initdb = as_postgres(Command::new("setpriv"));
         initdb.args(["initdb", "--no-sync", "--auth-local=trust", "--auth-host=scram-sha-256"]);
-        proc::run(on(initdb, &data))?.ok()?;
+        proc::run_with(on(initdb, &data), "", INSTALL_LIMIT)?.ok()?;
         fs::write(
             data.join("pg_hba.conf"),
             "local all all trust\nhost all old all md5\nhost all all all scram-sha-256\n",

@@ -29,6 +29,9 @@ pub struct Args {
     /// Beside the kernel's IPVS instead: instructions per packet, in a VM with kernel 6.1 (three minutes)
     #[arg(long, conflicts_with_all = ["tables", "full", "beside", "wire"])]
     vm: bool,
+    /// Parts of `control` to measure (small, adding, dead, large, changes), separated by commas
+    #[arg(long, value_name = "PART", requires = "tables")]
+    only: Option<OsString>,
     /// Another build of the XDP program (lb.o) to measure in the same run
     #[arg(long, value_name = "FILE")]
     beside: Option<PathBuf>,
@@ -54,6 +57,9 @@ pub fn main(args: &Args) -> Result<()> {
         if let Some(file) = file {
             bench = bench.arg(option).arg(std::path::absolute(file)?);
         }
+    }
+    if let Some(parts) = &args.only {
+        bench = bench.arg("--only").arg(parts);
     }
     if args.wire {
         bench = bench.arg("wire");

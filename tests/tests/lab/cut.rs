@@ -1,6 +1,11 @@
 //! Each check of a real server whose answer is cut, reset, held back or slowed down after every single byte of it.
 
-use std::{collections::BTreeSet, net::SocketAddr, sync::Mutex, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+    sync::Mutex,
+    time::Duration,
+};
 
 use anyhow::{Context, Result, bail, ensure};
 use futures::{StreamExt, TryStreamExt, stream};
@@ -57,6 +62,13 @@ struct Bench<'lab> {
     _proxy: Proxy,
 }
 
+impl<'lab> Bench<'lab> {
+    fn start(lab: &'lab Lab, server: u16, ports: usize) -> Result<Self> {
+        let (proxy, ports) = Proxy::start(&lab.net.backends[0], server, ports)?;
+        Ok(Self { lab, ports: Mutex::new(ports), _proxy: proxy })
+    }
+}
+
 /// What came of one attempt.
 struct Tried {
     fault: Fault,
@@ -67,18 +79,29 @@ struct Tried {
 impl Conversation<'_> {
     /// Tries all of it.
     pub fn holds(&self, lab: &Lab) -> Result<()> {
-        let (proxy, ports) = Proxy::start(&lab.net.backends[0], self.port, AT_ONCE)?;
-        let bench = Bench { lab, ports: Mutex::new(ports), _proxy: proxy };
+        let bench = Bench::start(lab, self.port, AT_ONCE)?;
         self.try_all(&bench).with_context(|| self.what.to_owned())
     }
 
     /// What comes of a server that first is slow: it takes `share` of the time for what is behind `at` bytes. After
     /// `hangs` bytes it hangs.
     pub fn slow_and_hanging(&self, lab: &Lab, at: usize, share: f64, hangs: usize) -> Result<Outcome> {
-        let (proxy, ports) = Proxy::start(&lab.net.backends[0], self.port, 1)?;
-        let bench = Bench { lab, ports: Mutex::new(ports), _proxy: proxy };
+        let bench = Bench::start(lab, self.port, 1)?;
         let fault = Fault::Pauses { at, pause: TIMEOUT.mul_f64(share), hangs };
         Ok(self.one(&bench, fault, TIMEOUT)?.outcome)
+    }
+
+    /// What a healthy server says.
+    pub fn whole(&self, lab: &Lab) -> Result<Vec<u8>> {
+        let bench = Bench::start(lab, self.port, 1)?;
+        Ok(self.one(&bench, Fault::None, LONG)?.bytes)
+    }
+
+    /// What comes of so many attempts at once, with a server that hangs after so many bytes.
+    pub fn hanging(&self, lab: &Lab, after: usize, times: usize) -> Result<Vec<Outcome>> {
+        let bench = Bench::start(lab, self.port, times)?;
+        let tried = self.each(&bench, &vec![Fault::Hangs(after); times], TIMEOUT)?;
+        Ok(tried.into_iter().map(|tried| tried.outcome).collect())
     }
 
     fn try_all(&self, bench: &Bench<'_>) -> Result<()> {
@@ -94,7 +117,10 @@ impl Conversation<'_> {
         if let Some(ends) = ends {
             ensure!(needs == ends, "it needs {needs} bytes of {length}, and the answer ends after {ends}");
         }
-        self.is_sharp(&closes, needs)?;
+        let steps = self.is_sharp(&closes, needs)?;
+        ensure!(steps.iter().map(|(_, step)| *step).is_sorted(), "one step after the other: {steps:?}");
+        let met: BTreeMap<_, _> = steps.iter().map(|(at, step)| (*step, *at)).collect();
+        ensure!(met.len() == self.steps.len(), "not every step was met, but {met:?}");
         let every = needs.div_ceil(SAMPLE).max(self.every);
         let sample: BTreeSet<_> = (0..needs).step_by(every).collect();
         let around = [needs - self.jitter - 1, needs + self.jitter, length];
@@ -102,6 +128,11 @@ impl Conversation<'_> {
         self.is_sharp(&self.each(bench, &resets, LONG)?, needs)?;
         let hangs: Vec<_> = sample.iter().copied().chain([around[0]]).map(Fault::Hangs).collect();
         self.is_sharp(&self.each(bench, &hangs, TIMEOUT)?, needs)?;
+        // By themselves, where the timeout finds all of them as far as they are let, also on a busy machine: at the last
+        // point of each step.
+        let lasts: Vec<_> = met.values().copied().map(Fault::Hangs).collect();
+        let lasts = self.is_sharp(&self.each(bench, &lasts, TIMEOUT * 2)?, needs)?;
+        ensure!(lasts.iter().map(|(_, step)| step).eq(met.keys()), "hangs: {lasts:?} instead of {met:?}");
         for tried in
             self.each(bench, &around[1..].iter().copied().map(Fault::Hangs).collect::<Vec<_>>(), LONG)?
         {
@@ -126,13 +157,12 @@ impl Conversation<'_> {
         Ok(())
     }
 
-    /// Fails below `needs`, at one step after another, and passes from there on.
-    fn is_sharp(&self, tried: &[Tried], needs: usize) -> Result<()> {
+    /// Fails below `needs`, and passes from there on. At which step after how many bytes.
+    fn is_sharp(&self, tried: &[Tried], needs: usize) -> Result<Vec<(usize, usize)>> {
         let mut steps = Vec::new();
-        let mut is_reset = false;
         for tried in tried {
             let (Fault::Closes(at) | Fault::Resets(at) | Fault::Hangs(at)) = tried.fault else { continue };
-            is_reset = matches!(tried.fault, Fault::Resets(_));
+            let is_reset = matches!(tried.fault, Fault::Resets(_));
             if at >= needs + self.jitter {
                 if !(is_reset && self.reset_may_fail) {
                     self.passes(tried)?;
@@ -149,13 +179,9 @@ impl Conversation<'_> {
             }
             let of = self.steps.iter().enumerate().filter(|(_, step)| why.starts_with(**step));
             let step = of.max_by_key(|(_, step)| step.len()).map(|(at, _)| at);
-            steps.push(step.with_context(|| format!("{:?} of {needs}: {why}", tried.fault))?);
+            steps.push((at, step.with_context(|| format!("{:?} of {needs}: {why}", tried.fault))?));
         }
-        // Nor need a reset wait until what came before it is read.
-        ensure!(is_reset || steps.is_sorted(), "steps: {steps:?}");
-        steps.dedup();
-        ensure!(is_reset || steps.len() == self.steps.len(), "not every step was met, but {steps:?}");
-        Ok(())
+        Ok(steps)
     }
 
     fn passes(&self, tried: &Tried) -> Result<()> {

@@ -1,6 +1,6 @@
 //! mysql checks of real MariaDB and MySQL servers that break off, hang and dawdle at every byte.
 
-use anyhow::ensure;
+use anyhow::{Context, Result, ensure};
 use lb::health::{Pass, Weight};
 use lb::model::check::{CheckKind, LagTier, MysqlCheck, Role, Secret, TlsCheck};
 use lb_tests::{
@@ -14,7 +14,13 @@ use lb_tests::{
 use crate::cut::Conversation;
 
 /// Whoever hangs up in the handshake is an error to the server, and all of these do.
-const OPTIONS: [&str; 3] = ["--server-id=1", "--max-connections=500", "--max-connect-errors=1000000000"];
+const OPTIONS: [&str; 4] = [
+    "--server-id=1",
+    "--max-connections=500",
+    "--max-connect-errors=1000000000",
+    // A busy machine must not end a login.
+    "--connect-timeout=120",
+];
 
 fn login(user: &str, password: &str) -> MysqlCheck {
     let (user, password) = (Some(user.to_owned()), Some(Secret(password.to_owned())));
@@ -122,6 +128,41 @@ fn a_replica_that_breaks_off_lags() {
             weight: Weight::Lagging { percent: 0, lag: None },
         };
         ensure!(late == Ok(lags.clone()), "{late:?} instead of {lags:?}");
+        Ok(())
+    });
+}
+
+/// MariaDB that blocks hosts after three errors, and knows its own name, as only then it counts (`HOST_VALIDATED`): from
+/// there the proxy comes. Whom a server greets in vain is an error to it, whatever a check does; behind the login it is none.
+#[test]
+fn a_check_that_is_given_up_behind_the_login_is_no_error_to_the_server() {
+    Lab::test(Topology::one_segment(1), |lab| {
+        let (node, director) = (&lab.net.backends[0], &lab.net.director);
+        let hosts = format!("{} {}\n{} director\n", node.ipv4(), node.role, director.ipv4());
+        let _server = mariadb::start_knowing(&lab.scope, node, &["--max-connect-errors=3"], &hosts)?;
+        // From another host than the proxy.
+        let sql =
+            |statement: &str| mariadb::query(&director.netns, node.ipv4(), &["-N", "-B"], statement)?.ok();
+        let steps = ["login: ", "read_only: ", "query: "];
+        let login = conversation("native password", login("root", "123"), "writable", &steps);
+        let whole = login.whole(lab)?;
+        let packet = |at: usize| -> Result<usize> {
+            let header = whole.get(at..at + 4).context("a packet")?;
+            Ok(at + 4 + usize::from(header[0]) + (usize::from(header[1]) << 8))
+        };
+        let greeted = packet(0)?;
+        let logged_in = packet(greeted)?;
+        for (hangs, blocks) in [(whole.len() - 1, false), (logged_in, false), (greeted - 1, true)] {
+            login.hanging(lab, hangs, 5)?;
+            eventually(PATIENCE, "the end of all that was given up", || {
+                let connected = sql("SHOW STATUS LIKE 'Threads_connected'")?;
+                Ok(if connected.trim().ends_with("\t1") { Seen::Yes(()) } else { Seen::NotYet(connected) })
+            })?;
+            let sound = login.hanging(lab, usize::MAX, 1)?;
+            let why = sound.iter().find_map(|outcome| outcome.result.as_ref().err());
+            let is = why.is_some_and(|failure| failure.why.starts_with("error 1129: "));
+            ensure!(is == blocks && why.is_some() == blocks, "after {hangs} bytes: {sound:?}");
+        }
         Ok(())
     });
 }

@@ -169,7 +169,7 @@ impl Generator {
                 // Mostly the weight alone, as health checks and operators do.
                 let settings = match self.rng.u8(..3) {
                     0 => settings,
-                    _ => without_long_turns(Settings { weight: settings.weight, ..before }),
+                    _ => self.without_long_turns(Settings { weight: settings.weight, ..before }),
                 };
                 self.push(Step::EditBackend(endpoint, number, settings));
             }
@@ -201,6 +201,17 @@ impl Generator {
         self.push(Step::AddBackend(endpoint, number, settings));
     }
 
+    /// With wrr an overloaded backend of a great weight takes more than 32 turns in a row, after which lb goes another way
+    /// (docs/ipvs-differences.md).
+    fn without_long_turns(&self, settings: Settings) -> Settings {
+        const TURNS: u16 = 8;
+        if self.kind.name == "wrr" && settings.weight > TURNS {
+            Settings { upper: 0, lower: 0, ..settings }
+        } else {
+            settings
+        }
+    }
+
     fn settings(&mut self) -> Settings {
         let weight = match self.rng.u8(..20) {
             0..3 => 0,
@@ -213,7 +224,7 @@ impl Generator {
         let upper = if self.rng.u8(..5) == 0 { self.rng.u32(1..=6) } else { 0 };
         // ipvsadm refuses a lower one above the upper one.
         let lower = if self.rng.bool() { self.rng.u32(0..=upper) } else { 0 };
-        without_long_turns(Settings { weight, upper, lower })
+        self.without_long_turns(Settings { weight, upper, lower })
     }
 
     /// The states whose timeouts `ipvsadm --set` knows; long enough not to run out between two steps.
@@ -251,11 +262,4 @@ fn options(rng: &mut Rng, endpoint: Endpoint, persistent: bool) -> Options {
         persistence: is_persistent.then_some(persistence),
         ops: endpoint.protocol == Protocol::Udp && rng.u8(..5) == 0,
     }
-}
-
-/// An overloaded backend of a great weight takes more than 32 turns of wrr in a row, after which lb goes another way
-/// (docs/ipvs-differences.md).
-fn without_long_turns(settings: Settings) -> Settings {
-    const TURNS: u16 = 8;
-    if settings.weight > TURNS { Settings { upper: 0, lower: 0, ..settings } } else { settings }
 }

@@ -64,6 +64,7 @@ struct Row {
     steps: usize,
     left_out: usize,
     widened: usize,
+    held: f64,
     parting: usize,
     packets: usize,
     flows: usize,
@@ -103,6 +104,7 @@ fn run(args: &Args) -> Result<bool> {
             steps: 0,
             left_out: 0,
             widened: 0,
+            held: 0.0,
             parting: 0,
             packets: 0,
             flows: 0,
@@ -116,6 +118,7 @@ fn run(args: &Args) -> Result<bool> {
             row.steps += outcome.steps;
             row.left_out += outcome.left_out;
             row.widened += outcome.widened;
+            row.held = row.held.max(outcome.held);
             row.parting += outcome.parting;
             row.packets += outcome.packets;
             row.flows += outcome.flows;
@@ -135,6 +138,14 @@ fn run(args: &Args) -> Result<bool> {
     }
     let rates = rates::compare(&mut directors).context("the rates")?;
     print(&rows);
+    println!(
+        "timers: alike within {:.2} s; of templates that were armed again {:.2} s, and for as long as our sweeper was kept \
+         waiting: {:.1} s at most, {:.1} s are allowed",
+        view::TOLERANCE,
+        view::TOLERANCE + view::LOOK,
+        rows.iter().fold(0.0, |most: f64, row| most.max(row.held)),
+        view::MOST_HELD
+    );
     println!(
         "rates and counters under a load: {} compared, up to {} packets a second, {} differences",
         rates.compared,

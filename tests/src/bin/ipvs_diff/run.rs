@@ -71,6 +71,8 @@ pub struct Outcome {
     pub left_out: usize,
     /// Steps after which a template's timer was held to less, because our sweeper had been kept waiting.
     pub widened: usize,
+    /// For how long it was kept waiting, in seconds.
+    pub held: f64,
     /// Packets that no script has: see [`ties`].
     pub parting: usize,
     /// Connections that both had.
@@ -103,7 +105,8 @@ impl Directors {
             }
             let mut found = self.step(*step)?;
             let ipvs = self.settle(&mut found)?;
-            let compared = view::views(&ipvs, &self.ours.view()?, self.longest_held.as_secs_f64());
+            outcome.held = self.longest_held.as_secs_f64();
+            let compared = view::views(&ipvs, &self.ours.view()?, outcome.held);
             found.extend(compared.found);
             outcome.steps += 1;
             outcome.widened += usize::from(compared.widened > 0);

@@ -68,9 +68,11 @@ pub struct Template {
 
 /// IPVS shows whole seconds, cut off: half of one to either side of the middle. Ours is a tick coarse, and lets an
 /// expiry be half a second too early (`REFRESH`). A second more, for what passes between two readings.
-const TOLERANCE: f64 = 0.5 + 0.128 + 1.0;
+pub const TOLERANCE: f64 = 0.5 + 0.128 + 1.0;
 /// Between two looks at templates that run out.
-const LOOK: f64 = 0.5;
+pub const LOOK: f64 = 0.5;
+/// However long our sweeper was kept waiting, a template's timer is held to this, in seconds.
+pub const MOST_HELD: f64 = 10.0;
 
 /// What differs between two answers to one packet.
 pub fn answers(ipvs: &Answer, ours: &Answer) -> Vec<String> {
@@ -154,7 +156,7 @@ fn shown<T: fmt::Display>(value: Option<&T>) -> String {
 impl Flow {
     fn is_like(&self, other: &Self, held: f64) -> bool {
         let armed_again = other.template.is_some_and(|template| template.armed_again);
-        let tolerance = if armed_again { TOLERANCE + LOOK + held } else { TOLERANCE };
+        let tolerance = if armed_again { TOLERANCE + LOOK + held.min(MOST_HELD) } else { TOLERANCE };
         (self.backend, &self.state, self.template.is_some())
             == (other.backend, &other.state, other.template.is_some())
             && (self.seconds - other.seconds).abs() <= tolerance
