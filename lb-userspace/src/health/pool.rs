@@ -64,6 +64,8 @@ struct Member<'a> {
     condition: Condition,
     /// Kept or healthy.
     serves: bool,
+    /// What its checks say is not believed.
+    kept: bool,
 }
 
 /// `had_quorum`: before, for the hysteresis.
@@ -74,6 +76,7 @@ pub fn pool(service: &Service, condition: impl Fn(BackendKey) -> Condition, had_
         .map(|(backend, condition)| Member {
             backend,
             serves: condition.healthy && !condition.held,
+            kept: false,
             condition,
         })
         .collect();
@@ -87,8 +90,8 @@ pub fn pool(service: &Service, condition: impl Fn(BackendKey) -> Condition, had_
     }
     let panics = panics(&service.health, &members);
     if panics {
-        let first = members.iter_mut().filter(|it| it.rank() == Rank::First);
-        first.for_each(|it| it.serves |= it.condition.proven);
+        let kept = members.iter_mut().filter(|it| it.rank() == Rank::First && it.condition.proven);
+        kept.for_each(|it| (it.serves, it.kept) = (true, true));
     }
     let mut given: BTreeMap<BackendKey, ByHealth> =
         members.iter().filter_map(|it| Some((it.backend.key, it.given(&service.health)?))).collect();
@@ -176,7 +179,7 @@ impl Member<'_> {
         let Condition { weights, starting, lowered, .. } = &self.condition;
         let base = without_lag(self.backend.weight, weights);
         let percents = weights.iter().filter_map(|weight| match weight {
-            Weight::Lagging { percent, .. } => Some(*percent),
+            Weight::Lagging { percent, .. } if !self.kept => Some(*percent),
             _ => None,
         });
         match percents.chain(*starting).chain(lowered.then_some(LOWERED)).min() {
@@ -351,6 +354,15 @@ mod tests {
         service.backends[0].drained = true;
         assert_eq!(weighed_in(&service, [UP, UP, DOWN], true), [10, 10, -1]);
         assert_eq!(weighed_in(&service, [UP, DOWN, DOWN], true)[1..], [10, 10]);
+    }
+
+    #[test]
+    fn below_the_minimum_lag_is_not_believed_either() {
+        let service = three(ServiceHealth { minimum_healthy: 50, ..ServiceHealth::default() });
+        assert_eq!(weighed_in(&service, [lagging(0, None), DOWN, DOWN], true), [10, 10, 10]);
+        let gone = Condition { healthy: false, ..lagging(0, Some(60)) };
+        assert_eq!(weighed_in(&service, [lagging(50, Some(5)), gone, DOWN], true), [10, 10, 10]);
+        assert_eq!(weighed_in(&service, [lagging(0, None), UP, DOWN], true), [-1, 10, -1], "two of three");
     }
 
     #[test]

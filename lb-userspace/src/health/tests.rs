@@ -3,6 +3,7 @@
 mod maintained;
 mod ongoing;
 mod silent;
+mod whole;
 
 use std::collections::BTreeMap;
 
@@ -113,6 +114,17 @@ impl World {
     fn clocks(&self) -> Clocks {
         let wall = jiff::Timestamp::UNIX_EPOCH.checked_add(self.now).expect("a time");
         Clocks { monotonic: self.now, wall }
+    }
+
+    /// The checks of one backend end so, whenever they were due: that is another time for the next agent.
+    fn end(&mut self, service: &ServiceName, key: BackendKey, outcome: Outcome) {
+        self.act(Input::Time);
+        for id in self.health.backends[service][&key].clone() {
+            if let Some(due) = self.health.entries[&id].machine.deadline() {
+                self.health.step(due, id, machine::Input::Time, &mut Vec::new());
+            }
+            self.act(Input::Done(id, outcome.clone()));
+        }
     }
 
     /// Makes the attempts that are due.

@@ -33,15 +33,11 @@ fn decided(world: &World, service: &Service) -> impl PartialEq + std::fmt::Debug
     (world.health.pool(service), of)
 }
 
-/// The check of one ends so, whenever it was due: that is another time for the next agent.
+/// The check of one ends so.
 fn set(world: &mut World, model: &Model, n: usize, passes: bool) {
-    let ids: Vec<_> = world.health.backends.values().flat_map(|of| of.values()).flatten().copied().collect();
     let outcome = if passes { Outcome::passed(SECOND, "") } else { Outcome::failed(SECOND, "") };
-    world.act(Input::Time);
-    if let Some(due) = world.health.entries[&ids[n]].machine.deadline() {
-        world.health.step(due, ids[n], machine::Input::Time, &mut Vec::new());
-    }
-    world.act(Input::Done(ids[n], outcome));
+    let service = &model.services[0];
+    world.end(&service.name, service.backends[n].key, outcome);
     world.health.settle(model);
 }
 
@@ -69,7 +65,7 @@ fn look(world: &mut World, service: &Service, model: &Model, counts: &Counts) {
     world.health.settle(model);
 }
 
-fn wait(world: &mut World, model: &Model, time: Duration) {
+pub(super) fn wait(world: &mut World, model: &Model, time: Duration) {
     world.now += time;
     world.act(Input::Time);
     world.health.settle(model);
