@@ -114,6 +114,17 @@ fn login() -> CheckKind {
 }
 
 #[tokio::test]
+async fn results_that_are_there_come_in_one_turn() {
+    let (ended, done) = unbounded_channel();
+    let mut results = Results { done };
+    let all: Vec<_> =
+        (0..50).map(|id| (ProbeId::from(id), Outcome::failed(Duration::ZERO, "refused"))).collect();
+    all.iter().for_each(|result| ended.send(result.clone()).expect("it is open"));
+    let mut heard = Vec::new();
+    assert!(results.next(&mut heard).await && heard == all);
+}
+
+#[tokio::test]
 async fn every_kind_tells_a_closed_port_and_a_silent_server() {
     let (closed, silent) = (closed_port().await, server(Does::SaysAndHangs(b"")).await);
     let tls = CheckKind::Http(HttpCheck { tls: Some(TlsCheck::default()), ..HttpCheck::default() });

@@ -1,7 +1,10 @@
 //! Backends that somebody works on, and those that their connections speak against.
 
 use super::*;
-use crate::model::{Maintenance, check::PassiveMode};
+use crate::{
+    model::{Maintenance, check::PassiveMode},
+    pressure::Pressure,
+};
 
 fn pair() -> Service {
     let mut service = service(Timing { rise: 1, fall: 1, ..fast() }, &["10.0.0.1", "10.0.0.2"]);
@@ -49,6 +52,11 @@ fn what_fails_in_maintenance_is_no_failure_and_comes_back_slowly() {
 
 /// So many connections more of each, of which those of the first hang.
 fn counted(world: &mut World, service: &Service, connections: &mut u64) {
+    counted_beside(world, service, connections, false);
+}
+
+/// The same; whether a flood or a full table may be why.
+fn counted_beside(world: &mut World, service: &Service, connections: &mut u64, guarded: bool) {
     *connections += 50;
     let figures = |n: usize| Figures {
         connections: *connections,
@@ -58,7 +66,7 @@ fn counted(world: &mut World, service: &Service, connections: &mut u64) {
     };
     let all = service.backends.iter().enumerate().map(|(n, backend)| (backend.key, figures(n))).collect();
     world.run(SECOND);
-    world.act(Input::Counted(service.name.clone(), false, all));
+    world.act(Input::Counted(service.name.clone(), guarded, all));
 }
 
 #[test]
@@ -119,4 +127,34 @@ fn completions_are_not_lost_by_a_smaller_weight() {
     for _ in 0..60 {
         assert_eq!(count(&mut world, &service, [2, 38], 40), None);
     }
+}
+
+/// Half-open connections that give way to others are no backend's fault, nor are those that others push out soon after.
+#[test]
+fn nobody_is_suspect_while_the_flow_table_is_nearly_full() {
+    let mut service = pair();
+    service.health.passive = PassiveMode::Out;
+    let mut world = World::new(&model(std::slice::from_ref(&service)), Saved::default());
+    world.run(20 * SECOND);
+    let (mut pressure, mut connections) = (Pressure::default(), 0);
+    let mut count = |world: &mut World, used: u64| {
+        pressure.look(world.now, used, 100);
+        counted_beside(world, &service, &mut connections, pressure.is_on());
+        pressure.is_on()
+    };
+    let is_suspect = |world: &World| world.health.suspicion(&service.name, service.backends[0].key).is_some();
+    for second in 0..60 {
+        assert!(count(&mut world, 190) && !is_suspect(&world), "second {second}");
+    }
+    // The table has room again: for a minute more it counts as full, then for 90 s nothing is believed.
+    let mut last = world.now;
+    while count(&mut world, 100) {
+        assert!(!is_suspect(&world));
+        last = world.now;
+    }
+    while !is_suspect(&world) {
+        assert!(world.now < last + 120 * SECOND, "it is never suspect");
+        count(&mut world, 100);
+    }
+    assert_eq!(world.now - last, 90 * SECOND);
 }

@@ -11,6 +11,7 @@ mod named;
 mod scale;
 mod sources;
 mod tables;
+mod together;
 mod wanted;
 
 use proptest::{collection::vec, prelude::*};
