@@ -118,7 +118,7 @@ impl Conversation<'_> {
             ensure!(needs == ends, "it needs {needs} bytes of {length}, and the answer ends after {ends}");
         }
         let steps = self.is_sharp(&closes, needs)?;
-        ensure!(steps.iter().map(|(_, step)| *step).is_sorted(), "one step after the other: {steps:?}");
+        ensure!(self.is_in_order(&steps), "one step after the other: {steps:?}");
         let met: BTreeMap<_, _> = steps.iter().map(|(at, step)| (*step, *at)).collect();
         ensure!(met.len() == self.steps.len(), "not every step was met, but {met:?}");
         let every = needs.div_ceil(SAMPLE).max(self.every);
@@ -130,7 +130,7 @@ impl Conversation<'_> {
         self.is_sharp(&self.each(bench, &hangs, TIMEOUT)?, needs)?;
         // By themselves, where the timeout finds all of them as far as they are let, also on a busy machine: at the last
         // point of each step.
-        let lasts: Vec<_> = met.values().copied().map(Fault::Hangs).collect();
+        let lasts: Vec<_> = met.values().map(|at| Fault::Hangs(at - 2 * self.jitter)).collect();
         let lasts = self.is_sharp(&self.each(bench, &lasts, TIMEOUT * 2)?, needs)?;
         ensure!(lasts.iter().map(|(_, step)| step).eq(met.keys()), "hangs: {lasts:?} instead of {met:?}");
         for tried in
@@ -155,6 +155,14 @@ impl Conversation<'_> {
         let why = self.fails(&late)?;
         ensure!(why.ends_with("no answer"), "too slow: {why}");
         Ok(())
+    }
+
+    /// Whether no step comes back, but where answers of other lengths may have been cut.
+    fn is_in_order(&self, steps: &[(usize, usize)]) -> bool {
+        steps.iter().enumerate().all(|(number, (at, step))| {
+            let later = &steps[number + 1..];
+            later.iter().all(|(other, next)| step <= next || other - at <= 2 * self.jitter)
+        })
     }
 
     /// Fails below `needs`, and passes from there on. At which step after how many bytes.
