@@ -22,7 +22,7 @@ use crate::sys;
 pub const RUN_MARK: &str = "LB_XTASK_RUN";
 
 /// No command of ours takes longer than this on the slowest machine that we know.
-const LIMIT: Duration = Duration::from_secs(30 * 60);
+const LIMIT: Duration = Duration::from_secs(45 * 60);
 /// How long an interrupted command may clean up before it is killed.
 const GRACE: Duration = Duration::from_secs(20);
 /// How long the output of a command that has ended may still be coming.
