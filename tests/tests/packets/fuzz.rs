@@ -228,8 +228,9 @@ impl Fuzzed {
                 assert!(none_of_ours.contains(&verdict), "none of ours: {}", told());
             }
             Reading::Ours(segment) => self.judge(&segment, verdict, to, &told()),
-            // Whatever it was, it may have changed a connection, or opened one again that it ended.
-            Reading::Unsure if to.is_some() => self.look_again(),
+            // Whatever it was, it may have changed a connection, or opened one again that was ended: also where it was
+            // answered afterwards, as a SYN whose TTL ends here is.
+            Reading::Unsure if way != "passed" => self.look_again(),
             Reading::Unsure => {}
         }
         action
