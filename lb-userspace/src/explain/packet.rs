@@ -82,7 +82,10 @@ impl Packet {
     /// What is wrong with the question.
     pub(super) fn ip(&self) -> Result<Vec<u8>, String> {
         let whole = self.whole()?;
-        self.fragment.map_or(Ok(whole.clone()), |fragment| fragment.cut(&whole))
+        match self.fragment {
+            Some(fragment) => fragment.cut(&whole),
+            None => Ok(whole),
+        }
     }
 
     fn whole(&self) -> Result<Vec<u8>, String> {

@@ -13,6 +13,7 @@ use lb_tests::{
     lab::Lab,
     mariadb,
     mysql::{Mysql, PASSWORD},
+    proc::Proc,
     topo::Topology,
     wait::{PATIENCE, Seen, eventually},
 };
@@ -197,15 +198,18 @@ fn a_password_goes_over_tls_where_the_server_has_no_key_for_it() {
 
 /// On each backend MariaDB that blocks hosts after three errors, and knows the director's name, as only then it
 /// counts (`HOST_VALIDATED`).
+fn strict(lab: &Lab) -> Result<Vec<Proc>> {
+    let servers = lab.net.backends.iter().map(|node| {
+        let hosts = format!("{} {}\n{} director\n", node.ipv4(), node.role, lab.net.director.ipv4());
+        mariadb::start_knowing(&lab.scope, node, &["--max-connect-errors=3"], &hosts)
+    });
+    servers.collect()
+}
+
 #[test]
 fn a_check_is_no_error_to_the_server_and_hanging_up_is() {
     Lab::test(Topology::one_segment(2), |lab| {
-        let director = &lab.net.director;
-        let servers = lab.net.backends.iter().map(|node| {
-            let hosts = format!("{} {}\n{} director\n", node.ipv4(), node.role, director.ipv4());
-            mariadb::start_knowing(&lab.scope, node, &["--max-connect-errors=3"], &hosts)
-        });
-        let servers = servers.collect::<Result<Vec<_>>>()?;
+        let (director, servers) = (&lab.net.director, strict(lab)?);
         let mysql = MysqlLab::of(lab, servers, &format!("checks: [{{mysql: , {TIMING}}}]"))?;
         mysql.is(1, BackendState::Up)?;
         mysql.is(2, BackendState::Up)?;
@@ -229,12 +233,7 @@ fn a_check_is_no_error_to_the_server_and_hanging_up_is() {
 #[test]
 fn a_server_that_hung_does_not_block_the_director() {
     Lab::test(Topology::one_segment(2), |lab| {
-        let director = &lab.net.director;
-        let servers = lab.net.backends.iter().map(|node| {
-            let hosts = format!("{} {}\n{} director\n", node.ipv4(), node.role, director.ipv4());
-            mariadb::start_knowing(&lab.scope, node, &["--max-connect-errors=3"], &hosts)
-        });
-        let servers = servers.collect::<Result<Vec<_>>>()?;
+        let (director, servers) = (&lab.net.director, strict(lab)?);
         let timing = "interval: 200ms, timeout: 1s, rise: 1";
         let mysql = MysqlLab::of(lab, servers, &format!("checks: [{{mysql: {{{LOGIN}}}, {timing}}}]"))?;
         mysql.is(1, BackendState::Up)?;

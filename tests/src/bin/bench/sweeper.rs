@@ -32,9 +32,9 @@ struct Load {
 const MILLION: u32 = 1 << 20;
 const SMALL: u32 = 1 << 16;
 const LOADS: [Load; 5] = [
-    Load { what: "IPv4", ..of_ipv4(MILLION, MILLION) },
-    Load { what: "IPv4", ..of_ipv4(10_000_000, MILLION) },
-    Load { what: "IPv4", ..of_ipv4(10_000_000, 10_000_000) },
+    of_ipv4(MILLION, MILLION),
+    of_ipv4(10_000_000, MILLION),
+    of_ipv4(10_000_000, 10_000_000),
     Load {
         what: "IPv6",
         sizes: FlowSizes { ipv4: SMALL, wide: MILLION },
@@ -51,7 +51,13 @@ const LOADS: [Load; 5] = [
 ];
 
 const fn of_ipv4(rated: u32, flows: u32) -> Load {
-    Load { what: "", sizes: FlowSizes { ipv4: rated, wide: 1 << 18 }, flows, vip: VIP4, persistent: false }
+    Load {
+        what: "IPv4",
+        sizes: FlowSizes { ipv4: rated, wide: 1 << 18 },
+        flows,
+        vip: VIP4,
+        persistent: false,
+    }
 }
 
 const BACKENDS: u16 = 32;
