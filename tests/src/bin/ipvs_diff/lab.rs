@@ -17,7 +17,7 @@ pub const ROUTER6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x14, 0, 0, 0, 0, 0, 0xfe);
 /// Backends have the numbers 1 to this.
 pub const BACKENDS: u8 = 12;
 /// VIPs of each family.
-const VIPS: u16 = 2;
+const VIPS: u16 = 16;
 const PORTS: [u16; 2] = [80, 3306];
 /// What clients of a service of all ports connect to.
 pub const ANY_PORTS: [u16; 4] = [80, 3306, 443, 9000];
