@@ -13,7 +13,7 @@ use crate::vm;
 
 #[derive(ClapArgs)]
 pub struct Args {
-    /// Tables (packets, wire, cases, cpus, schedulers, sweeper, evictions, cold-start, control, checks, kinds, trace); the
+    /// Tables (packets, wire, cases, cpus, schedulers, sweeper, growth, evictions, cold-start, control, checks, kinds, trace); the
     /// packets with their targets if none is given
     tables: Vec<OsString>,
     /// Packets a second from a generator through the director to a sink, beside the least that forwards and the

@@ -370,8 +370,10 @@ pub(super) mod service {
         Is("auto"),
         "Protects the flow table from floods. New connections that come faster, beyond a burst of four seconds' \
          worth, are placed by a consistent hash of the client and get an entry with the ACK that completes their \
-         handshake; datagrams, as the rate allows. `auto` is the rate at which half-open connections would take half \
-         of the table: its rated capacity (`flows`) by twice the service's `tcp_syn` in seconds, 8738 for 1M and 60s.",
+         handshake; datagrams, as the rate allows. `auto` is the rate at which half-open connections, or UDP \
+         flows, would take half of the table: its rated capacity (`flows`) by twice the service's `tcp_syn` in seconds, \
+         8738 for 1M and 60s; with UDP among its endpoints by twice its `udp`, 1747 for 1M and 300s: a busy UDP service \
+         has a `udp` that fits its answers, a few seconds for DNS.",
     );
     pub static SOURCES: Key = key(
         "sources",

@@ -195,7 +195,7 @@ pub enum Reject {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum Guard {
-    /// [`Guard::auto`] of the table that has the service's flows, and its own timeout.
+    /// [`Guard::auto`] of the table that has the service's flows, and its own timeouts.
     #[default]
     Auto,
     Off,
@@ -204,10 +204,10 @@ pub enum Guard {
 }
 
 impl Guard {
-    /// As many a second as take half the rated capacity of a table in the `tcp_syn` seconds that a half-open connection
-    /// lives, but at least one.
-    pub fn auto(rated_flows: u32, tcp_syn: u32) -> u32 {
-        (rated_flows / tcp_syn.saturating_mul(2).max(1)).clamp(1, MAX_RATE)
+    /// As many a second as take half the rated capacity of a table in the `unproven` seconds that what has only begun
+    /// lives (a half-open connection `tcp_syn`, a UDP flow `udp`), but at least one.
+    pub fn auto(rated_flows: u32, unproven: u32) -> u32 {
+        (rated_flows / unproven.saturating_mul(2).max(1)).clamp(1, MAX_RATE)
     }
 }
 

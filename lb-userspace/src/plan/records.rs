@@ -70,22 +70,34 @@ pub fn service_record(
             .persistence
             .map_or([0; 2], |it| mask_words(service.endpoint.address, it.prefix(service.endpoint.address))),
         rearm: tick::ticks(REARM, hz),
-        guard: guard::rate(guarded(service, flows, timeouts.tcp_syn), tick::ticks(1, hz)),
+        guard: guard::rate(guarded(service, flows, &timeouts), tick::ticks(1, hz)),
         name: name_bytes(service.name.as_str()),
     }
 }
 
 /// New connections a second above which the service's guard is up; 0: it has none.
-fn guarded(service: &Service, flows: FlowSizes, tcp_syn: u32) -> u32 {
+fn guarded(service: &Service, flows: FlowSizes, timeouts: &Timeouts) -> u32 {
     match service.options.guard {
         Guard::Off => 0,
         Guard::Rate(rate) => rate,
         Guard::Auto => {
             let mut endpoints = service.endpoints();
             let is_wide = endpoints.any(|endpoint| endpoint.address.is_ipv6() || endpoint.is_wide());
-            Guard::auto(if is_wide { flows.wide } else { flows.ipv4 }, tcp_syn)
+            Guard::auto(if is_wide { flows.wide } else { flows.ipv4 }, unproven(service, timeouts))
         }
     }
+}
+
+/// How long an entry lives that packets of a beginning have made, from whatever address they said, in seconds.
+fn unproven(service: &Service, timeouts: &Timeouts) -> u32 {
+    let lives = service.endpoints().map(|endpoint| match endpoint.protocol {
+        Protocol::Tcp => timeouts.tcp_syn,
+        // As long as any other: no datagram shows that somebody has heard the answer.
+        Protocol::Udp => timeouts.udp,
+        // One that comes again moves it from INIT1 to INIT.
+        Protocol::Sctp => timeouts.sctp_init1.max(timeouts.sctp_init),
+    });
+    lives.max().unwrap_or(timeouts.tcp_syn)
 }
 
 fn option_flags(service: &Service) -> u32 {

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, ops::Range, time::Duration};
 
 use lb::{
-    model::{FlowSizes, Guard, Persistence, Scope},
+    model::{FlowSizes, Guard, Persistence, Scope, Timeouts},
     plan::Desired,
     pressure::{IDLE, Pressure, Turn},
 };
@@ -12,6 +12,7 @@ use lb_common::{
     verdict::Verdict::DroppedNoFlow,
 };
 use lb_tests::{
+    clock,
     feeder::{Feed, Feeder, Target},
     packet::Packet,
     xdp::Director,
@@ -301,4 +302,45 @@ fn many_floods_of_acks_placed_by_hash_move_nobody() {
         assert_eq!(left.len(), established, "{}", kind.name);
         go_on(&mut director, kind, &real, "in the end");
     }
+}
+
+/// No datagram shows that it is more than a spoofed one, and its flow gives way to none: those that come as slowly as
+/// the guard allows, for longer than a flow lives, leave room for everybody else.
+#[test]
+fn a_slow_flood_of_datagrams_leaves_room() {
+    const SERVICES: [(Kind, u16); 2] = [(UDP4, PORT), (TCP4, PORT)];
+    let sizes = FlowSizes { ipv4: 1 << 12, wide: 1 << 4 };
+    let service = |(kind, port): (Kind, u16)| {
+        let mut service = kind.service(port, &[1, 2, 3]);
+        service.options.guard = Guard::Auto;
+        service
+    };
+    let want = Desired { services: SERVICES.map(service).into(), flows: sizes, ..lab() };
+    let mut director = Director::new(sizes, &want).expect("a director");
+    let mut feeder = Feeder::new().expect("a feeder");
+    feeder.aim(Target::Director, &mut director).expect("aimed");
+    let datagram = UDP4.open();
+    let mut feed = Feed::new_clients(&datagram).from_number(16 << 16);
+    let lives = Timeouts::default().udp;
+    let (begun, mut most) = (clock::now(), 0);
+    // The guard's bucket is full after four seconds, and so takes in no more of a longer time.
+    for _ in 0..lives / 3 * 2 {
+        feeder.run(&datagram.bytes(), &mut feed, 2000).expect("ran");
+        director.sweep_in(0).expect("swept");
+        most = most.max(director.flows().len());
+        director.pass(3).expect("it passed");
+    }
+    // A flow's life of them, a burst, and what the test's own time has let in.
+    let rate = Guard::auto(sizes.ipv4, lives);
+    let elapsed = u32::try_from(begun.elapsed().as_secs()).expect("seconds");
+    let bound = (rate * (lives + 10 + 8 + elapsed)) as usize;
+    assert!(most <= bound && most > (rate * lives / 2) as usize, "{most} flows, {bound} at most");
+    let by_hash = event(&director, "event-placed-by-hash");
+    for port in 1000..1000 + 50 {
+        let open = TCP4.open().from_port(port);
+        let backend = send(&mut director, &open).expect("forwarded");
+        assert_eq!(send(&mut director, &open.flags(ACK)), Ok(backend), "port {port}");
+    }
+    assert_eq!(event(&director, "event-placed-by-hash"), by_hash, "there is room");
+    println!("{most} of {} slots in use at most, {bound} are allowed", 4 << 12);
 }

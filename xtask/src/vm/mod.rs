@@ -25,8 +25,8 @@ use crate::setup::{self, Group};
 use crate::tally::Tally;
 
 /// Loading and verifying takes 10 s there for each test, so of the packet tables those that show that
-/// the program loads and forwards under that kernel, and the builds of `lb trace`, with its ring and filters, and of
-/// `lb explain`. Those that look into two tables are not among them: that kernel refuses them.
+/// the program loads and forwards under that kernel, the builds of `lb trace`, with its ring and filters, and of
+/// `lb explain`, and those that look into two tables.
 /// The one that is skipped uses up the headroom by metadata, which TEST_RUN of 6.1 refuses (EINVAL).
 const PACKET_TESTS: KernelTests = KernelTests {
     target: "packets",

@@ -5,7 +5,9 @@ use super::{
     kernel::Kernel,
 };
 use crate::{
-    model::{Backend, FlowSizes, Guard, Limits, PartialTimeouts, Scheduler, Service, Timeouts},
+    model::{
+        Backend, Endpoint, FlowSizes, Guard, Limits, PartialTimeouts, Protocol, Scheduler, Service, Timeouts,
+    },
     plan::{
         CompileError, Desired, MapSizes, Op, PlanError, arena_words, compile, plan, reclaim,
         region::generation_words, tables::Candidate,
@@ -114,7 +116,7 @@ fn maps_of_no_entries() {
     assert_eq!(plan(&desired(&many(1)), &kernel.snapshot()), Err(PlanError::Services(0)));
 }
 
-/// `guard: auto` lets half-open connections take half of their table, however long they live.
+/// `guard: auto` lets half-open connections take half of their table, however long they live; and UDP flows.
 #[test]
 fn guards() {
     let rates = |global: Option<u32>, own: Option<u32>| {
@@ -139,6 +141,26 @@ fn guards() {
     assert_eq!(rates(None, None), expected([8738, 2184]));
     assert_eq!(rates(Some(600), None), expected([873, 218]));
     assert_eq!(rates(Some(600), Some(10)), expected([52428, 218]), "its own comes first");
+    let of_protocols = |first: Protocol, second: Protocol| {
+        let mut service = service("p", 80, &["10.0.0.1"]);
+        service.endpoint.protocol = first;
+        service.group.insert(Endpoint { protocol: second, ..service.endpoint });
+        let want = Desired { flows: FlowSizes { ipv4: 1 << 20, wide: 1 << 18 }, ..desired(&[service]) };
+        let ops = on_empty(&want).expect("a plan");
+        ops.iter().find_map(|op| match op {
+            Op::SetService { service, .. } => Some(service.guard),
+            _ => None,
+        })
+    };
+    for (first, second, rate) in [
+        (Protocol::Udp, Protocol::Udp, 1747),
+        (Protocol::Tcp, Protocol::Udp, 1747),
+        (Protocol::Tcp, Protocol::Sctp, 8594),
+        (Protocol::Tcp, Protocol::Tcp, 8738),
+    ] {
+        let expected = guard::rate(rate, ticks);
+        assert_eq!(of_protocols(first, second), Some(expected), "{first:?} and {second:?}");
+    }
     assert_eq!(Guard::auto(1 << 10, u32::MAX), 1);
     assert_eq!(Guard::auto(u32::MAX, 0), guard::MAX_RATE);
 }

@@ -9,6 +9,7 @@ mod cold_start;
 mod control;
 mod cpus;
 mod evictions;
+mod growth;
 mod pace;
 mod packets;
 mod schedulers;
@@ -56,6 +57,8 @@ enum Table {
     Schedulers,
     /// A round of the agent's sweeper
     Sweeper,
+    /// All flows to tables of another size
+    Growth,
     /// What becomes of flows when there are too many
     Evictions,
     /// From nothing to 4,096 services of 16 backends
@@ -85,6 +88,7 @@ fn main() -> Result<()> {
             Table::Cpus => reports.cpus = Some(cpus::cpus(online)?),
             Table::Schedulers => schedulers::schedulers()?,
             Table::Sweeper => sweeper::sweeper()?,
+            Table::Growth => growth::growth()?,
             Table::Evictions => evictions::evictions()?,
             Table::ColdStart => cold_start::cold_start()?,
             Table::Control => on_all_cpus(|| control::control(&only))?,

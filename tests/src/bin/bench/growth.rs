@@ -1,0 +1,74 @@
+//! What a move of all flows to tables of twice the size costs the agent, and the packets meanwhile.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use lb::model::{FlowSizes, Limits, Scheduler};
+use lb_common::tcp::flag::{ACK, SYN};
+use lb_tests::{
+    clock,
+    feeder::{Feed, Feeder, Target},
+    xdp::Director,
+};
+
+use crate::world::{PORT, VIP4, backend, desired, open, service};
+
+/// Established flows, in a table that is rated for as many.
+const FLOWS: [u32; 2] = [1 << 20, 10_000_000];
+const WIDE: u32 = 1 << 10;
+const LIMITS: Limits = Limits { services: 4096, destinations: 16384, endpoints: 16384 };
+const BACKENDS: u16 = 32;
+/// Rounds of the sweeper that a move may take while no packet comes.
+const ROUNDS: u32 = 3;
+
+/// A table of times.
+pub fn growth() -> Result<()> {
+    println!("flow tables of twice the size, established flows of {BACKENDS} backends");
+    println!("     flows  ms to begin (new tables, program)   ms of CPU to move them all   ms to end");
+    for flows in FLOWS {
+        let Move { began, moved, ended } = measure(flows)?;
+        let ms = |time: Duration| time.as_secs_f64() * 1000.0;
+        println!("{flows:>10}{:>36.0}{:>29.0}{:>12.0}", ms(began), ms(moved), ms(ended));
+    }
+    Ok(())
+}
+
+struct Move {
+    began: Duration,
+    moved: Duration,
+    ended: Duration,
+}
+
+fn measure(flows: u32) -> Result<Move> {
+    let sizes = FlowSizes { ipv4: flows, wide: WIDE };
+    let addresses = (1..=BACKENDS).map(|number| backend(VIP4, number));
+    let want = desired(vec![service(VIP4, PORT, Scheduler::Rr, addresses)]);
+    let mut director = Director::with_limits(sizes, LIMITS, &want)?;
+    let mut feeder = Feeder::new()?;
+    feeder.aim(Target::Director, &mut director)?;
+    for flags in [SYN, ACK] {
+        let packet = open(VIP4).flags(flags);
+        feeder.run(&packet.bytes(), &mut Feed::new_flows(&packet), flows)?;
+    }
+    let live = director.flows().len() as u64;
+    ensure!(live >= u64::from(flows) * 999 / 1000, "{live} of {flows} flows live");
+    let start = clock::now();
+    director.begin_resize(FlowSizes { ipv4: 2 * flows, ..sizes })?;
+    let began = start.elapsed();
+    let start = clock::cpu()?;
+    let mut done = 0;
+    for _ in 0..ROUNDS {
+        let round = director.move_flows();
+        done += round.moved;
+        if round.left == 0 {
+            break;
+        }
+    }
+    let moved = clock::cpu()? - start;
+    ensure!(done == live, "{done} of {live} flows moved");
+    let start = clock::now();
+    director.end_resize()?;
+    let ended = start.elapsed();
+    ensure!(director.flows().len() as u64 == live, "{} of {live} flows at the end", director.flows().len());
+    Ok(Move { began, moved, ended })
+}
