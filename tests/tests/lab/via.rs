@@ -15,6 +15,8 @@ use lb_tests::{
     agent::Agent,
     clock::realtime,
     config::{Config, Service},
+    doctor::says,
+    finds,
     hello::{Hello, spread},
     lab::Lab,
     netns::Netns,
@@ -344,6 +346,8 @@ fn without_the_capability_for_a_namespace() {
         let view = hello.agent.backend(SERVICE, &key(&config, 1))?;
         let results: Vec<_> = view.checks.iter().filter_map(|check| check.result.as_deref()).collect();
         ensure!(results == ["connected", "not made: there is no way through the VIP"], "{view:#?}");
+        // An operator who asks the doctor, which may look at everything, is told so too.
+        says(&finds!(&hello.agent, AgentWarning)?[0], &words)?;
         until_traces(&lab.net.director, 0, "")
     });
 }
