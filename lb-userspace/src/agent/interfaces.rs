@@ -6,13 +6,15 @@ use anyhow::{Context, Result, bail};
 use lb_common::meta::Meta;
 use tokio::task::JoinHandle;
 
-use super::{Agent, drivers, host::HostChanges};
+use super::{Agent, host::HostChanges};
 use crate::{
     dataplane::{Attached, Build, Loaded, Opened, Pins, Target},
     events::{Draft, Kind},
-    model::{InterfaceSpec, Model, OffloadPolicy},
+    model::{AttachMode, InterfaceSpec, Model, OffloadPolicy},
     net::{
-        Attachment, Link, ethtool, offload, resolve_attach,
+        Attachment, Link,
+        drivers::{self, Device},
+        ethtool, offload, resolve_attach,
         xdp::{self, XdpMode, XdpProgram},
     },
 };
@@ -325,10 +327,15 @@ pub fn check_devices(interfaces: &Interfaces, links: &[Link], host: &mut HostCha
     let mut warnings = Vec::new();
     for interface in &interfaces.all {
         let Interface { spec, attachment, .. } = interface;
-        let features = xdp::features(attachment.ifindex).ok().flatten();
-        if let Some(warning) = features.and_then(|found| drivers::receives(attachment, spec.mode, found)) {
-            tracing::warn!("{warning}");
-            warnings.push(warning);
+        let Attachment { name, device_mtu, ifindex, .. } = attachment;
+        let features = xdp::features(*ifindex).ok().flatten();
+        let driver = Device { name: name.clone(), mtu: *device_mtu, features };
+        // The stack has whole frames.
+        if spec.mode != AttachMode::Generic
+            && let Some(lack) = drivers::receives(&driver)
+        {
+            tracing::warn!("{lack}");
+            warnings.push(lack.to_string());
         }
         let tagged = !attachment.vlans.is_empty();
         let device = links.iter().find(|link| link.index == attachment.ifindex);

@@ -8,7 +8,6 @@
 //! ```
 
 mod change;
-mod drivers;
 mod events;
 mod growth;
 mod health;

@@ -1,12 +1,16 @@
 //! Interfaces that packets are redirected to: what their drivers need, and what they cannot do.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
-use super::{Agent, drivers, interfaces::put};
+use super::{Agent, interfaces::put};
 use crate::{
     dataplane::{Build, Loaded, Target},
     model::AttachMode,
-    net::xdp,
+    net::{
+        Link,
+        drivers::{self, Device},
+        xdp,
+    },
 };
 
 impl Agent {
@@ -71,28 +75,20 @@ impl Agent {
         without.map(|attached| attached.interface.clone()).collect()
     }
 
-    /// What the drivers cannot do on the ways that packets take from one interface to another. (In generic
-    /// mode the stack sends them, which every driver can.)
+    /// What the drivers cannot do on the ways that packets take from one interface to another.
     fn redirect_warnings(&self) -> Vec<String> {
-        let features = |ifindex| xdp::features(ifindex).ok().flatten();
-        let native: BTreeMap<&str, u32> = (self.interfaces.all.iter())
-            .filter_map(|interface| interface.attached.as_ref())
-            .filter(|attached| !attached.generic)
-            .map(|attached| (attached.interface.as_str(), attached.ifindex))
-            .collect();
+        let device = |link: &Link| Device {
+            name: link.name.clone(),
+            mtu: link.mtu,
+            features: xdp::features(link.index).ok().flatten(),
+        };
+        let links = self.network.links.iter();
+        let native = self.interfaces.all.iter().filter_map(|interface| interface.attached.as_ref());
+        let native: BTreeSet<u32> =
+            native.filter(|attached| !attached.generic).map(|attached| attached.ifindex).collect();
         let egress = self.network.egress();
-        let mut warnings = Vec::new();
-        for (name, ifindex) in &native {
-            let targets: Vec<&str> =
-                egress.iter().map(String::as_str).filter(|target| target != name).collect();
-            warnings.extend(features(*ifindex).and_then(|found| drivers::redirects(name, &targets, found)));
-        }
-        for target in &egress {
-            let link = self.network.links.iter().find(|link| link.name == *target);
-            let Some(link) = link.filter(|_| native.keys().any(|name| name != target)) else { continue };
-            warnings
-                .extend(features(link.index).and_then(|found| drivers::transmits(target, link.mtu, found)));
-        }
-        warnings
+        let from: Vec<_> = links.clone().filter(|link| native.contains(&link.index)).map(device).collect();
+        let to: Vec<_> = links.filter(|link| egress.contains(&link.name)).map(device).collect();
+        drivers::forwards(&from, &to).iter().map(ToString::to_string).collect()
     }
 }

@@ -7,6 +7,7 @@ mod deliver;
 mod explain;
 mod flows;
 mod growth;
+pub mod kernel;
 mod layout;
 mod mapped;
 mod maps;

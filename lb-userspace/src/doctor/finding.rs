@@ -78,6 +78,7 @@ macro_rules! ids {
 // In the order in which they are shown: what is at the root of others comes first.
 ids! {
     NoPrivilege Warning "no-privilege" "the doctor may not look at everything";
+    KernelTooOld Error "kernel-too-old" "the kernel is older than lb needs";
     PinsOtherVersion Error "pins-other-version" "the pins are of another version of lb";
     PinsUnusable Error "pins-unusable" "the pinned maps cannot be read";
     NothingPinned Error "nothing-pinned" "no agent runs and nothing is pinned";
@@ -86,6 +87,7 @@ ids! {
     SocketOfAnother Error "socket-of-another" "the control socket is another instance's";
     NotAttached Error "not-attached" "an interface has no program of ours";
     ForeignProgram Error "foreign-program" "an interface has an XDP program of somebody else";
+    DriverLacks Error "driver-lacks" "a driver cannot do with XDP what packets need of it";
     StateReadOnly Error "state-read-only" "the state directory cannot be written";
     DiskFull Error "disk-full" "there is no room left for the state directory";
     LinkDown Error "link-down" "an interface is down or has no carrier";

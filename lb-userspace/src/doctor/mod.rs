@@ -45,7 +45,7 @@ pub struct Place {
 /// # Errors
 /// If the kernel does not tell of interfaces and addresses: nothing can be said then.
 pub async fn examine(place: &Place) -> Result<Report> {
-    let (agent, told, maps) = gather::agent::gather(place).await;
+    let (mut agent, told, maps) = gather::agent::gather(place).await;
     let mut unknown = Vec::new();
     if agent.answer == Answer::Denied {
         unknown.push("what the agent says: no permission to use its socket".to_owned());
@@ -53,9 +53,8 @@ pub async fn examine(place: &Place) -> Result<Report> {
     if agent.pins == Pins::Denied {
         unknown.push("the pinned maps: no permission; run this as root".to_owned());
     }
-    let mut findings = judge::agent::judge(&agent);
     let reading = maps.as_ref().and_then(Maps::clock_reading);
-    findings.extend(judge::machine::judge(&gather::machine::gather(place, reading)));
+    let mut findings = judge::machine::judge(&gather::machine::gather(place, reading));
     findings.extend(judge::tables::judge(&gather::tables::gather(told.stats.as_ref())));
     let layout = Layout::new(gather::agent::bpffs(place, &told), &place.instance);
     let held = match maps.as_ref().map(|maps| maps.snapshot()).transpose()? {
@@ -65,6 +64,11 @@ pub async fn examine(place: &Place) -> Result<Report> {
     let network = Network::gather(held.backends()).await?;
     let interfaces = gather::interface::gather(&held, &network.links, &layout);
     findings.extend(interfaces.iter().flat_map(judge::interface::judge));
+    let lacks = judge::driver::lacks(&gather::driver::gather(&held, &network.links, &interfaces));
+    // What the agent warns of, too, is one finding.
+    agent.warnings.retain(|warning| lacks.iter().all(|lack| lack.to_string() != *warning));
+    findings.extend(judge::agent::judge(&agent));
+    findings.extend(lacks.into_iter().map(judge::driver::finding));
     // What a link that is down causes is no news.
     if !findings.iter().any(|finding| finding.id == Id::LinkDown) {
         findings.extend(gather::service::gather(&told.services).iter().filter_map(judge::service::judge));

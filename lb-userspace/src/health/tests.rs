@@ -1,5 +1,6 @@
 //! On a virtual clock: an attempt takes what the test says.
 
+mod detection;
 mod maintained;
 mod ongoing;
 mod silent;

@@ -8,6 +8,7 @@
 mod address;
 mod attach;
 mod batch;
+pub mod drivers;
 mod error;
 pub mod ethtool;
 mod events;

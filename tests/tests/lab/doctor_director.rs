@@ -26,7 +26,7 @@ use nix::{
 };
 
 use crate::{
-    doctor::{counters, end},
+    doctor::{counters, end, two_segments},
     doctor_backend::rule,
     setup::{HELLO, HelloLab, PORT, SERVICE, config, service, until_verdict},
 };
@@ -230,6 +230,36 @@ fn a_kernel_without_type_information() {
         ensure!(found[0].severity == "warning", "{found:#?}");
         says(&found[0], &["/sys/kernel/btf/vmlinux", "CONFIG_DEBUG_INFO_BTF=y"])?;
         finds!(&hello.agent).map(drop)
+    });
+}
+
+/// By personality(2) uname(2) tells the doctor of a kernel 2.6.
+#[test]
+fn a_kernel_that_is_too_old() {
+    Lab::test(Topology::one_segment(1), |lab| {
+        let hello = HelloLab::start(lab, 1)?;
+        let doctor = doctor_command(&hello.agent, "lab")?;
+        let mut command = lab.net.director.netns.command("setarch")?;
+        command.args(["x86_64", "--uname-2.6"]).arg(doctor.get_program()).args(doctor.get_args());
+        let found = finds!(command, KernelTooOld)?;
+        says(&found[0], &["its release is 2.6.", "6.1 or newer"])
+    });
+}
+
+/// A veth transmits what XDP redirects to it while its peer has a program or GRO. The agent warns of it too, which is no
+/// second finding; without an agent it is found as well.
+#[test]
+fn a_driver_that_does_not_transmit() {
+    Lab::test(Topology::two_segments(1), |lab| {
+        let switch = &lab.net.switch;
+        xdp_pass::detach(switch, "p-director1")?;
+        let hello = HelloLab::start_with(lab, &two_segments(lab, VIP4))?;
+        let found = finds!(&hello.agent, DriverLacks)?;
+        says(&found[0], &["eth1", "transmits no frames", "mode: generic"])?;
+        hello.agent.kill9()?;
+        finds!(&hello.agent, AgentDown, DriverLacks)?;
+        xdp_pass::attach(switch, "p-director1", &lab.scope.bpffs(), "xdp_pass", &xdp_pass::PASS)?;
+        finds!(&hello.agent, AgentDown).map(drop)
     });
 }
 

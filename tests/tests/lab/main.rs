@@ -70,5 +70,6 @@ mod timeouts;
 mod together;
 mod trace;
 mod ttl;
+mod two_directors;
 mod via;
 mod via_datagrams;

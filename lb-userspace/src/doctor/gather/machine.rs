@@ -28,6 +28,7 @@ const NEEDED: [(&str, u32, &str); 3] = [
 pub fn gather(place: &Place, reading: Option<Reading>) -> Facts {
     let core = |key| Sysctl::net(&["core", key]).and_then(|it| it.read_number()).ok();
     Facts {
+        release: rustix::system::uname().release().to_string_lossy().into_owned(),
         btf: Path::new("/sys/kernel/btf/vmlinux").exists(),
         jit: core("bpf_jit_enable"),
         jit_harden: core("bpf_jit_harden"),

@@ -2,6 +2,7 @@
 
 pub mod agent;
 pub mod backend;
+pub mod driver;
 pub mod interface;
 pub mod local;
 pub mod machine;

@@ -2,10 +2,15 @@
 
 use std::path::PathBuf;
 
-use crate::doctor::finding::{Finding, Id};
+use crate::{
+    dataplane::kernel,
+    doctor::finding::{Finding, Id},
+};
 
 #[derive(Clone, Debug)]
 pub struct Facts {
+    /// `uname -r`
+    pub release: String,
     /// The kernel has type information of its own (`/sys/kernel/btf/vmlinux`).
     pub btf: bool,
     /// `net.core.bpf_jit_enable`, `bpf_jit_harden`; not shown in a network namespace of one's own.
@@ -46,8 +51,7 @@ const ROOM: u64 = 4 << 20;
 const APART: u64 = 5;
 
 pub fn judge(facts: &Facts) -> Vec<Finding> {
-    let kernel = kernel(facts);
-    kernel
+    kernel_of(facts)
         .into_iter()
         .chain(privilege(facts))
         .chain(facts.state.as_ref().and_then(disk))
@@ -56,8 +60,17 @@ pub fn judge(facts: &Facts) -> Vec<Finding> {
         .collect()
 }
 
-fn kernel(facts: &Facts) -> Vec<Finding> {
+fn kernel_of(facts: &Facts) -> Vec<Finding> {
     let mut findings = Vec::new();
+    if kernel::is_too_old(&facts.release) {
+        findings.push(Finding::new(
+            Id::KernelTooOld,
+            "kernel",
+            format!("its release is {}", facts.release),
+            "`lb run` refuses to start: what its program needs of the kernel is not there",
+            format!("boot a kernel of {}", kernel::NEEDED),
+        ));
+    }
     if !facts.btf {
         findings.push(Finding::new(
             Id::NoBtf,
@@ -164,6 +177,7 @@ mod tests {
         let clock = Clock { expected: 1_000_000, passed: 1_000_100, hz: 250 };
         let (jit, jit_harden) = (Some(1), Some(0));
         Facts {
+            release: "6.1.0-56-amd64".to_owned(),
             btf: true,
             jit,
             jit_harden,
@@ -183,6 +197,7 @@ mod tests {
     #[test]
     fn kernel_settings() {
         finds(facts(), &[]);
+        finds(Facts { release: "5.15.0-generic".to_owned(), ..facts() }, &[Id::KernelTooOld]);
         finds(Facts { btf: false, ..facts() }, &[Id::NoBtf]);
         finds(Facts { jit: Some(0), ..facts() }, &[Id::JitOff]);
         finds(Facts { jit_harden: Some(2), ..facts() }, &[Id::JitHardened]);

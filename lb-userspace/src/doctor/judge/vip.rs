@@ -33,7 +33,7 @@ pub fn judge(facts: &Facts) -> Vec<Finding> {
     let mut findings: Vec<Finding> = others
         .map(|(device, mac)| match backends.get(mac) {
             Some(backend) => answers(*vip, device, mac, *backend),
-            None => taken(*vip, device, mac),
+            None => taken(*vip, device, mac, !here.is_empty()),
         })
         .collect();
     if here.is_empty() {
@@ -82,7 +82,18 @@ fn routed_on(vip: IpAddr, setting: &str) -> Finding {
     )
 }
 
-fn taken(vip: IpAddr, device: &str, mac: &Mac) -> Finding {
+/// The place of VRRP, once there is some: a backup whose master is who answered is as it should be, and neither this nor
+/// [`Id::VipNotHere`] is to be found; a master that sees another host answer has a peer that believes to be master, too.
+/// Until then `Facts` cannot tell a peer from a stranger.
+fn taken(vip: IpAddr, device: &str, mac: &Mac, is_here: bool) -> Finding {
+    let (effect, peer) = if is_here {
+        ("clients and routers go to either of the two, as chance will have it", "")
+    } else {
+        (
+            "clients and routers go to that host, not to this director",
+            "nothing, if it is the director that this one is the backup of; else ",
+        )
+    };
     Finding::new(
         Id::VipTaken,
         vip,
@@ -90,9 +101,9 @@ fn taken(vip: IpAddr, device: &str, mac: &Mac) -> Finding {
             "{} answers for it on {device}, which is neither this director nor one of its backends",
             mac_text(mac)
         ),
-        "clients and routers go to either of the two, as chance will have it",
+        effect,
         format!(
-            "find the host (its switch port, by the MAC) and take the address off it: ip addr del {vip} dev INTERFACE"
+            "{peer}find the host (its switch port, by the MAC) and take the address off it: ip addr del {vip} dev INTERFACE"
         ),
     )
 }
@@ -119,6 +130,14 @@ mod tests {
         assert_eq!(ids(&facts(&[own, backend, stranger])), [Id::AnswersArp, Id::VipTaken]);
         assert_eq!(ids(&Facts { here: Vec::new(), ..facts(&[]) }), [Id::VipNotHere, Id::IpForward]);
         assert_eq!(ids(&Facts { here: Vec::new(), routes: None, ..facts(&[]) }), [Id::VipNotHere]);
+        // A backup sees its master so.
+        let backup = judge(&Facts { here: Vec::new(), routes: None, ..facts(&[stranger]) });
+        assert_eq!(
+            backup.iter().map(|finding| finding.id).collect::<Vec<_>>(),
+            [Id::VipTaken, Id::VipNotHere]
+        );
+        assert!(backup[0].fix.contains("the backup of") && backup[0].effect.contains("not to this director"));
+        assert!(!judge(&facts(&[stranger]))[0].fix.contains("backup"));
         let found = judge(&facts(&[backend]));
         assert!(
             found[0].subject.contains("10.0.0.11") && found[0].found.contains("02:02:02:02:02:02"),
