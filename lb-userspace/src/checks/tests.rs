@@ -316,7 +316,10 @@ async fn a_mysql_greeting_is_read_and_an_error_told() {
     let cut = server(Does::Says(&greeting[..9])).await;
     assert_eq!(found(mysql(), cut).await, Err("greeting: closed".to_owned()));
     let other = server(Does::Says(b"SSH-2.0-OpenSSH_9.2\r\n")).await;
-    assert_eq!(found(mysql(), other).await, Err("this is not MySQL".to_owned()));
+    let older = server(Does::SaysAndHangs(b"\x08\0\0\0\x093.20.1\0")).await;
+    for port in [other, older] {
+        assert_eq!(found(mysql(), port).await, Err("this is not MySQL".to_owned()));
+    }
     assert!(found(login(), cut).await.is_err() && found(login(), full).await.is_err());
 }
 
@@ -383,6 +386,10 @@ async fn redis_is_asked_and_its_errors_are_told() {
         let expected = expected.map(str::to_owned).map_err(str::to_owned);
         assert_eq!(found(kind(), port).await, expected, "{words:?}");
     }
+    let password = Some(Secret("secret".to_owned()));
+    let login = CheckKind::Redis(RedisCheck { password, ..RedisCheck::default() });
+    let port = server(Does::Answers(b"+PONG\r\n+PONG\r\n")).await;
+    assert_eq!(found(login, port).await, Err("AUTH is answered with PONG".to_owned()));
 }
 
 #[tokio::test]
