@@ -506,7 +506,10 @@ async fn closed_datagram_port() -> u16 {
 
 #[tokio::test]
 async fn a_dns_answer_must_be_to_the_question_with_the_code() {
-    use hickory_proto::op::{Message, MessageType, ResponseCode};
+    use hickory_proto::{
+        op::{Message, MessageType, Query, ResponseCode},
+        rr::RecordType,
+    };
     let answering = |code: ResponseCode, id_off: u16| {
         datagrams(move |request| {
             let mut message = Message::from_vec(request).ok()?;
@@ -528,6 +531,16 @@ async fn a_dns_answer_must_be_to_the_question_with_the_code() {
     assert!(found(dns(vec![5], None), refusing).await.is_ok());
     let forging = answering(ResponseCode::NoError, 1).await;
     assert_eq!(result(impatient(probe(dns(vec![0], None), forging))).await, Err("no answer".to_owned()));
+    for queries in [vec![], vec![Query::query("lab.".parse().expect("a name"), RecordType::SOA)]] {
+        let other = datagrams(move |request| {
+            let mut message = Message::from_vec(request).ok()?;
+            message.set_message_type(MessageType::Response);
+            let _own = message.take_queries();
+            message.add_queries(queries.clone()).to_vec().ok()
+        });
+        let told = found(dns(vec![0], None), other.await).await;
+        assert_eq!(told, Err("the answer is to another question".to_owned()));
+    }
     let lying = datagrams(|_| Some(b"?".to_vec())).await;
     assert_eq!(found(dns(vec![0], None), lying).await, Err("the answer (1 bytes) is not DNS".to_owned()));
 }
