@@ -21,6 +21,19 @@ pub const HTTPS: u16 = 443;
 pub const HTTP2: u16 = 8080;
 pub const HTTPS2: u16 = 8443;
 
+/// Where the server demands the method OPTIONS, the header `X-Check: deep`, the host `app.lab` and, over TLS, the server name
+/// `www.lab`: it answers with this status, which is outside 200 to 299, and with another one if something is missing.
+pub const PICKY: &str = "/picky";
+pub const TEAPOT: u16 = 418;
+
+/// What is answered if it is not as it has to be.
+const DEMANDS: [(&str, &str, u16); 4] = [
+    ("$request_method", "OPTIONS", 405),
+    ("$http_x_check", "deep", 403),
+    ("$http_host", "app.lab", 404),
+    ("$named", "(http|httpswww[.]lab)", 421),
+];
+
 /// A running server, whose answers can be changed.
 pub struct Nginx {
     pub proc: Proc,
@@ -40,14 +53,17 @@ impl Nginx {
         fs::write(&page, "all is well\n")?;
         let temporary = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
             .map(|what| format!("{what}_temp_path {}/{what};", dir.display()));
+        let picky = DEMANDS.map(|(what, is, status)| format!("if ({what} !~ ^{is}$) {{ return {status}; }}"));
         let config = format!(
             "daemon off; master_process off; user root; pid {dir}/pid; error_log stderr;\n\
              events {{}}\n\
              http {{ access_log off; root {dir}/html; {}\n\
              server {{ listen {HTTP}; listen [::]:{HTTP}; listen {HTTPS} ssl; listen [::]:{HTTPS} ssl;\n\
              listen {HTTP2} http2; listen {HTTPS2} ssl http2;\n\
+             location = {PICKY} {{ set $named $scheme$ssl_server_name; {} return {TEAPOT}; }}\n\
              ssl_certificate {}; ssl_certificate_key {}; }} }}\n",
             temporary.join(" "),
+            picky.join(" "),
             ca.display(),
             key.display(),
             dir = dir.display(),

@@ -52,12 +52,13 @@ fn question(dns: &DnsCheck) -> Result<Message, Failure> {
 
 fn judge(question: &Message, answer: &Message, dns: &DnsCheck) -> Result<Pass, Failure> {
     let code = answer.response_code();
-    if !answer.queries().is_empty() && answer.queries() != question.queries() {
-        return Err(Failure { why: "the answer is to another question".to_owned() });
-    }
     let number = u16::from(code);
     if !dns.rcode.iter().any(|wanted| u16::from(*wanted) == number) {
         return Err(Failure { why: format!("response code {number} ({code})") });
+    }
+    // Each answer repeats its question (RFC 5452 section 9.1): who does not may mean another's.
+    if answer.queries() != question.queries() {
+        return Err(Failure { why: "the answer is to another question".to_owned() });
     }
     let found = format!("response code {number}, {} records", answer.answers().len());
     let Some(wanted) = &dns.answer else { return Ok(Pass::new(found)) };

@@ -21,13 +21,10 @@ pub async fn check(probe: &Probe, redis: &RedisCheck, step: &Step) -> Result<Pas
         let login: Vec<&str> =
             ["AUTH"].into_iter().chain(redis.user.as_deref()).chain([&**password]).collect();
         step.is("AUTH");
-        ask(&mut stream, &login, step).await?;
+        expect(&mut stream, &login, "OK", step).await?;
     }
     step.is("PING");
-    let answer = ask(&mut stream, &["PING"], step).await?;
-    if answer != "PONG" {
-        return Err(Failure { why: format!("PING is answered with {}", answer.escape_default()) });
-    }
+    expect(&mut stream, &["PING"], "PONG", step).await?;
     let mut pass = Pass::new("PONG");
     if redis.role != Role::Any {
         step.is("INFO");
@@ -55,6 +52,21 @@ fn role(info: &str, redis: &RedisCheck) -> Result<Pass, Failure> {
         Fit::Wrong if is_primary => Err(Failure { why: "the primary, no replica".to_owned() }),
         Fit::Wrong => Err(Failure { why: "a replica, not the primary".to_owned() }),
     }
+}
+
+/// One command, whose reply has to be this one.
+async fn expect(
+    stream: &mut BufStream<TcpStream>,
+    words: &[&str],
+    wanted: &str,
+    step: &Step,
+) -> Result<(), Failure> {
+    let answer = ask(stream, words, step).await?;
+    if answer == wanted {
+        return Ok(());
+    }
+    let command = words.first().copied().unwrap_or_default();
+    Err(Failure { why: format!("{command} is answered with {}", answer.escape_default()) })
 }
 
 /// One command and its reply, a simple or a bulk string. An error is a failure.

@@ -316,7 +316,10 @@ async fn a_mysql_greeting_is_read_and_an_error_told() {
     let cut = server(Does::Says(&greeting[..9])).await;
     assert_eq!(found(mysql(), cut).await, Err("greeting: closed".to_owned()));
     let other = server(Does::Says(b"SSH-2.0-OpenSSH_9.2\r\n")).await;
-    assert_eq!(found(mysql(), other).await, Err("this is not MySQL".to_owned()));
+    let older = server(Does::SaysAndHangs(b"\x08\0\0\0\x093.20.1\0")).await;
+    for port in [other, older] {
+        assert_eq!(found(mysql(), port).await, Err("this is not MySQL".to_owned()));
+    }
     assert!(found(login(), cut).await.is_err() && found(login(), full).await.is_err());
 }
 
@@ -383,6 +386,10 @@ async fn redis_is_asked_and_its_errors_are_told() {
         let expected = expected.map(str::to_owned).map_err(str::to_owned);
         assert_eq!(found(kind(), port).await, expected, "{words:?}");
     }
+    let password = Some(Secret("secret".to_owned()));
+    let login = CheckKind::Redis(RedisCheck { password, ..RedisCheck::default() });
+    let port = server(Does::Answers(b"+PONG\r\n+PONG\r\n")).await;
+    assert_eq!(found(login, port).await, Err("AUTH is answered with PONG".to_owned()));
 }
 
 #[tokio::test]
@@ -499,7 +506,10 @@ async fn closed_datagram_port() -> u16 {
 
 #[tokio::test]
 async fn a_dns_answer_must_be_to_the_question_with_the_code() {
-    use hickory_proto::op::{Message, MessageType, ResponseCode};
+    use hickory_proto::{
+        op::{Message, MessageType, Query, ResponseCode},
+        rr::RecordType,
+    };
     let answering = |code: ResponseCode, id_off: u16| {
         datagrams(move |request| {
             let mut message = Message::from_vec(request).ok()?;
@@ -521,6 +531,16 @@ async fn a_dns_answer_must_be_to_the_question_with_the_code() {
     assert!(found(dns(vec![5], None), refusing).await.is_ok());
     let forging = answering(ResponseCode::NoError, 1).await;
     assert_eq!(result(impatient(probe(dns(vec![0], None), forging))).await, Err("no answer".to_owned()));
+    for queries in [vec![], vec![Query::query("lab.".parse().expect("a name"), RecordType::SOA)]] {
+        let other = datagrams(move |request| {
+            let mut message = Message::from_vec(request).ok()?;
+            message.set_message_type(MessageType::Response);
+            let _own = message.take_queries();
+            message.add_queries(queries.clone()).to_vec().ok()
+        });
+        let told = found(dns(vec![0], None), other.await).await;
+        assert_eq!(told, Err("the answer is to another question".to_owned()));
+    }
     let lying = datagrams(|_| Some(b"?".to_vec())).await;
     assert_eq!(found(dns(vec![0], None), lying).await, Err("the answer (1 bytes) is not DNS".to_owned()));
 }

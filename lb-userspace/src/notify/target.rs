@@ -136,3 +136,47 @@ impl fmt::Display for Told {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Ipv4Addr, TcpListener};
+
+    use tokio::{sync::mpsc::unbounded_channel, time::Instant};
+
+    use super::*;
+    use crate::model::{
+        Model,
+        check::Millis,
+        notify::{MailTls, Notify},
+    };
+
+    /// The kernel takes its connections, and nobody says anything.
+    #[tokio::test(start_paused = true)]
+    async fn a_mail_server_that_hangs_is_tried_six_times_and_its_mail_lost() {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
+        let port = listener.local_addr().expect("it has one").port();
+        let mail = Mail {
+            to: vec!["ops@example.net".to_owned()],
+            from: "lb@example.net".to_owned(),
+            server: Ipv4Addr::LOCALHOST.to_string(),
+            port: Some(port),
+            connect_timeout: Millis(10_000),
+            tls: MailTls::Off,
+            ..Mail::default()
+        };
+        let notify = Notify { delay: Millis(0), interval: Millis(0), ..Notify::default() };
+        let settings = Arc::new(Settings::new("lab", &notify, &Model::default()));
+        let (sender, events) = unbounded_channel();
+        let (failed, mut failures) = unbounded_channel();
+        let began = Instant::now();
+        tokio::spawn(tell(Told::Mail(Box::new(mail)), settings, events, failed));
+        let what = Draft::new(Kind::AgentStart);
+        sender.send(Arc::new(Event { seq: 1, time: crate::clock::realtime(), what })).expect("it listens");
+        let lost = failures.recv().await.expect("it fails");
+        let why = "mail to ops@example.net through 127.0.0.1: 1 events are lost: the server takes too long";
+        assert_eq!((lost.kind, lost.reason.as_str()), (Kind::NotifyFailed, why));
+        // Six attempts of twice the limit, and pauses of 1, 2, 4, 8 and 16 s.
+        let took = began.elapsed().as_secs();
+        assert_eq!(took, 6 * 20 + 31);
+    }
+}

@@ -51,6 +51,8 @@ pub struct Conversation<'a> {
     pub every: usize,
     /// Its answers are up to so many bytes longer or shorter than each other.
     pub jitter: usize,
+    /// Bytes of such an answer each of which has to be what it is: with another one there the check has to fail.
+    pub decisive: fn(&[u8]) -> Vec<usize>,
     /// A reset behind all that it needs is held against the server, if its library does not read first: it may be.
     pub reset_may_fail: bool,
 }
@@ -141,8 +143,30 @@ impl Conversation<'_> {
             self.passes(&tried)?;
         }
         self.is_slow(bench, length)?;
-        let lies: Vec<_> = sample.into_iter().map(Fault::Lies).collect();
-        self.each(bench, &lies, TIMEOUT).map(drop)
+        let is_needed = |at: &usize| at + self.jitter < needs;
+        let decisive: Vec<_> = (self.decisive)(&whole.bytes).into_iter().filter(is_needed).collect();
+        let some = decisive.iter().copied().step_by(decisive.len().div_ceil(SAMPLE).max(1));
+        let lies: Vec<_> = sample.into_iter().filter(is_needed).chain(some).map(Fault::Lies).collect();
+        self.is_honest(&self.each(bench, &lies, TIMEOUT)?)
+    }
+
+    /// Whether each lie that matters has been seen, and there were some.
+    fn is_honest(&self, tried: &[Tried]) -> Result<()> {
+        let mut seen = 0;
+        for tried in tried {
+            let Fault::Lies(at) = tried.fault else { continue };
+            // As the server had said it.
+            let mut answer = tried.bytes.clone();
+            if let Some(byte) = answer.get_mut(at) {
+                *byte = !*byte;
+            }
+            if (self.decisive)(&answer).contains(&at) {
+                self.fails(tried)?;
+                seen += 1;
+            }
+        }
+        ensure!(seen > 0, "no lie of {} mattered", tried.len());
+        Ok(())
     }
 
     /// Slow is no failure, and too slow is one, though something comes all the time.
@@ -257,6 +281,24 @@ fn probe(kind: &CheckKind, target: SocketAddr, timeout: Duration) -> Probe {
         connect_timeout: timeout,
         timeout,
     }
+}
+
+/// Where these words are in an answer, as far as it has come.
+pub fn bytes_of(answer: &[u8], words: &[&[u8]]) -> Vec<usize> {
+    let range = |words: &&[u8]| end_of(answer, words).map(|end| end - words.len()..end);
+    words.iter().filter_map(range).flatten().collect()
+}
+
+/// What is sealed in the TLS records from so many bytes on (RFC 8446 section 5.1): all but the version's last byte, which
+/// nobody looks at.
+pub fn bytes_of_records(answer: &[u8], from: usize) -> Vec<usize> {
+    let (mut at, mut bytes) = (from, Vec::new());
+    while let Some(&[_, _, _, high, low]) = answer.get(at..at + 5) {
+        let end = at + 5 + usize::from(u16::from_be_bytes([high, low]));
+        bytes.extend((at..end).filter(|byte| *byte != at + 2));
+        at = end;
+    }
+    bytes
 }
 
 /// The end of these words in an answer.

@@ -13,7 +13,7 @@ use lb_tests::{
     topo::Topology,
 };
 
-use crate::cut::{Conversation, end_of};
+use crate::cut::{Conversation, bytes_of, bytes_of_records, end_of};
 
 fn secret() -> Option<Secret> {
     Some(Secret("secret".to_owned()))
@@ -39,6 +39,7 @@ fn a_mail_server_has_to_greet_and_to_hear_us() {
             }),
             every: 1,
             jitter: 0,
+            decisive: |answer| bytes_of(answer, &[b"220", b"250"]),
             reset_may_fail: false,
         };
         plain.holds(lab)?;
@@ -47,6 +48,11 @@ fn a_mail_server_has_to_greet_and_to_hear_us() {
             kind: smtp(Some(TlsCheck::default())),
             steps: &["greeting: ", "EHLO: ", "STARTTLS: ", "TLS: ", "EHLO over TLS: "],
             needs: None,
+            decisive: |answer| {
+                let tls = end_of(answer, b"220 Ready to start TLS\r\n").unwrap_or(answer.len());
+                let clear = bytes_of(&answer[..tls], &[b"220", b"250", b"STARTTLS", b"220 R"]);
+                [clear, bytes_of_records(answer, tls)].concat()
+            },
             ..plain
         };
         tls.holds(lab)
@@ -67,6 +73,7 @@ fn redis_has_to_let_us_in_to_live_and_to_say_its_role() {
             needs: Some(|answer| end_of(answer, b"+PONG\r\n")),
             every: 1,
             jitter: 0,
+            decisive: |answer| bytes_of(answer, &[b"+OK\r\n", b"+PONG\r\n"]),
             reset_may_fail: false,
         };
         alive.holds(lab)?;
@@ -76,6 +83,7 @@ fn redis_has_to_let_us_in_to_live_and_to_say_its_role() {
             finds: "master",
             steps: &["AUTH: ", "PING: ", "INFO: "],
             needs: Some(|answer| end_of(answer, b"\r\n\r\n")),
+            decisive: |answer| bytes_of(answer, &[b"+OK\r\n", b"+PONG\r\n", b"role:master\r\n"]),
             ..alive
         };
         role.holds(lab)
@@ -109,6 +117,7 @@ fn in_a_lab(of: impl FnOnce(&Lab, Conversation<'static>) -> Result<()>) {
             needs: Some(|answer| ready(answer, 3)),
             every: 1,
             jitter: 0,
+            decisive: |answer| decisive(answer),
             reset_may_fail: false,
         };
         of(lab, md5)
@@ -123,6 +132,7 @@ fn postgres_has_to_ask_for_a_password() {
             kind: postgres("check", PostgresCheck::default()),
             finds: "answers to a login",
             steps: &["login: "],
+            decisive: |_| (0..5).collect(),
             // The message's length, without its type.
             needs: Some(|answer| {
                 let length = answer.get(1..5)?.try_into().ok()?;
@@ -150,6 +160,7 @@ fn postgres_over_tls_has_to_shake_hands_too() {
             finds: "logged in",
             steps: &["SSLRequest: ", "TLS: ", "login: "],
             needs: None,
+            decisive: |answer| [vec![0], bytes_of_records(answer, 1)].concat(),
             ..md5
         };
         tls.holds(lab)
@@ -171,6 +182,23 @@ fn postgres_by_scram_has_to_prove_that_it_knows_the_password() {
         };
         scram.holds(lab)
     });
+}
+
+/// The type of each message, all that is said in a login, and the answer to a question.
+fn decisive(answer: &[u8]) -> Vec<usize> {
+    let (mut at, mut bytes) = (0, Vec::new());
+    while let Some(&[kind, a, b, c, d]) = answer.get(at..at + 5) {
+        let end = at + 1 + u32::from_be_bytes([a, b, c, d]) as usize;
+        bytes.push(at);
+        match kind {
+            b'R' => bytes.extend(at + 5..end),
+            // The last column of the first question.
+            b'D' if answer.get(end - 1) == Some(&b'f') => bytes.push(end - 1),
+            _ => {}
+        }
+        at = end;
+    }
+    bytes
 }
 
 /// The end of so many ReadyForQuery.

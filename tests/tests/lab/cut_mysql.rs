@@ -1,6 +1,6 @@
 //! mysql checks of real MariaDB and MySQL servers that break off, hang and dawdle at every byte.
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, ensure};
 use lb::health::{Pass, Weight};
 use lb::model::check::{CheckKind, LagTier, MysqlCheck, Role, Secret, TlsCheck};
 use lb_tests::{
@@ -11,7 +11,7 @@ use lb_tests::{
     wait::{PATIENCE, Seen, eventually},
 };
 
-use crate::cut::Conversation;
+use crate::cut::{Conversation, bytes_of_records, end_of};
 
 /// Whoever hangs up in the handshake is an error to the server, and all of these do.
 const OPTIONS: [&str; 4] = [
@@ -33,6 +33,38 @@ fn login(user: &str, password: &str) -> MysqlCheck {
     }
 }
 
+/// Where the packet ends that begins there.
+fn end(answer: &[u8], at: usize) -> Option<usize> {
+    let header = answer.get(at..at + 4)?;
+    Some(at + 4 + u32::from_le_bytes([header[0], header[1], header[2], 0]) as usize)
+}
+
+/// The challenge of the greeting, the type of the answer to the login, and `read_only`, which is `0`.
+fn of_login(answer: &[u8]) -> Vec<usize> {
+    let Some(login) = end(answer, 0) else { return Vec::new() };
+    let version = end_of(&answer[5..], b"\0").unwrap_or_default();
+    // Behind the version and the connection's number.
+    let challenge = 5 + version + 4..5 + version + 12;
+    // The row: a packet of two bytes.
+    let row = |packet: &[u8]| matches!(packet, [2, 0, 0, _, 1, b'0']);
+    let read_only = answer.windows(6).position(row).map(|at| at + 5);
+    challenge.chain([login + 4]).chain(read_only).collect()
+}
+
+/// The version of the protocol, and the type of the answer to the login, or its error's code.
+fn of_handshake(answer: &[u8]) -> Vec<usize> {
+    let login = end(answer, 0).unwrap_or(answer.len()) + 4;
+    match answer.get(login) {
+        Some(0xff) => vec![4, login + 1, login + 2],
+        _ => vec![4, login],
+    }
+}
+
+/// What is sealed behind the greeting.
+fn of_tls(answer: &[u8]) -> Vec<usize> {
+    bytes_of_records(answer, end(answer, 0).unwrap_or(answer.len()))
+}
+
 fn conversation<'a>(
     what: &'a str,
     check: MysqlCheck,
@@ -48,6 +80,7 @@ fn conversation<'a>(
         needs: None,
         every: 1,
         jitter: 0,
+        decisive: of_login,
         reset_may_fail: false,
     }
 }
@@ -64,9 +97,11 @@ fn the_handshake_needs_the_greeting_and_the_answer_to_a_login() {
         )?;
         let finds = format!("greeting of {}", version.ok()?.trim());
         let steps = ["greeting: ", "login: "];
-        conversation("without a user", MysqlCheck::default(), &finds, &steps).holds(lab)?;
+        let without = conversation("without a user", MysqlCheck::default(), &finds, &steps);
+        Conversation { decisive: of_handshake, ..without }.holds(lab)?;
         let user = MysqlCheck { user: Some("open".to_owned()), ..MysqlCheck::default() };
-        conversation("with a user", user, &finds, &steps).holds(lab)?;
+        let with = conversation("with a user", user, &finds, &steps);
+        Conversation { decisive: of_handshake, ..with }.holds(lab)?;
         drop(server);
         Ok(())
     });
@@ -88,7 +123,8 @@ fn a_login_over_tls_needs_the_answer_to_each_of_its_questions() {
         let tls = |check| MysqlCheck { tls: Some(TlsCheck::default()), ..check };
         let steps = ["login: ", "read_only: ", "query: "];
         conversation("by the hash", login("checker", PASSWORD), "writable", &steps).holds(lab)?;
-        conversation("over TLS", tls(login("checker", PASSWORD)), "writable", &steps).holds(lab)?;
+        let over_tls = conversation("over TLS", tls(login("checker", PASSWORD)), "writable", &steps);
+        Conversation { decisive: of_tls, ..over_tls }.holds(lab)?;
         drop(server);
         Ok(())
     });
@@ -146,12 +182,8 @@ fn a_check_that_is_given_up_behind_the_login_is_no_error_to_the_server() {
         let steps = ["login: ", "read_only: ", "query: "];
         let login = conversation("native password", login("root", "123"), "writable", &steps);
         let whole = login.whole(lab)?;
-        let packet = |at: usize| -> Result<usize> {
-            let header = whole.get(at..at + 4).context("a packet")?;
-            Ok(at + 4 + usize::from(header[0]) + (usize::from(header[1]) << 8))
-        };
-        let greeted = packet(0)?;
-        let logged_in = packet(greeted)?;
+        let greeted = end(&whole, 0).context("a greeting")?;
+        let logged_in = end(&whole, greeted).context("an answer to the login")?;
         for (hangs, blocks) in [(whole.len() - 1, false), (logged_in, false), (greeted - 1, true)] {
             login.hanging(lab, hangs, 5)?;
             eventually(PATIENCE, "the end of all that was given up", || {

@@ -7,7 +7,7 @@ use lb_tests::{
     topo::Topology,
 };
 
-use crate::cut::{Conversation, end_of};
+use crate::cut::{Conversation, bytes_of, bytes_of_records, end_of};
 
 /// Digits of the date have 5 or 6 bits each (RFC 7541 appendix B).
 const JITTER: usize = 4;
@@ -38,6 +38,7 @@ fn in_a_lab(of: impl FnOnce(&Lab, Conversation<'static>) -> anyhow::Result<()>) 
             needs: Some(|answer| end_of(answer, b"\r\n\r\n")),
             every: 1,
             jitter: 0,
+            decisive: |answer| bytes_of(answer, &[b"HTTP/1.1 200"]),
             reset_may_fail: false,
         };
         of(lab, plain)
@@ -52,6 +53,7 @@ fn http_needs_its_headers_and_the_body_if_it_is_asked_for() {
             kind: http(true, false, false),
             steps: &["", "the body cannot be read: "],
             needs: Some(|answer| end_of(answer, BODY)),
+            decisive: |answer| bytes_of(answer, &[b"HTTP/1.1 200", b"all is well"]),
             ..plain
         };
         plain.holds(lab)?;
@@ -65,7 +67,8 @@ fn https_needs_its_handshake_headers_and_body() {
         let kind = http(true, true, false);
         // The headers and the body are one record.
         let steps = &["TLS: ", ""];
-        Conversation { what: "https", kind, port: HTTPS, steps, needs: None, ..plain }.holds(lab)
+        let decisive = |answer: &[u8]| bytes_of_records(answer, 0);
+        Conversation { what: "https", kind, port: HTTPS, steps, needs: None, decisive, ..plain }.holds(lab)
     });
 }
 
@@ -81,6 +84,7 @@ fn http2_needs_its_frames() {
             steps,
             needs: None,
             jitter: JITTER,
+            decisive: |answer| bytes_of(answer, &[b"all is well"]),
             reset_may_fail: true,
             ..plain
         }
@@ -100,6 +104,7 @@ fn http2_over_tls_needs_its_handshake_and_frames() {
             steps,
             needs: None,
             jitter: JITTER + RECORD,
+            decisive: |answer| bytes_of_records(answer, 0),
             reset_may_fail: true,
             ..plain
         }

@@ -10,7 +10,7 @@ use lb_tests::{
     hello::{Hello, Session, spread},
     lab::Lab,
     load::Load,
-    topo::{Topology, VIP4},
+    topo::{Segment, Topology, VIP4},
     wait::{PATIENCE, Seen, eventually},
 };
 
@@ -50,6 +50,41 @@ fn more_attempts(load: &Load, count: usize) -> Result<()> {
         let ended = load.attempts().len();
         Ok(if ended >= goal { Seen::Yes(()) } else { Seen::NotYet(format!("{ended} of {goal}")) })
     })
+}
+
+/// The backend's address is in both segments: behind eth1, as the routes say, is the backend, and behind eth0 a stranger.
+#[test]
+fn a_check_leaves_by_its_interface() {
+    Lab::test(Topology::two_segments(1), |lab| {
+        let (backend, stranger) = (lab.net.backends[0].link(Segment::Back).ipv4, lab.net.client());
+        stranger.netns.ip(&format!("addr add {backend}/32 dev lo"))?;
+        let by = |kind: &str, interface: &str| {
+            format!("{{{kind}: , interface: {interface}, interval: 200ms, timeout: 5s, rise: 1}}")
+        };
+        let checks = [by("tcp", "eth0"), by("tcp", "eth1"), by("ping", "eth0"), by("ping", "eth1")];
+        let more = format!("checks: [{}]", checks.join(", "));
+        let service = Service { more, ..Service::tcp(SERVICE, VIP4, PORT, [backend.into()]) };
+        let mut hello = HelloLab::start_with(lab, &Config::on_eth0("lab", vec![service]))?;
+        let key = format!("{backend}:{PORT}");
+        let up = |hello: &HelloLab| backend_is(&hello.agent, SERVICE, &key, BackendState::Up);
+        let fails = |hello: &HelloLab, why: &str, other: &str| {
+            backend_is(&hello.agent, SERVICE, &key, BackendState::Down)?;
+            eventually(PATIENCE, why, || {
+                let detail = hello.agent.backend(SERVICE, &key)?.detail.unwrap_or_default();
+                let is_so = detail.contains(why) && !detail.contains(other);
+                Ok(if is_so { Seen::Yes(()) } else { Seen::NotYet(detail) })
+            })
+        };
+        fails(&hello, "tcp by eth0: connection refused after ", "by eth1: ")?;
+        let _server = Hello::start(stranger, PORT)?;
+        up(&hello)?;
+        stranger.netns.sysctl("ipv4/icmp_echo_ignore_all", "1")?;
+        fails(&hello, "ping by eth0: no answer after ", "by eth1: ")?;
+        stranger.netns.sysctl("ipv4/icmp_echo_ignore_all", "0")?;
+        up(&hello)?;
+        hello.servers.clear();
+        fails(&hello, "tcp by eth1: connection refused after ", "by eth0: ")
+    });
 }
 
 #[test]

@@ -101,6 +101,35 @@ fn lag_lowers_the_weight_and_never_empties_the_pool() {
     });
 }
 
+/// MariaDB's connections, of which its plain words show none but the session's own.
+#[test]
+fn a_replica_is_as_far_behind_as_its_worst_source() {
+    Lab::test(Topology::one_segment(3), |lab| {
+        let check = "user: root, password: \"123\", lag: [{from: 1h, weight: 0}]";
+        let mysql = MysqlLab::start(lab, check)?;
+        let sources = ["east", "west"];
+        for (n, name) in (1..).zip(sources) {
+            let follow = format!(
+                "CHANGE MASTER '{name}' TO MASTER_HOST='{}', MASTER_USER='root', MASTER_PASSWORD='123', \
+                 MASTER_USE_GTID=no; START SLAVE '{name}'",
+                mysql.address(n)
+            );
+            mysql.sql(3, &follow)?;
+        }
+        mysql.is(3, BackendState::Up)?;
+        mysql.says_of(3, " 0 s behind (")?;
+        for name in sources {
+            mysql.sql(3, &format!("STOP SLAVE '{name}'"))?;
+            mysql.is(3, BackendState::Quiesced)?;
+            mysql.says(3, &format!("replication is stopped ({name})"))?;
+            mysql.sql(3, &format!("START SLAVE '{name}'"))?;
+            mysql.is(3, BackendState::Up)?;
+        }
+        mysql.says_of(3, " 0 s behind (")?;
+        mysql.says_of(1, "replicates nothing")
+    });
+}
+
 /// The relay log's file system is full: the replica's IO thread waits for room, and whoever asks about it waits for the
 /// thread.
 #[test]

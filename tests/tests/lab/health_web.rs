@@ -8,7 +8,7 @@ use lb_tests::{
     agent::Agent,
     config::{Config, Service},
     lab::Lab,
-    nginx::{HTTP, HTTP2, HTTPS, HTTPS2, Nginx},
+    nginx::{HTTP, HTTP2, HTTPS, HTTPS2, Nginx, PICKY, TEAPOT},
     topo::{Topology, VIP4},
     wait::{PATIENCE, Seen, eventually},
 };
@@ -59,6 +59,50 @@ fn nginx_is_asked_with_and_without_tls() {
         down(&agent, &key(1), "http GET /health: no answer after")?;
         servers[0].proc.signal(Signal::SIGCONT)?;
         backend_is(&agent, "web", &key(1), BackendState::Up)
+    });
+}
+
+/// What each of these keys says is in the request: without it the server answers with another status.
+#[test]
+fn nginx_gets_the_request_that_is_configured() {
+    Lab::test(Topology::one_segment(1), |lab| {
+        let web = Nginx::start(&lab.scope, &lab.net.backends[0])?;
+        lab.start_realservers(&[VIP4])?;
+        let backends = lab.net.backends.iter().map(|backend| backend.ipv4());
+        let request = format!(
+            "path: {PICKY}, method: OPTIONS, headers: [\"X-Check: deep\"], host: app.lab, status: [100-199, {TEAPOT}]"
+        );
+        let (timing, ca) = ("interval: 200ms, timeout: 3s, rise: 1", web.ca.display());
+        let more = format!(
+            "checks: [{{http: {{{request}}}, {timing}}}, \
+             {{https: {{{request}, sni: www.lab, verify: true, ca: {ca}}}, port: {HTTPS}, {timing}}}]"
+        );
+        let service = Service { more, ..Service::tcp("web", VIP4, HTTP, backends) };
+        let agent = lab.start_agent(&Config::on_eth0("lab", vec![service]))?;
+        let key = format!("{}:{HTTP}", lab.net.backends[0].ipv4());
+        backend_is(&agent, "web", &key, BackendState::Up)?;
+        let config = fs::read_to_string(agent.config_path())?;
+        let reload = |config: &str| -> Result<()> {
+            agent.write_config(config)?;
+            agent.lb(&["reload"])?.ok().map(drop)
+        };
+        let verified = format!("sni: www.lab, verify: true, ca: {ca}");
+        let variants = [
+            ("method: OPTIONS, ", "", "http GET /picky: status 405 after"),
+            ("X-Check: deep", "X-Check: flat", "http OPTIONS /picky: status 403 after"),
+            ("host: app.lab, ", "", "http OPTIONS /picky: status 404 after"),
+            ("418]", "419]", "http OPTIONS /picky: status 418 after"),
+            ("sni: www.lab, ", "", "https OPTIONS /picky to port 443: TLS: invalid peer certificate: "),
+            (&verified, "sni: other.lab", "https OPTIONS /picky to port 443: status 421 after"),
+        ];
+        for (from, to, why) in variants {
+            ensure!(config.contains(from), "{from} is not in\n{config}");
+            reload(&config.replace(from, to))?;
+            down(&agent, &key, why)?;
+            reload(&config)?;
+            backend_is(&agent, "web", &key, BackendState::Up)?;
+        }
+        Ok(())
     });
 }
 

@@ -30,6 +30,7 @@ mod health_galera;
 mod health_kinds;
 mod health_login;
 mod health_mysql;
+mod health_replicas;
 mod health_saved;
 mod health_web;
 mod hot;

@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    net::{TcpListener, TcpStream},
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     time::Duration,
@@ -19,7 +20,7 @@ use lb_tests::{
     mail::{self, MailServer},
     nginx::{HTTPS, Nginx},
     receiver::{Posted, Receiver},
-    topo::{Topology, VIP4},
+    topo::{Node, Topology, VIP4},
     wait::{PATIENCE, Seen, eventually},
 };
 
@@ -258,6 +259,71 @@ fn webhooks_over_tls_are_verified_and_losses_are_counted() {
         ensure!(posted.body["lost"] == 1 && posted.body["count"] == 1, "{posted:#?}");
         ensure!(posted.body["events"][0]["kind"] == "change", "{posted:#?}");
         Ok(())
+    });
+}
+
+/// Takes connections, as far as the other end can see, and says nothing: the kernel takes them.
+fn silent(node: &Node) -> Result<TcpListener> {
+    let listener = node.netns.enter(|| TcpListener::bind((node.ipv4(), 0)))??;
+    listener.set_nonblocking(true)?;
+    Ok(listener)
+}
+
+/// Waits until somebody has connected.
+fn called(silent: &TcpListener) -> Result<TcpStream> {
+    wait_for("a connection to who is silent", || Ok(silent.accept().ok().map(|(stream, _)| stream)))
+}
+
+#[test]
+fn who_hangs_keeps_nobody_else_from_being_told() {
+    Lab::test(Topology::one_segment(1), |lab| {
+        let client = lab.net.client();
+        let (mail, web, receiver) = (silent(client)?, silent(client)?, Receiver::start(client, &[])?);
+        let notify = format!(
+            "{{delay: 100ms, interval: 200ms, events: [agent-start, change], notification_email: [ops@example.net], \
+             notification_email_from: lb@example.net, smtp_server: \"{}\", smtp_tls: off, smtp_connect_timeout: 1m, \
+             webhooks: [{{url: \"http://{}/\", timeout: 1m, retries: 0}}, {{url: \"http://{}/\"}}]}}",
+            mail.local_addr()?,
+            web.local_addr()?,
+            receiver.at
+        );
+        let hello = start(lab, checked(lab, "quorum: 1"), &notify)?;
+        let mut held = vec![called(&mail)?, called(&web)?];
+        let is_told = |kind: &str, times: usize| {
+            wait_for(kind, || {
+                let told = receiver.posts().into_iter().flat_map(|it| it.body["events"].as_array().cloned());
+                let of_kind = told.flatten().filter(|event| event["kind"] == kind).count();
+                Ok((of_kind >= times).then_some(()))
+            })
+        };
+        is_told("agent-start", 1)?;
+        // The agent does its work, and the others hear of it.
+        hello.agent.lb(&["timeout", "set", "--udp", "200"])?.ok()?;
+        is_told("change", 1)?;
+        let failed = |it: &Event| it.what.kind == Kind::NotifyFailed;
+        ensure!(!events(&hello.agent)?.iter().any(failed), "they are waited for as long as they may take");
+        hello.agent.terminate()?;
+
+        let limit = Duration::from_millis(700);
+        let text = fs::read_to_string(hello.agent.config_path())?;
+        hello.agent.write_config(&text.replace("timeout: 1m", "timeout: 700ms"))?;
+        hello.agent.start()?;
+        held.extend([called(&mail)?, called(&web)?]);
+        let (start, lost) = wait_for("the post that is given up", || {
+            let events = events(&hello.agent)?;
+            let start = events.iter().rfind(|it| it.what.kind == Kind::AgentStart).cloned();
+            Ok(start.zip(events.into_iter().find(failed)))
+        })?;
+        let reason = &lost.what.reason;
+        ensure!(reason.ends_with(" events are lost: no answer in time"), "{reason}");
+        ensure!(lost.time.duration_since(start.time) >= limit.try_into()?, "{start:?} {lost:?}");
+        // A mail is tried again.
+        held.push(called(&mail)?);
+        let log = hello.agent.log();
+        ensure!(log.contains("the server takes too long; trying again in 1 s"), "{log}");
+        is_told("agent-start", 2)?;
+        hello.agent.lb(&["timeout", "set", "--udp", "300"])?.ok()?;
+        is_told("change", 2)
     });
 }
 

@@ -28,6 +28,9 @@ pub async fn handshake(probe: &Probe, mysql: &MysqlCheck, step: &Step) -> Result
     if let Some((code, text)) = greeting.error() {
         return Err(Failure { why: format!("error {code}: {text}") });
     }
+    if greeting.payload[0] != HANDSHAKE_V10 {
+        return Err(Failure { why: NOT_MYSQL.to_owned() });
+    }
     let version = greeting.payload[1..].split(|byte| *byte == 0).next().unwrap_or_default();
     let version = String::from_utf8_lossy(version);
     // What MariaDB puts in front for old replicas.
@@ -50,6 +53,11 @@ pub async fn handshake(probe: &Probe, mysql: &MysqlCheck, step: &Step) -> Result
     }
     Ok(Pass::new(found))
 }
+
+const NOT_MYSQL: &str = "this is not MySQL";
+
+/// Version of the protocol with which a greeting begins, since MySQL 3.21.
+const HANDSHAKE_V10: u8 = 10;
 
 /// AuthSwitchRequest
 const AUTH_SWITCH: u8 = 0xfe;
@@ -75,7 +83,7 @@ async fn packet(stream: &mut TcpStream, step: &Step) -> Result<Packet, Failure> 
     stream.read_exact(&mut header).await.map_err(|error| step.broken(&error))?;
     let length = u32::from_le_bytes([header[0], header[1], header[2], 0]) as usize;
     if !(1..=LONGEST_PACKET).contains(&length) {
-        return Err(Failure { why: "this is not MySQL".to_owned() });
+        return Err(Failure { why: NOT_MYSQL.to_owned() });
     }
     let mut payload = vec![0; length];
     stream.read_exact(&mut payload).await.map_err(|error| step.broken(&error))?;

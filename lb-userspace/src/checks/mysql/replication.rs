@@ -74,27 +74,107 @@ async fn ask(probe: &Probe, session: Session, step: &Step, unanswered: &Unanswer
 /// How many seconds behind, in words too; none: replication is stopped; no figure at all: it is no replica.
 type Lag = (Option<Option<u64>>, String);
 
+/// How all sources of a replica are asked for; of those of MariaDB the plain words show the session's own connection alone.
+/// MariaDB from 10.5.1 on, MySQL from 8.0.22 on, older MariaDB: older MySQL knows none of them.
+const NEWER: [&str; 3] = ["SHOW ALL REPLICAS STATUS", "SHOW REPLICA STATUS", "SHOW ALL SLAVES STATUS"];
+const OLDEST: &str = "SHOW SLAVE STATUS";
+
 async fn lag(server: &mut Conn) -> Result<Lag, Error> {
-    /// ER_PARSE_ERROR
-    const SYNTAX: u16 = 1064;
-    let row: Option<Row> = match server.query_first("SHOW REPLICA STATUS").await {
-        // MySQL before 8.0.22, MariaDB before 10.5.
-        Err(Error::Server(error)) if error.code == SYNTAX => server.query_first("SHOW SLAVE STATUS").await?,
-        other => other?,
-    };
-    let Some(row) = row else { return Ok((None, "replicates nothing".to_owned())) };
-    let column = |names: [&str; 2]| {
-        names
-            .iter()
-            .find_map(|name| row.columns_ref().iter().position(|c| c.name_str() == *name))
-            .and_then(|at| row.as_ref(at))
-    };
-    match column(["Seconds_Behind_Source", "Seconds_Behind_Master"]).and_then(number) {
-        Some(seconds) => Ok((Some(Some(seconds)), format!("{seconds} s behind"))),
-        None => Ok((Some(None), "replication is stopped".to_owned())),
+    let sources = |rows: Vec<Row>| rows.iter().map(Source::of).collect::<Vec<_>>();
+    for question in NEWER {
+        match server.query(question).await {
+            Err(Error::Server(error)) if error.code == SYNTAX => {}
+            rows => return Ok(worst(sources(rows?))),
+        }
+    }
+    Ok(worst(sources(server.query(OLDEST).await?)))
+}
+
+/// ER_PARSE_ERROR
+const SYNTAX: u16 = 1064;
+
+/// What a replica says of one of its sources: MySQL's channel, MariaDB's connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Source {
+    /// Empty: the one without a name.
+    name: String,
+    /// In seconds; none: it is stopped.
+    behind: Option<u64>,
+}
+
+impl Source {
+    fn of(row: &Row) -> Self {
+        Self::from_columns(|name| {
+            let at = row.columns_ref().iter().position(|column| column.name_str() == name)?;
+            row.as_ref(at)
+        })
+    }
+
+    fn from_columns<'a>(column: impl Fn(&str) -> Option<&'a Value>) -> Self {
+        let either = |names: [&str; 2]| names.into_iter().find_map(&column).and_then(text);
+        Self {
+            name: either(["Channel_Name", "Connection_name"]).unwrap_or_default(),
+            behind: either(["Seconds_Behind_Source", "Seconds_Behind_Master"]).and_then(|it| it.parse().ok()),
+        }
     }
 }
 
-fn number(value: &Value) -> Option<u64> {
-    text(value)?.parse().ok()
+/// Its data is as old as that of the source that is the furthest behind.
+fn worst(sources: Vec<Source>) -> Lag {
+    let Some(worst) = sources.into_iter().max_by_key(|source| (source.behind.is_none(), source.behind))
+    else {
+        return (None, "replicates nothing".to_owned());
+    };
+    let mut words = match worst.behind {
+        Some(seconds) => format!("{seconds} s behind"),
+        None => "replication is stopped".to_owned(),
+    };
+    if !worst.name.is_empty() {
+        words += &format!(" ({})", worst.name);
+    }
+    (Some(worst.behind), words)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn source(columns: &[(&str, Value)]) -> Source {
+        Source::from_columns(|name| columns.iter().find_map(|(is, value)| (*is == name).then_some(value)))
+    }
+
+    fn named(name: &str, behind: Option<u64>) -> Source {
+        Source { name: name.to_owned(), behind }
+    }
+
+    #[test]
+    fn a_source_has_its_name_and_its_lag_in_the_words_of_both_servers() {
+        let bytes = |text: &str| Value::Bytes(text.as_bytes().to_vec());
+        let mysql = [("Seconds_Behind_Source", bytes("7")), ("Channel_Name", bytes("east"))];
+        assert_eq!(source(&mysql), named("east", Some(7)));
+        let mariadb = [("Connection_name", bytes("")), ("Seconds_Behind_Master", bytes("0"))];
+        assert_eq!(source(&mariadb), named("", Some(0)));
+        let stopped = [("Connection_name", bytes("west")), ("Seconds_Behind_Master", Value::NULL)];
+        assert_eq!(source(&stopped), named("west", None));
+        // What is no figure, or not there at all, is none of a lag that is small.
+        assert_eq!(source(&[("Seconds_Behind_Source", bytes("few"))]), named("", None));
+        assert_eq!(source(&[]), named("", None));
+    }
+
+    #[test]
+    fn the_worst_source_counts_wherever_it_stands() {
+        let lag = |sources: &[Source]| worst(sources.to_vec());
+        assert_eq!(lag(&[]), (None, "replicates nothing".to_owned()));
+        assert_eq!(lag(&[named("", Some(3))]), (Some(Some(3)), "3 s behind".to_owned()));
+        let mut sources = [named("", Some(0)), named("east", Some(u64::MAX)), named("west", Some(9))];
+        for _ in 0..sources.len() {
+            sources.rotate_left(1);
+            assert_eq!(lag(&sources), (Some(Some(u64::MAX)), format!("{} s behind (east)", u64::MAX)));
+        }
+        let mut sources = [named("", Some(0)), named("east", None), named("west", Some(u64::MAX))];
+        for _ in 0..sources.len() {
+            sources.rotate_left(1);
+            assert_eq!(lag(&sources), (Some(None), "replication is stopped (east)".to_owned()));
+        }
+    }
 }

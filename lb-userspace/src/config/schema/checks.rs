@@ -377,7 +377,7 @@ pub mod mysql_check {
         "list of `services[].checks[].mysql.lag[]`",
         Words("not asked for"),
         "What replication lag does to the weight. Replication that is stopped, or does not answer, counts as the \
-         last tier; a server that replicates nothing has no lag. A session whose question is not answered in time is \
+         last tier; a server that replicates nothing has no lag. Of several sources the worst counts. A session whose question is not answered in time is \
          kept, one for each way (own address, VIP), and nobody asks anew until it is answered or ends: so they do not \
          pile up in the server. If all backends are out by lag alone, the \
          primary serves by `fallback`; without it, those that are least behind stay in. The user needs REPLICA MONITOR (MySQL: REPLICATION CLIENT).",

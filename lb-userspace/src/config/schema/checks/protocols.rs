@@ -99,7 +99,7 @@ pub mod dns_check {
         "rcode",
         "list of response codes, by name or number",
         Words("`[NOERROR]`"),
-        "The answer must have one of them.",
+        "The answer must have one of them. NOERROR without any record passes too, unless there is `answer`.",
     );
     pub static ANSWER: Key = key(
         "answer",
