@@ -20,6 +20,7 @@ use crate::{
     probe,
     schedule::{addresses, schedule_by_hash},
     table::secret,
+    template::{Source, peek_template},
 };
 
 /// The flow that an ICMP message is about. One that is no error, or about no flow of ours, is passed: the director
@@ -66,8 +67,15 @@ extern "C" fn quoted_find(ctx: *mut xdp_md, outline: u64) -> u64 {
         } else {
             peek_narrow(NarrowKey::new(client[0] as u32, port, id))
         };
-        if dest == 0 && may_be_hashed(service) {
-            dest = schedule_by_hash(service, addresses(client, quoted.vip), u16::from_be(port) as u32);
+        // The port-0 endpoint of an address that has ranges alone is not open: no connection was placed under it.
+        if dest == 0 && endpoint.has(flag::OPEN) && may_be_hashed(service) {
+            // As `open_under` places those that have no entry.
+            if endpoint.has(flag::PERSISTENT) {
+                dest = peek_template(&Source(client), endpoint);
+            }
+            if dest == 0 {
+                dest = schedule_by_hash(service, addresses(client, quoted.vip), u16::from_be(port) as u32);
+            }
         }
         if dest != 0 {
             return (service as u64) << 32 | dest as u64;

@@ -13,7 +13,10 @@ use lb_common::{
 
 use crate::{
     clock, count,
-    flow::open::{Placed, store},
+    flow::{
+        open::{Placed, store},
+        peek::peek_wide,
+    },
     maps::{DESTS, SERVICES},
     record,
     table::{Side, Table, on_both_sides, secret},
@@ -30,6 +33,13 @@ pub struct Source(pub [u64; 2]);
 #[inline(always)]
 pub fn find_template(source: &Source, endpoint: Endpoint) -> u64 {
     on_both_sides(|side| template_find(source, endpoint.0, side.0), |placed| placed != 0)
+}
+
+/// Where the template of `source` leads, for what is about a connection and not of it: nothing changes. 0 if there is none
+/// that holds.
+#[inline(always)]
+pub fn peek_template(source: &Source, endpoint: Endpoint) -> u32 {
+    template_peek(source, endpoint.0) as u32
 }
 
 /// [`template_assure`] wherever the template stands.
@@ -66,6 +76,14 @@ extern "C" fn template_find(source: *const Source, endpoint: u64, side: u32) -> 
         return dest as u64 | Placed::CONTROLLED;
     }
     0
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn template_peek(source: *const Source, endpoint: u64) -> u64 {
+    let Some((key, record)) = key_of(source, endpoint) else { return 0 };
+    let dest = peek_wide(&key);
+    if dest != 0 && holds(record, dest) { dest as u64 } else { 0 }
 }
 
 /// Stores the template of `source` for where its connection was placed, in the place of one that does not hold

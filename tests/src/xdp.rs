@@ -176,7 +176,8 @@ impl Director {
 
     /// [`Director::run`] without looking at the counters: action and frame.
     pub fn send(&mut self, frame: &[u8], context: Option<&[u8]>) -> Result<(u32, Vec<u8>)> {
-        let mut out = vec![0; frame.len().max(256).next_power_of_two().min(MAX_FRAME)];
+        // It may grow by a tag, or by the headers of an ICMP error.
+        let mut out = vec![0; (frame.len() + 64).max(256).next_power_of_two().min(MAX_FRAME)];
         let options = TestRunOptions {
             data_in: Some(frame),
             data_out: Some(&mut out),

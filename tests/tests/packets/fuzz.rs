@@ -4,32 +4,40 @@
 //! `LB_FUZZ=10000000 LB_FUZZ_SEED=7 cargo test --release -p lb-tests --test packets fuzz` runs more than the usual. What
 //! a failure prints goes into the corpus.
 
-use std::{
-    fs,
-    net::{IpAddr, SocketAddr},
-    path::Path,
-};
+mod memory;
+mod reading;
+mod sent;
 
-use etherparse::{NetSlice, SlicedPacket, TransportSlice};
+use std::{fs, path::Path};
+
 use fastrand::Rng;
 use lb::{
-    model::{FlowSizes, Protocol, timeouts::NAMES},
+    model::{FlowSizes, Guard, Persistence, Reject, Scope, Service, timeouts::NAMES},
     plan::Desired,
 };
 use lb_common::{
-    protocol,
-    sctp::chunk,
-    verdict::Verdict::{self, *},
+    verdict::{
+        Event,
+        Verdict::{self, *},
+    },
+    vlan::Tags,
 };
-use lb_tests::xdp::{Director, Ran};
+use lb_tests::{
+    clock,
+    xdp::{Director, Ran},
+};
 
+use self::{
+    memory::{BACKENDS, Became, Memory},
+    reading::{Reading, Vlans, reading},
+    sent::{check_answer, is_forwarded},
+};
 use crate::world::*;
 
-/// Mutated frames in a usual run.
+/// Mutated frames in a usual run of each test.
 const FRAMES: u64 = 100_000;
 /// So many of them, and all connections are forgotten.
 const ROUND: u64 = 10_000;
-const BACKENDS: [u8; 3] = [1, 2, 3];
 /// Seconds.
 const DAY: u32 = 86_400;
 /// The shortest that TEST_RUN takes.
@@ -40,31 +48,101 @@ const DROP: u32 = 1;
 const PASS: u32 = 2;
 const TX: u32 = 3;
 
+/// Services that say nothing, and place by turns: of every frame one verdict is right.
 #[test]
 fn no_frame_gets_a_wrong_verdict() {
+    let services = ALL_KINDS.map(|kind| kind.service(PORT, &BACKENDS));
+    let want = Desired { services: services.to_vec(), ..lab() };
+    fuzz(&want, Ways { vlans: Vec::new(), of: |_| Vec::new(), mtu: |_| 1500 });
+}
+
+/// Services that answer, follow templates, place by hash, and have many ports or no backend; a director with VLANs,
+/// and a backend in one, and another one behind a smaller MTU.
+#[test]
+fn no_frame_gets_a_wrong_answer() {
+    let c_tags = |vids: &[u16]| -> Vlans { vids.iter().map(|vid| (0x8100, *vid)).collect() };
+    let mut want = Desired { services: answering(), ..lab() };
+    want.links[0].tags = vec![Tags::new(100, 0), Tags::new(10, 20)];
+    for kind in [TCP4, TCP6] {
+        want.hosts.insert(kind.backend(2), neighbour_with_mtu(2, SMALLER));
+        want.hosts.insert(kind.backend(3), neighbour(3, ETH0, Tags::new(100, 0)));
+    }
+    let ways = Ways {
+        vlans: vec![c_tags(&[100]), c_tags(&[10, 20])],
+        of: |backend| if backend == 3 { vec![(0x8100, 100)] } else { Vec::new() },
+        mtu: |backend| if backend == 2 { SMALLER.into() } else { 1500 },
+    };
+    fuzz(&want, ways);
+}
+
+/// Backend 2's MTU where it has one of its own.
+const SMALLER: u16 = 1000;
+
+/// A service of each kind, and one beside it that has no backend.
+fn answering() -> Vec<Service> {
+    let ports = |service: &mut Service, is_range: bool| {
+        let range = if is_range { (PORT - 6, Some(PORT + 6)) } else { (0, None) };
+        (service.endpoint.port, service.endpoint.last_port) = range;
+    };
+    let mut services = Vec::new();
+    // After a few connections the guard holds all others: they are placed by hash from then on.
+    for (kind, is_range, reject, guard, persistence) in [
+        (TCP4, true, Reject::Icmp, Guard::Rate(1), None),
+        (UDP4, false, Reject::Icmp, Guard::Off, Some(None)),
+        (TCP6, false, Reject::Reset, Guard::Rate(1), Some(Some(64))),
+        (UDP6, true, Reject::Icmp, Guard::Rate(1), None),
+        (SCTP4, true, Reject::Icmp, Guard::Off, Some(Some(24))),
+        (SCTP6, false, Reject::Icmp, Guard::Rate(1), None),
+    ] {
+        let mut service = kind.service(PORT, &BACKENDS);
+        ports(&mut service, is_range);
+        service.backends.iter_mut().for_each(|backend| backend.key.port = service.endpoint.port);
+        (service.options.reject, service.options.guard) = (reject, guard);
+        let scope = Scope::Service;
+        service.options.persistence =
+            persistence.map(|granularity| Persistence { timeout: DAY, granularity, scope });
+        let mut empty = kind.service(80, &[]);
+        empty.options.reject = reject;
+        services.extend([service, empty]);
+    }
+    services
+}
+
+/// The ways of a director's frames.
+#[derive(Clone)]
+struct Ways {
+    /// The VLANs that are ours.
+    vlans: Vec<Vlans>,
+    /// That of each backend.
+    of: fn(u8) -> Vlans,
+    mtu: fn(u8) -> usize,
+}
+
+fn fuzz(want: &Desired, ways: Ways) {
     let number =
         |name: &str, otherwise| std::env::var(name).map_or(otherwise, |text| text.parse().expect(name));
     let (frames, seed) = (number("LB_FUZZ", FRAMES), number("LB_FUZZ_SEED", 1));
-    let (mut rng, mut fuzzed, seeds) = (Rng::with_seed(seed), Fuzzed::new(), seeds());
+    let (mut rng, mut fuzzed, seeds) = (Rng::with_seed(seed), Fuzzed::new(want, ways), seeds());
     for frame in &seeds {
         fuzzed.run(frame);
     }
-    let mut actions = [0u64; 4];
     for number in 0..frames {
         if number % ROUND == 0 {
             fuzzed.begin_anew();
         }
         let frame = mutated(&mut rng, &seeds);
-        actions[fuzzed.run(&frame) as usize] += 1;
+        fuzzed.run(&frame);
     }
-    println!("{} packets of known connections, {} that begin others", fuzzed.followed, fuzzed.begun);
-    assert!(
-        fuzzed.followed > frames / 100 && fuzzed.begun > frames / 100,
-        "hardly any was looked at closely"
-    );
+    let (actions, tally) = (fuzzed.actions, &fuzzed.memory.tally);
     println!("seed {seed}: {} dropped, {} passed, {} sent", actions[1], actions[2], actions[3]);
-    // The mutations are worth something only if all kinds of ways are taken.
-    assert!(actions[1..].iter().all(|count| *count > frames / 100), "{actions:?}");
+    println!("{} answers; {tally:?}", fuzzed.answers);
+    // The mutations are worth something only if all kinds of ways are taken, and looked at closely.
+    let is_often = |times: u64, of: u64| times > frames / of;
+    assert!(actions[1..].iter().all(|times| is_often(*times, 100)), "{actions:?}");
+    assert!(is_often(tally.followed, 100) && is_often(tally.begun, 100), "{tally:?}");
+    assert!(is_often(tally.fragments, 1000) && is_often(tally.errors, 1000), "{tally:?}");
+    let unsure = tally.unsure.values().map(|[_, not_passed]| not_passed).sum();
+    assert!(!is_often(unsure, 1000), "{tally:?}");
 }
 
 /// Good frames of all kinds, and those of the corpus: one a line, in hex.
@@ -87,6 +165,10 @@ fn seeds() -> Vec<Vec<u8>> {
                 open.fragment(1480, false).bytes(),
                 open.tagged(&[100]).bytes(),
                 open.tagged(&[10, 20]).bytes(),
+                open.fragment(0, true).tagged(&[100]).bytes(),
+                open.fragment(1480, false).tagged(&[10, 20]).bytes(),
+                open.with(|p| p.payload = vec![0x5a; 1200]).bytes(),
+                kind.later().from_port(9).bytes(),
                 open.ttl(1).bytes(),
                 open.to_port(80).bytes(),
                 open.with(|p| p.dest.set_ip(kind.backend(7))).bytes(),
@@ -96,8 +178,12 @@ fn seeds() -> Vec<Vec<u8>> {
         })
         .collect();
     let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus");
-    for file in fs::read_dir(&corpus).expect("the corpus") {
-        let text = fs::read_to_string(file.expect("a file").path()).expect("text");
+    let mut files: Vec<_> =
+        fs::read_dir(&corpus).expect("the corpus").map(|file| file.expect("a file").path()).collect();
+    // A seed of the generator means the same frames everywhere.
+    files.sort();
+    for file in files {
+        let text = fs::read_to_string(file).expect("text");
         let lines = text.lines().filter(|line| !line.is_empty() && !line.starts_with('#'));
         seeds.extend(lines.map(|line| addressed_to_us(unhex(line))));
     }
@@ -145,61 +231,59 @@ fn mutated(rng: &mut Rng, seeds: &[Vec<u8>]) -> Vec<u8> {
     frame
 }
 
-/// A director, and what it must know: of each kind one established connection.
+/// A director, and what it must know: of each kind one established connection, and what has come since.
 struct Fuzzed {
     director: Director,
     counters: Vec<(&'static str, u64)>,
-    known: Vec<Known>,
-    /// Packets of known connections, of others that begin something.
-    followed: u64,
-    begun: u64,
-}
-
-/// The connection that [`Kind::open`] opens.
-struct Known {
-    kind: Kind,
-    backend: u8,
-    /// It may have been ended: what opens it again may go to another backend.
-    is_shaken: bool,
+    ways: Ways,
+    memory: Memory,
+    /// By `enum xdp_action`.
+    actions: [u64; 4],
+    answers: u64,
 }
 
 impl Fuzzed {
-    /// Three backends for each kind; nothing runs out while the test lasts.
-    fn new() -> Self {
-        let timeouts = NAMES.map(|_| Some(DAY));
-        let services = ALL_KINDS.map(|kind| {
-            let mut service = kind.service(PORT, &BACKENDS);
-            service.options.timeouts = timeouts;
-            service
-        });
-        let want = Desired { services: services.to_vec(), ..lab() };
+    /// Nothing runs out while the test lasts.
+    fn new(want: &Desired, ways: Ways) -> Self {
+        let mut want = want.clone();
+        want.services.iter_mut().for_each(|service| service.options.timeouts = NAMES.map(|_| Some(DAY)));
         let sizes = FlowSizes { ipv4: 1 << 14, wide: 1 << 14 };
         let director = Director::new(sizes, &want).expect("a director");
         let counters = director.counters().expect("counters");
-        let mut fuzzed = Self { director, counters, known: Vec::new(), followed: 0, begun: 0 };
+        let memory = Memory::new(want.services, ways.mtu);
+        let mut fuzzed = Self { director, counters, ways, memory, actions: [0; 4], answers: 0 };
         fuzzed.begin_anew();
         fuzzed
     }
 
-    /// Forgets all connections but those that are known, which are established anew: no table fills.
+    /// Forgets all connections but one of each kind, which is established anew: no table fills.
     fn begin_anew(&mut self) {
         let counters = self.director.counters().expect("counters");
-        let lost =
-            counters.iter().filter(|(name, _)| ["event-evicted", "event-placed-by-hash"].contains(name));
+        let gave_way = [Event::Evicted, Event::PlacedByHash, Event::NoTemplate].map(Event::name);
+        let lost = counters.iter().filter(|(name, _)| gave_way.contains(name));
         assert!(lost.clone().all(|(_, times)| *times == 0), "the tables are too small: {lost:?}");
-        self.director.sweep_in(2 * DAY).expect("swept");
-        self.known = ALL_KINDS
-            .map(|kind| {
-                let backend = send(&mut self.director, &kind.open()).expect("forwarded");
-                assert_eq!(send(&mut self.director, &kind.later()), Ok(backend), "{}", kind.name);
-                Known { kind, backend, is_shaken: false }
-            })
-            .into();
+        // A template outlives what it controls.
+        for round in 1..=3 {
+            self.director.sweep_in(2 * round * DAY).expect("swept");
+        }
+        assert!(slots(&self.director).is_empty(), "swept");
+        self.memory.begin_anew();
+        self.open_known();
+        for kind in ALL_KINDS {
+            self.run(&kind.later().bytes());
+        }
+    }
+
+    fn open_known(&mut self) {
+        for kind in ALL_KINDS {
+            let backend = send(&mut self.director, &kind.open()).expect("forwarded");
+            self.memory.learn(kind, backend);
+        }
         self.counters = self.director.counters().expect("counters");
     }
 
-    /// Sends one: action, what came out, and the one verdict that was counted.
-    fn send(&mut self, frame: &[u8]) -> (u32, Vec<u8>, Verdict) {
+    /// Sends one: the action, what came out, and the one verdict and the events that were counted.
+    fn send(&mut self, frame: &[u8]) -> (u32, Vec<u8>, Verdict, Vec<&'static str>) {
         let (action, out) =
             self.director.send(frame, None).unwrap_or_else(|error| panic!("{error:#}\n{}", hex(frame)));
         let before = std::mem::replace(&mut self.counters, self.director.counters().expect("counters"));
@@ -207,203 +291,45 @@ impl Fuzzed {
         let moved = moved.map(|(after, before)| (after.0, after.1 - before.1)).collect();
         let ran = Ran { action, frame: out, moved };
         let verdict = ran.verdict().unwrap_or_else(|error| panic!("{error:#}\n{}", hex(frame)));
-        (action, ran.frame, verdict)
+        let events = ran.moved.iter().map(|(name, _)| *name).filter(|name| *name != verdict.name());
+        (action, ran.frame, verdict, events.collect())
     }
 
-    /// Runs one; what was done with it, which is among what may be.
-    fn run(&mut self, frame: &[u8]) -> u32 {
-        let (action, out, verdict) = self.send(frame);
-        let told = || format!("{}, as {out:02x?}:\n{}", verdict.name(), hex(frame));
+    /// Runs one, and looks at what was done with it.
+    fn run(&mut self, frame: &[u8]) {
+        let at = clock::now();
+        let (action, out, verdict, events) = self.send(frame);
+        let told = |what: &str| format!("{what}: {}, as {out:02x?}:\n{}", verdict.name(), hex(frame));
         let (way, _) = verdict.name().split_once('-').expect("a way");
-        match action {
-            PASS => assert!(way == "passed" && out == frame, "{}", told()),
-            TX => assert!(["forwarded", "answered"].contains(&way) && was_sent(frame, &out), "{}", told()),
-            DROP => assert_eq!(way, "dropped", "{}", told()),
-            other => panic!("action {other}: {}", told()),
-        }
         let to = (verdict == ForwardedTx).then(|| out[5]);
-        match reading(frame) {
-            Reading::NotOurs => {
-                let none_of_ours = [PassedNotForUs, PassedNotIp, PassedMalformed, PassedNoService];
-                assert!(none_of_ours.contains(&verdict), "none of ours: {}", told());
+        match (action, to) {
+            (PASS, _) => assert!(way == "passed" && out == frame, "{}", told("passed")),
+            (DROP, _) => assert_eq!(way, "dropped", "{}", told("dropped")),
+            (TX, Some(backend)) => {
+                let is_one = BACKENDS.contains(&backend) && out[..6] == backend_mac(backend);
+                let is_right = is_one && is_forwarded(frame, &out, &(self.ways.of)(backend));
+                assert!(is_right, "{}", told("forwarded"));
             }
-            Reading::Ours(segment) => self.judge(&segment, verdict, to, &told()),
-            // Whatever it was, it may have changed a connection, or opened one again that was ended: also where it was
-            // answered afterwards, as a SYN whose TTL ends here is.
-            Reading::Unsure if way != "passed" => self.look_again(),
-            Reading::Unsure => {}
-        }
-        action
-    }
-
-    /// A whole packet of a service.
-    fn judge(&mut self, segment: &Segment, verdict: Verdict, to: Option<u8>, told: &str) {
-        match self.known.iter_mut().find(|known| segment.is_of(known.kind)) {
-            Some(known) => {
-                self.followed += 1;
-                let opens_again = segment.begins && known.is_shaken;
-                assert!(to.is_some(), "of a known connection: {told}");
-                assert!(opens_again || to == Some(known.backend), "not to {}: {told}", known.backend);
-                known.backend = to.unwrap_or(known.backend);
-                known.is_shaken |= segment.may_end;
+            (TX, None) => {
+                assert_eq!(way, "answered", "{}", told("sent"));
+                check_answer(frame, &out, verdict).unwrap_or_else(|wrong| panic!("{}", told(&wrong)));
+                self.answers += 1;
             }
-            None if segment.begins => {
-                self.begun += 1;
-                assert!(to.is_some(), "it begins something, and there is a backend: {told}");
-            }
-            // Of none that is known, unless an earlier one has opened it.
-            None => assert!([DroppedNoFlow, ForwardedTx].contains(&verdict), "{told}"),
+            (other, _) => panic!("action {other}: {}", told("done")),
         }
-    }
-
-    fn look_again(&mut self) {
-        for known in &mut self.known {
-            known.is_shaken = true;
-            known.backend = send(&mut self.director, &known.kind.open()).expect("forwarded");
+        self.actions[action as usize] += 1;
+        let reading = reading(frame, &self.ways.vlans);
+        let became = Became { verdict, to, events, at };
+        self.memory.judge(&reading, &became).unwrap_or_else(|wrong| panic!("{}", told(&wrong)));
+        // Whatever it was, it may have changed a connection, or opened one again that was ended: also where it was
+        // answered afterwards, as a SYN whose TTL ends here is.
+        if matches!(reading, Reading::Unsure(_)) && way != "passed" {
+            self.memory.blur(at);
+            self.open_known();
         }
-        self.counters = self.director.counters().expect("counters");
     }
 }
 
 fn hex(frame: &[u8]) -> String {
     frame.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-/// Forwarded to the backend with one TTL less, or answered to where it came from.
-fn was_sent(frame: &[u8], out: &[u8]) -> bool {
-    if out[6..12] != ETH0_MAC {
-        return false;
-    }
-    // It may say that it comes from the backend.
-    let is_answer = out[..6] == frame[6..12] && out.get(14..) != frame.get(14..);
-    let is_to_backend = BACKENDS.iter().any(|number| out[..6] == backend_mac(*number));
-    if !is_to_backend || (is_answer && frame.len() != out.len()) {
-        return is_answer;
-    }
-    let Some(l3) = ip_header(frame) else { return false };
-    let differs = |range: std::ops::Range<usize>| frame[range.clone()] != out[range];
-    if frame.len() != out.len() || differs(12..l3) {
-        return false;
-    }
-    if frame[l3] >> 4 == 6 {
-        frame[l3 + 7] - 1 == out[l3 + 7] && !differs(l3..l3 + 7) && !differs(l3 + 8..frame.len())
-    } else {
-        frame[l3 + 8] - 1 == out[l3 + 8]
-            && !differs(l3..l3 + 8)
-            && !differs(l3 + 9..l3 + 10)
-            && !differs(l3 + 12..frame.len())
-    }
-}
-
-enum Reading {
-    NotOurs,
-    /// A whole packet of TCP, UDP or SCTP to a service: it must not reach the stack.
-    Ours(Segment),
-    Unsure,
-}
-
-/// What a packet of a service is.
-struct Segment {
-    source: SocketAddr,
-    protocol: u8,
-    /// It opens a flow if it is of none: a SYN, a datagram, an INIT. It is served, whatever else it says.
-    begins: bool,
-    /// It may end its flow.
-    may_end: bool,
-}
-
-impl Segment {
-    fn is_of(&self, kind: Kind) -> bool {
-        let number = match kind.protocol() {
-            Protocol::Tcp => protocol::TCP,
-            Protocol::Udp => protocol::UDP,
-            Protocol::Sctp => protocol::SCTP,
-        };
-        self.protocol == number && self.source == SocketAddr::new(kind.client(), CLIENT_PORT)
-    }
-}
-
-/// Where the IP header of a frame begins that has no VLAN tag, or at most two that say a priority only.
-fn ip_header(frame: &[u8]) -> Option<usize> {
-    let mut at = 12;
-    for _ in 0..3 {
-        match *frame.get(at..at + 2)? {
-            [0x08, 0x00] | [0x86, 0xdd] => return Some(at + 2),
-            [0x81, 0x00] | [0x88, 0xa8] if frame.get(at + 2)? & 0x0f == 0 && *frame.get(at + 3)? == 0 => {
-                at += 4
-            }
-            _ => return None,
-        }
-    }
-    None
-}
-
-/// What a frame is, by its fixed offsets and by etherparse.
-fn reading(frame: &[u8]) -> Reading {
-    // This director has no VLANs.
-    let Some(l3) = ip_header(frame).filter(|_| frame[..6] == ETH0_MAC) else { return Reading::NotOurs };
-    let is_ipv4 = frame[l3 - 2] == 8;
-    let to_vip = match is_ipv4 {
-        true => frame.get(l3 + 16..l3 + 20) == Some(&VIP4.octets()[..]),
-        false => frame.get(l3 + 24..l3 + 40) == Some(&VIP6.octets()[..]),
-    };
-    if !to_vip {
-        return Reading::NotOurs;
-    }
-    // etherparse takes a length of 0 for as much as there is, we for what it says.
-    let length_at = l3 + if is_ipv4 { 2 } else { 4 };
-    if frame[length_at..length_at + 2] == [0, 0] {
-        return Reading::Unsure;
-    }
-    let Ok(packet) = SlicedPacket::from_ethernet(frame) else { return Reading::Unsure };
-    let (ttl, fragmented) = match &packet.net {
-        Some(NetSlice::Ipv4(v4)) => (v4.header().ttl(), v4.is_payload_fragmented()),
-        Some(NetSlice::Ipv6(v6)) => (v6.header().hop_limit(), v6.is_payload_fragmented()),
-        _ => return Reading::Unsure,
-    };
-    let extended = matches!(&packet.net, Some(NetSlice::Ipv6(v6)) if !v6.extensions().is_empty());
-    let source: IpAddr = match &packet.net {
-        Some(NetSlice::Ipv4(v4)) => v4.header().source_addr().into(),
-        Some(NetSlice::Ipv6(v6)) => v6.header().source_addr().into(),
-        _ => return Reading::Unsure,
-    };
-    let of = |port, protocol, begins, may_end| Segment {
-        source: SocketAddr::new(source, port),
-        protocol,
-        begins,
-        may_end,
-    };
-    let (port, segment) = match &packet.transport {
-        Some(TransportSlice::Tcp(tcp)) => {
-            let begins = tcp.syn() && !tcp.ack() && !tcp.rst();
-            let segment = of(tcp.source_port(), protocol::TCP, begins, tcp.fin() || tcp.rst());
-            (tcp.destination_port(), segment)
-        }
-        Some(TransportSlice::Udp(udp)) => {
-            (udp.destination_port(), of(udp.source_port(), protocol::UDP, true, false))
-        }
-        _ => match sctp(&packet) {
-            // Any chunk may say that it is over; an INIT says that it begins.
-            Some([from, to, chunk]) => {
-                let begins = chunk == u16::from(chunk::INIT);
-                (to, of(from, protocol::SCTP, begins, !begins))
-            }
-            None => return Reading::Unsure,
-        },
-    };
-    match port {
-        PORT if ttl > 1 && !fragmented && !extended => Reading::Ours(segment),
-        PORT => Reading::Unsure,
-        // A deleted or another service there is not.
-        _ if !fragmented => Reading::NotOurs,
-        _ => Reading::Unsure,
-    }
-}
-
-/// The ports of an SCTP packet and the type of its first chunk, which etherparse does not read (RFC 9260 section 3).
-fn sctp(packet: &SlicedPacket<'_>) -> Option<[u16; 3]> {
-    let payload = packet.net.as_ref()?.ip_payload_ref()?;
-    let is_whole = payload.ip_number.0 == protocol::SCTP && payload.payload.len() >= 16;
-    let port = |at: usize| u16::from_be_bytes([payload.payload[at], payload.payload[at + 1]]);
-    is_whole.then(|| [port(0), port(2), payload.payload[12].into()])
 }

@@ -3,7 +3,10 @@
 
 use std::net::SocketAddr;
 
-use lb::{model::Guard, plan::Desired};
+use lb::{
+    model::{Guard, Persistence, Scope},
+    plan::Desired,
+};
 use lb_common::{tcp::flag::ACK, verdict::Verdict::*};
 use lb_tests::{
     packet::{ICMP, ICMPV6, Icmp, Packet},
@@ -152,6 +155,44 @@ fn an_error_about_a_connection_that_was_placed_by_hash_goes_to_its_backend() {
         });
         check(&mut director, cases.collect::<Vec<_>>());
         assert_eq!(director.flows().len(), stored.len(), "an error opens nothing");
+    }
+}
+
+/// Those of a persistent client are placed by its template, and so are the errors about them. Found by the fuzzer.
+#[test]
+fn an_error_about_a_persistent_clients_connection_without_an_entry_goes_to_its_backend() {
+    for kind in ALL_KINDS {
+        let mut service = kind.service(PORT, &[1, 2, 3]);
+        service.options.guard = Guard::Rate(1);
+        let (timeout, granularity, scope) = (100, None, Scope::Service);
+        service.options.persistence = Some(Persistence { timeout, granularity, scope });
+        let mut director = director(&Desired { services: vec![service], ..lab() });
+        assert_eq!(open(&mut director, kind, 1000..1060), [1; 60], "{}", kind.name);
+        assert!(director.flows().len() < 20, "{}: the guard holds none", kind.name);
+        let cases = (1000..1060).map(|port| {
+            let frame = error(kind, Icmp::TooBig(1280), &answer(kind, port), 400);
+            let expect = to_backend(kind, &frame, 1);
+            raw(format!("{} from {port}", kind.name), frame, expect)
+        });
+        check(&mut director, cases.collect::<Vec<_>>());
+    }
+}
+
+/// A port beside the range is the director's own, also while the range's connections are placed by hash. Found by the
+/// fuzzer.
+#[test]
+fn an_error_about_a_port_beside_a_range_is_passed() {
+    for kind in ALL_KINDS {
+        let mut service = kind.service(PORT, &[1, 2, 3]);
+        service.endpoint.last_port = Some(PORT + 6);
+        service.options.guard = Guard::Rate(1);
+        let mut director = director(&Desired { services: vec![service], ..lab() });
+        open(&mut director, kind, 1000..1060);
+        let about =
+            |port| error(kind, Icmp::TooBig(1280), &answer(kind, 9).with(|p| p.source.set_port(port)), 400);
+        let within = director.run(&about(PORT + 6)).expect("ran").verdict().expect("one");
+        assert_eq!(within, ForwardedTx, "{}: nothing is placed by hash", kind.name);
+        check(&mut director, [raw(kind.name, about(PORT + 7), passed(PassedNoFlow))]);
     }
 }
 
