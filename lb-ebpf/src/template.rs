@@ -15,7 +15,7 @@ use crate::{
     clock, count,
     flow::{
         open::{Placed, store},
-        peek::peek_wide,
+        peek::peek,
     },
     maps::{DESTS, SERVICES},
     record,
@@ -39,7 +39,7 @@ pub fn find_template(source: &Source, endpoint: Endpoint) -> u64 {
 /// that holds.
 #[inline(always)]
 pub fn peek_template(source: &Source, endpoint: Endpoint) -> u32 {
-    template_peek(source, endpoint.0) as u32
+    on_both_sides(|side| template_peek(source, endpoint.0, side.0), |dest| dest != 0) as u32
 }
 
 /// [`template_assure`] wherever the template stands.
@@ -80,9 +80,10 @@ extern "C" fn template_find(source: *const Source, endpoint: u64, side: u32) -> 
 
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn template_peek(source: *const Source, endpoint: u64) -> u64 {
+extern "C" fn template_peek(source: *const Source, endpoint: u64, side: u32) -> u64 {
     let Some((key, record)) = key_of(source, endpoint) else { return 0 };
-    let dest = peek_wide(&key);
+    // Within this call: one more would be too deep for the stack of the program that traces, under Linux 6.1.
+    let dest = peek::<Templates>(&key, Side(side));
     if dest != 0 && holds(record, dest) { dest as u64 } else { 0 }
 }
 

@@ -15,7 +15,7 @@ use crate::{
 
 /// The destination of a live flow; 0 if there is none.
 #[inline(always)]
-fn peek<B: Table>(key: &B::Key, side: Side) -> u32 {
+pub fn peek<B: Table>(key: &B::Key, side: Side) -> u32 {
     let (first, second) = B::places(key, side);
     let now = clock::now();
     for index in [first, second] {
