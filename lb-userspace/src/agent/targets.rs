@@ -6,11 +6,7 @@ use super::{Agent, interfaces::put};
 use crate::{
     dataplane::{Build, Loaded, Target},
     model::AttachMode,
-    net::{
-        Link,
-        drivers::{self, Device},
-        xdp,
-    },
+    net::{drivers, xdp},
 };
 
 impl Agent {
@@ -77,18 +73,14 @@ impl Agent {
 
     /// What the drivers cannot do on the ways that packets take from one interface to another.
     fn redirect_warnings(&self) -> Vec<String> {
-        let device = |link: &Link| Device {
-            name: link.name.clone(),
-            mtu: link.mtu,
-            features: xdp::features(link.index).ok().flatten(),
-        };
         let links = self.network.links.iter();
         let native = self.interfaces.all.iter().filter_map(|interface| interface.attached.as_ref());
         let native: BTreeSet<u32> =
             native.filter(|attached| !attached.generic).map(|attached| attached.ifindex).collect();
         let egress = self.network.egress();
-        let from: Vec<_> = links.clone().filter(|link| native.contains(&link.index)).map(device).collect();
-        let to: Vec<_> = links.filter(|link| egress.contains(&link.name)).map(device).collect();
+        let from: Vec<_> =
+            links.clone().filter(|link| native.contains(&link.index)).map(xdp::device).collect();
+        let to: Vec<_> = links.filter(|link| egress.contains(&link.name)).map(xdp::device).collect();
         drivers::forwards(&from, &to).iter().map(ToString::to_string).collect()
     }
 }

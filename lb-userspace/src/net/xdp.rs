@@ -19,7 +19,7 @@ use rtnetlink::{
     sys::{Socket, SocketAddr, protocols::NETLINK_GENERIC},
 };
 
-use super::{Error, Netlink, bounded};
+use super::{Error, Link, Netlink, bounded, drivers::Device};
 
 const NETDEV_CMD_DEV_GET: u8 = 1;
 const NETDEV_A_DEV_IFINDEX: u16 = 1;
@@ -100,6 +100,11 @@ impl XdpFeatures {
     pub fn ndo_xmit_sg(self) -> bool {
         self.bits & 1 << 6 != 0
     }
+}
+
+/// The device of `link`, with what its driver says of itself; blocks as [`features`] does.
+pub fn device(link: &Link) -> Device {
+    Device { name: link.name.clone(), mtu: link.mtu, features: features(link.index).ok().flatten() }
 }
 
 /// The XDP features of an interface's driver; `None` if the kernel cannot tell (before 6.3).

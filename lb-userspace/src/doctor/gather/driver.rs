@@ -9,7 +9,6 @@ use crate::{
     },
     net::{
         Link,
-        drivers::Device,
         xdp::{self, XdpMode},
     },
 };
@@ -24,18 +23,13 @@ pub fn gather(held: &Held, links: &[Link], interfaces: &[interface::Facts]) -> F
     let mut facts = Facts::default();
     for link in links {
         let ingress = interfaces.iter().find(|known| known.ingress && known.name == link.name);
-        let device = || Device {
-            name: link.name.clone(),
-            mtu: link.mtu,
-            features: xdp::features(link.index).ok().flatten(),
-        };
         match ingress.map(|known| link.xdp.iter().find(|program| Some(program.id) == known.ours)) {
-            Some(None) => facts.bare.push(device()),
-            Some(Some(own)) if own.mode != XdpMode::Generic => facts.native.push(device()),
+            Some(None) => facts.bare.push(xdp::device(link)),
+            Some(Some(own)) if own.mode != XdpMode::Generic => facts.native.push(xdp::device(link)),
             _ => {}
         }
         if egress.contains(&link.index) {
-            facts.egress.push(device());
+            facts.egress.push(xdp::device(link));
         }
     }
     facts

@@ -14,7 +14,7 @@ use serde::Serialize;
 
 use crate::{
     figures, stay_on,
-    world::{PORT, VIP4, backend, desired, open, service},
+    world::{PORT, VIP4, backend, desired, establish, open, service},
 };
 
 const ROUNDS: usize = 31;
@@ -49,9 +49,7 @@ pub fn cpus(online: usize) -> Result<Vec<Figure>> {
     for feeder in &mut feeders {
         feeder.aim(Target::Director, &mut director)?;
     }
-    for flags in [SYN, ACK] {
-        feeders[0].run(&open(VIP4).flags(flags).bytes(), &mut Feed::new_flows(&open(VIP4)), 2 * FLOWS)?;
-    }
+    establish(&mut feeders[0], &open(VIP4), 2 * FLOWS)?;
     println!(
         "{:<40}{:>20}{:>20}",
         format!("ns per packet, {ROUNDS} rounds"),

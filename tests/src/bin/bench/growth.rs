@@ -4,14 +4,13 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use lb::model::{FlowSizes, Limits, Scheduler};
-use lb_common::tcp::flag::{ACK, SYN};
 use lb_tests::{
     clock,
-    feeder::{Feed, Feeder, Target},
+    feeder::{Feeder, Target},
     xdp::Director,
 };
 
-use crate::world::{PORT, VIP4, backend, desired, open, service};
+use crate::world::{PORT, VIP4, backend, desired, establish, open, service};
 
 /// Established flows, in a table that is rated for as many.
 const FLOWS: [u32; 2] = [1 << 20, 10_000_000];
@@ -46,10 +45,7 @@ fn measure(flows: u32) -> Result<Move> {
     let mut director = Director::with_limits(sizes, LIMITS, &want)?;
     let mut feeder = Feeder::new()?;
     feeder.aim(Target::Director, &mut director)?;
-    for flags in [SYN, ACK] {
-        let packet = open(VIP4).flags(flags);
-        feeder.run(&packet.bytes(), &mut Feed::new_flows(&packet), flows)?;
-    }
+    establish(&mut feeder, &open(VIP4), flows)?;
     let live = director.flows().len() as u64;
     ensure!(live >= u64::from(flows) * 999 / 1000, "{live} of {flows} flows live");
     let start = clock::now();

@@ -9,7 +9,7 @@ use lb::{
     trace::Question,
 };
 use lb_common::{
-    tcp::flag::{ACK, SYN},
+    tcp::flag::ACK,
     tick::ticks,
     trace::{Filter, MAX_SNAP},
 };
@@ -21,7 +21,7 @@ use lb_tests::{
 use crate::{
     figures,
     pace::Pace,
-    world::{PORT, VIP4, backend, desired, open, service},
+    world::{PORT, VIP4, backend, desired, establish, open, service},
 };
 
 const ROUNDS: usize = 31;
@@ -68,9 +68,7 @@ pub fn trace() -> Result<()> {
     let mut feeder = Feeder::new()?;
     let open = open(VIP4);
     feeder.aim(Target::Director, &mut director)?;
-    for flags in [SYN, ACK] {
-        feeder.run(&open.flags(flags).bytes(), &mut Feed::new_flows(&open), FLOWS)?;
-    }
+    establish(&mut feeder, &open, FLOWS)?;
     ensure!(director.flows().len() == FLOWS as usize, "{} flows", director.flows().len());
     let (mut rows, mut pace) = (rows()?, Pace::default());
     for round in 0..=ROUNDS {

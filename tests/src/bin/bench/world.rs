@@ -7,8 +7,12 @@ use lb::{
     model::{Backend, BackendKey, Endpoint, Guard, Protocol, Scheduler, Service, ServiceOptions},
     plan::{Desired, HostRoute, LinkSpec},
 };
-use lb_common::{tcp::flag::SYN, vlan::Tags};
+use lb_common::{
+    tcp::flag::{ACK, SYN},
+    vlan::Tags,
+};
 use lb_tests::{
+    feeder::{Feed, Feeder},
     packet::{Mac, Packet},
     xdp::Director,
 };
@@ -31,6 +35,14 @@ pub fn open(vip: IpAddr) -> Packet {
         (p.to, p.from) = (DIRECTOR_MAC, CLIENT_MAC);
         p.payload.truncate(20);
     })
+}
+
+/// Opens flows where the feeder is aimed at, one after the other, and completes their handshake.
+pub fn establish(feeder: &mut Feeder, open: &Packet, flows: u32) -> Result<()> {
+    for flags in [SYN, ACK] {
+        feeder.run(&open.flags(flags).bytes(), &mut Feed::new_flows(open), flows)?;
+    }
+    Ok(())
 }
 
 /// A service of so many backends, all of weight 1.

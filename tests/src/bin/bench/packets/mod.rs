@@ -9,9 +9,8 @@ mod targets;
 
 use anyhow::{Result, ensure};
 use lb::model::{FlowSizes, Guard, Limits, Scheduler, Service};
-use lb_common::tcp::flag::{ACK, SYN};
 use lb_tests::{
-    feeder::{Feed, Feeder, Target},
+    feeder::{Feeder, Target},
     packet::Packet,
     xdp::Director,
 };
@@ -20,7 +19,7 @@ use serde::Serialize;
 use self::rows::{Program, Row, rows};
 use crate::{
     pace::Pace,
-    world::{PORT, VIP4, VIP6, backend, counted, desired, open, service},
+    world::{PORT, VIP4, VIP6, backend, counted, desired, establish, open, service},
 };
 
 static LRU: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/lb-lru.o"));
@@ -156,13 +155,10 @@ impl Bench {
         Ok(bench)
     }
 
-    /// Opens flows, one after the other, and completes their handshake. They are measured in another order.
+    /// [`establish`] in the table of this program. They are measured in another order.
     fn establish(&mut self, program: Program, open: &Packet, flows: u32) -> Result<()> {
         self.aim(program)?;
-        for flags in [SYN, ACK] {
-            self.feeder.run(&open.flags(flags).bytes(), &mut Feed::new_flows(open), flows)?;
-        }
-        Ok(())
+        establish(&mut self.feeder, open, flows)
     }
 
     fn aim(&mut self, program: Program) -> Result<()> {
