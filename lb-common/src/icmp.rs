@@ -43,6 +43,17 @@ pub const fn is_echo_reply(is_ipv6: bool, kind: u8) -> bool {
     kind == if is_ipv6 { 129 } else { 0 }
 }
 
+/// Whether a source address that begins with this word, as loaded, is that of one host, which alone is answered: none of
+/// all zeros, loopback, multicast, broadcast or class E (RFC 1122 section 3.2.2, RFC 4443 section 2.4 (e)). Of IPv6
+/// nothing that begins with four bytes of zeros is routed (RFC 4291 sections 2.5 and 4).
+#[inline(always)]
+pub const fn is_one_host(is_ipv6: bool, word: u32) -> bool {
+    match (is_ipv6, word.to_ne_bytes()[0]) {
+        (false, first) => !matches!(first, 0 | 127 | 224..),
+        (true, first) => first != 0xff && word != 0,
+    }
+}
+
 /// The second half of an error's header, as loaded: the MTU of the next hop (RFC 1191 section 4, RFC 4443
 /// section 3.2).
 #[inline(always)]
@@ -68,6 +79,27 @@ mod tests {
         {
             assert!(error.iter().all(|kind| is_error(is_ipv6, *kind)));
             assert!(!query.iter().any(|kind| is_error(is_ipv6, *kind)));
+        }
+    }
+
+    #[test]
+    fn who_is_one_host_may_be_answered() {
+        let v4 = |address: [u8; 4]| is_one_host(false, u32::from_ne_bytes(address));
+        for address in [[0; 4], [0, 1, 2, 3], [127, 0, 0, 1], [224, 0, 0, 1], [240, 0, 0, 1], [255; 4]] {
+            assert!(!v4(address), "{address:?}");
+        }
+        for address in [[1, 0, 0, 1], [10, 1, 2, 3], [126, 0, 0, 1], [128, 0, 0, 1], [223, 255, 255, 255]] {
+            assert!(v4(address), "{address:?}");
+        }
+        let v6 = |address: &str| {
+            let [a, b, c, d, ..] = address.parse::<core::net::Ipv6Addr>().expect("an address").octets();
+            is_one_host(true, u32::from_ne_bytes([a, b, c, d]))
+        };
+        for address in ["::", "::1", "::ffff:10.1.2.3", "ff02::1", "ff0e::1:3"] {
+            assert!(!v6(address), "{address}");
+        }
+        for address in ["fd00::1", "fe80::1", "2001:db8::1", "64:ff9b::10.1.2.3"] {
+            assert!(v6(address), "{address}");
         }
     }
 

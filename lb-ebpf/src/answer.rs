@@ -11,7 +11,10 @@ use aya_ebpf::{
 };
 use lb_common::{
     endpoint::flag,
-    icmp::{Error, PORT_UNREACHABLE, PROTOCOL_UNREACHABLE, TIME_EXCEEDED, TOO_BIG, next_header, next_mtu},
+    icmp::{
+        Error, PORT_UNREACHABLE, PROTOCOL_UNREACHABLE, TIME_EXCEEDED, TOO_BIG, is_one_host, next_header,
+        next_mtu,
+    },
     link::{Link, MAC_MASK},
     service::{Reject, flag::RESET_NODEST},
     tcp,
@@ -135,7 +138,7 @@ extern "C" fn answer_removed(ctx: *mut xdp_md, outline: u64, service: u32) -> u3
 extern "C" fn answer_icmp(ctx: *mut xdp_md, word: u64, kind: u32, rest: u32) -> u32 {
     let (ctx, outline) = (XdpContext::new(ctx), Outline(word));
     let Some(link) = LINKS.get(INGRESS.load()) else { return SILENT };
-    if !outline.may_be_answered() || !is_allowed(clock::now()) {
+    if !may_be_answered(&ctx, outline) || !is_allowed(clock::now()) {
         return SILENT;
     }
     let built = if outline.is_ipv6() {
@@ -154,7 +157,7 @@ extern "C" fn answer_reset(ctx: *mut xdp_md, word: u64) -> u32 {
     let Some(link) = LINKS.get(INGRESS.load()) else { return SILENT };
     // A reset is not answered with a reset (RFC 9293 section 3.5.2).
     let is_reset = outline.flags() & tcp::flag::RST != 0;
-    if !outline.may_be_answered() || !outline.is_tcp() || is_reset {
+    if !may_be_answered(&ctx, outline) || !outline.is_tcp() || is_reset {
         return SILENT;
     }
     // Before a helper is called: else the compiler drops later checks of the frame's bounds that follow from this
@@ -165,6 +168,14 @@ extern "C" fn answer_reset(ctx: *mut xdp_md, word: u64) -> u32 {
         return SILENT;
     }
     if reset::build(&ctx, outline, link, segment).is_some() { ANSWERED } else { SILENT }
+}
+
+/// Neither an error about an error nor one about a later fragment, and to one host only.
+#[inline(always)]
+fn may_be_answered(ctx: &XdpContext, outline: Outline) -> bool {
+    let is_ipv6 = outline.is_ipv6();
+    let source = outline.l3() + if is_ipv6 { 8 } else { 12 };
+    outline.may_be_answered() && read(ctx, source).is_ok_and(|word| is_one_host(is_ipv6, word))
 }
 
 #[inline(always)]

@@ -187,6 +187,32 @@ fn a_deleted_service_resets_nothing() {
     assert_eq!(send(&mut director, &TCP4.later()), Ok(1), "what was open goes on");
 }
 
+/// RFC 1122 section 3.2.2, RFC 4443 section 2.4 (e): a source that is not one host is told nothing, whatever there is to
+/// say.
+#[test]
+fn only_one_host_is_answered() {
+    let sources4 = ["0.0.0.0", "0.1.2.3", "127.0.0.1", "224.0.0.18", "240.0.0.1", "255.255.255.255"];
+    let sources6 = ["::", "::1", "::ffff:10.1.2.3", "ff02::12"];
+    for kind in ALL_KINDS {
+        let sources: &[&str] = if kind.is_ipv6 { &sources6 } else { &sources4 };
+        let each = |packet: Packet, verdict| {
+            sources.iter().map(move |source| {
+                let packet = packet.with(|p| p.source.set_ip(source.parse().expect("an address")));
+                case(format!("{} from {source}", kind.name), &packet, dropped(verdict))
+            })
+        };
+        for how in [Reject::Icmp, Reject::Reset] {
+            let mut nobody = director(&with(how, false));
+            check(&mut nobody, each(kind.open(), DroppedNoBackend));
+            if !kind.is_udp {
+                check(&mut nobody, each(kind.later(), DroppedNoFlow));
+            }
+        }
+        let mut director = director(&with(Reject::Icmp, true));
+        check(&mut director, each(kind.open().with(|p| p.ttl = 1), DroppedTtl));
+    }
+}
+
 #[test]
 fn answers_have_a_limit() {
     let mut director = director(&with(Reject::Icmp, true));

@@ -62,6 +62,10 @@ fn answer4(came: &[u8], sent: &[u8], verdict: Verdict) -> Result<(), String> {
         && header.ttl() == 64
         && header.source_addr() == source
         && header.destination() == came[12..16];
+    let to = header.destination_addr();
+    if to.octets()[0] == 0 || to.is_loopback() || to.is_multicast() || to.octets()[0] >= 240 {
+        return Err("to what is not one host".to_owned());
+    }
     // RFC 1812 section 4.3.2.3.
     if !is_right || length > 576 {
         return Err("its IPv4 header".to_owned());
@@ -91,6 +95,10 @@ fn answer6(came: &[u8], sent: &[u8], verdict: Verdict) -> Result<(), String> {
         && header.hop_limit() == 64
         && header.source_addr() == source
         && header.destination() == came[8..24];
+    let to = header.destination_addr();
+    if to.is_unspecified() || to.is_loopback() || to.is_multicast() {
+        return Err("to what is not one host".to_owned());
+    }
     // RFC 4443 section 3.1: no more than the least MTU.
     if !is_right || sent.len() > 1280 {
         return Err("its IPv6 header".to_owned());
