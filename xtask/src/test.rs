@@ -97,6 +97,7 @@ pub fn steps(report: &mut Report, scope: Scope<'_>) {
 
 fn vm_steps(report: &mut Report) {
     report.step("packet tests under kernel 6.1", vm::packet_tests);
+    report.step("instructions of a packet under kernel 6.1", vm::counts);
     report.step("VLAN and bond labs under kernel 6.1", vm::labs);
     report.check("the kernel's IPVS does the same, in a short form of `vm ipvs-diff`", vm::ipvs_diff);
 }

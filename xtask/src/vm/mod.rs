@@ -42,7 +42,18 @@ const PACKET_TESTS: KernelTests = KernelTests {
     modules: &[],
     commands: &[],
     nics: &[],
+    icount: false,
     limit: Duration::from_secs(1800),
+};
+/// How many instructions a packet takes: by a clock that counts them, so on any machine the same.
+const COUNTS: KernelTests = KernelTests {
+    target: "packets",
+    args: &["cost::", "--ignored", "--nocapture"],
+    modules: &[],
+    commands: &[],
+    nics: &[],
+    icount: true,
+    limit: Duration::from_secs(600),
 };
 /// What the development machine cannot show: VLAN devices, bonds, IPVS, SCTP sockets; NICs, and settings that are the
 /// whole machine's.
@@ -62,6 +73,7 @@ const LABS: KernelTests = KernelTests {
     ],
     commands: &["ipvsadm", "nft"],
     nics: &["virtio-net-pci", "vmxnet3"],
+    icount: false,
     limit: Duration::from_secs(900),
 };
 /// The test target that runs nowhere else.
@@ -79,7 +91,7 @@ pub struct Args {
 
 #[derive(Subcommand)]
 enum Verb {
-    /// Run packet tests and labs under kernel 6.1
+    /// Run packet tests and labs under kernel 6.1, and count a packet's instructions
     Test,
     /// Run any program of this machine, as root: `vm run -- /bin/sh -c 'ip link'`
     Run(RunArgs),
@@ -122,6 +134,8 @@ struct KernelTests {
     modules: &'static [&'static str],
     commands: &'static [&'static str],
     nics: &'static [&'static str],
+    /// See [`RunArgs::icount`].
+    icount: bool,
     /// On a busy machine.
     limit: Duration,
 }
@@ -204,6 +218,7 @@ pub fn main(args: &Args) -> Result<()> {
         Verb::Test => {
             setup::ensure(&[Group::Build])?;
             let mut tally = packet_tests()?;
+            tally += counts()?;
             tally += labs()?;
             println!("{tally}");
             ensure!(tally.failed == 0, "tests failed under kernel 6.1: see above");
@@ -220,6 +235,11 @@ pub fn main(args: &Args) -> Result<()> {
 /// Runs packet tables under kernel 6.1.
 pub fn packet_tests() -> Result<Tally> {
     run_tests(&PACKET_TESTS)
+}
+
+/// Counts the instructions that a packet takes.
+pub fn counts() -> Result<Tally> {
+    run_tests(&COUNTS)
 }
 
 /// Runs the labs that need VLAN devices and bonds.
@@ -255,7 +275,7 @@ fn run_tests(tests: &KernelTests) -> Result<Tally> {
     job.envs.push(("LB_BIN".to_owned(), LB.to_owned()));
     let owned = |these: &[&str]| these.iter().map(|&one| one.to_owned()).collect();
     (job.modules, job.commands, job.nics) = (owned(tests.modules), owned(tests.commands), owned(tests.nics));
-    job.limit = tests.limit;
+    (job.icount, job.limit) = (tests.icount, tests.limit);
     let mut tally = Tally::NONE;
     let status = job.run(|line| {
         println!("{line}");
