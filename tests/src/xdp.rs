@@ -118,7 +118,14 @@ impl Director {
 
     /// One round of moving them.
     pub fn move_flows(&self) -> Moved {
-        self.maps().move_flows(&self.pins.meta, self.clock.now())
+        let mut all = Moved::default();
+        (0..).map_while(|part| self.move_part(part)).for_each(|done| all += done);
+        all
+    }
+
+    /// One part of a round, as the agent does it between other things. None: there are not so many.
+    pub fn move_part(&self, part: u32) -> Option<Moved> {
+        self.maps().move_part(part, &self.pins.meta, self.clock.now())
     }
 
     /// Ends the move: the program looks into the new tables alone.

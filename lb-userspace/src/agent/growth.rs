@@ -1,7 +1,7 @@
 //! Flow tables of another size, on reload: made beside the old ones, filled from them, and the old ones taken away,
 //! while packets go on. Every step may be the last of an agent: `meta` says to the next one where to go on.
 
-use std::time::Duration;
+use std::{mem::take, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use lb_common::meta::{Meta, buckets};
@@ -16,17 +16,44 @@ use crate::{
 
 /// After a step that failed.
 const AGAIN: Duration = Duration::from_secs(30);
+/// Of moving at a time: as long as the agent may keep others waiting.
+const AT_ONCE: Duration = Duration::from_millis(20);
 
 /// Where a move stands; the rest is in `meta`.
 #[derive(Debug, Default)]
 pub struct Growth {
     /// Every program looks into both tables, so nothing is put into the old ones.
     pub everywhere: bool,
+    /// The part of the old tables that is next. Not 0: amid a round.
+    part: u32,
     moved: u64,
+    /// What was left in the parts of this round, and of the last whole one.
+    left: u64,
+    left_behind: Option<u64>,
     /// For `lb status`.
     pub warning: Option<String>,
     /// When the next step may be tried.
     pub not_before: Duration,
+}
+
+impl Growth {
+    /// Whether there is something to move now, and not only by the next tick of the timer.
+    pub fn is_amid(&self) -> bool {
+        self.part != 0
+    }
+
+    /// What there is to say as long as it is not done.
+    fn progress(&self) -> String {
+        let left = match self.left_behind {
+            Some(left) => format!("{left} still in the old ones"),
+            None => "others still in the old ones".to_owned(),
+        };
+        format!(
+            "the flow tables are changing their sizes: {} connections and templates are in the new ones, {left}, where \
+             they are found, too",
+            self.moved
+        )
+    }
 }
 
 impl Agent {
@@ -64,16 +91,27 @@ impl Agent {
         } else if !self.growth.everywhere {
             self.look_into_both(meta)?;
         }
-        let round = self.pins.maps.move_flows(&self.pins.meta, self.clock.now());
-        self.growth.moved += round.moved;
-        if round.left == 0 {
-            return self.end().map(|()| None);
+        match self.move_for_a_while() {
+            Some(0) => self.end().map(|()| None),
+            _ => Ok(Some(self.growth.progress())),
         }
-        Ok(Some(format!(
-            "the flow tables are changing their sizes: {} connections and templates are in the new ones, {} still in \
-             the old ones, where they are found, too",
-            self.growth.moved, round.left
-        )))
+    }
+
+    /// What is left, if that was the end of a round.
+    fn move_for_a_while(&mut self) -> Option<u64> {
+        let begun = monotonic();
+        while let Some(done) = self.pins.maps.move_part(self.growth.part, &self.pins.meta, self.clock.now()) {
+            self.growth.part += 1;
+            self.growth.moved += done.moved;
+            self.growth.left += done.left;
+            if monotonic() >= begun + AT_ONCE {
+                return None;
+            }
+        }
+        self.growth.part = 0;
+        let left = take(&mut self.growth.left);
+        self.growth.left_behind = Some(left);
+        Some(left)
     }
 
     /// Which capacity of `flows` is less than what is in use.

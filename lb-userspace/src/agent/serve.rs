@@ -7,6 +7,7 @@ use futures::FutureExt;
 use tokio::{
     net::UnixListener,
     sync::{mpsc, oneshot},
+    task::yield_now,
     time::{Instant, sleep_until},
 };
 
@@ -94,6 +95,8 @@ pub async fn run(
             Some(untold) = agent.untold.recv() => agent.say(untold),
             () = agent.tracing.ending() => agent.trace_ended(),
             results = agent.monitor.next() => agent.heard_health(results),
+            // After whatever else is ready.
+            () = yield_now(), if agent.growth.is_amid() => agent.resize().await,
             () = wait_until(deadline) => {
                 if monotonic() >= next_sweep {
                     agent.sweep();

@@ -1,6 +1,9 @@
 //! Moving flows from tables of another size. See "Tables of another size" in ARCHITECTURE.md.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::{
+    ops::{AddAssign, Range},
+    sync::atomic::{AtomicU64, Ordering},
+};
 
 use lb_common::{
     bucket::{Bucket, SLOTS, Transfer, transfer},
@@ -13,7 +16,10 @@ use lb_common::{
 
 use super::{mapped::Mapped, maps::Maps};
 
-/// What a round did.
+/// Buckets that are looked at in one go, in which the agent does nothing else: some 2 ms where all are full.
+const PART: u32 = 4096;
+
+/// What was done in a part, or in a round of all.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Moved {
     /// Flows and templates that are in the new tables now.
@@ -23,33 +29,51 @@ pub struct Moved {
     pub left: u64,
 }
 
+impl AddAssign for Moved {
+    fn add_assign(&mut self, more: Self) {
+        (self.moved, self.left) = (self.moved + more.moved, self.left + more.left);
+    }
+}
+
 impl Maps {
-    /// One round of moving what is in the old tables. Only when every program looks into both, as from then on
-    /// nothing is put into the old ones.
-    pub fn move_flows(&self, meta: &Meta, now: Tick) -> Moved {
-        let mut round = Moved::default();
-        if let Some(old) = &self.old_narrow {
-            for bucket in (0..old.entries()).filter_map(|index| old.bucket(index)) {
-                self.move_bucket(bucket, meta, now, &mut round, |slot| {
-                    let key = NarrowKey(bucket.tag(slot).load(Ordering::Acquire));
-                    Some((
-                        key,
-                        pair(&self.narrow, key.hash(meta.secret()), Mapped::<NarrowBucket<_>>::bucket)?,
-                    ))
-                });
+    /// Moves what is in one part of the old tables; none if there are not so many parts. A round is all of them, from 0
+    /// on. Only when every program looks into both, as from then on nothing is put into the old ones.
+    pub fn move_part(&self, part: u32, meta: &Meta, now: Tick) -> Option<Moved> {
+        let [narrow, wide] = [
+            self.old_narrow.as_ref().map_or(0, Mapped::entries),
+            self.old_wide.as_ref().map_or(0, Mapped::entries),
+        ];
+        let mut done = Moved::default();
+        match (part, part.checked_sub(narrow.div_ceil(PART))) {
+            (part, None) => self.move_narrow(buckets_of(part, narrow), meta, now, &mut done),
+            (_, Some(part)) if part < wide.div_ceil(PART) => {
+                self.move_wide(buckets_of(part, wide), meta, now, &mut done);
             }
+            _ => return None,
         }
-        if let Some(old) = &self.old_wide {
-            for bucket in (0..old.entries()).filter_map(|index| old.bucket(index)) {
-                self.move_bucket(bucket, meta, now, &mut round, |slot| {
-                    let word = |i: usize| bucket.keys[slot][i].load(Ordering::Acquire);
-                    let fingerprint = bucket.tag(slot).load(Ordering::Acquire);
-                    let key = WideKey { words: [word(0), word(1), word(2)], fingerprint };
-                    Some((key, pair(&self.wide, fingerprint, Mapped::<WideBucket<_>>::bucket)?))
-                });
-            }
+        Some(done)
+    }
+
+    fn move_narrow(&self, buckets: Range<u32>, meta: &Meta, now: Tick, done: &mut Moved) {
+        let Some(old) = &self.old_narrow else { return };
+        for bucket in buckets.filter_map(|index| old.bucket(index)) {
+            self.move_bucket(bucket, meta, now, done, |slot| {
+                let key = NarrowKey(bucket.tag(slot).load(Ordering::Acquire));
+                Some((key, pair(&self.narrow, key.hash(meta.secret()), Mapped::<NarrowBucket<_>>::bucket)?))
+            });
         }
-        round
+    }
+
+    fn move_wide(&self, buckets: Range<u32>, meta: &Meta, now: Tick, done: &mut Moved) {
+        let Some(old) = &self.old_wide else { return };
+        for bucket in buckets.filter_map(|index| old.bucket(index)) {
+            self.move_bucket(bucket, meta, now, done, |slot| {
+                let word = |i: usize| bucket.keys[slot][i].load(Ordering::Acquire);
+                let fingerprint = bucket.tag(slot).load(Ordering::Acquire);
+                let key = WideKey { words: [word(0), word(1), word(2)], fingerprint };
+                Some((key, pair(&self.wide, fingerprint, Mapped::<WideBucket<_>>::bucket)?))
+            });
+        }
     }
 
     /// `target`: the key in a slot, and its two buckets in the new table.
@@ -58,7 +82,7 @@ impl Maps {
         bucket: &B,
         meta: &Meta,
         now: Tick,
-        round: &mut Moved,
+        done: &mut Moved,
         target: impl Fn(usize) -> Option<(B::Key, [&'a B; 2])>,
     ) {
         for slot in 0..SLOTS {
@@ -66,7 +90,7 @@ impl Maps {
             if value.is_free() {
                 continue;
             }
-            round.left += 1;
+            done.left += 1;
             if !value.is_flow() || self.ends_there(value, meta, now) {
                 continue;
             }
@@ -74,10 +98,10 @@ impl Maps {
             let Some((key, buckets)) = target(slot) else { continue };
             match transfer(bucket, slot, value, &key, buckets, now) {
                 Transfer::Moved(before) => {
-                    (round.moved, round.left) = (round.moved + 1, round.left - 1);
+                    (done.moved, done.left) = (done.moved + 1, done.left - 1);
                     self.uncount_flow(before);
                 }
-                Transfer::There => round.left -= 1,
+                Transfer::There => done.left -= 1,
                 Transfer::Stays(before) => self.uncount_flow(before),
             }
         }
@@ -96,6 +120,12 @@ impl Maps {
             self.uncount(value);
         }
     }
+}
+
+/// The buckets of a part, of a table that has so many.
+fn buckets_of(part: u32, buckets: u32) -> Range<u32> {
+    let first = part * PART;
+    first..buckets.min(first + PART)
 }
 
 /// The two buckets of a hash.

@@ -36,7 +36,7 @@ fn grown_and_shrunk_under_a_thousand_flows() {
         let short = Load::start(lab.net.client(), HELLO, 1, Duration::from_millis(20))?;
         let before = agent.stats()?;
         let (link, _) = agent.link("eth0")?;
-        for (ipv4, wide) in [(256, 64), (256, 16), (16, 8), (64, 16)] {
+        for (ipv4, wide) in [(256, 64), (4096, 16), (16, 8), (64, 16)] {
             let sizes = format!("ipv4: {ipv4}k, wide: {wide}k");
             resize(agent, &sizes)?;
             talk.wait_for_round(&format!("while the tables change to {sizes}"))?;

@@ -124,6 +124,28 @@ fn flows_stay_where_they_are_in_every_phase() {
     }
 }
 
+/// The agent does other things between the parts of a round, sweeping among them.
+#[test]
+fn part_by_part() {
+    let sizes = FlowSizes { ipv4: 4 * 4096, wide: 2 * 4096 };
+    let mut director = Director::new(sizes, &three_of_each()).expect("a director");
+    let places = opened(&mut director);
+    director.begin_resize(LARGE).expect("it begins");
+    let (mut moved, mut parts) = (0, 0);
+    while let Some(done) = director.move_part(parts) {
+        parts += 1;
+        assert_eq!(done.left, 0, "part {parts}");
+        assert!(done.moved < 6 * PORTS.len() as u64 / 2, "{done:?} of part {parts} alone");
+        moved += done.moved;
+        all_are_where_they_were(&mut director, &places, "between two parts");
+        counts_are(&mut director, ALL, "between two parts");
+    }
+    assert_eq!((parts, moved), (6, 6 * PORTS.len() as u64), "4 of one table, 2 of the other");
+    director.end_resize().expect("it ends");
+    all_are_where_they_were(&mut director, &places, "at the end");
+    counts_are(&mut director, ALL, "at the end");
+}
+
 #[test]
 fn new_flows_and_states_while_it_lasts() {
     for kind in ALL_KINDS {
