@@ -1,0 +1,27 @@
+//! How many instructions a packet takes, in the VM, one nanosecond of whose clock is one instruction: there machines do not
+//! differ, so the guard is close. The packets are those of [`cost`].
+
+mod cost;
+#[expect(dead_code, reason = "the world of the packet tables, which need more of it")]
+mod world;
+
+use cost::{COMPARE, Fewest, Way, measure, ways};
+
+/// Above those of a bare MAC swap, for each of [`ways`]: a tenth more than on the day they were counted.
+const AT_MOST: [u32; 6] = [265, 787, 787, 838, 781, 1971];
+/// The tick's interrupt falls into some of them.
+const ROUNDS: usize = 5;
+
+#[test]
+fn no_way_has_become_longer_by_a_tenth() {
+    let Fewest { floor, ways: fewest } = measure(ROUNDS);
+    let mut grown = Vec::new();
+    for ((Way { name, .. }, counted), at_most) in ways().iter().zip(fewest).zip(AT_MOST) {
+        let above = counted.saturating_sub(floor);
+        println!("{name:<24}{above:>6} instructions above the floor of {floor}, at most {at_most}");
+        if above > at_most {
+            grown.push(format!("{name}: {above} instructions above a bare MAC swap, at most {at_most}"));
+        }
+    }
+    assert!(grown.is_empty(), "{}. {COMPARE}", grown.join("; "));
+}
