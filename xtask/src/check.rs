@@ -31,7 +31,7 @@ pub fn lint_host() -> Result<()> {
     let clippy = |what: &[&str]| Cmd::cargo(["clippy"]).args(what).args(["--", "-D", "warnings"]).run();
     clippy(&["--workspace", "--exclude", "lb-ebpf", "--all-targets"])?;
     // What runs only in the VM is no test of this machine, so not among all targets.
-    clippy(&["-p", "lb-tests", "--test", vm::LAB_TARGET])?;
+    clippy(&["-p", "lb-tests", "--test", vm::LAB_TARGET, "--test", vm::COUNT_TARGET])?;
     // The bench builds programs of its own, which nothing else needs.
     clippy(&["-p", "lb-tests", "--features", "bench", "--bin", "bench"])
 }

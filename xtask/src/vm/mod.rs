@@ -47,7 +47,7 @@ const PACKET_TESTS: KernelTests = KernelTests {
 };
 /// How many instructions a packet takes: by a clock that counts them, so on any machine the same.
 const COUNTS: KernelTests = KernelTests {
-    target: "instructions",
+    target: COUNT_TARGET,
     args: &["no_way_has_become_longer_by_a_tenth", "--nocapture"],
     modules: &[],
     commands: &[],
@@ -76,8 +76,9 @@ const LABS: KernelTests = KernelTests {
     icount: false,
     limit: Duration::from_secs(900),
 };
-/// The test target that runs nowhere else.
+/// The test targets that run nowhere else.
 pub const LAB_TARGET: &str = "vm61";
+pub const COUNT_TARGET: &str = "instructions";
 /// Where `lb` lies in the VM.
 const LB: &str = "/vm/lb";
 /// Boot takes 10 s, the tables some more; TCG on a busy machine is slow.
