@@ -7,11 +7,20 @@ use serde_json::Value;
 
 use crate::cmd::Cmd;
 
+/// The integration tests of a package that `cargo test` runs without being told to, by name.
+#[cfg(test)]
+pub fn test_targets(package: &str) -> Result<Vec<String>> {
+    let metadata = read()?;
+    let tests =
+        targets(&metadata, package).filter(|target| is_of_kind(target, "test") && target["test"] == true);
+    let mut names: Vec<_> = tests.filter_map(|target| target["name"].as_str().map(str::to_owned)).collect();
+    names.sort();
+    Ok(names)
+}
+
 /// Fails, in words, if the package has no such target. `kind` is cargo's: `bin`, `test`.
 pub fn require_target(package: &str, kind: &str, name: &str) -> Result<()> {
-    let json = Cmd::cargo(["metadata", "--no-deps", "--format-version", "1"]).output()?;
-    let metadata: Value = serde_json::from_str(&json).context("cannot read the output of cargo metadata")?;
-    if has_target(&metadata, package, kind, name) {
+    if has_target(&read()?, package, kind, name) {
         return Ok(());
     }
     bail!("package {package} has no {kind} target called `{name}` in this checkout")
@@ -33,13 +42,22 @@ pub fn build_test(package: &str, name: &str) -> Result<PathBuf> {
     executable.with_context(|| format!("cargo named no executable for the test `{name}` of {package}"))
 }
 
-fn has_target(metadata: &Value, package: &str, kind: &str, name: &str) -> bool {
+fn read() -> Result<Value> {
+    let json = Cmd::cargo(["metadata", "--no-deps", "--format-version", "1"]).output()?;
+    serde_json::from_str(&json).context("cannot read the output of cargo metadata")
+}
+
+fn targets<'a>(metadata: &'a Value, package: &'a str) -> impl Iterator<Item = &'a Value> {
     let packages = metadata["packages"].as_array().into_iter().flatten();
-    let targets =
-        packages.filter(|it| it["name"] == package).filter_map(|it| it["targets"].as_array()).flatten();
-    targets
-        .filter(|target| target["name"] == name)
-        .any(|target| target["kind"].as_array().into_iter().flatten().any(|it| it == kind))
+    packages.filter(move |it| it["name"] == package).filter_map(|it| it["targets"].as_array()).flatten()
+}
+
+fn is_of_kind(target: &Value, kind: &str) -> bool {
+    target["kind"].as_array().into_iter().flatten().any(|it| it == kind)
+}
+
+fn has_target(metadata: &Value, package: &str, kind: &str, name: &str) -> bool {
+    targets(metadata, package).any(|target| target["name"] == name && is_of_kind(target, kind))
 }
 
 /// The executable in a `compiler-artifact` message of cargo's JSON output.

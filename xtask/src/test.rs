@@ -1,6 +1,6 @@
 //! `cargo xtask test`: every test there is, and afterwards proof that nothing of ours is left.
 
-use std::path::Path;
+use std::thread::available_parallelism;
 
 use anyhow::Result;
 use clap::Args as ClapArgs;
@@ -24,6 +24,12 @@ pub struct Args {
     #[arg(long)]
     without_vm: bool,
 }
+
+/// The tests of lb-tests: all that run on this machine's kernel.
+const PACKETS: &[&str] = &["-p", "lb-tests", "--lib", "--test", "packets"];
+const LABS: &[&str] = &["-p", "lb-tests", "--test", "harness", "--test", "lab"];
+/// Labs wait for most of their time.
+const LABS_A_CPU: usize = 2;
 
 /// What is tested.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,14 +86,18 @@ pub fn steps(report: &mut Report, scope: Scope<'_>) {
     if scope != Scope::OnlyVm {
         let filter = scope.filter();
         report.step("unit and property tests", || {
-            cargo_test(&["-p", "lb-common", "-p", "lb-userspace", "-p", "xtask"], filter, None)
+            cargo_test(&["-p", "lb-common", "-p", "lb-userspace", "-p", "xtask"], filter, |cmd| cmd)
         });
         verified::forget();
-        report.step("kernel tests", || {
-            let lb = build::lb(false)?;
-            cargo_test(&["-p", "lb-tests"], filter, Some(&lb))
-        });
+        report.step("packet tables", || cargo_test(PACKETS, filter, |cmd| cmd));
         report.note(verified::line());
+        report.step("labs", || {
+            let lb = build::lb(false)?;
+            let threads = available_parallelism()?.get() * LABS_A_CPU;
+            cargo_test(LABS, filter, |cmd| {
+                cmd.env("LB_BIN", &lb).env("RUST_TEST_THREADS", threads.to_string())
+            })
+        });
     }
     if scope.needs_vm() {
         vm_steps(report);
@@ -102,18 +112,19 @@ fn vm_steps(report: &mut Report) {
     report.check("the kernel's IPVS does the same, in a short form of `vm ipvs-diff`", vm::ipvs_diff);
 }
 
-/// Runs `cargo test` and counts. A run that fails without a failed test (it does not build, a test
+/// Runs `cargo test`, with whatever `surroundings` adds, and counts. A run that fails without a failed test (it does not build, a test
 /// program crashed) counts as one.
-fn cargo_test(packages: &[&str], filter: Option<&str>, lb: Option<&Path>) -> Result<Tally> {
-    let mut cmd = Cmd::cargo(["test", "--no-fail-fast"]).args(packages).args(filter);
-    if let Some(lb) = lb {
-        cmd = cmd.env("LB_BIN", lb);
-    }
+fn cargo_test(
+    targets: &[&str],
+    filter: Option<&str>,
+    surroundings: impl FnOnce(Cmd) -> Cmd,
+) -> Result<Tally> {
     let mut tally = Tally::NONE;
-    let status = cmd.lines(|line| {
-        println!("{line}");
-        tally += Tally::of_line(line).unwrap_or_default();
-    })?;
+    let status =
+        surroundings(Cmd::cargo(["test", "--no-fail-fast"]).args(targets).args(filter)).lines(|line| {
+            println!("{line}");
+            tally += Tally::of_line(line).unwrap_or_default();
+        })?;
     if !status.success() && tally.failed == 0 {
         println!("cargo test failed without a failed test ({status}): see above");
         tally += Tally::FAILED;
@@ -124,6 +135,16 @@ fn cargo_test(packages: &[&str], filter: Option<&str>, lb: Option<&Path>) -> Res
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::metadata;
+
+    #[test]
+    fn no_target_of_lb_tests_is_forgotten() {
+        let named = [PACKETS, LABS].concat();
+        let named = named.windows(2).filter(|pair| pair[0] == "--test").map(|pair| pair[1].to_owned());
+        let mut named: Vec<_> = named.collect();
+        named.sort();
+        assert_eq!(metadata::test_targets("lb-tests").expect("cargo metadata"), named);
+    }
 
     #[test]
     fn the_vm_is_left_out_only_if_asked_for() {

@@ -42,6 +42,8 @@ const PACKET_TESTS: KernelTests = KernelTests {
     modules: &[],
     commands: &[],
     nics: &[],
+    // Of each most is the verifier's work.
+    threads: 2,
     icount: false,
     limit: Duration::from_secs(1800),
 };
@@ -52,6 +54,7 @@ const COUNTS: KernelTests = KernelTests {
     modules: &[],
     commands: &[],
     nics: &[],
+    threads: 1,
     icount: true,
     limit: Duration::from_secs(600),
 };
@@ -73,6 +76,7 @@ const LABS: KernelTests = KernelTests {
     ],
     commands: &["ipvsadm", "nft"],
     nics: &["virtio-net-pci", "vmxnet3"],
+    threads: 1,
     icount: false,
     limit: Duration::from_secs(900),
 };
@@ -135,6 +139,8 @@ struct KernelTests {
     modules: &'static [&'static str],
     commands: &'static [&'static str],
     nics: &'static [&'static str],
+    /// Tests at a time, on two CPUs.
+    threads: u8,
     /// See [`RunArgs::icount`].
     icount: bool,
     /// On a busy machine.
@@ -270,8 +276,8 @@ fn check_tools(is_there: impl Fn(&str) -> bool) -> Result<()> {
 fn run_tests(tests: &KernelTests) -> Result<Tally> {
     check_tools(|tool| repo::find_command(tool).is_some())?;
     let program = metadata::build_test("lb-tests", tests.target)?;
-    // One thread: the tests share two slow CPUs, and their output stays readable.
-    let mut job = Job::new(program, &[&["--test-threads=1"], tests.args].concat());
+    let threads = format!("--test-threads={}", tests.threads);
+    let mut job = Job::new(program, &[&[threads.as_str()], tests.args].concat());
     job.files.push((build::lb(false)?, LB.into()));
     job.envs.push(("LB_BIN".to_owned(), LB.to_owned()));
     let owned = |these: &[&str]| these.iter().map(|&one| one.to_owned()).collect();
