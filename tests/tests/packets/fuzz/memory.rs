@@ -274,6 +274,11 @@ impl Memory {
         }
     }
 
+    /// Whether it went to this backend, or was to go and did not fit.
+    fn may_have_gone_to(&self, backend: u8, size: Size, became: &Became) -> bool {
+        became.to.map_or(size.bytes > (self.mtu)(backend), |to| to == backend)
+    }
+
     fn remember(&mut self, datagram: Datagram, went: Went, became: &Became) {
         self.firsts += 1;
         self.datagrams.insert(datagram, First { went, at: became.at });
@@ -312,7 +317,7 @@ impl Memory {
                 self.arrives(size, became, None, false).map(|_| ())
             }
             // Perhaps of one without an entry, which has followed its client's template since it was seen.
-            Some(_) if template.is_some() && became.to == template => {
+            Some(_) if template.is_some_and(|template| self.may_have_gone_to(template, size, became)) => {
                 self.tally.errors += 1;
                 self.arrives(size, became, template, false).map(|_| ())
             }
