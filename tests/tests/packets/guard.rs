@@ -8,7 +8,7 @@ use std::{
 };
 
 use lb::{
-    model::{FlowSizes, Guard, Persistence, Scope, Service, sources::rule},
+    model::{FlowSizes, Guard, HashFlags, Persistence, Scheduler, Scope, Service, sources::rule},
     plan::Desired,
 };
 use lb_common::{
@@ -141,6 +141,39 @@ fn few_of_those_without_an_entry_move_when_a_backend_comes() {
         "{} moved, {elsewhere} elsewhere",
         moved.len()
     );
+}
+
+/// Nor do they move because of a threshold, which is about new connections: also not where the scheduler's own hash, which
+/// looks at it, places them.
+#[test]
+fn none_of_those_without_an_entry_moves_when_a_backend_has_too_many() {
+    let flags = [(false, false), (false, true), (true, false), (true, true)];
+    let flags = flags.map(|(fallback, port)| HashFlags { fallback, port });
+    let hashed = flags.into_iter().flat_map(|flags| [Scheduler::Sh(flags), Scheduler::Mh(flags)]);
+    for scheduler in hashed.chain([Scheduler::Dh, Scheduler::Rr]) {
+        let mut want = guarded(TCP4, &[1, 2]);
+        want.services[0].scheduler = scheduler;
+        let mut director = director(&want);
+        let packet = |host: u16| {
+            let [high, low] = host.to_be_bytes();
+            TCP4.open().with(|p| p.source.set_ip([10, 9, high, low].into()))
+        };
+        let places: Vec<_> = (0..1500).map(|host| send(&mut director, &packet(host))).collect();
+        for backend in &mut want.services[0].backends {
+            (backend.upper_threshold, backend.lower_threshold) = (2, 1);
+        }
+        director.configure(&want).expect("configured");
+        director.sweep_in(0).expect("swept");
+        let snapshot = director.maps().snapshot().expect("a snapshot");
+        let mut counts = snapshot.dests.keys().map(|dest| director.maps().conn_counts(*dest));
+        assert!(counts.any(|counts| counts.overloaded != 0), "{scheduler:?}: nobody has too many");
+        let mut moved = Vec::new();
+        for (host, place) in (0..).zip(places) {
+            let sent = send(&mut director, &packet(host).flags(ACK));
+            moved.extend((sent != place || place.is_err()).then_some((host, place, sent)));
+        }
+        assert!(moved.is_empty(), "{scheduler:?}: {} moved: {:?}", moved.len(), &moved[..1]);
+    }
 }
 
 #[test]
