@@ -15,8 +15,8 @@ use crate::model::{
     VipPlacement, check::ProbePorts,
 };
 
-/// 64 Mi flows of the smallest kind take 4 GiB.
-const MAX_FLOWS: u32 = 64 << 20;
+/// 128 Mi flows of the smallest kind take 8 GiB.
+const MAX_FLOWS: u32 = 128 << 20;
 
 /// Reads the whole file. What cannot be read has its default, and there is a problem for it.
 pub(super) fn file(root: &Node, problems: &mut Problems) -> Config {

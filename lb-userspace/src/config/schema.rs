@@ -174,7 +174,7 @@ pub(super) mod flows {
     use super::*;
     pub static SECTION: Section = Section {
         path: "flows",
-        doc: "Rated capacities of the flow tables, in flows (1 to 64M). The memory is allocated at start; \
+        doc: "Rated capacities of the flow tables, in flows (1 to 128M). The memory is allocated at start; \
               `lb check-config` prints it. A reload with other sizes moves the connections to new tables, \
               and takes the memory of both meanwhile.",
         keys: &[&IPV4, &WIDE],
