@@ -25,14 +25,10 @@ const KERNEL_ARGS: &str = "tsc=reliable ip_vs.conn_tab_bits=20";
 /// Three minutes on a quiet machine, nine at a load of 12, more where others come first.
 const LIMIT: Duration = Duration::from_secs(1700);
 
-/// Measures; the table on standard output, and into `json` if given. Where there is no VM, says so.
+/// Measures; the table on standard output, and into `json` if given.
 pub fn main(json: Option<&Path>) -> Result<()> {
-    let tools = || super::check_tools(|tool| repo::find_command(tool).is_some());
-    if let Err(error) = setup::ensure(&[Group::Vm]).and_then(|()| tools()) {
-        println!("SKIPPED: bench --vm measured nothing, for this machine cannot run the VM: {error:#}");
-        return Ok(());
-    }
-    setup::ensure(&[Group::Build])?;
+    setup::ensure(&[Group::Build, Group::Vm])?;
+    super::check_tools(|tool| repo::find_command(tool).is_some())?;
     metadata::require_target("lb-tests", "bin", PROGRAM)?;
     Cmd::cargo(["build", "-p", "lb-tests", "--bin", PROGRAM]).run()?;
     let mut job = Job::new(repo::target_dir().join("debug").join(PROGRAM), &[]);
