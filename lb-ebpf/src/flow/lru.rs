@@ -11,8 +11,9 @@ use super::{
 };
 use crate::{clock, count, maps::SERVICES};
 
+/// Rated for as many flows as the table that it is compared with.
 #[btf_map]
-static LRU: LruHashMap<u64, u64, { 1 << 21 }> = LruHashMap::new();
+static LRU: LruHashMap<u64, u64, { 1 << 20 }> = LruHashMap::new();
 
 /// As [`super::follow::steady`], and for a packet that changes its flow as [`super::follow::follow`].
 #[inline(always)]
