@@ -5,10 +5,10 @@ mod cost;
 #[expect(dead_code, reason = "the world of the packet tables, which need more of it")]
 mod world;
 
-use cost::{COMPARE, Fewest, Way, measure, ways};
+use cost::{COMPARE, Fewest, WAYS, Way, measure, ways};
 
 /// Above those of a bare MAC swap, for each of [`ways`]: a tenth more than on the day they were counted.
-const AT_MOST: [u32; 6] = [265, 787, 787, 838, 781, 1971];
+const AT_MOST: [u32; WAYS] = [265, 787, 787, 838, 781, 1971, 2068, 2785, 2100, 1363];
 /// The tick's interrupt falls into some of them.
 const ROUNDS: usize = 5;
 
@@ -18,7 +18,7 @@ fn no_way_has_become_longer_by_a_tenth() {
     let mut grown = Vec::new();
     for ((Way { name, .. }, counted), at_most) in ways().iter().zip(fewest).zip(AT_MOST) {
         let above = counted.saturating_sub(floor);
-        println!("{name:<24}{above:>6} instructions above the floor of {floor}, at most {at_most}");
+        println!("{name:<44}{above:>6} instructions above the floor of {floor}, at most {at_most}");
         if above > at_most {
             grown.push(format!("{name}: {above} instructions above a bare MAC swap, at most {at_most}"));
         }
