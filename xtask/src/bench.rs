@@ -23,10 +23,10 @@ pub struct Args {
     /// All tables
     #[arg(long, conflicts_with = "tables")]
     full: bool,
-    /// Writes the figures of the packets, of --wire or of --vm there, as JSON
+    /// Writes the figures of the tables, of --wire or of --vm there, as JSON
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// Beside the kernel's IPVS instead: instructions per packet, in a VM with kernel 6.1 (three minutes)
+    /// Beside the kernel's IPVS instead: instructions per packet, in a VM with kernel 6.1 (three to nine minutes)
     #[arg(long, conflicts_with_all = ["tables", "full", "beside", "wire"])]
     vm: bool,
     /// Parts of `control` to measure (small, adding, dead, large, changes), separated by commas
