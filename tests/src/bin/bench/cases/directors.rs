@@ -1,6 +1,6 @@
 //! The directors that rows are measured on.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use anyhow::{Context, Result};
 use lb::{
@@ -14,10 +14,11 @@ use lb_tests::xdp::Director;
 
 use crate::world::{PORT, VIP4, VIP6, backend, desired, service};
 
-/// A service whose clients are persistent, one whose flows end, one behind a tag.
-pub const PERSISTENT: IpAddr = IpAddr::V4(Ipv4Addr::new(172, 18, 14, 103));
-pub const RESETS: IpAddr = IpAddr::V4(Ipv4Addr::new(172, 18, 14, 104));
-pub const TAGGED: IpAddr = IpAddr::V4(Ipv4Addr::new(172, 18, 14, 105));
+/// Services whose clients are persistent, whose flows end, behind a tag, and under a flood: IPv4 and IPv6.
+pub const PERSISTENT: [IpAddr; 2] = vips(103);
+pub const RESETS: [IpAddr; 2] = vips(104);
+pub const TAGGED: [IpAddr; 2] = vips(105);
+pub const GUARDED: [IpAddr; 2] = vips(106);
 pub const VID: u16 = 100;
 
 /// So many services, on ports from 1000 on. Powers of two.
@@ -31,6 +32,15 @@ const SIZES: FlowSizes = FlowSizes { ipv4: 1 << 20, wide: 1 << 20 };
 const LIMITS: Limits = Limits { services: 4096, destinations: 16384, endpoints: 16384 };
 /// Seconds.
 const PERSISTENCE: u32 = 30;
+/// New flows a second.
+const GUARD: u32 = 1000;
+
+const fn vips(number: u8) -> [IpAddr; 2] {
+    [
+        IpAddr::V4(Ipv4Addr::new(172, 18, 14, number)),
+        IpAddr::V6(Ipv6Addr::new(0xfd00, 0x14, 0, 0, 0, 0, 0, 0x100 + number as u16)),
+    ]
+}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Which {
@@ -41,6 +51,8 @@ pub enum Which {
     Most,
     /// One service that uses everything there is.
     Features,
+    /// Its flows are on their way to tables of another size.
+    Moving,
 }
 
 pub struct Directors {
@@ -48,6 +60,7 @@ pub struct Directors {
     services: Vec<Director>,
     most: Director,
     features: Director,
+    moving: Director,
 }
 
 impl Directors {
@@ -60,6 +73,7 @@ impl Directors {
             services: SERVICES.into_iter().map(|n| build(SIZES, &many(n))).collect::<Result<_>>()?,
             most: build(most, &one)?,
             features: build(SIZES, &everything()?)?,
+            moving: build(SIZES, &one)?,
         })
     }
 
@@ -69,12 +83,18 @@ impl Directors {
             Which::Services(number) => &mut self.services[number],
             Which::Most => &mut self.most,
             Which::Features => &mut self.features,
+            Which::Moving => &mut self.moving,
         }
+    }
+
+    /// What is established by now stands in the old tables from now on.
+    pub fn begin_to_move(&mut self) -> Result<()> {
+        self.moving.begin_resize(FlowSizes { ipv4: 2 * SIZES.ipv4, wide: 2 * SIZES.wide })
     }
 
     /// Rounds of the sweeper as they will be, where flows are opened.
     pub fn sweep_in(&mut self, seconds: &[u32]) -> Result<()> {
-        for director in [&mut self.plain, &mut self.features] {
+        for director in [&mut self.plain, &mut self.features, &mut self.moving] {
             for seconds in seconds {
                 director.sweep_in(*seconds)?;
             }
@@ -95,12 +115,29 @@ fn plain() -> Desired {
         service.name = service.endpoint.default_name();
         service
     };
-    let mut persistent = of(PERSISTENT, 2);
-    persistent.options.persistence = Some(persistence());
-    let behind = service(TAGGED, PORT, Scheduler::Rr, [1001, 1002].map(|n| backend(TAGGED, n)));
-    let tagged: Vec<IpAddr> = behind.backends.iter().map(|backend| backend.key.address).collect();
-    let services =
-        vec![of(VIP4, 2), of(VIP6, 2), datagrams(VIP4), datagrams(VIP6), persistent, of(RESETS, 2), behind];
+    let persistent = |vip| {
+        let mut service = of(vip, 2);
+        service.options.persistence = Some(persistence());
+        service
+    };
+    let behind = |vip| service(vip, PORT, Scheduler::Rr, [1001, 1002].map(|n| backend(vip, n)));
+    let guarded = |mut service: Service| {
+        service.options.guard = Guard::Rate(GUARD);
+        service
+    };
+    let mut services = Vec::new();
+    for vip in [VIP4, VIP6] {
+        services.extend([of(vip, 2), datagrams(vip)]);
+    }
+    services.extend(PERSISTENT.map(persistent));
+    services.extend(RESETS.map(|vip| of(vip, 2)));
+    services.extend(TAGGED.map(behind));
+    for vip in GUARDED {
+        services.extend([of(vip, 2), datagrams(vip)].map(guarded));
+    }
+    let tagged = services.iter().filter(|service| TAGGED.contains(&service.endpoint.address));
+    let tagged: Vec<IpAddr> =
+        tagged.flat_map(|service| &service.backends).map(|backend| backend.key.address).collect();
     let mut want = desired(services);
     let vlan = Tags::new(VID, 0);
     for (_, route) in want.hosts.iter_mut().filter(|(address, _)| tagged.contains(address)) {

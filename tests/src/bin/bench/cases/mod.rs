@@ -66,6 +66,7 @@ pub fn cases() -> Result<Report> {
     for run in rows::established() {
         bench.establish(run)?;
     }
+    bench.directors.begin_to_move()?;
     let mut pace = Pace::default();
     for _ in 0..ROUNDS {
         pace.round(|| {

@@ -1,6 +1,6 @@
 //! The rows: which packets, to which director.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use lb_common::{
     tcp::flag::{ACK, FIN, RST, SYN},
@@ -13,11 +13,14 @@ use lb_tests::{
 
 use super::{
     PACKETS, Row, Run,
-    directors::{FLOWS_OF_SERVICES, MOST, PERSISTENT, RESETS, SERVICES, TAGGED, VID, Which},
+    directors::{FLOWS_OF_SERVICES, GUARDED, MOST, PERSISTENT, RESETS, SERVICES, TAGGED, VID, Which},
 };
 use crate::world::{CLIENT_MAC, DIRECTOR_MAC, VIP4, VIP6, open};
 
-const NOT_A_VIP: IpAddr = IpAddr::V4(Ipv4Addr::new(172, 18, 14, 200));
+const NOT_A_VIP: [IpAddr; 2] = [
+    IpAddr::V4(Ipv4Addr::new(172, 18, 14, 200)),
+    IpAddr::V6(Ipv6Addr::new(0xfd00, 0x14, 0, 0, 0, 0, 0, 0x200)),
+];
 const MANY: u32 = 1 << 16;
 /// Flows whose buckets are as much as the largest caches: 32 MiB.
 const CACHES: u32 = 1 << 19;
@@ -38,7 +41,7 @@ pub fn established() -> Vec<(Which, Run)> {
         })
     };
     let mut runs = Vec::new();
-    for packet in [open(VIP4), open(VIP6), open(TAGGED).tagged(&[VID])] {
+    for packet in [open(VIP4), open(VIP6)].into_iter().chain(TAGGED.map(|vip| open(vip).tagged(&[VID]))) {
         runs.extend(connected(Which::Plain, &packet, MANY, 1));
     }
     for packet in [datagram(VIP4), datagram(VIP6)] {
@@ -53,7 +56,9 @@ pub fn established() -> Vec<(Which, Run)> {
         ));
     }
     runs.extend(connected(Which::Most, &open(VIP4), MOST, 1));
-    runs.extend(connected(Which::Features, &open(VIP4), 1, 1));
+    for which in [Which::Features, Which::Moving] {
+        runs.extend(connected(which, &open(VIP4), 1, 1));
+    }
     runs
 }
 
@@ -74,7 +79,7 @@ pub fn rows() -> Vec<Row> {
         let warm_up = Run { packets: flows.min(CACHES), ..known.clone() };
         row(name, which, vec![warm_up], Run { packets: PACKETS, ..known })
     };
-    let new = |name, which, frame: &Packet, feed: Feed| {
+    let new = |name: &str, which, frame: &Packet, feed: Feed| {
         // Beyond all that are established, and none twice.
         let feed = feed.from_number(MOST.into());
         row(name, which, Vec::new(), Run { frame: frame.bytes(), feed, packets: PACKETS })
@@ -88,22 +93,22 @@ pub fn rows() -> Vec<Row> {
         flows("IPv6 UDP, 1 known flow", plain, &datagram(VIP6), 1),
         flows("IPv6 UDP, 64 k known flows", plain, &datagram(VIP6), MANY),
         new("IPv6 TCP, new flow, rr", plain, &open(VIP6), Feed::new_flows(&open(VIP6))),
-        flows("IPv4 TCP with a VLAN tag, 1 known flow", plain, &ack(TAGGED).tagged(&[VID]), 1),
-        new(
-            "new flow, its client has a template",
-            plain,
-            &open(PERSISTENT),
-            Feed::new_flows(&open(PERSISTENT)),
-        ),
-        new(
-            "new flow, its client gets a template",
-            plain,
-            &open(PERSISTENT),
-            Feed::new_clients(&open(PERSISTENT)),
-        ),
-        ending("RST of an established flow", RST | ACK),
-        ending("FIN of an established flow", FIN | ACK),
+        new("IPv6 UDP, new flow, rr", plain, &datagram(VIP6), Feed::new_flows(&datagram(VIP6))),
     ];
+    for (n, family) in ["IPv4", "IPv6"].into_iter().enumerate() {
+        let named = |what: &str| format!("{what}, {family}");
+        let (client, nobody) = (open(PERSISTENT[n]), ack(NOT_A_VIP[n]));
+        rows.extend([
+            flows(&named("VLAN tag, 1 known flow"), plain, &ack(TAGGED[n]).tagged(&[VID]), 1),
+            new(&named("new flow, its client has a template"), plain, &client, Feed::new_flows(&client)),
+            new(&named("new flow, its client gets a template"), plain, &client, Feed::new_clients(&client)),
+            ending(&named("RST of an established flow"), RESETS[n], RST | ACK),
+            ending(&named("FIN of an established flow"), RESETS[n], FIN | ACK),
+            flood(&named("SYN flood over the guard"), &open(GUARDED[n])),
+            flood(&named("UDP flood over the guard"), &datagram(GUARDED[n])),
+            Row { verdict: Verdict::PassedNoService, ..flows(&named("not a VIP"), plain, &nobody, 1) },
+        ]);
+    }
     for (name, vip) in [("ICMP error about a flow, IPv4", VIP4), ("ICMP error about a flow, IPv6", VIP6)] {
         rows.push(row(name, plain, Vec::new(), error(vip)));
     }
@@ -125,10 +130,17 @@ pub fn rows() -> Vec<Row> {
     }
     rows.extend([
         flows("4 M known flows", Which::Most, &ack(VIP4), MOST),
+        flows("tables of another size are filled, 1 known flow", Which::Moving, &ack(VIP4), 1),
+        new(
+            "tables of another size are filled, new flow",
+            Which::Moving,
+            &open(VIP4),
+            Feed::new_flows(&open(VIP4)),
+        ),
         flows("everything configured, 1 known flow", Which::Features, &ack(VIP4), 1),
         new("everything configured, new flow", Which::Features, &open(VIP4), Feed::new_flows(&open(VIP4))),
     ]);
-    let nobody = ack(VIP4).with(|p| p.dest.set_ip(NOT_A_VIP));
+    let nobody = ack(NOT_A_VIP[0]);
     rows.push(Row {
         verdict: Verdict::PassedNoService,
         ..flows("everything configured, not a VIP", Which::Features, &nobody, 1)
@@ -137,13 +149,27 @@ pub fn rows() -> Vec<Row> {
 }
 
 /// Flows that were opened and established in this round.
-fn ending(name: &str, flags: u8) -> Row {
-    let run = |flags| Run { packets: PACKETS, ..known(&open(RESETS).flags(flags), PACKETS) };
+fn ending(name: &str, vip: IpAddr, flags: u8) -> Row {
+    let run = |flags| Run { packets: PACKETS, ..known(&open(vip).flags(flags), PACKETS) };
     Row {
         name: name.to_owned(),
         which: Which::Plain,
         before: vec![run(SYN), run(ACK)],
         measured: run(flags),
+        verdict: Verdict::ForwardedTx,
+        rounds: Vec::new(),
+    }
+}
+
+/// New flows, after as many as the guard lets pass at once.
+fn flood(name: &str, packet: &Packet) -> Row {
+    let feed = Feed::new_flows(packet).from_number(MOST.into());
+    let run = Run { frame: packet.bytes(), feed, packets: PACKETS };
+    Row {
+        name: name.to_owned(),
+        which: Which::Plain,
+        before: vec![run.clone()],
+        measured: run,
         verdict: Verdict::ForwardedTx,
         rounds: Vec::new(),
     }
