@@ -343,7 +343,7 @@ fn bad_files_are_refused_where_they_are_bad() {
             "interfaces: [eth0]\nflows: {ipv4: 0}\n".to_owned(),
             "2:15: `ipv4`: 0 is out of range; write a count from 1 to 134217728",
         ),
-        ("interfaces: [eth0]\nflows: {ipv4: 65M}\n".to_owned(), "2:15: `ipv4`: 65M is out of range; "),
+        ("interfaces: [eth0]\nflows: {ipv4: 129M}\n".to_owned(), "2:15: `ipv4`: 129M is out of range; "),
         (
             "interfaces: [eth0]\nflows: {ipv4: 1Mi}\n".to_owned(),
             "2:15: `ipv4`: `1Mi` is not a count; write a number, optionally with k",
