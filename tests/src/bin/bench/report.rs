@@ -1,0 +1,77 @@
+//! What a run showed, for programs: `--json`.
+
+use std::fs;
+
+use anyhow::{Context, Result};
+use lb_tests::clock;
+use serde::Serialize;
+
+use crate::{
+    cases, cpus,
+    pace::{Pace, load},
+    packets, schedulers, wire,
+};
+
+/// What is written as JSON: of the tables that were asked for.
+#[derive(Serialize)]
+pub struct Reports {
+    pub machine: Machine,
+    pub packets: Option<packets::Report>,
+    pub wire: Option<wire::Report>,
+    pub cases: Option<cases::Report>,
+    /// None on a machine of one CPU.
+    pub cpus: Option<Vec<cpus::Figure>>,
+    pub schedulers: Option<Report<schedulers::Figure>>,
+}
+
+impl Reports {
+    pub fn new(machine: Machine) -> Self {
+        Self { machine, packets: None, wire: None, cases: None, cpus: None, schedulers: None }
+    }
+}
+
+/// A table.
+#[derive(Serialize)]
+pub struct Report<Row> {
+    rounds: usize,
+    /// In which the machine's clock ran slower than in its best.
+    slow_rounds: usize,
+    rows: Vec<Row>,
+}
+
+impl<Row> Report<Row> {
+    pub fn new(pace: &Pace, rows: Vec<Row>) -> Self {
+        Self { rounds: pace.rounds(), slow_rounds: pace.slow(), rows }
+    }
+}
+
+/// Where and when: figures of two runs compare only if all of it is the same.
+#[derive(Serialize)]
+pub struct Machine {
+    cpu: String,
+    kernel: String,
+    /// When the run began.
+    load: String,
+    date: String,
+}
+
+impl Machine {
+    pub fn read() -> Result<Self> {
+        let text = fs::read_to_string("/proc/cpuinfo")?;
+        // Not every architecture names its model.
+        let model = text.lines().find(|line| line.starts_with("model name"));
+        let model = model.and_then(|line| line.split_once(": ")).map_or("CPU of no name", |(_, name)| name);
+        // What `uname -r` says.
+        let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").context("the kernel's release")?;
+        Ok(Self {
+            cpu: model.to_owned(),
+            kernel: kernel.trim().to_owned(),
+            load: load()?,
+            date: clock::realtime().to_string(),
+        })
+    }
+
+    pub fn print(&self) {
+        println!("{}, kernel {}, load {}, {}\n", self.cpu, self.kernel, self.load, self.date);
+    }
+}
