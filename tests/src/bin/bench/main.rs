@@ -88,7 +88,7 @@ fn main() -> Result<()> {
             Table::Packets => reports.packets = Some(packets::packets(beside.as_deref())?),
             Table::Wire => reports.wire = Some(wire::wire()?),
             Table::Cases => reports.cases = Some(cases::cases()?),
-            Table::Cpus => reports.cpus = Some(cpus::cpus(online)?),
+            Table::Cpus => reports.cpus = cpus::cpus(online)?,
             Table::Schedulers => reports.schedulers = Some(schedulers::schedulers()?),
             Table::Sweeper => sweeper::sweeper()?,
             Table::Growth => growth::growth()?,
@@ -97,7 +97,7 @@ fn main() -> Result<()> {
             Table::Control => on_all_cpus(|| control::control(&only))?,
             Table::Checks => checks::checks()?,
             Table::Kinds => checks::kinds()?,
-            Table::Trace => trace::trace()?,
+            Table::Trace => reports.trace = Some(trace::trace()?),
         }
         println!();
         if let Some(file) = &json {

@@ -9,7 +9,7 @@ use serde::Serialize;
 use crate::{
     cases, cpus,
     pace::{Pace, load},
-    packets, schedulers, wire,
+    packets, schedulers, trace, wire,
 };
 
 /// What is written as JSON: of the tables that were asked for.
@@ -20,13 +20,14 @@ pub struct Reports {
     pub wire: Option<wire::Report>,
     pub cases: Option<cases::Report>,
     /// None on a machine of one CPU.
-    pub cpus: Option<Vec<cpus::Figure>>,
+    pub cpus: Option<Report<cpus::Figure>>,
     pub schedulers: Option<Report<schedulers::Figure>>,
+    pub trace: Option<Report<trace::Figure>>,
 }
 
 impl Reports {
     pub fn new(machine: Machine) -> Self {
-        Self { machine, packets: None, wire: None, cases: None, cpus: None, schedulers: None }
+        Self { machine, packets: None, wire: None, cases: None, cpus: None, schedulers: None, trace: None }
     }
 }
 
