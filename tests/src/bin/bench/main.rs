@@ -81,7 +81,7 @@ fn main() -> Result<()> {
     let online = thread::available_parallelism()?.get();
     // One CPU: its cache, its counters.
     stay_on(0..1)?;
-    let mut reports = Reports::new(Machine::read()?);
+    let mut reports = Reports { machine: Machine::read()?, ..Reports::default() };
     reports.machine.print();
     for table in if what.is_empty() { Table::value_variants() } else { &what } {
         match table {
@@ -90,10 +90,10 @@ fn main() -> Result<()> {
             Table::Cases => reports.cases = Some(cases::cases()?),
             Table::Cpus => reports.cpus = cpus::cpus(online)?,
             Table::Schedulers => reports.schedulers = Some(schedulers::schedulers()?),
-            Table::Sweeper => sweeper::sweeper()?,
-            Table::Growth => growth::growth()?,
-            Table::Evictions => evictions::evictions()?,
-            Table::ColdStart => cold_start::cold_start()?,
+            Table::Sweeper => reports.sweeper = Some(sweeper::sweeper()?),
+            Table::Growth => reports.growth = Some(growth::growth()?),
+            Table::Evictions => reports.evictions = Some(evictions::evictions()?),
+            Table::ColdStart => reports.cold_start = Some(cold_start::cold_start()?),
             Table::Control => on_all_cpus(|| control::control(&only))?,
             Table::Checks => checks::checks()?,
             Table::Kinds => checks::kinds()?,

@@ -39,6 +39,12 @@ impl Pace {
         Ok(result)
     }
 
+    /// Another's rounds: of a table of several measurements.
+    pub fn append(&mut self, other: Self) {
+        self.rounds.extend(other.rounds);
+        self.best = [self.best, other.best].into_iter().flatten().min();
+    }
+
     pub fn rounds(&self) -> usize {
         self.rounds.len()
     }

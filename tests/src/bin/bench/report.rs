@@ -1,19 +1,19 @@
 //! What a run showed, for programs: `--json`.
 
-use std::fs;
+use std::{fs, time::Duration};
 
 use anyhow::{Context, Result};
 use lb_tests::clock;
 use serde::Serialize;
 
 use crate::{
-    cases, cpus,
+    cases, cold_start, cpus, evictions, growth,
     pace::{Pace, load},
-    packets, schedulers, trace, wire,
+    packets, schedulers, sweeper, trace, wire,
 };
 
 /// What is written as JSON: of the tables that were asked for.
-#[derive(Serialize)]
+#[derive(Default, Serialize)]
 pub struct Reports {
     pub machine: Machine,
     pub packets: Option<packets::Report>,
@@ -22,13 +22,11 @@ pub struct Reports {
     /// None on a machine of one CPU.
     pub cpus: Option<Report<cpus::Figure>>,
     pub schedulers: Option<Report<schedulers::Figure>>,
+    pub sweeper: Option<Report<sweeper::Figure>>,
+    pub growth: Option<Report<growth::Figure>>,
+    pub evictions: Option<Report<evictions::Figure>>,
+    pub cold_start: Option<Report<cold_start::Step>>,
     pub trace: Option<Report<trace::Figure>>,
-}
-
-impl Reports {
-    pub fn new(machine: Machine) -> Self {
-        Self { machine, packets: None, wire: None, cases: None, cpus: None, schedulers: None, trace: None }
-    }
 }
 
 /// A table.
@@ -46,8 +44,12 @@ impl<Row> Report<Row> {
     }
 }
 
+pub fn ms(time: Duration) -> f64 {
+    time.as_secs_f64() * 1000.0
+}
+
 /// Where and when: figures of two runs compare only if all of it is the same.
-#[derive(Serialize)]
+#[derive(Default, Serialize)]
 pub struct Machine {
     cpu: String,
     kernel: String,
