@@ -94,7 +94,7 @@ fn main() -> Result<()> {
             Table::Growth => reports.growth = Some(growth::growth()?),
             Table::Evictions => reports.evictions = Some(evictions::evictions()?),
             Table::ColdStart => reports.cold_start = Some(cold_start::cold_start()?),
-            Table::Control => on_all_cpus(|| control::control(&only))?,
+            Table::Control => reports.control = Some(on_all_cpus(|| control::control(&only))?),
             Table::Checks => checks::checks()?,
             Table::Kinds => checks::kinds()?,
             Table::Trace => reports.trace = Some(trace::trace()?),
@@ -114,7 +114,7 @@ fn stay_on(cpus: Range<usize>) -> Result<()> {
 }
 
 /// The kernel leaves those out that there are not.
-fn on_all_cpus(work: impl FnOnce() -> Result<()>) -> Result<()> {
+fn on_all_cpus<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
     stay_on(0..CpuSet::count())?;
     let result = work();
     stay_on(0..1)?;

@@ -7,7 +7,7 @@ use lb_tests::clock;
 use serde::Serialize;
 
 use crate::{
-    cases, cold_start, cpus, evictions, growth,
+    cases, cold_start, control, cpus, evictions, growth,
     pace::{Pace, load},
     packets, schedulers, sweeper, trace, wire,
 };
@@ -26,6 +26,7 @@ pub struct Reports {
     pub growth: Option<Report<growth::Figure>>,
     pub evictions: Option<Report<evictions::Figure>>,
     pub cold_start: Option<Report<cold_start::Step>>,
+    pub control: Option<control::Control>,
     pub trace: Option<Report<trace::Figure>>,
 }
 
