@@ -95,8 +95,8 @@ fn main() -> Result<()> {
             Table::Evictions => reports.evictions = Some(evictions::evictions()?),
             Table::ColdStart => reports.cold_start = Some(cold_start::cold_start()?),
             Table::Control => reports.control = Some(on_all_cpus(|| control::control(&only))?),
-            Table::Checks => checks::checks()?,
-            Table::Kinds => checks::kinds()?,
+            Table::Checks => reports.checks = Some(checks::checks()?),
+            Table::Kinds => reports.kinds = Some(checks::kinds()?),
             Table::Trace => reports.trace = Some(trace::trace()?),
         }
         println!();

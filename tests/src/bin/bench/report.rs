@@ -7,7 +7,7 @@ use lb_tests::clock;
 use serde::Serialize;
 
 use crate::{
-    cases, cold_start, control, cpus, evictions, growth,
+    cases, checks, cold_start, control, cpus, evictions, growth,
     pace::{Pace, load},
     packets, schedulers, sweeper, trace, wire,
 };
@@ -27,6 +27,8 @@ pub struct Reports {
     pub evictions: Option<Report<evictions::Figure>>,
     pub cold_start: Option<Report<cold_start::Step>>,
     pub control: Option<control::Control>,
+    pub checks: Option<checks::Checks>,
+    pub kinds: Option<checks::Kinds>,
     pub trace: Option<Report<trace::Figure>>,
 }
 
