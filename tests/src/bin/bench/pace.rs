@@ -12,6 +12,8 @@ use crate::figures;
 const TURNS: u64 = 1 << 20;
 /// A round counts as slow if its loop took so many hundredths of the best one's time.
 const SLOW: u32 = 115;
+/// Fewer rounds than this have no median worth the name.
+const ENOUGH: usize = 5;
 
 /// How long the same work took before and after each round.
 #[derive(Default)]
@@ -54,12 +56,13 @@ impl Pace {
         self.rounds.iter().filter(|round| self.is_slow(**round)).count()
     }
 
-    /// Minimum and median of what a row had in each round; for the median slow rounds do not count, unless all are.
+    /// Minimum and median of what a row had in each round; for the median slow rounds do not count, unless
+    /// too few are left.
     pub fn figures<T: Copy + Default + Ord>(&self, row: &[T]) -> (T, T) {
         let kept = row.iter().zip(&self.rounds).filter(|(_, round)| !self.is_slow(**round));
         let kept: Vec<T> = kept.map(|(value, _)| *value).collect();
         let (minimum, median) = figures(row);
-        (minimum, if kept.is_empty() { median } else { figures(&kept).1 })
+        (minimum, if kept.len() < ENOUGH { median } else { figures(&kept).1 })
     }
 
     /// The same of a row and the wrapper, which was measured in the same rounds.
