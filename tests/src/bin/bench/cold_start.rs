@@ -11,8 +11,13 @@ use lb::{
     plan::{Desired, plan},
 };
 use lb_tests::{clock, xdp::Director};
+use serde::Serialize;
 
-use crate::world::{VIP4, backend, desired, service};
+use crate::{
+    pace::Pace,
+    report::{Report, ms},
+    world::{VIP4, backend, desired, service},
+};
 
 const SERVICES: u16 = 4096;
 const BACKENDS: u16 = 16;
@@ -20,10 +25,23 @@ const SIZES: FlowSizes = FlowSizes { ipv4: 1 << 20, wide: 1 << 18 };
 const LIMITS: Limits = Limits { services: SERVICES as u32, destinations: 1 << 18, endpoints: 16384 };
 const SCHEDULERS: [Scheduler; 4] = [Scheduler::Wlc, Scheduler::Rr, Scheduler::Wrr, Scheduler::Lc];
 
-/// A table of the steps.
-pub fn cold_start() -> Result<()> {
+#[derive(Serialize)]
+pub struct Step {
+    what: String,
+    ms: f64,
+}
+
+/// Measures and prints the table.
+pub fn cold_start() -> Result<Report<Step>> {
     println!("cold start, {SERVICES} services of {BACKENDS} backends");
-    let mut steps = Steps { since: clock::now(), total: Duration::ZERO };
+    let mut pace = Pace::default();
+    let steps = pace.round(steps)?;
+    println!("\n{pace}");
+    Ok(Report::new(&pace, steps))
+}
+
+fn steps() -> Result<Vec<Step>> {
+    let mut steps = Steps { since: clock::now(), total: Duration::ZERO, all: Vec::new() };
     let mut director = Director::with_limits(SIZES, LIMITS, &desired(Vec::new()))?;
     steps.end("maps, program verified", false);
     let want = Desired { hz: director.meta().hz, ..desired(services()) };
@@ -34,19 +52,20 @@ pub fn cold_start() -> Result<()> {
     steps.end("plan", true);
     director.maps_mut().apply(&ops)?;
     steps.end(&format!("apply, {} operations", ops.len()), true);
-    println!("{:<38}{:>8.0} ms", "reading, plan and apply", steps.total.as_secs_f64() * 1000.0);
+    steps.line("reading, plan and apply", steps.total);
     let full = director.maps().snapshot()?;
     steps.end("reading the full maps", false);
     let again = plan(&want, &full)?;
     steps.end("plan, nothing to do", false);
     ensure!(again.is_empty(), "planning again after applying gave {} operations", again.len());
     ensure!(full.dests.len() == usize::from(SERVICES) * usize::from(BACKENDS), "{}", full.dests.len());
-    Ok(())
+    Ok(steps.all)
 }
 
 struct Steps {
     since: Instant,
     total: Duration,
+    all: Vec<Step>,
 }
 
 impl Steps {
@@ -55,8 +74,13 @@ impl Steps {
         if counts {
             self.total += time;
         }
-        println!("{what:<38}{:>8.0} ms", time.as_secs_f64() * 1000.0);
+        self.line(what, time);
         self.since = clock::now();
+    }
+
+    fn line(&mut self, what: &str, time: Duration) {
+        println!("{what:<38}{:>8.0} ms", ms(time));
+        self.all.push(Step { what: what.to_owned(), ms: ms(time) });
     }
 }
 

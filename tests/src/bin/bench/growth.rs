@@ -1,7 +1,5 @@
 //! What a move of all flows to tables of twice the size costs the agent, and the packets meanwhile.
 
-use std::time::Duration;
-
 use anyhow::{Result, ensure};
 use lb::model::{FlowSizes, Limits, Scheduler};
 use lb_tests::{
@@ -9,8 +7,13 @@ use lb_tests::{
     feeder::{Feeder, Target},
     xdp::Director,
 };
+use serde::Serialize;
 
-use crate::world::{PORT, VIP4, backend, desired, establish, open, service};
+use crate::{
+    pace::Pace,
+    report::{Report, ms},
+    world::{PORT, VIP4, backend, desired, establish, open, service},
+};
 
 /// Established flows, in a table that is rated for as many.
 const FLOWS: [u32; 2] = [1 << 20, 10_000_000];
@@ -20,25 +23,33 @@ const BACKENDS: u16 = 32;
 /// Rounds of the sweeper that a move may take while no packet comes.
 const ROUNDS: u32 = 3;
 
-/// A table of times.
-pub fn growth() -> Result<()> {
+/// Of so many flows.
+#[derive(Serialize)]
+pub struct Figure {
+    flows: u32,
+    /// To make the tables, and load the program.
+    begin_ms: f64,
+    /// Of the CPU.
+    move_ms: f64,
+    end_ms: f64,
+}
+
+/// Measures and prints the table.
+pub fn growth() -> Result<Report<Figure>> {
     println!("flow tables of twice the size, established flows of {BACKENDS} backends");
     println!("     flows  ms to begin (new tables, program)   ms of CPU to move them all   ms to end");
+    let (mut figures, mut pace) = (Vec::new(), Pace::default());
     for flows in FLOWS {
-        let Move { began, moved, ended } = measure(flows)?;
-        let ms = |time: Duration| time.as_secs_f64() * 1000.0;
-        println!("{flows:>10}{:>36.0}{:>29.0}{:>12.0}", ms(began), ms(moved), ms(ended));
+        let figure = pace.round(|| measure(flows))?;
+        let Figure { begin_ms, move_ms, end_ms, .. } = figure;
+        println!("{flows:>10}{begin_ms:>36.0}{move_ms:>29.0}{end_ms:>12.0}");
+        figures.push(figure);
     }
-    Ok(())
+    println!("\n{pace}");
+    Ok(Report::new(&pace, figures))
 }
 
-struct Move {
-    began: Duration,
-    moved: Duration,
-    ended: Duration,
-}
-
-fn measure(flows: u32) -> Result<Move> {
+fn measure(flows: u32) -> Result<Figure> {
     let sizes = FlowSizes { ipv4: flows, wide: WIDE };
     let addresses = (1..=BACKENDS).map(|number| backend(VIP4, number));
     let want = desired(vec![service(VIP4, PORT, Scheduler::Rr, addresses)]);
@@ -66,5 +77,5 @@ fn measure(flows: u32) -> Result<Move> {
     director.end_resize()?;
     let ended = start.elapsed();
     ensure!(director.flows().len() as u64 == live, "{} of {live} flows at the end", director.flows().len());
-    Ok(Move { began, moved, ended })
+    Ok(Figure { flows, begin_ms: ms(began), move_ms: ms(moved), end_ms: ms(ended) })
 }

@@ -12,6 +12,7 @@ mod evictions;
 mod growth;
 mod pace;
 mod packets;
+mod report;
 mod schedulers;
 mod sweeper;
 mod trace;
@@ -26,7 +27,8 @@ use nix::{
     sched::{CpuSet, sched_setaffinity},
     unistd::Pid,
 };
-use serde::Serialize;
+
+use report::{Machine, Reports};
 
 #[derive(Parser)]
 struct Args {
@@ -38,7 +40,7 @@ struct Args {
     /// Another build of the program (lb.o) to measure beside this one, in `packets`
     #[arg(long, value_name = "FILE")]
     beside: Option<PathBuf>,
-    /// Writes the figures of `packets`, `wire`, `cases` and `cpus` there, as JSON
+    /// Writes the machine and the figures of the tables there, as JSON, after each of them
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
 }
@@ -79,22 +81,23 @@ fn main() -> Result<()> {
     let online = thread::available_parallelism()?.get();
     // One CPU: its cache, its counters.
     stay_on(0..1)?;
-    let mut reports = Reports::default();
+    let mut reports = Reports { machine: Machine::read()?, ..Reports::default() };
+    reports.machine.print();
     for table in if what.is_empty() { Table::value_variants() } else { &what } {
         match table {
             Table::Packets => reports.packets = Some(packets::packets(beside.as_deref())?),
             Table::Wire => reports.wire = Some(wire::wire()?),
             Table::Cases => reports.cases = Some(cases::cases()?),
-            Table::Cpus => reports.cpus = Some(cpus::cpus(online)?),
-            Table::Schedulers => schedulers::schedulers()?,
-            Table::Sweeper => sweeper::sweeper()?,
-            Table::Growth => growth::growth()?,
-            Table::Evictions => evictions::evictions()?,
-            Table::ColdStart => cold_start::cold_start()?,
-            Table::Control => on_all_cpus(|| control::control(&only))?,
-            Table::Checks => checks::checks()?,
-            Table::Kinds => checks::kinds()?,
-            Table::Trace => trace::trace()?,
+            Table::Cpus => reports.cpus = cpus::cpus(online)?,
+            Table::Schedulers => reports.schedulers = Some(schedulers::schedulers()?),
+            Table::Sweeper => reports.sweeper = Some(sweeper::sweeper()?),
+            Table::Growth => reports.growth = Some(growth::growth()?),
+            Table::Evictions => reports.evictions = Some(evictions::evictions()?),
+            Table::ColdStart => reports.cold_start = Some(cold_start::cold_start()?),
+            Table::Control => reports.control = Some(on_all_cpus(|| control::control(&only))?),
+            Table::Checks => reports.checks = Some(checks::checks()?),
+            Table::Kinds => reports.kinds = Some(checks::kinds()?),
+            Table::Trace => reports.trace = Some(trace::trace()?),
         }
         println!();
         if let Some(file) = &json {
@@ -111,20 +114,11 @@ fn stay_on(cpus: Range<usize>) -> Result<()> {
 }
 
 /// The kernel leaves those out that there are not.
-fn on_all_cpus(work: impl FnOnce() -> Result<()>) -> Result<()> {
+fn on_all_cpus<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
     stay_on(0..CpuSet::count())?;
     let result = work();
     stay_on(0..1)?;
     result
-}
-
-/// What is written as JSON: of the tables that were asked for.
-#[derive(Default, Serialize)]
-struct Reports {
-    packets: Option<packets::Report>,
-    wire: Option<wire::Report>,
-    cases: Option<cases::Report>,
-    cpus: Option<Vec<cpus::Figure>>,
 }
 
 /// Minimum and median.

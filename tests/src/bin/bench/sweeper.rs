@@ -13,9 +13,11 @@ use lb_tests::{
     feeder::{Feed, Feeder, Target},
     xdp::Director,
 };
+use serde::Serialize;
 
 use crate::{
-    figures,
+    pace::Pace,
+    report::{Report, ms},
     world::{PORT, VIP4, VIP6, backend, desired, open, service},
 };
 
@@ -64,29 +66,62 @@ const BACKENDS: u16 = 32;
 const ROUNDS: usize = 9;
 const LIMITS: Limits = Limits { services: 4096, destinations: 16384, endpoints: 16384 };
 
-/// A table of CPU times and shares of a core.
-pub fn sweeper() -> Result<()> {
-    println!("sweeper, established flows of {BACKENDS} backends, {ROUNDS} rounds, CPU time");
-    println!("of                      rated for      flows   ms minimum    ms median   s apart   of a core");
-    for load in &LOADS {
-        let rounds = rounds(load)?;
-        let (minimum, median) = figures(&rounds);
-        let ms = |time: Duration| time.as_secs_f64() * 1000.0;
-        let period = Sweep::period(median).as_secs_f64();
-        let share = 100.0 * median.as_secs_f64() / period;
-        println!(
-            "{:<22}{:>11}{:>11}{:>13.1}{:>13.1}{period:>10.2}{share:>10.1} %",
-            load.what,
-            load.sizes.ipv4.max(load.sizes.wide),
-            load.flows,
-            ms(minimum),
-            ms(median)
-        );
-    }
-    Ok(())
+/// Of one load. Times are of the CPU.
+#[derive(Serialize)]
+pub struct Figure {
+    what: &'static str,
+    rated_for: u32,
+    flows: u32,
+    minimum_ms: f64,
+    median_ms: f64,
+    /// From one round to the next.
+    period_seconds: f64,
+    share_of_a_core: f64,
 }
 
-fn rounds(&Load { sizes, flows, vip, persistent, .. }: &Load) -> Result<Vec<Duration>> {
+/// Measures and prints the table.
+pub fn sweeper() -> Result<Report<Figure>> {
+    println!("sweeper, established flows of {BACKENDS} backends, {ROUNDS} rounds, CPU time");
+    println!("of                      rated for      flows   ms minimum    ms median   s apart   of a core");
+    let (mut figures, mut pace) = (Vec::new(), Pace::default());
+    for load in &LOADS {
+        let mut rounds = Pace::default();
+        let times = times(load, &mut rounds)?;
+        let figure = Figure::of(load, rounds.figures(&times));
+        println!(
+            "{:<22}{:>11}{:>11}{:>13.1}{:>13.1}{:>10.2}{:>10.1} %",
+            figure.what,
+            figure.rated_for,
+            figure.flows,
+            figure.minimum_ms,
+            figure.median_ms,
+            figure.period_seconds,
+            100.0 * figure.share_of_a_core
+        );
+        figures.push(figure);
+        pace.append(rounds);
+    }
+    println!("\n{pace}");
+    Ok(Report::new(&pace, figures))
+}
+
+impl Figure {
+    fn of(load: &Load, (minimum, median): (Duration, Duration)) -> Self {
+        let period = Sweep::period(median).as_secs_f64();
+        Self {
+            what: load.what,
+            rated_for: load.sizes.ipv4.max(load.sizes.wide),
+            flows: load.flows,
+            minimum_ms: ms(minimum),
+            median_ms: ms(median),
+            period_seconds: period,
+            share_of_a_core: median.as_secs_f64() / period,
+        }
+    }
+}
+
+/// Of each round.
+fn times(&Load { sizes, flows, vip, persistent, .. }: &Load, pace: &mut Pace) -> Result<Vec<Duration>> {
     let addresses = (1..=BACKENDS).map(|number| backend(vip, number));
     let mut served = service(vip, PORT, Scheduler::Rr, addresses);
     if persistent {
@@ -104,9 +139,11 @@ fn rounds(&Load { sizes, flows, vip, persistent, .. }: &Load) -> Result<Vec<Dura
     let mut last = Sweep::default();
     let mut times = Vec::new();
     for _ in 0..ROUNDS {
-        let (now, start) = (director.clock.now(), clock::cpu()?);
-        last = director.maps().sweep(now, &last);
-        times.push(clock::cpu()? - start);
+        times.push(pace.round(|| {
+            let (now, start) = (director.clock.now(), clock::cpu()?);
+            last = director.maps().sweep(now, &last);
+            Ok(clock::cpu()? - start)
+        })?);
         let (live, wanted) =
             (last.narrow_live + last.wide_live, u64::from(flows) * (1 + u64::from(persistent)));
         ensure!(live >= wanted * 999 / 1000, "{live} of {wanted} flows and templates live");

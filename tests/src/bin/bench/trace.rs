@@ -17,16 +17,19 @@ use lb_tests::{
     feeder::{Feed, Feeder, Target},
     xdp::Director,
 };
+use serde::Serialize;
 
 use crate::{
-    figures,
-    pace::Pace,
+    pace::{Above, Pace},
+    report::Report,
     world::{PORT, VIP4, backend, desired, establish, open, service},
 };
 
 const ROUNDS: usize = 31;
 /// Packets of a measurement: so many reports of the longest kind fit into the ring.
 const PACKETS: u32 = 400;
+/// Before them: the first row meets a program that was just loaded.
+const WARM_UP: u32 = 16384;
 const FLOWS: u32 = 256;
 const SIZES: FlowSizes = FlowSizes { ipv4: 4096, wide: 1024 };
 const LIMITS: Limits = Limits { services: 64, destinations: 256, endpoints: 256 };
@@ -37,7 +40,16 @@ struct Row {
     filter: Option<Filter>,
     /// Whether each packet is reported.
     reported: bool,
+    /// ns per packet of each round, the wrapper's cost included.
     rounds: Vec<u32>,
+}
+
+/// ns per packet above the wrapper.
+#[derive(Serialize)]
+pub struct Figure {
+    name: &'static str,
+    #[serde(flatten)]
+    above: Above,
 }
 
 fn rows() -> Result<Vec<Row>> {
@@ -61,7 +73,8 @@ fn rows() -> Result<Vec<Row>> {
     ])
 }
 
-pub fn trace() -> Result<()> {
+/// Measures and prints the table.
+pub fn trace() -> Result<Report<Figure>> {
     let addresses = (1..=2).map(|n| backend(VIP4, n));
     let want = desired(vec![service(VIP4, PORT, Scheduler::Rr, addresses)]);
     let mut director = Director::with_limits(SIZES, LIMITS, &want)?;
@@ -70,35 +83,45 @@ pub fn trace() -> Result<()> {
     feeder.aim(Target::Director, &mut director)?;
     establish(&mut feeder, &open, FLOWS)?;
     ensure!(director.flows().len() == FLOWS as usize, "{} flows", director.flows().len());
-    let (mut rows, mut pace) = (rows()?, Pace::default());
-    for round in 0..=ROUNDS {
-        director.trace_no_more()?;
-        let mut traces: Option<Traces> = None;
-        pace.round(|| {
-            for row in &mut rows {
-                if row.filter.is_some() && traces.is_none() {
-                    traces = Some(director.trace()?);
-                }
-                let nanoseconds = measure(&mut feeder, &mut director, &mut traces, row)?;
-                // The first one warms up.
-                if round > 0 {
-                    row.rounds.push(nanoseconds);
-                }
-            }
-            Ok(())
-        })?;
+    let (mut rows, mut wrapper) = (rows()?, Vec::new());
+    // The first one warms up.
+    round(&mut feeder, &mut director, &mut rows, &mut wrapper)?;
+    rows.iter_mut().map(|row| &mut row.rounds).chain([&mut wrapper]).for_each(Vec::clear);
+    let mut pace = Pace::default();
+    for _ in 0..ROUNDS {
+        pace.round(|| round(&mut feeder, &mut director, &mut rows, &mut wrapper))?;
     }
-    println!(
-        "{:<46}{:>9}{:>9}",
-        format!("ns per packet, {ROUNDS} rounds, wrapper included"),
-        "minimum",
-        "median"
-    );
-    for row in &rows {
-        let (minimum, median) = figures(&row.rounds);
-        println!("{:<46}{minimum:>9}{median:>9}", row.name);
+    let figure = |row: &Row| Figure { name: row.name, above: pace.above(&row.rounds, &wrapper) };
+    let figures: Vec<_> = rows.iter().map(figure).collect();
+    println!("{:<46}{:>9}{:>9}", format!("ns per packet, {ROUNDS} rounds"), "minimum", "median");
+    for Figure { name, above: Above { minimum, median } } in &figures {
+        println!("{name:<46}{minimum:>9}{median:>9}");
     }
     println!("\n{} instructions verified; {pace}", director.verified_instructions()?);
+    Ok(Report::new(&pace, figures))
+}
+
+/// The wrapper, and every row once.
+fn round(
+    feeder: &mut Feeder,
+    director: &mut Director,
+    rows: &mut [Row],
+    wrapper: &mut Vec<u32>,
+) -> Result<()> {
+    let open = open(VIP4).flags(ACK);
+    let mut feed = Feed::of(&open, FLOWS);
+    director.trace_no_more()?;
+    feeder.aim(Target::Nothing, director)?;
+    feeder.run(&open.bytes(), &mut feed, WARM_UP)?;
+    wrapper.push(feeder.run(&open.bytes(), &mut feed, PACKETS)?);
+    let mut traces: Option<Traces> = None;
+    for row in rows {
+        if row.filter.is_some() && traces.is_none() {
+            traces = Some(director.trace()?);
+        }
+        let nanoseconds = measure(feeder, director, &mut traces, row)?;
+        row.rounds.push(nanoseconds);
+    }
     Ok(())
 }
 
@@ -115,8 +138,7 @@ fn measure(
         traces.set(0, Filter { until, ..filter })?;
     }
     feeder.aim(Target::Director, director)?;
-    // Once to warm up.
-    feeder.run(&open.bytes(), &mut feed, PACKETS)?;
+    feeder.run(&open.bytes(), &mut feed, if row.reported { PACKETS } else { WARM_UP })?;
     if let Some(traces) = traces {
         traces.read(usize::MAX, |_| {});
     }

@@ -14,11 +14,13 @@ use lb_tests::{
     nginx::{HTTP, HTTPS, HTTPS2, Nginx},
     stores::{Postgres, REDIS_PORT, redis},
 };
+use serde::Serialize;
 
 use super::{
     measure::Measured,
     world::{PORT, World, vip},
 };
+use crate::report::Report;
 
 const MEASURED: Duration = Duration::from_secs(8);
 const SETTLED: Duration = Duration::from_secs(2);
@@ -29,8 +31,26 @@ const ECHO: u16 = 7200;
 /// Name, the check's own keys, its way, its interval in milliseconds, and what answers.
 type Kind = (&'static str, String, &'static str, u32, &'static str);
 
-/// A table: microseconds of CPU for each.
-pub fn kinds(world: &mut World) -> Result<()> {
+/// What the run showed.
+#[derive(Serialize)]
+pub struct Kinds {
+    /// What the agent takes without a check.
+    pub idle_of_a_cpu: f64,
+    #[serde(flatten)]
+    pub report: Report<Figure>,
+}
+
+#[derive(Serialize)]
+pub struct Figure {
+    check: &'static str,
+    per_second: f64,
+    us_of_cpu: f64,
+    against: &'static str,
+    failed: u64,
+}
+
+/// Prints the table; the agent's share of a CPU without a check, and each kind's figures.
+pub fn kinds(world: &mut World) -> Result<(f64, Vec<Figure>)> {
     let lab = &world.lab;
     let node = &lab.net.backends[0];
     let web = Nginx::start(&lab.scope, node)?;
@@ -136,15 +156,28 @@ pub fn kinds(world: &mut World) -> Result<()> {
         "against",
         idle * 100.0
     );
-    for ((name, .., against), config) in all.iter().filter(|((_, check, ..), _)| !check.is_empty()) {
+    let mut figures = Vec::new();
+    for ((check, .., against), config) in all.iter().filter(|((_, check, ..), _)| !check.is_empty()) {
         world.reload(config)?;
-        let measured = over(world)?;
-        let cost = (measured.cpu() - idle) * 1e6 / measured.rate();
-        let failed =
-            if measured.failed() == 0 { String::new() } else { format!("{} failed", measured.failed()) };
-        println!("{name:<24}{:>12.0}{cost:>14.0}  {against:<16} {failed}", measured.rate());
+        let figure = Figure::of(check, against, &over(world)?, idle);
+        figure.print();
+        figures.push(figure);
     }
-    world.stop()
+    world.stop()?;
+    Ok((idle, figures))
+}
+
+impl Figure {
+    fn of(check: &'static str, against: &'static str, measured: &Measured, idle: f64) -> Self {
+        let us_of_cpu = (measured.cpu() - idle) * 1e6 / measured.rate();
+        Self { check, per_second: measured.rate(), us_of_cpu, against, failed: measured.failed() }
+    }
+
+    fn print(&self) {
+        let Self { check, per_second, us_of_cpu, against, failed } = self;
+        let failed = if *failed == 0 { String::new() } else { format!("{failed} failed") };
+        println!("{check:<24}{per_second:>12.0}{us_of_cpu:>14.0}  {against:<16} {failed}");
+    }
 }
 
 fn over(world: &World) -> Result<Measured> {

@@ -13,8 +13,11 @@ use lb::api::{
 };
 use lb_tests::clock::now;
 
-use super::world::World;
-use crate::figures;
+use super::{
+    shown::{Asked, Load, Request, Thread},
+    world::World,
+};
+use crate::{figures, report::ms};
 
 /// What a thread has used.
 #[derive(Clone, Copy, Default)]
@@ -124,7 +127,7 @@ impl Measured {
     }
 
     /// Microseconds of CPU a check.
-    pub fn cost(&self) -> f64 {
+    fn cost(&self) -> f64 {
         self.cpu() * 1e6 / self.rate()
     }
 
@@ -141,46 +144,32 @@ impl Measured {
         sum.and_then(|sum| sum.late_us(share))
     }
 
-    fn late(&self, share: f64) -> String {
-        self.late_us(share).map_or("> 5 s".to_owned(), |us| format!("< {} ms", us as f64 / 1000.0))
-    }
-
-    pub fn print(&self, floor: f64) -> Result<()> {
-        let (user, system) = self
-            .threads
-            .values()
-            .fold((0, 0), |(user, system), used| (user + used.user, system + used.system));
-        println!(
-            "  checks a second: {:.0} (the servers accepted {:.0}); failed: {}; backends down: {}",
-            self.rate(),
-            self.accepted as f64 / self.seconds,
-            self.failed(),
-            self.down
-        );
-        println!(
-            "  begun late by: half {}, 99 % {}, 99.9 % {}, all {}",
-            self.late(0.5),
-            self.late(0.99),
-            self.late(0.999),
-            self.late(1.0)
-        );
-        println!(
-            "  of a CPU: {:.1} % (user {:.1}, system {:.1}); a check: {:.1} us, {:.1} times the bare loop's; resident: {:.0} MiB",
-            self.cpu() * 100.0,
-            user as f64 / self.seconds,
-            system as f64 / self.seconds,
-            self.cost(),
-            self.cost() / floor,
-            self.resident
-        );
-        for (name, used) in self.threads.iter().filter(|(_, used)| used.ran > 0) {
-            println!(
-                "  thread {name:>12}: {:5.1} % of a CPU, {:5.1} % of the time without one though ready",
-                used.ran as f64 / 1e7 / self.seconds,
-                used.waited as f64 / 1e7 / self.seconds
-            );
+    /// Its figures, beside what the bare loop takes for a connection.
+    pub fn load(&self, what: &'static str, floor: f64) -> Load {
+        let percent = |of: fn(&Used) -> u64| self.threads.values().map(of).sum::<u64>() as f64 / self.seconds;
+        let share = |nanoseconds: u64| nanoseconds as f64 / 1e9 / self.seconds;
+        let ran = self.threads.iter().filter(|(_, used)| used.ran > 0);
+        Load {
+            what,
+            per_second: self.rate(),
+            accepted_per_second: self.accepted as f64 / self.seconds,
+            failed: self.failed(),
+            down: self.down,
+            late_us: [0.5, 0.99, 0.999, 1.0].map(|share| self.late_us(share)),
+            of_a_cpu: self.cpu(),
+            user_percent: percent(|used| used.user),
+            system_percent: percent(|used| used.system),
+            us_of_cpu_each: self.cost(),
+            of_the_bare_loop: self.cost() / floor,
+            resident_mib: self.resident,
+            threads: ran
+                .map(|(name, used)| Thread {
+                    name: name.clone(),
+                    of_a_cpu: share(used.ran),
+                    ready_without_one: share(used.waited),
+                })
+                .collect(),
         }
-        Ok(())
     }
 }
 
@@ -217,20 +206,18 @@ impl Requests {
         Ok(requests)
     }
 
-    pub fn print(&self, meanwhile: &Measured) {
-        for (what, times) in [("status", &self.status), ("services", &self.services)] {
-            let milliseconds = |time: Duration| time.as_secs_f64() * 1000.0;
-            println!(
-                "  GET /v1/{what:<8} meanwhile: median {:.1} ms, longest {:.1} ms of {}",
-                milliseconds(figures(times).1),
-                milliseconds(times.iter().max().copied().unwrap_or_default()),
-                times.len()
-            );
+    /// Their figures, and those of the checks meanwhile.
+    pub fn asked(&self, meanwhile: &Measured) -> Asked {
+        let request = |what, times: &[Duration]| Request {
+            what,
+            times: times.len(),
+            median_ms: ms(figures(times).1),
+            longest_ms: ms(times.iter().max().copied().unwrap_or_default()),
+        };
+        Asked {
+            requests: vec![request("status", &self.status), request("services", &self.services)],
+            checks_per_second: meanwhile.rate(),
+            late_us: meanwhile.late_us(0.99),
         }
-        println!(
-            "  checks meanwhile: {:.0} a second, 99 % begun within {}",
-            meanwhile.rate(),
-            meanwhile.late(0.99)
-        );
     }
 }

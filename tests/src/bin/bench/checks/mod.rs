@@ -6,15 +6,22 @@
 mod floor;
 mod kinds;
 mod measure;
+mod shown;
 mod world;
 
 use std::{net::IpAddr, thread, time::Duration};
 
 use anyhow::Result;
 use lb_tests::config::{Config, Service};
+use serde::Serialize;
 
-use measure::{Measured, Requests};
-use world::{PORT, PORTS, World, vip};
+pub use self::kinds::Kinds;
+use self::{
+    measure::{Measured, Requests},
+    shown::{Asked, Load},
+    world::{PORT, PORTS, World, vip},
+};
+use crate::{pace::Pace, report::Report};
 
 /// What is asked for.
 const RATE: f64 = 10_000.0;
@@ -27,11 +34,35 @@ const BACKENDS: u8 = 100;
 /// A check that begins later than this, in microseconds, is late: one of a hundred may be.
 const PROMPT_US: u64 = 10_000;
 
-pub fn checks() -> Result<()> {
+/// What the run showed.
+#[derive(Serialize)]
+pub struct Checks {
+    /// Microseconds of CPU for a non-blocking connect and close.
+    bare_loop_us: f64,
+    #[serde(flatten)]
+    report: Report<Row>,
+    targets: Vec<Judged>,
+}
+
+#[derive(Serialize)]
+struct Row {
+    #[serde(flatten)]
+    load: Load,
+    asked: Asked,
+}
+
+#[derive(Serialize)]
+struct Judged {
+    what: String,
+    holds: bool,
+}
+
+/// Measures and prints the table and the targets.
+pub fn checks() -> Result<Checks> {
     let mut world = World::build(BACKENDS)?;
     let floor = floor::connects(&world, (RATE * 3.0) as u32)?;
     println!("a non-blocking connect and close by a bare loop: {floor:.1} us of CPU\n");
-    let mut held = Vec::new();
+    let (mut rows, mut targets, mut pace) = (Vec::new(), Vec::new(), Pace::default());
     for (services, via, what) in [
         (100, "rip", "10,000 tcp checks of 10,000 backends at 1 s, each at its own address"),
         (
@@ -41,25 +72,35 @@ pub fn checks() -> Result<()> {
         ),
     ] {
         println!("{what}");
-        held.extend(load(&mut world, services, via, floor)?);
+        // It begins and ends without an agent.
+        let (row, judged) = pace.round(|| load(&mut world, services, via, (what, floor)))?;
+        rows.push(row);
+        targets.extend(judged);
         println!();
     }
     world.finish();
-    println!("{:<78}{:>10}", "target", "");
-    for (what, holds) in held {
-        println!("{what:<78}{:>10}", if holds { "held" } else { "MISSED" });
+    println!("{pace}\n\n{:<78}{:>10}", "target", "");
+    for Judged { what, holds } in &targets {
+        println!("{what:<78}{:>10}", if *holds { "held" } else { "MISSED" });
     }
-    Ok(())
+    Ok(Checks { bare_loop_us: floor, report: Report::new(&pace, rows), targets })
 }
 
-pub fn kinds() -> Result<()> {
-    let mut world = World::build(BACKENDS)?;
-    kinds::kinds(&mut world)?;
+/// Measures and prints the other table.
+pub fn kinds() -> Result<Kinds> {
+    let (mut world, mut pace) = (World::build(BACKENDS)?, Pace::default());
+    let (idle, rows) = pace.round(|| kinds::kinds(&mut world))?;
+    println!("\n{pace}");
     world.finish();
-    Ok(())
+    Ok(Kinds { idle_of_a_cpu: idle, report: Report::new(&pace, rows) })
 }
 
-fn load(world: &mut World, services: u8, via: &str, floor: f64) -> Result<Vec<(String, bool)>> {
+fn load(
+    world: &mut World,
+    services: u8,
+    via: &str,
+    (what, floor): (&'static str, f64),
+) -> Result<(Row, [Judged; 4])> {
     let of = |n: u8| Service {
         more: format!("checks: [{{tcp: , interval: 1s, via: {via}}}]"),
         ..Service::tcp(&format!("s{n}"), vip(n), PORT + u16::from(n) % PORTS, world.addresses.iter().copied())
@@ -73,19 +114,27 @@ fn load(world: &mut World, services: u8, via: &str, floor: f64) -> Result<Vec<(S
         thread::sleep(MEASURED);
         Ok(())
     })?;
-    measured.print(floor)?;
+    let load = measured.load(what, floor);
+    load.print();
     let mut requests = Requests::default();
     let asked = Measured::over(world, || {
         requests = Requests::make(world, ASKED)?;
         Ok(())
     })?;
-    requests.print(&asked);
+    let asked = requests.asked(&asked);
+    asked.print();
     world.stop()?;
+    let targets = judge(via, &measured);
+    Ok((Row { load, asked }, targets))
+}
+
+fn judge(via: &str, measured: &Measured) -> [Judged; 4] {
     let late = measured.late_us(0.99);
-    Ok(vec![
-        (format!("{via}: 10,000 checks a second on one CPU"), measured.rate() > RATE * 0.995),
-        (format!("{via}: its threads take less than that CPU"), measured.cpu() < 1.0),
-        (format!("{via}: 99 % begin within 10 ms"), late.is_some_and(|late| late <= PROMPT_US)),
-        (format!("{via}: no healthy backend fails"), measured.failed() == 0 && measured.down == 0),
-    ])
+    [
+        ("10,000 checks a second on one CPU", measured.rate() > RATE * 0.995),
+        ("its threads take less than that CPU", measured.cpu() < 1.0),
+        ("99 % begin within 10 ms", late.is_some_and(|late| late <= PROMPT_US)),
+        ("no healthy backend fails", measured.failed() == 0 && measured.down == 0),
+    ]
+    .map(|(what, holds)| Judged { what: format!("{via}: {what}"), holds })
 }

@@ -10,26 +10,29 @@ use lb::{
 use lb_tests::clock::now;
 
 use super::{
-    line,
+    shown::Shown,
     world::{World, name, port},
 };
+use crate::pace::Pace;
 
 /// Services that get backends. Each has one before, and as many as there are addresses when all are added.
 const GROWING: u16 = 100;
 /// Clients that ask at the same time, and how long they go on.
 const CLIENTS: [(usize, Duration); 2] = [(1, Duration::from_secs(30)), (64, Duration::from_secs(300))];
 
-pub fn adding(world: &World) -> Result<()> {
+pub fn adding(world: &World, shown: &mut Shown) -> Result<()> {
     for (clients, limit) in CLIENTS {
         world.write(&world.small(GROWING, 1))?;
         world.agent.start()?;
-        add(world, clients, limit)?;
+        let mut pace = Pace::default();
+        pace.round(|| add(world, shown, clients, limit))?;
+        shown.paced(pace);
         world.detach()?;
     }
     Ok(())
 }
 
-fn add(world: &World, clients: usize, limit: Duration) -> Result<()> {
+fn add(world: &World, shown: &mut Shown, clients: usize, limit: Duration) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     // The first is the file's.
     let new = &world.addresses[1..];
@@ -49,11 +52,11 @@ fn add(world: &World, clients: usize, limit: Duration) -> Result<()> {
     let there = world.status()?.backends;
     ensure!(there == added + usize::from(GROWING), "{added} were added, and {there} are there");
     let all = new.len() * usize::from(GROWING);
-    line(
+    shown.alone(
         &format!("adding {added} of {all} backends to {GROWING} services by the API, {clients} at once"),
         took,
     );
-    println!("    {:.1} ms for each", took.as_secs_f64() * 1000.0 / added.max(1) as f64);
+    shown.each(took, added);
     Ok(())
 }
 

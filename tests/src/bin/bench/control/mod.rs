@@ -3,16 +3,22 @@
 
 mod adding;
 mod changes;
+mod shown;
 mod start;
 mod world;
 
-use std::{fs, time::Duration};
+use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::ValueEnum;
 
+use self::{
+    shown::Shown,
+    world::{BACKENDS, HOSTS, SERVICES, World},
+};
 use crate::pace::load;
-use world::{BACKENDS, HOSTS, SERVICES, World};
+
+pub use self::shown::Control;
 
 /// From the start of the process to the first connection.
 const TARGET: Duration = Duration::from_secs(2);
@@ -33,72 +39,49 @@ pub enum Part {
     Changes,
 }
 
-/// A table of times, and of memory. No parts: all of them.
-pub fn control(parts: &[Part]) -> Result<()> {
-    let world = World::build()?;
+/// Measures and prints times, and memory. No parts: all of them.
+pub fn control(parts: &[Part]) -> Result<Control> {
+    let (world, mut shown) = (World::build()?, Shown::default());
     println!("the agent, `lb run` in a lab; load {}", load()?);
     for part in if parts.is_empty() { Part::value_variants() } else { parts } {
         match part {
-            Part::Small => small(&world)?,
-            Part::Adding => adding::adding(&world)?,
-            Part::Dead => dead(&world)?,
-            Part::Large => large(&world)?,
-            Part::Changes => changes::changes(&world)?,
+            Part::Small => small(&world, &mut shown)?,
+            Part::Adding => adding::adding(&world, &mut shown)?,
+            Part::Dead => dead(&world, &mut shown)?,
+            Part::Large => large(&world, &mut shown)?,
+            Part::Changes => changes::changes(&world, &mut shown)?,
         }
     }
     println!("load {}", load()?);
     world.finish();
-    Ok(())
+    Ok(shown.finish())
 }
 
-fn small(world: &World) -> Result<()> {
+fn small(world: &World, shown: &mut Shown) -> Result<()> {
     world.write(&world.small(1, 2))?;
-    start::starts(world, 1, "start with 1 service of 2 backends")?;
-    report_memory(world)?;
+    start::starts(world, shown, 1, "start with 1 service of 2 backends")?;
+    shown.memory(world)?;
     world.agent.detach()
 }
 
-fn dead(world: &World) -> Result<()> {
+fn dead(world: &World, shown: &mut Shown) -> Result<()> {
     let hosts = world.hosts(DEAD)?;
     world.write(&world.large(1, &hosts))?;
     let what = format!(
         "start with {SERVICES} services of {BACKENDS} backends on {HOSTS} hosts, 1 of {DEAD} of them not there"
     );
-    start::starts(world, SERVICES, &what)?;
+    start::starts(world, shown, SERVICES, &what)?;
     world.agent.detach()
 }
 
-fn large(world: &World) -> Result<()> {
+fn large(world: &World, shown: &mut Shown) -> Result<()> {
     world.write(&world.large(1, &world.addresses))?;
-    let best =
-        start::starts(world, SERVICES, &format!("start with {SERVICES} services of {BACKENDS} backends"))?;
-    let verdict = if best <= TARGET { "holds" } else { "MISSED" };
-    println!("    target: at most {TARGET:?} to the first connection: {verdict}");
-    report_memory(world)?;
+    let what = format!("start with {SERVICES} services of {BACKENDS} backends");
+    let best = start::starts(world, shown, SERVICES, &what)?;
+    shown.target(&format!("at most {TARGET:?} to the first connection"), best <= TARGET);
+    shown.memory(world)?;
     world.agent.kill9()?;
-    start::again(world, "start after kill -9, which finds the maps as it left them")?;
-    report_memory(world)?;
+    start::again(world, shown, "start after kill -9, which finds the maps as it left them")?;
+    shown.memory(world)?;
     world.agent.detach()
-}
-
-fn line(what: &str, time: Duration) {
-    println!("{what:<70}{:>9.0} ms", time.as_secs_f64() * 1000.0);
-}
-
-/// proc_pid_status(5): VmRSS, and the part of it that is no file's.
-fn report_memory(world: &World) -> Result<()> {
-    let text = fs::read_to_string(format!("/proc/{}/status", world.status()?.pid))?;
-    let of = |name: &str| -> Result<f64> {
-        let line = text.lines().find_map(|line| line.strip_prefix(name)).context("no such line")?;
-        let kilobytes: f64 = line.split_whitespace().next().context("no figure")?.parse()?;
-        Ok(kilobytes / 1024.0)
-    };
-    println!(
-        "    its memory: resident {:.0} MiB, of that its own {:.0} MiB, maps and files {:.0} MiB; most ever {:.0} MiB",
-        of("VmRSS:")?,
-        of("RssAnon:")?,
-        of("RssFile:")? + of("RssShmem:")?,
-        of("VmHWM:")?,
-    );
-    Ok(())
 }

@@ -9,10 +9,10 @@ use anyhow::{Result, ensure};
 use lb_tests::{clock::now, hello::Session};
 
 use super::{
-    line,
+    shown::Shown,
     world::{World, endpoint},
 };
-use crate::figures;
+use crate::{figures, pace::Pace};
 
 /// The best one decides.
 const STARTS: usize = 5;
@@ -23,30 +23,29 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// From nothing to the first connection, and to READY=1, several times; the agent of the last one runs on. The
 /// shortest time to a connection.
-pub fn starts(world: &World, services: u16, what: &str) -> Result<Duration> {
-    let mut times = Vec::new();
+pub fn starts(world: &World, shown: &mut Shown, services: u16, what: &str) -> Result<Duration> {
+    let (mut times, mut pace) = (Vec::new(), Pace::default());
     for round in 0..STARTS {
         if round != 0 {
             world.agent.detach()?;
         }
-        times.push(start(world, services)?);
+        times.push(pace.round(|| start(world, services))?);
     }
-    println!("{what}");
+    shown.heading(what);
     let (first, ready): (Vec<_>, Vec<_>) = times.into_iter().unzip();
     let best = figures(&first).0;
     for (what, times) in [("to the first connection", first), ("until it says that it is ready", ready)] {
-        let (minimum, median) = figures(&times);
-        line(&format!("    {what}, minimum of {STARTS}"), minimum);
-        line("        median", median);
+        shown.minimum_and_median(what, STARTS, pace.figures(&times));
     }
+    shown.paced(pace);
     Ok(best)
 }
 
 /// Once more, whatever is there.
-pub fn again(world: &World, what: &str) -> Result<()> {
+pub fn again(world: &World, shown: &mut Shown, what: &str) -> Result<()> {
     let since = now();
     world.agent.start()?;
-    line(what, since.elapsed());
+    shown.alone(what, since.elapsed());
     Ok(())
 }
 
