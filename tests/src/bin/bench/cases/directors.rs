@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use anyhow::{Context, Result};
 use lb::{
+    dataplane::Traces,
     model::{
         Endpoint, FlowSizes, Guard, Limits, Persistence, Protocol, Scheduler, Scope, Service, sources::rule,
     },
@@ -25,7 +26,7 @@ pub const VID: u16 = 100;
 pub const SERVICES: [u32; 3] = [1, 128, 4096];
 /// Of all of them together.
 pub const FLOWS_OF_SERVICES: u32 = 4096;
-/// Flows of the director that has the most.
+/// Flows of each kind of the director that has the most.
 pub const MOST: u32 = 1 << 22;
 
 const SIZES: FlowSizes = FlowSizes { ipv4: 1 << 20, wide: 1 << 20 };
@@ -47,12 +48,14 @@ pub enum Which {
     Plain,
     /// By its place in [`SERVICES`].
     Services(usize),
-    /// [`MOST`] flows.
+    /// [`MOST`] flows of each kind.
     Most,
     /// One service that uses everything there is.
     Features,
     /// Its flows are on their way to tables of another size.
     Moving,
+    /// `lb trace` runs.
+    Traced,
 }
 
 pub struct Directors {
@@ -61,19 +64,26 @@ pub struct Directors {
     most: Director,
     features: Director,
     moving: Director,
+    traced: Director,
+    /// None asks for anything.
+    _traces: Traces,
 }
 
 impl Directors {
     pub fn new() -> Result<Self> {
         let build = |sizes, want: &Desired| Director::with_limits(sizes, LIMITS, want);
         let one = desired(vec![of(VIP4, 2)]);
-        let most = FlowSizes { ipv4: MOST, wide: 16 };
+        let most = FlowSizes { ipv4: 2 * MOST, wide: 2 * MOST };
+        let all = [VIP4, VIP6].into_iter().flat_map(|vip| [of(vip, 2), datagrams(vip)]).collect();
+        let mut traced = build(SIZES, &one)?;
         Ok(Self {
             plain: build(SIZES, &plain())?,
             services: SERVICES.into_iter().map(|n| build(SIZES, &many(n))).collect::<Result<_>>()?,
-            most: build(most, &one)?,
+            most: build(most, &desired(all))?,
             features: build(SIZES, &everything()?)?,
             moving: build(SIZES, &one)?,
+            _traces: traced.trace()?,
+            traced,
         })
     }
 
@@ -84,6 +94,7 @@ impl Directors {
             Which::Most => &mut self.most,
             Which::Features => &mut self.features,
             Which::Moving => &mut self.moving,
+            Which::Traced => &mut self.traced,
         }
     }
 
@@ -94,7 +105,7 @@ impl Directors {
 
     /// Rounds of the sweeper as they will be, where flows are opened.
     pub fn sweep_in(&mut self, seconds: &[u32]) -> Result<()> {
-        for director in [&mut self.plain, &mut self.features, &mut self.moving] {
+        for director in [&mut self.plain, &mut self.features, &mut self.moving, &mut self.traced] {
             for seconds in seconds {
                 director.sweep_in(*seconds)?;
             }
@@ -107,14 +118,15 @@ fn of(vip: IpAddr, backends: u16) -> Service {
     service(vip, PORT, Scheduler::Rr, (1..=backends).map(|n| backend(vip, n)))
 }
 
+fn datagrams(vip: IpAddr) -> Service {
+    let mut service = of(vip, 2);
+    service.endpoint.protocol = Protocol::Udp;
+    service.name = service.endpoint.default_name();
+    service
+}
+
 /// A service of each kind of packet.
 fn plain() -> Desired {
-    let datagrams = |vip| {
-        let mut service = of(vip, 2);
-        service.endpoint.protocol = Protocol::Udp;
-        service.name = service.endpoint.default_name();
-        service
-    };
     let persistent = |vip| {
         let mut service = of(vip, 2);
         service.options.persistence = Some(persistence());

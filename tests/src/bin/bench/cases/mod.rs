@@ -63,6 +63,7 @@ pub struct Report {
 pub fn cases() -> Result<Report> {
     let mut bench = Bench { directors: Directors::new()?, feeder: Feeder::new()? };
     let (mut wrappers, mut rows) = (wrappers(), rows());
+    let mut swap = wrappers[0].clone();
     for run in rows::established() {
         bench.establish(run)?;
     }
@@ -70,13 +71,16 @@ pub fn cases() -> Result<Report> {
     let mut pace = Pace::default();
     for _ in 0..ROUNDS {
         pace.round(|| {
-            wrappers.iter_mut().try_for_each(|(run, rounds)| bench.wrapper(run, rounds))?;
+            wrappers.iter_mut().try_for_each(|(run, rounds)| bench.alone(Target::Nothing, run, rounds))?;
+            bench.alone(Target::Swap, &mut swap.0, &mut swap.1)?;
             rows.iter_mut().try_for_each(|row| bench.measure(row))
         })?;
         // Each round finds as many flows as the first.
         bench.directors.sweep_in(&LATER)?;
     }
-    let rows = net(&rows, &wrappers);
+    let mut shown = vec![net("bare MAC swap", &swap.0, &swap.1, &wrappers)];
+    shown.extend(rows.iter().map(|row| net(&row.name, &row.measured, &row.rounds, &wrappers)));
+    let rows = shown;
     println!("{:<58}{:>9}{:>9}", format!("ns per packet, {ROUNDS} rounds"), "minimum", "median");
     for Figure { name, minimum, median } in &rows {
         println!("{name:<58}{minimum:>9}{median:>9}");
@@ -85,17 +89,13 @@ pub fn cases() -> Result<Report> {
     Ok(Report { rounds: ROUNDS, slow_rounds: pace.slow(), rows })
 }
 
-/// Figures without the cost of the wrapper, which has one for each family.
-fn net(rows: &[Row], wrappers: &[(Run, Vec<u32>)]) -> Vec<Figure> {
+/// Figures of `run`'s rounds without the cost of the wrapper, which has one for each family.
+fn net(name: &str, run: &Run, rounds: &[u32], wrappers: &[(Run, Vec<u32>)]) -> Figure {
     let above = |all: u32, wrapper: u32| i64::from(all) - i64::from(wrapper);
-    let figure = |row: &Row| {
-        let family = row.measured.feed.is_ipv6;
-        let wrapper = wrappers.iter().find(|(run, _)| run.feed.is_ipv6 == family);
-        let (least, middle) = wrapper.map_or((0, 0), |(_, rounds)| figures(rounds));
-        let (minimum, median) = figures(&row.rounds);
-        Figure { name: row.name.clone(), minimum: above(minimum, least), median: above(median, middle) }
-    };
-    rows.iter().map(figure).collect()
+    let wrapper = wrappers.iter().find(|(wrapper, _)| wrapper.feed.is_ipv6 == run.feed.is_ipv6);
+    let (least, middle) = wrapper.map_or((0, 0), |(_, rounds)| figures(rounds));
+    let (minimum, median) = figures(rounds);
+    Figure { name: name.to_owned(), minimum: above(minimum, least), median: above(median, middle) }
 }
 
 struct Bench {
@@ -110,8 +110,9 @@ impl Bench {
         Ok(())
     }
 
-    fn wrapper(&mut self, run: &mut Run, rounds: &mut Vec<u32>) -> Result<()> {
-        self.feeder.aim(Target::Nothing, self.directors.of(Which::Plain))?;
+    /// Without a director.
+    fn alone(&mut self, target: Target, run: &mut Run, rounds: &mut Vec<u32>) -> Result<()> {
+        self.feeder.aim(target, self.directors.of(Which::Plain))?;
         rounds.push(self.feeder.run(&run.frame, &mut run.feed, run.packets)?);
         Ok(())
     }

@@ -55,8 +55,11 @@ pub fn established() -> Vec<(Which, Run)> {
             services,
         ));
     }
-    runs.extend(connected(Which::Most, &open(VIP4), MOST, 1));
-    for which in [Which::Features, Which::Moving] {
+    for vip in [VIP4, VIP6] {
+        runs.extend(connected(Which::Most, &open(vip), MOST, 1));
+        runs.push((Which::Most, known(&datagram(vip), MOST)));
+    }
+    for which in [Which::Features, Which::Moving, Which::Traced] {
         runs.extend(connected(which, &open(VIP4), 1, 1));
     }
     runs
@@ -109,6 +112,16 @@ pub fn rows() -> Vec<Row> {
             Row { verdict: Verdict::PassedNoService, ..flows(&named("not a VIP"), plain, &nobody, 1) },
         ]);
     }
+    for (name, packet) in [
+        ("IPv4 TCP", ack(VIP4)),
+        ("IPv4 UDP", datagram(VIP4)),
+        ("IPv6 TCP", ack(VIP6)),
+        ("IPv6 UDP", datagram(VIP6)),
+    ] {
+        for (many, number) in [("1 k", 1 << 10), ("512 k", CACHES), ("4 M", MOST)] {
+            rows.push(flows(&format!("{name}, {many} known flows of 16 M"), Which::Most, &packet, number));
+        }
+    }
     for (name, vip) in [("ICMP error about a flow, IPv4", VIP4), ("ICMP error about a flow, IPv6", VIP6)] {
         rows.push(row(name, plain, Vec::new(), error(vip)));
     }
@@ -129,7 +142,6 @@ pub fn rows() -> Vec<Row> {
         rows.push(row);
     }
     rows.extend([
-        flows("4 M known flows", Which::Most, &ack(VIP4), MOST),
         flows("tables of another size are filled, 1 known flow", Which::Moving, &ack(VIP4), 1),
         new(
             "tables of another size are filled, new flow",
@@ -137,6 +149,8 @@ pub fn rows() -> Vec<Row> {
             &open(VIP4),
             Feed::new_flows(&open(VIP4)),
         ),
+        flows("`lb trace` runs, 1 known flow", Which::Traced, &ack(VIP4), 1),
+        new("`lb trace` runs, new flow", Which::Traced, &open(VIP4), Feed::new_flows(&open(VIP4))),
         flows("everything configured, 1 known flow", Which::Features, &ack(VIP4), 1),
         new("everything configured, new flow", Which::Features, &open(VIP4), Feed::new_flows(&open(VIP4))),
     ]);
