@@ -16,7 +16,7 @@ use lb_common::{
 };
 
 use self::{
-    hashed::{NEW, WITHOUT_ENTRY, schedule_hashed},
+    hashed::{pointed_to, schedule_hashed},
     load::{schedule_drawn, schedule_least},
     locality::schedule_near,
 };
@@ -39,7 +39,7 @@ pub fn schedule_next(service: u32, addresses: u64, port: u32) -> u32 {
     let Some((region, header)) = generation(service) else { return 0 };
     match kind(header.scheduler) {
         Kind::Rotation => rotation::next(service, region, &header),
-        Kind::Hashed => schedule_hashed(region, addresses, port, NEW),
+        Kind::Hashed => schedule_hashed(region, addresses, port),
         Kind::Load => schedule_least(region, header.scheduler as u32, load(service).0),
         Kind::Draw => schedule_drawn(region, load(service).0),
         Kind::Locality => schedule_near(service, region),
@@ -56,7 +56,8 @@ pub fn schedule_next(service: u32, addresses: u64, port: u32) -> u32 {
 pub extern "C" fn schedule_by_hash(service: u32, addresses: u64, port: u32) -> u32 {
     let Some((region, header)) = generation(service) else { return 0 };
     if kind(header.scheduler) == Kind::Hashed {
-        return schedule_hashed(region, addresses, port, WITHOUT_ENTRY);
+        // Here, and not in a call of its own: there is no room for another one on the stack of a program that traces.
+        return pointed_to::<false>(region, addresses, port);
     }
     let hash = secret().mix(addresses << 32 | (port as u64) << 16 | service as u64);
     from_spread(&Words, region, &header, (hash >> 32) as u32).unwrap_or(0)

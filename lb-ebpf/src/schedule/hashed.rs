@@ -13,11 +13,18 @@ use super::{
     repeat::{GO_ON, STOP, repeat, state},
 };
 
-/// Entries of members that take no connections are 0: without a fallback, who hashes there is refused. So is who hashes to
-/// one that has too many, if it is [`NEW`].
+/// Where a connection begins. Entries of members that take no connections are 0: without a fallback, who hashes there is
+/// refused, and so is who hashes to one that has too many.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn schedule_hashed(region: u32, addresses: u64, port: u32, whom: u32) -> u32 {
+pub extern "C" fn schedule_hashed(region: u32, addresses: u64, port: u32) -> u32 {
+    pointed_to::<true>(region, addresses, port)
+}
+
+/// For a connection that `BEGINS`, or for any packet of one without an entry, which must not move because a member has got,
+/// or lost, a connection too many.
+#[inline(always)]
+pub fn pointed_to<const BEGINS: bool>(region: u32, addresses: u64, port: u32) -> u32 {
     let Some(header) = header(region) else { return 0 };
     if header.table == 0 {
         return 0;
@@ -27,35 +34,33 @@ pub extern "C" fn schedule_hashed(region: u32, addresses: u64, port: u32, whom: 
     let key = if header.scheduler == DH { key(vip, 0) } else { key(client, port) };
     let first = entry(header.scheduler, key, 0, header.table);
     let dest = from_table(&Words, region, &header, first).unwrap_or(0);
-    if dest != 0 && may_go_to(dest, whom) {
+    if dest != 0 && !(BEGINS && is_overloaded(dest)) {
         return dest;
     }
     if header.flags & flag::FALLBACK == 0 {
         return 0;
     }
-    repeat(MH_TABLE, look_on, Probe { region, key, whom, found: 0 }).found
-}
-
-/// For whom [`schedule_hashed`] looks: a connection that begins; or any packet of one that has no entry, which must not
-/// move because somebody has got, or lost, a connection too many.
-pub const NEW: u32 = 0;
-pub const WITHOUT_ENTRY: u32 = 1;
-
-#[inline(always)]
-fn may_go_to(dest: u32, whom: u32) -> bool {
-    whom == WITHOUT_ENTRY || !is_overloaded(dest)
+    let not_found = if BEGINS { 0 } else { STAYS };
+    match repeat(MH_TABLE, look_on, Probe { region, key, found: not_found }).found {
+        found if found != not_found => found,
+        _ => 0,
+    }
 }
 
 #[derive(Clone, Copy)]
 struct Probe {
     region: u32,
     key: u32,
-    whom: u32,
+    /// At first 0, or [`STAYS`].
     found: u32,
 }
 
+/// No destination's id: whoever looks must not care who has too many connections. In a word that is there anyway, as the stack
+/// of a program that traces has room for none on kernel 6.1.
+const STAYS: u32 = u32::MAX;
+
 extern "C" fn look_on(index: u32, context: *mut c_void) -> i64 {
-    // SAFETY: `schedule_hashed` passes a `Probe` to `repeat`.
+    // SAFETY: `pointed_to` passes a `Probe` to `repeat`.
     let probe = unsafe { state::<Probe>(context) };
     let Some(header) = header(probe.region) else { return STOP };
     if index >= header.table {
@@ -65,7 +70,7 @@ extern "C" fn look_on(index: u32, context: *mut c_void) -> i64 {
     let first = entry(header.scheduler, probe.key, 0, header.table);
     let at = entry(header.scheduler, probe.key, (index + first) % header.table, header.table);
     let dest = from_table(&Words, probe.region, &header, at).unwrap_or(0);
-    if dest == 0 || !may_go_to(dest, probe.whom) {
+    if dest == 0 || (probe.found == 0 && is_overloaded(dest)) {
         return GO_ON;
     }
     probe.found = dest;
