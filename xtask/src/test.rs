@@ -112,8 +112,8 @@ fn vm_steps(report: &mut Report) {
     report.check("the kernel's IPVS does the same, in a short form of `vm ipvs-diff`", vm::ipvs_diff);
 }
 
-/// Runs `cargo test`, with whatever `surroundings` adds, and counts. A run that fails without a failed test (it does not build, a test
-/// program crashed) counts as one.
+/// Runs `cargo test`, with whatever `surroundings` adds, and counts. A run that fails without a failed test (it does not
+/// build, a test program crashed) counts as one.
 fn cargo_test(
     targets: &[&str],
     filter: Option<&str>,

@@ -66,26 +66,18 @@ pub fn established() -> Vec<(Which, Run)> {
 }
 
 pub fn rows() -> Vec<Row> {
-    let (plain, tx) = (Which::Plain, Verdict::ForwardedTx);
+    let plain = Which::Plain;
     let ack = |vip| open(vip).flags(ACK);
-    let row = |name: &str, which, before: Vec<Run>, measured: Run| Row {
-        name: name.to_owned(),
-        which,
-        before,
-        measured,
-        verdict: tx,
-        rounds: Vec::new(),
-    };
     // Each flow once, so that its expiry is fresh; of very many as many as fill the caches.
     let flows = |name: &str, which, packet: &Packet, flows: u32| {
         let known = known(packet, flows);
         let warm_up = Run { packets: flows.min(CACHES), ..known.clone() };
-        row(name, which, vec![warm_up], Run { packets: PACKETS, ..known })
+        forwarded(name, which, vec![warm_up], Run { packets: PACKETS, ..known })
     };
     let new = |name: &str, which, frame: &Packet, feed: Feed| {
         // Beyond all that are established, and none twice.
         let feed = feed.from_number(MOST.into());
-        row(name, which, Vec::new(), Run { frame: frame.bytes(), feed, packets: PACKETS })
+        forwarded(name, which, Vec::new(), Run { frame: frame.bytes(), feed, packets: PACKETS })
     };
     let mut rows = vec![
         flows("IPv4 TCP, 1 known flow", plain, &ack(VIP4), 1),
@@ -123,14 +115,14 @@ pub fn rows() -> Vec<Row> {
         }
     }
     for (name, vip) in [("ICMP error about a flow, IPv4", VIP4), ("ICMP error about a flow, IPv6", VIP6)] {
-        rows.push(row(name, plain, Vec::new(), error(vip)));
+        rows.push(forwarded(name, plain, Vec::new(), error(vip)));
     }
     for (name, vip) in [("IPv4", VIP4), ("IPv6", VIP6)] {
         let piece =
             |offset, more| datagram(vip).from_port(PORT_OF_ONE).with(|p| p.id = 7).fragment(offset, more);
         let (first, later) = (fixed(&piece(0, true)), fixed(&piece(1480, false)));
-        rows.push(row(&format!("first fragment, {name}"), plain, vec![first.clone()], first.clone()));
-        rows.push(row(&format!("later fragment, {name}"), plain, vec![first], later));
+        rows.push(forwarded(&format!("first fragment, {name}"), plain, vec![first.clone()], first.clone()));
+        rows.push(forwarded(&format!("later fragment, {name}"), plain, vec![first], later));
     }
     for (number, services) in SERVICES.into_iter().enumerate() {
         let packet = ack(VIP4).to_port(1000);
@@ -162,31 +154,23 @@ pub fn rows() -> Vec<Row> {
     rows
 }
 
+/// Packets that all leave for a backend.
+fn forwarded(name: &str, which: Which, before: Vec<Run>, measured: Run) -> Row {
+    let (name, verdict) = (name.to_owned(), Verdict::ForwardedTx);
+    Row { name, which, before, measured, verdict, rounds: Vec::new() }
+}
+
 /// Flows that were opened and established in this round.
 fn ending(name: &str, vip: IpAddr, flags: u8) -> Row {
     let run = |flags| Run { packets: PACKETS, ..known(&open(vip).flags(flags), PACKETS) };
-    Row {
-        name: name.to_owned(),
-        which: Which::Plain,
-        before: vec![run(SYN), run(ACK)],
-        measured: run(flags),
-        verdict: Verdict::ForwardedTx,
-        rounds: Vec::new(),
-    }
+    forwarded(name, Which::Plain, vec![run(SYN), run(ACK)], run(flags))
 }
 
 /// New flows, after as many as the guard lets pass at once.
 fn flood(name: &str, packet: &Packet) -> Row {
     let feed = Feed::new_flows(packet).from_number(MOST.into());
     let run = Run { frame: packet.bytes(), feed, packets: PACKETS };
-    Row {
-        name: name.to_owned(),
-        which: Which::Plain,
-        before: vec![run.clone()],
-        measured: run,
-        verdict: Verdict::ForwardedTx,
-        rounds: Vec::new(),
-    }
+    forwarded(name, Which::Plain, vec![run.clone()], run)
 }
 
 /// One packet of each of so many flows.
