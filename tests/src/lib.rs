@@ -16,6 +16,7 @@ mod capture;
 pub mod certificate;
 pub mod clock;
 pub mod config;
+pub mod detour;
 pub mod dns;
 pub mod doctor;
 pub mod errqueue;

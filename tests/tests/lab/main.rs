@@ -12,6 +12,7 @@ mod cut_kinds;
 mod cut_mysql;
 mod cut_web;
 mod detach;
+mod detour;
 mod dns;
 mod doctor;
 mod doctor_backend;

@@ -1,6 +1,11 @@
 //! What the director can tell of a backend's health without a word from it.
 
-use std::{net::TcpStream, thread, time::Duration};
+use std::{
+    io::{self, Read, Write},
+    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
+    thread,
+    time::Duration,
+};
 
 use anyhow::{Context, Result, ensure};
 use lb::{
@@ -15,11 +20,12 @@ use lb_tests::{
     wait::{PATIENCE, Seen, eventually},
 };
 use nix::sys::socket::{setsockopt, sockopt::Linger};
+use socket2::{Domain, Socket, Type};
 
 use crate::{
     doctor_backend::rule,
     flood::flood_of_one,
-    setup::{HELLO, HelloLab, SERVICE, backend_is, config, events, happened},
+    setup::{HELLO, HelloLab, PORT, SERVICE, backend_is, config, events, happened},
 };
 
 /// Of slave1 and slave2.
@@ -205,6 +211,93 @@ fn a_flood_that_is_aimed_at_one_backend_makes_it_suspect_only_when_it_loses_its_
         ensure!(told.what.backend == Some(suspect.key), "{told:?}");
         let other = hello.agent.backend(SERVICE, &hello.key(3 - n))?;
         ensure!(other.state == BackendState::Up, "{other:?}");
+        Ok(())
+    });
+}
+
+/// It keeps a tenth of its connections, by which it can show that it is well again.
+#[test]
+fn a_backend_that_loses_handshakes_has_its_weight_lowered_and_gets_it_back() {
+    Lab::test(Topology::one_segment(2), |lab| {
+        let mut config = config(lab, 2);
+        config.services[0].backends.iter_mut().for_each(|(_, weight)| *weight = 10);
+        config.services[0].scheduler = "wrr";
+        config.services[0].more = "passive: lower, passive_hold: 10s, timeouts: {tcp_syn: 2s}".to_owned();
+        let hello = HelloLab::start_with(lab, &config)?;
+        let client = hello.net.client().ipv4();
+        hello.net.backends[0].netns.ip(&format!("route add blackhole {client}/32"))?;
+        connect_at_once(&hello)?;
+        let told = happened(&hello.agent, Kind::Suspect)?;
+        let lowered = hello.agent.backend(SERVICE, &hello.key(1))?;
+        ensure!(told.what.backend == Some(lowered.key), "{told:?}");
+        ensure!(lowered.state == BackendState::Up && lowered.health_weight == 1, "{lowered:?}");
+        ensure!(lowered.detail.as_ref().is_some_and(|it| it.contains("hang or ran out")), "{lowered:?}");
+        let other = hello.agent.backend(SERVICE, &hello.key(2))?;
+        ensure!(other.state == BackendState::Up && other.health_weight == 10, "{other:?}");
+
+        hello.net.backends[0].netns.ip(&format!("route del blackhole {client}/32"))?;
+        let answered = spread(hello.client(), HELLO, 22)?;
+        ensure!(answered == [("slave1".to_owned(), 2), ("slave2".to_owned(), 20)].into(), "{answered:?}");
+        happened(&hello.agent, Kind::Trusted)?;
+        eventually(PATIENCE, "its weight to be back", || {
+            let view = hello.agent.backend(SERVICE, &hello.key(1))?;
+            let is = view.health_weight == 10;
+            Ok(if is { Seen::Yes(()) } else { Seen::NotYet(format!("{view:?}")) })
+        })
+    });
+}
+
+/// A server that does not come to accept its connections drops SYNs, and takes them when they come again: what is broken
+/// never does.
+#[test]
+fn a_busy_backend_differs_from_a_broken_one() {
+    /// It has a queue for so many, and one more (`sk_acceptq_is_full` in include/net/sock.h).
+    const QUEUE: i32 = 2;
+    Lab::test(Topology::one_segment(2), |lab| {
+        let mut config = config(lab, 2);
+        config.services[0].more = "timeouts: {tcp_syn: 5s}".to_owned();
+        let mut hello = HelloLab::prepare(lab, &config)?;
+        drop(hello.servers.remove(0));
+        let busy = hello.net.backends[0].netns.enter(|| -> Result<_> {
+            let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+            socket.set_reuse_address(true)?;
+            socket.bind(&SocketAddr::from((Ipv4Addr::UNSPECIFIED, PORT)).into())?;
+            socket.listen(QUEUE)?;
+            // Of accept, too (socket(7)).
+            socket.set_read_timeout(Some(PATIENCE))?;
+            Ok(TcpListener::from(socket))
+        })??;
+        hello.agent.start()?;
+        let client = hello.net.client().ipv4();
+        hello.net.backends[1].netns.ip(&format!("route add blackhole {client}/32"))?;
+        // RFC 6298: SYNs come again after a second, three, seven, or every second (tcp_syn_linear_timeouts). An ACK that
+        // the full queue has lost does not, but what is said after it.
+        let served = || -> io::Result<()> {
+            let mut stream = TcpStream::connect_timeout(&HELLO, Duration::from_secs(9))?;
+            stream.set_read_timeout(Some(PATIENCE))?;
+            stream.write_all(b"?")?;
+            stream.read_exact(&mut [0])
+        };
+        let served = hello.client().enter(|| {
+            thread::scope(|scope| {
+                let all: Vec<_> = (0..20).map(|_| scope.spawn(served)).collect();
+                // After the first SYNs that came again.
+                thread::sleep(Duration::from_millis(1500));
+                for _ in 0..10 {
+                    busy.accept()?.0.write_all(b"!")?;
+                }
+                io::Result::Ok(all.into_iter().filter_map(|it| it.join().ok()?.ok()).count())
+            })
+        })??;
+        ensure!(served == 10, "{served} of 20");
+        let [busy, broken] = eventually(PATIENCE, "those that hang to run out", || {
+            let health = health(&hello)?;
+            let ran_out = health[1].incomplete_handshakes >= 10;
+            Ok(if ran_out { Seen::Yes(health) } else { Seen::NotYet(format!("{health:?}")) })
+        })?;
+        ensure!(busy.incomplete_handshakes == 0 && busy.syn_retransmissions > 0, "{busy:?}");
+        ensure!(broken.incomplete_handshakes == 10, "{broken:?}");
+        ensure!(broken.syn_retransmissions > busy.syn_retransmissions, "{broken:?} {busy:?}");
         Ok(())
     });
 }
