@@ -288,8 +288,11 @@ fn narrow(packet: &Packet, segment: Segment, endpoint: Endpoint) -> Outcome {
 
 /// IPv6, whose packets mostly change nothing either.
 #[inline(always)]
+#[cfg_attr(feature = "lru", expect(unreachable_code, reason = "what a bench compares with"))]
 fn wide(packet: &Packet, segment: Segment, endpoint: Endpoint) -> Outcome {
     let key = wide_key(packet, endpoint);
+    #[cfg(feature = "lru")]
+    return instead::find_wide(&key, segment, endpoint);
     match steady::<WideBucket<KernelWord>>(&key, segment, endpoint) {
         Outcome::MISS => in_wide(&key, segment, endpoint),
         known => known,

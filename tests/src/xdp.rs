@@ -56,14 +56,18 @@ impl Director {
         Self::build(None, sizes, limits, want)
     }
 
-    /// [`Director::with_limits`] with another build of the program, to compare them.
+    /// [`Director::with_limits`] with another build of the program, to compare them. Flow tables of the kernel's in it
+    /// (lb-ebpf/src/flow/lru.rs) are rated alike.
     pub fn build(build: Option<&[u8]>, sizes: FlowSizes, limits: Limits, want: &Desired) -> Result<Self> {
         let scope = Scope::unique()?;
         let layout = Layout::new(scope.bpffs(), "test");
         let arena = arena_words(limits, &want.services);
         let pins = Pins::open(layout, kernel_hz(), sizes, limits, arena)?;
         let mut object = match build {
-            Some(build) => Object::open_build(build, &pins.layout, &pins.meta, 1)?,
+            Some(build) => {
+                let own = [("LRU", sizes.ipv4), ("LRU_WIDE", sizes.wide)];
+                Object::open_build(build, &pins.layout, &pins.meta, 1, &own)?
+            }
             None => Object::open(&pins.layout, &pins.meta, 1)?,
         };
         let clock = Clock::calibrate(&mut object, &pins.maps, pins.meta.hz)?;

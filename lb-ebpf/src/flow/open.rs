@@ -344,10 +344,11 @@ extern "C" fn flow_open_narrow(key: u64, segment: u32, service: u32, placed: u64
 
 #[unsafe(no_mangle)]
 #[inline(never)]
+#[cfg_attr(feature = "lru", expect(unreachable_code, reason = "what a bench compares with"))]
 extern "C" fn flow_open_wide(key: *const WideKey, segment: u32, service: u32, placed: u64) -> u64 {
     // SAFETY: callers pass a reference; the verifier wants the check for null.
-    match unsafe { key.as_ref() } {
-        Some(key) => open::<WideBucket<KernelWord>>(key, Segment(segment), service, Placed(placed)).0,
-        None => 0,
-    }
+    let Some(key) = (unsafe { key.as_ref() }) else { return 0 };
+    #[cfg(feature = "lru")]
+    return super::instead::open_wide(key, Segment(segment), service, Placed(placed)).0;
+    open::<WideBucket<KernelWord>>(key, Segment(segment), service, Placed(placed)).0
 }

@@ -156,17 +156,17 @@ pub struct Object {
 impl Object {
     /// Opens the object for interface `link` (0: only to make or open the maps).
     pub fn open(layout: &Layout, meta: &Meta, link: u16) -> Result<Self, LoadError> {
-        Self::open_build(DIRECTOR, layout, meta, link)
+        Self::open_build(DIRECTOR, layout, meta, link, &[])
     }
 
     /// Opens the build that only says what it would do, on the same maps.
     pub fn open_explaining(layout: &Layout, meta: &Meta, link: u16) -> Result<Self, LoadError> {
-        Self::open_build(EXPLAIN, layout, meta, link)
+        Self::open_build(EXPLAIN, layout, meta, link, &[])
     }
 
     /// Opens the build that reports what it does, on the same maps.
     pub fn open_tracing(layout: &Layout, meta: &Meta, link: u16) -> Result<Self, LoadError> {
-        Self::open_build(TRACE, layout, meta, link)
+        Self::open_build(TRACE, layout, meta, link, &[])
     }
 
     /// Its maps for that, once the program is loaded.
@@ -177,8 +177,15 @@ impl Object {
         Traces::take(self)
     }
 
-    /// The same of another build of the program: benchmarks compare some.
-    pub fn open_build(build: &[u8], layout: &Layout, meta: &Meta, link: u16) -> Result<Self, LoadError> {
+    /// The same of another build of the program: benchmarks compare some. `own`: maps that only that build has, and
+    /// for how many entries.
+    pub fn open_build(
+        build: &[u8],
+        layout: &Layout,
+        meta: &Meta,
+        link: u16,
+        own: &[(&str, u32)],
+    ) -> Result<Self, LoadError> {
         let (ingress, shift) = (u32::from(link), tick::shift(meta.hz));
         let endpoints = endpoint_buckets(meta.endpoints) - 1;
         let (narrow, wide) = (meta.narrow_buckets - 1, meta.wide_buckets - 1);
@@ -208,6 +215,9 @@ impl Object {
         }
         for FlowTable { name, pin, buckets } in flow_tables(layout, meta) {
             loader.map_pin_path(name, pin).map_max_entries(name, buckets);
+        }
+        for (name, entries) in own {
+            loader.map_max_entries(name, *entries);
         }
         Ok(Self { ebpf: loader.load(build)? })
     }

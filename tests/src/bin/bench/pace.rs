@@ -23,11 +23,13 @@ pub struct Pace {
     best: Option<Duration>,
 }
 
-/// ns per packet above what the wrapper takes by itself.
-#[derive(Clone, Copy, Debug, Serialize)]
+/// ns per packet above what the wrapper takes by itself: minimum above minimum, median above median.
+#[derive(Clone, Debug, Serialize)]
 pub struct Above {
     pub minimum: i64,
     pub median: i64,
+    /// Each round's, above the wrapper's best.
+    rounds: Vec<i64>,
 }
 
 impl Pace {
@@ -51,9 +53,9 @@ impl Pace {
         self.rounds.len()
     }
 
-    /// Rounds that began or ended in a slower clock state than the best.
-    pub fn slow(&self) -> usize {
-        self.rounds.iter().filter(|round| self.is_slow(**round)).count()
+    /// Numbers of the rounds that began or ended in a slower clock state than the best, from 0 on.
+    pub fn slow(&self) -> Vec<usize> {
+        (0..).zip(&self.rounds).filter(|(_, round)| self.is_slow(**round)).map(|(number, _)| number).collect()
     }
 
     /// Minimum and median of what a row had in each round; for the median slow rounds do not count, unless
@@ -69,7 +71,8 @@ impl Pace {
     pub fn above(&self, row: &[u32], wrapper: &[u32]) -> Above {
         let ((minimum, median), (least, middle)) = (self.figures(row), self.figures(wrapper));
         let above = |all: u32, wrapper: u32| i64::from(all) - i64::from(wrapper);
-        Above { minimum: above(minimum, least), median: above(median, middle) }
+        let rounds = row.iter().map(|round| above(*round, least)).collect();
+        Above { minimum: above(minimum, least), median: above(median, middle), rounds }
     }
 
     fn is_slow(&self, round: Duration) -> bool {
@@ -86,7 +89,12 @@ impl fmt::Display for Above {
 
 impl fmt::Display for Pace {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(out, "{} of {} rounds began or ended in a slower clock state", self.slow(), self.rounds.len())
+        write!(
+            out,
+            "{} of {} rounds began or ended in a slower clock state",
+            self.slow().len(),
+            self.rounds.len()
+        )
     }
 }
 

@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use crate::{
     cases, checks, cold_start, control, cpus, evictions, growth,
-    pace::{Pace, load},
+    pace::{Above, Pace, load},
     packets, schedulers, sweeper, trace, wire,
 };
 
@@ -16,9 +16,9 @@ use crate::{
 #[derive(Default, Serialize)]
 pub struct Reports {
     pub machine: Machine,
-    pub packets: Option<packets::Report>,
-    pub wire: Option<wire::Report>,
-    pub cases: Option<cases::Report>,
+    pub packets: Option<packets::Packets>,
+    pub wire: Option<wire::Wired>,
+    pub cases: Option<Report<cases::Figure>>,
     /// None on a machine of one CPU.
     pub cpus: Option<Report<cpus::Figure>>,
     pub schedulers: Option<Report<schedulers::Figure>>,
@@ -36,14 +36,23 @@ pub struct Reports {
 #[derive(Serialize)]
 pub struct Report<Row> {
     rounds: usize,
-    /// In which the machine's clock ran slower than in its best.
-    slow_rounds: usize,
+    /// In which the machine's clock ran slower than in its best, from 0 on. Of a table of several measurements they are
+    /// numbered through.
+    slow_rounds: Vec<usize>,
     rows: Vec<Row>,
 }
 
 impl<Row> Report<Row> {
     pub fn new(pace: &Pace, rows: Vec<Row>) -> Self {
         Self { rounds: pace.rounds(), slow_rounds: pace.slow(), rows }
+    }
+}
+
+/// What a packet of each row costs, for people.
+pub fn print_above<'a>(rounds: usize, rows: impl IntoIterator<Item = (String, &'a Above)>) {
+    println!("{:<66}{:>9}{:>9}", format!("ns per packet, {rounds} rounds"), "minimum", "median");
+    for (name, Above { minimum, median, .. }) in rows {
+        println!("{name:<66}{minimum:>9}{median:>9}");
     }
 }
 

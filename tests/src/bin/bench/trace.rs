@@ -21,7 +21,7 @@ use serde::Serialize;
 
 use crate::{
     pace::{Above, Pace},
-    report::Report,
+    report::{Report, print_above},
     world::{PORT, VIP4, backend, desired, establish, open, service},
 };
 
@@ -93,10 +93,7 @@ pub fn trace() -> Result<Report<Figure>> {
     }
     let figure = |row: &Row| Figure { name: row.name, above: pace.above(&row.rounds, &wrapper) };
     let figures: Vec<_> = rows.iter().map(figure).collect();
-    println!("{:<46}{:>9}{:>9}", format!("ns per packet, {ROUNDS} rounds"), "minimum", "median");
-    for Figure { name, above: Above { minimum, median } } in &figures {
-        println!("{name:<46}{minimum:>9}{median:>9}");
-    }
+    print_above(ROUNDS, figures.iter().map(|figure| (figure.name.to_owned(), &figure.above)));
     println!("\n{} instructions verified; {pace}", director.verified_instructions()?);
     Ok(Report::new(&pace, figures))
 }

@@ -37,6 +37,12 @@ pub fn open(vip: IpAddr) -> Packet {
     })
 }
 
+/// A datagram to the service on the same port, of the size of [`open`].
+pub fn datagram(vip: IpAddr) -> Packet {
+    let tcp = open(vip);
+    Packet::udp(tcp.source, tcp.dest).with(|p| (p.to, p.from, p.payload) = (tcp.to, tcp.from, vec![0; 24]))
+}
+
 /// Opens flows where the feeder is aimed at, one after the other, and completes their handshake.
 pub fn establish(feeder: &mut Feeder, open: &Packet, flows: u32) -> Result<()> {
     for flags in [SYN, ACK] {
@@ -73,6 +79,12 @@ pub fn service(
         backends,
         options: ServiceOptions { guard: Guard::Off, ..ServiceOptions::default() },
     }
+}
+
+/// The same service of UDP.
+pub fn datagrams(service: &Service) -> Service {
+    let endpoint = Endpoint { protocol: Protocol::Udp, ..service.endpoint };
+    Service { name: endpoint.default_name(), endpoint, ..service.clone() }
 }
 
 /// The address of backend `number`, of the family of `vip`.

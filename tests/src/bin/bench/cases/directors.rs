@@ -8,12 +8,18 @@ use lb::{
     model::{
         Endpoint, FlowSizes, Guard, Limits, Persistence, Protocol, Scheduler, Scope, Service, sources::rule,
     },
-    plan::{Desired, HostRoute},
+    plan::{Desired, HostRoute, ProbeSpec},
 };
 use lb_common::{guard::MAX_RATE, vlan::Tags};
 use lb_tests::xdp::Director;
 
-use crate::world::{PORT, VIP4, VIP6, backend, desired, service};
+use crate::{
+    packets::LRU,
+    world::{DIRECTOR_MAC, PORT, VIP4, VIP6, backend, datagrams, desired, service},
+};
+
+/// What checks come from.
+const OWN: IpAddr = IpAddr::V4(Ipv4Addr::new(172, 18, 14, 1));
 
 /// Services whose clients are persistent, whose flows end, behind a tag, and under a flood: IPv4 and IPv6.
 pub const PERSISTENT: [IpAddr; 2] = vips(103);
@@ -50,6 +56,8 @@ pub enum Which {
     Services(usize),
     /// [`MOST`] flows of each kind.
     Most,
+    /// The same of TCP in kernel LRU maps, rated for as many.
+    Lru,
     /// One service that uses everything there is.
     Features,
     /// Its flows are on their way to tables of another size.
@@ -62,6 +70,7 @@ pub struct Directors {
     plain: Director,
     services: Vec<Director>,
     most: Director,
+    lru: Director,
     features: Director,
     moving: Director,
     traced: Director,
@@ -74,12 +83,13 @@ impl Directors {
         let build = |sizes, want: &Desired| Director::with_limits(sizes, LIMITS, want);
         let one = desired(vec![of(VIP4, 2)]);
         let most = FlowSizes { ipv4: 2 * MOST, wide: 2 * MOST };
-        let all = [VIP4, VIP6].into_iter().flat_map(|vip| [of(vip, 2), datagrams(vip)]).collect();
+        let all = [VIP4, VIP6].into_iter().flat_map(both).collect();
         let mut traced = build(SIZES, &one)?;
         Ok(Self {
             plain: build(SIZES, &plain())?,
             services: SERVICES.into_iter().map(|n| build(SIZES, &many(n))).collect::<Result<_>>()?,
             most: build(most, &desired(all))?,
+            lru: Director::build(Some(LRU), most, LIMITS, &desired(vec![of(VIP4, 2), of(VIP6, 2)]))?,
             features: build(SIZES, &everything()?)?,
             moving: build(SIZES, &one)?,
             _traces: traced.trace()?,
@@ -92,6 +102,7 @@ impl Directors {
             Which::Plain => &mut self.plain,
             Which::Services(number) => &mut self.services[number],
             Which::Most => &mut self.most,
+            Which::Lru => &mut self.lru,
             Which::Features => &mut self.features,
             Which::Moving => &mut self.moving,
             Which::Traced => &mut self.traced,
@@ -114,15 +125,14 @@ impl Directors {
     }
 }
 
-fn of(vip: IpAddr, backends: u16) -> Service {
-    service(vip, PORT, Scheduler::Rr, (1..=backends).map(|n| backend(vip, n)))
+/// Of TCP and of UDP.
+fn both(vip: IpAddr) -> [Service; 2] {
+    let service = of(vip, 2);
+    [datagrams(&service), service]
 }
 
-fn datagrams(vip: IpAddr) -> Service {
-    let mut service = of(vip, 2);
-    service.endpoint.protocol = Protocol::Udp;
-    service.name = service.endpoint.default_name();
-    service
+fn of(vip: IpAddr, backends: u16) -> Service {
+    service(vip, PORT, Scheduler::Rr, (1..=backends).map(|n| backend(vip, n)))
 }
 
 /// A service of each kind of packet.
@@ -139,13 +149,13 @@ fn plain() -> Desired {
     };
     let mut services = Vec::new();
     for vip in [VIP4, VIP6] {
-        services.extend([of(vip, 2), datagrams(vip)]);
+        services.extend(both(vip));
     }
     services.extend(PERSISTENT.map(persistent));
     services.extend(RESETS.map(|vip| of(vip, 2)));
     services.extend(TAGGED.map(behind));
     for vip in GUARDED {
-        services.extend([of(vip, 2), datagrams(vip)].map(guarded));
+        services.extend(both(vip).map(guarded));
     }
     let tagged = services.iter().filter(|service| TAGGED.contains(&service.endpoint.address));
     let tagged: Vec<IpAddr> =
@@ -172,7 +182,7 @@ fn many(services: u32) -> Desired {
 }
 
 /// Persistence, a guard, rules about clients, thresholds; beside it, on the same VIP, a service of a port range and one
-/// of every other port.
+/// of every other port; checks through the VIP.
 fn everything() -> Result<Desired> {
     let mut exact = of(VIP4, 2);
     exact.options.persistence = Some(persistence());
@@ -195,5 +205,8 @@ fn everything() -> Result<Desired> {
         service.options.persistence = Some(persistence());
         service
     };
-    Ok(desired(vec![exact, beside(4000, Some(4999)), beside(0, None)]))
+    let want = desired(vec![exact, beside(4000, Some(4999)), beside(0, None)]);
+    let link = want.links[0].name.clone();
+    let probes = ProbeSpec { link, mac: DIRECTOR_MAC, sources: [OWN].into(), ports: 61000..=61999 };
+    Ok(Desired { probes: Some(probes), ..want })
 }

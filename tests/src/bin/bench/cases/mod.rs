@@ -7,15 +7,22 @@ mod rows;
 use std::iter;
 
 use anyhow::{Result, ensure};
-use lb_common::verdict::Verdict;
-use lb_tests::feeder::{Feed, Feeder, Target};
+use lb_common::verdict::{Event, Verdict};
+use lb_tests::{
+    feeder::{Feed, Feeder, Target},
+    xdp::Director,
+};
 use serde::Serialize;
 
 use self::{
     directors::{Directors, Which},
     rows::{rows, wrappers},
 };
-use crate::{figures, pace::Pace, world::counted};
+use crate::{
+    pace::{Above, Pace},
+    report::{Report, print_above},
+    world::counted,
+};
 
 const ROUNDS: usize = 31;
 /// Packets of a measurement.
@@ -36,33 +43,29 @@ pub struct Run {
 pub struct Row {
     name: String,
     which: Which,
-    /// Sent in each round before measuring.
+    /// Sent in each round before measuring; what is measured are packets of the same flows.
     before: Vec<Run>,
+    /// Of what is measured so many are sent before, too; then the next ones are measured.
+    warm_up: u32,
     measured: Run,
+    /// Counted for each packet.
     verdict: Verdict,
+    /// Counted for nearly all of them, besides.
+    event: Option<Event>,
     /// ns per packet of each round, the wrapper's cost included.
     rounds: Vec<u32>,
 }
 
-/// Figures of one row, ns per packet above the wrapper.
+/// Figures of one row.
 #[derive(Serialize)]
 pub struct Figure {
     name: String,
-    minimum: i64,
-    median: i64,
-}
-
-/// What the run showed.
-#[derive(Serialize)]
-pub struct Report {
-    rounds: usize,
-    /// In which the machine's clock ran slower than in its best.
-    slow_rounds: usize,
-    rows: Vec<Figure>,
+    #[serde(flatten)]
+    above: Above,
 }
 
 /// Measures and prints the table.
-pub fn cases() -> Result<Report> {
+pub fn cases() -> Result<Report<Figure>> {
     let mut bench = Bench { directors: Directors::new()?, feeder: Feeder::new()? };
     let (mut wrappers, mut rows) = (wrappers(), rows());
     let mut swap = wrappers[0].clone();
@@ -80,24 +83,18 @@ pub fn cases() -> Result<Report> {
         // Each round finds as many flows as the first.
         bench.directors.sweep_in(&LATER)?;
     }
-    let floor = net("bare MAC swap", &swap.0, &swap.1, &wrappers);
-    let rows = rows.iter().map(|row| net(&row.name, &row.measured, &row.rounds, &wrappers));
-    let rows: Vec<_> = iter::once(floor).chain(rows).collect();
-    println!("{:<58}{:>9}{:>9}", format!("ns per packet, {ROUNDS} rounds"), "minimum", "median");
-    for Figure { name, minimum, median } in &rows {
-        println!("{name:<58}{minimum:>9}{median:>9}");
-    }
+    // The wrapper has one row for each family.
+    let net = |name: &str, run: &Run, rounds: &[u32]| {
+        let wrapper = wrappers.iter().find(|(wrapper, _)| wrapper.feed.is_ipv6 == run.feed.is_ipv6);
+        let above = pace.above(rounds, wrapper.map_or(&[], |(_, rounds)| rounds));
+        Figure { name: name.to_owned(), above }
+    };
+    let floor = net("bare MAC swap", &swap.0, &swap.1);
+    let rows = rows.iter().map(|row| net(&row.name, &row.measured, &row.rounds));
+    let figures: Vec<_> = iter::once(floor).chain(rows).collect();
+    print_above(ROUNDS, figures.iter().map(|figure| (figure.name.clone(), &figure.above)));
     println!("\n{pace}");
-    Ok(Report { rounds: ROUNDS, slow_rounds: pace.slow(), rows })
-}
-
-/// Figures of `run`'s rounds without the cost of the wrapper, which has one for each family.
-fn net(name: &str, run: &Run, rounds: &[u32], wrappers: &[(Run, Vec<u32>)]) -> Figure {
-    let above = |all: u32, wrapper: u32| i64::from(all) - i64::from(wrapper);
-    let wrapper = wrappers.iter().find(|(wrapper, _)| wrapper.feed.is_ipv6 == run.feed.is_ipv6);
-    let (least, middle) = wrapper.map_or((0, 0), |(_, rounds)| figures(rounds));
-    let (minimum, median) = figures(rounds);
-    Figure { name: name.to_owned(), minimum: above(minimum, least), median: above(median, middle) }
+    Ok(Report::new(&pace, figures))
 }
 
 struct Bench {
@@ -127,12 +124,22 @@ impl Bench {
             row.measured.feed.counter = run.feed.counter;
             self.feeder.run(&run.frame, &mut run.feed, run.packets)?;
         }
-        let before = counted(director, row.verdict.name())?;
         let Run { frame, feed, packets } = &mut row.measured;
+        if row.warm_up != 0 {
+            self.feeder.run(frame, feed, row.warm_up)?;
+        }
+        let counted = |director: &Director| -> Result<_> {
+            let event = row.event.map_or(Ok(0), |event| counted(director, event.name()))?;
+            Ok((counted(director, row.verdict.name())?, event))
+        };
+        let before = counted(director)?;
         row.rounds.push(self.feeder.run(frame, feed, *packets)?);
-        let times = counted(director, row.verdict.name())? - before;
+        let after = counted(director)?;
+        let (times, events, all) = (after.0 - before.0, after.1 - before.1, u64::from(*packets));
         let name = &row.name;
-        ensure!(times == u64::from(*packets), "{name}: {} {times} times for {packets}", row.verdict.name());
+        ensure!(times == all, "{name}: {} {times} times for {all}", row.verdict.name());
+        let is_so = row.event.is_none() || events >= all - all / 50;
+        ensure!(is_so, "{name}: only {events} of {all} are what the row is about");
         Ok(())
     }
 }

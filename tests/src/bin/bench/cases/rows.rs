@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use lb_common::{
     tcp::flag::{ACK, FIN, RST, SYN},
-    verdict::Verdict,
+    verdict::{Event, Verdict},
 };
 use lb_tests::{
     feeder::Feed,
@@ -15,7 +15,7 @@ use super::{
     PACKETS, Row, Run,
     directors::{FLOWS_OF_SERVICES, GUARDED, MOST, PERSISTENT, RESETS, SERVICES, TAGGED, VID, Which},
 };
-use crate::world::{CLIENT_MAC, DIRECTOR_MAC, VIP4, VIP6, open};
+use crate::world::{CLIENT_MAC, DIRECTOR_MAC, VIP4, VIP6, datagram, open};
 
 const NOT_A_VIP: [IpAddr; 2] = [
     IpAddr::V4(Ipv4Addr::new(172, 18, 14, 200)),
@@ -32,11 +32,12 @@ pub fn wrappers() -> Vec<(Run, Vec<u32>)> {
     [VIP4, VIP6].map(|vip| (known(&open(vip).flags(ACK), 1), Vec::new())).into()
 }
 
-/// Flows that are there before the first round.
+/// Flows that are there before the first round, opened in another order than they are measured in: a kernel's map hands
+/// out its entries one after the other.
 pub fn established() -> Vec<(Which, Run)> {
     let connected = |which, packet: &Packet, flows, services| {
         [SYN, ACK].map(|flags| {
-            let feed = Feed::of(packet, flows).to_services(services);
+            let feed = Feed::new_flows(packet).to_services(services);
             (which, Run { frame: packet.flags(flags).bytes(), feed, packets: flows })
         })
     };
@@ -45,7 +46,7 @@ pub fn established() -> Vec<(Which, Run)> {
         runs.extend(connected(Which::Plain, &packet, MANY, 1));
     }
     for packet in [datagram(VIP4), datagram(VIP6)] {
-        runs.push((Which::Plain, known(&packet, MANY)));
+        runs.push((Which::Plain, numbered(&packet, MANY)));
     }
     for (number, services) in SERVICES.into_iter().enumerate() {
         runs.extend(connected(
@@ -57,7 +58,8 @@ pub fn established() -> Vec<(Which, Run)> {
     }
     for vip in [VIP4, VIP6] {
         runs.extend(connected(Which::Most, &open(vip), MOST, 1));
-        runs.push((Which::Most, known(&datagram(vip), MOST)));
+        runs.extend(connected(Which::Lru, &open(vip), MOST, 1));
+        runs.push((Which::Most, numbered(&datagram(vip), MOST)));
     }
     for which in [Which::Features, Which::Moving, Which::Traced] {
         runs.extend(connected(which, &open(VIP4), 1, 1));
@@ -104,14 +106,18 @@ pub fn rows() -> Vec<Row> {
             Row { verdict: Verdict::PassedNoService, ..flows(&named("not a VIP"), plain, &nobody, 1) },
         ]);
     }
-    for (name, packet) in [
-        ("IPv4 TCP", ack(VIP4)),
-        ("IPv4 UDP", datagram(VIP4)),
-        ("IPv6 TCP", ack(VIP6)),
-        ("IPv6 UDP", datagram(VIP6)),
+    for (name, packet, beside) in [
+        ("IPv4 TCP", ack(VIP4), true),
+        ("IPv4 UDP", datagram(VIP4), false),
+        ("IPv6 TCP", ack(VIP6), true),
+        ("IPv6 UDP", datagram(VIP6), false),
     ] {
         for (many, number) in [("1 k", 1 << 10), ("512 k", CACHES), ("4 M", MOST)] {
-            rows.push(flows(&format!("{name}, {many} known flows of 16 M"), Which::Most, &packet, number));
+            let name = format!("{name}, {many} known flows of 16 M");
+            rows.push(flows(&name, Which::Most, &packet, number));
+            if beside {
+                rows.push(flows(&format!("{name} [kernel LRU map]"), Which::Lru, &packet, number));
+            }
         }
     }
     for (name, vip) in [("ICMP error about a flow, IPv4", VIP4), ("ICMP error about a flow, IPv6", VIP6)] {
@@ -157,7 +163,7 @@ pub fn rows() -> Vec<Row> {
 /// Packets that all leave for a backend.
 fn forwarded(name: &str, which: Which, before: Vec<Run>, measured: Run) -> Row {
     let (name, verdict) = (name.to_owned(), Verdict::ForwardedTx);
-    Row { name, which, before, measured, verdict, rounds: Vec::new() }
+    Row { name, which, before, warm_up: 0, measured, verdict, event: None, rounds: Vec::new() }
 }
 
 /// Flows that were opened and established in this round.
@@ -170,10 +176,15 @@ fn ending(name: &str, vip: IpAddr, flags: u8) -> Row {
 fn flood(name: &str, packet: &Packet) -> Row {
     let feed = Feed::new_flows(packet).from_number(MOST.into());
     let run = Run { frame: packet.bytes(), feed, packets: PACKETS };
-    forwarded(name, Which::Plain, vec![run.clone()], run)
+    Row { warm_up: PACKETS, event: Some(Event::Guarded), ..forwarded(name, Which::Plain, Vec::new(), run) }
 }
 
-/// One packet of each of so many flows.
+/// One packet of each of so many flows, by their numbers.
+fn numbered(packet: &Packet, flows: u32) -> Run {
+    Run { frame: packet.bytes(), feed: Feed::new_flows(packet), packets: flows }
+}
+
+/// The same in the order in which they are measured.
 fn known(packet: &Packet, flows: u32) -> Run {
     let packets = if flows == 1 { PACKETS } else { flows };
     Run { frame: packet.bytes(), feed: Feed::of(packet, flows), packets }
@@ -182,12 +193,6 @@ fn known(packet: &Packet, flows: u32) -> Run {
 fn fixed(packet: &Packet) -> Run {
     let feed = Feed::fixed(&packet.bytes(), packet.l3(), packet.source.is_ipv6());
     Run { frame: packet.bytes(), feed, packets: PACKETS }
-}
-
-/// A datagram to the service on the same port, of the size of [`open`].
-fn datagram(vip: IpAddr) -> Packet {
-    let tcp = open(vip);
-    Packet::udp(tcp.source, tcp.dest).with(|p| (p.to, p.from, p.payload) = (tcp.to, tcp.from, vec![0; 24]))
 }
 
 /// A router's error about an answer to one client.

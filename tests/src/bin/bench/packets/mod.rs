@@ -12,18 +12,18 @@ use lb::model::{FlowSizes, Guard, Limits, Scheduler, Service};
 use lb_common::verdict::{Event, Verdict};
 use lb_tests::{
     feeder::{Feed, Feeder, Target},
-    packet::Packet,
     xdp::Director,
 };
 use serde::Serialize;
 
 use self::rows::{Program, Row, rows};
 use crate::{
-    pace::Pace,
-    world::{PORT, VIP4, VIP6, backend, counted, desired, establish, open, service},
+    pace::{Above, Pace},
+    report::{Report, print_above},
+    world::{PORT, VIP4, VIP6, backend, counted, datagram, datagrams, desired, establish, open, service},
 };
 
-static LRU: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/lb-lru.o"));
+pub static LRU: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/lb-lru.o"));
 static STUB: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/lb-stub.o"));
 
 const ROUNDS: usize = 31;
@@ -34,34 +34,33 @@ const FLOWS: u32 = 1 << 20;
 const SIZES: FlowSizes = FlowSizes { ipv4: FLOWS, wide: 1 << 18 };
 const LIMITS: Limits = Limits { services: 64, destinations: 256, endpoints: 256 };
 const FLOWS4: u32 = FLOWS / 2;
+/// Of IPv6, and of UDP of each family.
 const FLOWS6: u32 = 1 << 16;
 /// Seconds from now in which what only a SYN opened has expired (60 s), and nothing else has.
 const LATER: u32 = 100;
 /// New flows a second of the guarded service.
 const GUARD: u32 = 1000;
 
-/// Figures of one row, ns per packet above the wrapper.
-#[derive(Clone, Debug, Serialize)]
+/// Figures of one row.
+#[derive(Serialize)]
 pub struct Figure {
     pub name: &'static str,
     pub program: Program,
-    pub minimum: i64,
-    pub median: i64,
+    #[serde(flatten)]
+    pub above: Above,
 }
 
 /// What the run showed.
 #[derive(Serialize)]
-pub struct Report {
-    rounds: usize,
-    /// In which the machine's clock ran slower than in its best.
-    slow_rounds: usize,
+pub struct Packets {
+    #[serde(flatten)]
+    report: Report<Figure>,
     instructions_verified: u32,
-    rows: Vec<Figure>,
     targets: Vec<targets::Judged>,
 }
 
 /// Measures, prints the table and the targets. `beside`: an object to measure in the same run.
-pub fn packets(beside: Option<&[u8]>) -> Result<Report> {
+pub fn packets(beside: Option<&[u8]>) -> Result<Packets> {
     let mut bench = Bench::new(beside)?;
     let mut rows = rows(beside.is_some());
     let mut pace = Pace::default();
@@ -73,41 +72,26 @@ pub fn packets(beside: Option<&[u8]>) -> Result<Report> {
             director.sweep_in(LATER)?;
         }
     }
-    let figures = net(&rows);
+    let figures = net(&pace, &rows);
     let targets = targets::judge(&figures)?;
     targets::print(&targets);
     println!();
-    print(&figures);
+    let named = |figure: &Figure| format!("{}{}", figure.name, figure.program.suffix());
+    print_above(ROUNDS, figures.iter().map(|figure| (named(figure), &figure.above)));
     let instructions_verified = bench.programs.ours.verified_instructions()?;
     println!("\n{instructions_verified} instructions verified; {pace}");
-    Ok(Report { rounds: ROUNDS, slow_rounds: pace.slow(), instructions_verified, rows: figures, targets })
+    Ok(Packets { report: Report::new(&pace, figures), instructions_verified, targets })
 }
 
-/// Figures without the wrapper's cost.
-fn net(rows: &[Row]) -> Vec<Figure> {
-    let wrapper = |is_ipv6: bool| {
-        rows.iter()
-            .find(|row| row.program == Program::Nothing && row.is_ipv6() == is_ipv6)
-            .map_or((0, 0), Row::figures)
-    };
+/// Figures without the wrapper's cost, which has a row for each family.
+fn net(pace: &Pace, rows: &[Row]) -> Vec<Figure> {
+    let (wrappers, rows): (Vec<_>, Vec<_>) = rows.iter().partition(|row| row.program == Program::Nothing);
     let figure = |row: &Row| {
-        let ((minimum, median), (least, middle)) = (row.figures(), wrapper(row.is_ipv6()));
-        let above = |all: u32, wrapper: u32| i64::from(all) - i64::from(wrapper);
-        Figure {
-            name: row.name,
-            program: row.program,
-            minimum: above(minimum, least),
-            median: above(median, middle),
-        }
+        let wrapper = wrappers.iter().find(|wrapper| wrapper.feed.is_ipv6 == row.feed.is_ipv6);
+        let above = pace.above(&row.rounds, wrapper.map_or(&[], |wrapper| &wrapper.rounds));
+        Figure { name: row.name, program: row.program, above }
     };
-    rows.iter().filter(|row| row.program != Program::Nothing).map(figure).collect()
-}
-
-fn print(rows: &[Figure]) {
-    println!("{:<46}{:>9}{:>9}", format!("ns per packet, {ROUNDS} rounds"), "minimum", "median");
-    for Figure { name, program, minimum, median } in rows {
-        println!("{:<46}{minimum:>9}{median:>9}", format!("{name}{}", program.suffix()));
-    }
+    rows.into_iter().map(figure).collect()
 }
 
 struct Bench {
@@ -144,19 +128,20 @@ impl Bench {
         let beside = beside.map(|object| build(Some(object))).transpose()?;
         let programs = Programs { ours, lru, full_lru, stub, beside };
         let mut bench = Self { programs, feeder: Feeder::new()? };
-        bench.establish(Program::Lru, &open(VIP4), FLOWS4)?;
+        bench.establish_all(Program::Lru)?;
         // Only opened: what has not been looked up since goes first.
         bench.aim(Program::FullLru)?;
-        bench.feeder.run(&open(VIP4).bytes(), &mut Feed::new_flows(&open(VIP4)), FLOWS)?;
+        for (vip, flows) in [(VIP4, SIZES.ipv4), (VIP6, SIZES.wide)] {
+            bench.feeder.run(&open(vip).bytes(), &mut Feed::new_flows(&open(vip)), flows)?;
+        }
         for program in [Some(Program::Ours), bench.programs.beside.as_ref().map(|_| Program::Beside)]
             .into_iter()
             .flatten()
         {
-            bench.establish(program, &open(VIP4), FLOWS4)?;
-            bench.establish(program, &open(VIP6), FLOWS6)?;
-            bench.establish(program, &open(rows::GUARDED), 1)?;
+            bench.establish_all(program)?;
+            establish(&mut bench.feeder, &open(rows::GUARDED), 1)?;
             let director = bench.programs.director(program);
-            let (stored, opened) = (director.flows().len(), (FLOWS4 + FLOWS6 + 1) as usize);
+            let (stored, opened) = (director.flows().len(), (FLOWS4 + 3 * FLOWS6 + 1) as usize);
             ensure!(stored == opened, "{stored} of {opened} flows are in the tables");
             // Its established flow comes before the guard, as in life.
             director.configure(&desired(services(Guard::Rate(GUARD))))?;
@@ -164,10 +149,15 @@ impl Bench {
         Ok(bench)
     }
 
-    /// [`establish`] in the table of this program. They are measured in another order.
-    fn establish(&mut self, program: Program, open: &Packet, flows: u32) -> Result<()> {
+    /// All known flows of the rows, in the tables of this program. They are measured in another order.
+    fn establish_all(&mut self, program: Program) -> Result<()> {
         self.aim(program)?;
-        establish(&mut self.feeder, open, flows)
+        establish(&mut self.feeder, &open(VIP4), FLOWS4)?;
+        establish(&mut self.feeder, &open(VIP6), FLOWS6)?;
+        [VIP4, VIP6].into_iter().try_for_each(|vip| {
+            let mut feed = Feed::new_flows(&datagram(vip));
+            self.feeder.run(&datagram(vip).bytes(), &mut feed, FLOWS6).map(drop)
+        })
     }
 
     fn aim(&mut self, program: Program) -> Result<()> {
@@ -211,5 +201,7 @@ fn services(guard: Guard) -> Vec<Service> {
         |vip, scheduler, backends| service(vip, PORT, scheduler, (1..=backends).map(|n| backend(vip, n)));
     let mut guarded = of(rows::GUARDED, Scheduler::Rr, 2);
     guarded.options.guard = guard;
-    vec![of(VIP4, Scheduler::Rr, 2), of(VIP6, Scheduler::Rr, 2), of(rows::LOAD, Scheduler::Wlc, 32), guarded]
+    let plain = [VIP4, VIP6].map(|vip| of(vip, Scheduler::Rr, 2));
+    let udp = plain.each_ref().map(datagrams);
+    plain.into_iter().chain(udp).chain([of(rows::LOAD, Scheduler::Wlc, 32), guarded]).collect()
 }

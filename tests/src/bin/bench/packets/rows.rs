@@ -10,10 +10,7 @@ use lb_tests::{feeder::Feed, packet::Packet};
 use serde::Serialize;
 
 use super::{FLOWS, FLOWS4, FLOWS6, PACKETS};
-use crate::{
-    figures,
-    world::{VIP4, VIP6, open},
-};
+use crate::world::{VIP4, VIP6, datagram, open};
 
 /// A service of wlc with 32 backends, and one whose guard is active.
 pub const LOAD: IpAddr = IpAddr::V4(Ipv4Addr::new(172, 18, 14, 101));
@@ -96,15 +93,6 @@ impl Row {
         (row.feed.counter, row.feed.mask, row.warm_up) = (u64::from(FLOWS), u64::MAX, PACKETS);
         row
     }
-
-    pub fn is_ipv6(&self) -> bool {
-        self.feed.is_ipv6 != 0
-    }
-
-    /// Minimum and median.
-    pub fn figures(&self) -> (u32, u32) {
-        figures(&self.rounds)
-    }
 }
 
 /// Those of the director's are measured of another build, too, if there is one.
@@ -140,8 +128,15 @@ fn of_one_build() -> Vec<Row> {
         Row { event: Some(Event::Guarded), ..Row::new(FLOOD, Program::Ours, GUARDED) },
         // Directly after it.
         known(IN_FLOOD, Program::Ours, GUARDED, 1),
-        known(HOT6, Program::Ours, VIP6, 1),
-        known("IPv6, 64 k known flows", Program::Ours, VIP6, FLOWS6),
     ]);
+    for (name, flows) in [(HOT6, 1), ("IPv6, 64 k known flows", FLOWS6)] {
+        rows.extend([Program::Ours, Program::Lru].map(|program| known(name, program, VIP6, flows)));
+    }
+    let new = "IPv6, new flow, rr";
+    rows.extend([Program::Ours, Program::FullLru].map(|program| Row::new(new, program, VIP6)));
+    for (name, vip) in [("IPv4 UDP, 64 k known flows", VIP4), ("IPv6 UDP, 64 k known flows", VIP6)] {
+        let row = |program| Row::known(name, program, &datagram(vip), FLOWS6, tx);
+        rows.extend([Program::Ours, Program::Lru].map(row));
+    }
     rows
 }

@@ -44,7 +44,7 @@ pub fn judge(figures: &[Figure]) -> Result<Vec<Judged>> {
     let cost = |(name, program): (&str, Program)| -> Result<f64> {
         let figure = figures.iter().find(|figure| figure.name == name && figure.program == program);
         // Less than 1 is the noise of the subtraction.
-        Ok(figure.with_context(|| format!("no figure of {name}"))?.minimum.max(1) as f64)
+        Ok(figure.with_context(|| format!("no figure of {name}"))?.above.minimum.max(1) as f64)
     };
     let pass = cost((PASS, OURS))?;
     let what = format!("{PASS}: ns above an empty program");

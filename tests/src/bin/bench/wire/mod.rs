@@ -16,14 +16,14 @@ use lb_common::{
     tcp::flag::{ACK, SYN},
     verdict::Verdict,
 };
-use lb_tests::{clock, feeder::Feed};
+use lb_tests::{clock, feeder::Feed, packet::Packet};
 use serde::Serialize;
 
 use self::ways::{Way, Wire};
 use crate::{
-    figures,
     pace::Pace,
-    world::{VIP4, counted, open},
+    report::Report,
+    world::{VIP4, VIP6, counted, datagram, open},
 };
 
 const ROUNDS: usize = 31;
@@ -54,18 +54,20 @@ struct Row {
 }
 
 /// Figures of one row.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Serialize)]
 pub struct Figure {
     name: &'static str,
     /// Of the best round, and of the median one.
     packets_per_second: f64,
     median_packets_per_second: f64,
+    /// Each round's, ns per packet.
+    rounds: Vec<f64>,
     /// Of all rounds.
     sent: u64,
     arrived: u64,
 }
 
-#[derive(Clone, Debug, Serialize)]
+#[derive(Serialize)]
 struct Judged {
     what: String,
     measured: f64,
@@ -75,16 +77,14 @@ struct Judged {
 
 /// What the run showed.
 #[derive(Serialize)]
-pub struct Report {
-    rounds: usize,
-    /// In which the machine's clock ran slower than in its best.
-    slow_rounds: usize,
-    rows: Vec<Figure>,
+pub struct Wired {
+    #[serde(flatten)]
+    report: Report<Figure>,
     targets: Vec<Judged>,
 }
 
 /// Measures, prints the table and the targets.
-pub fn wire() -> Result<Report> {
+pub fn wire() -> Result<Wired> {
     let mut wire = Wire::build()?;
     establish(&mut wire)?;
     let mut rows = rows();
@@ -94,7 +94,7 @@ pub fn wire() -> Result<Report> {
         // Each round finds as many flows as the first.
         wire.ours.sweep_in(LATER)?;
     }
-    let figures: Vec<_> = rows.iter().map(Row::figure).collect();
+    let figures: Vec<_> = rows.iter().map(|row| row.figure(&pace)).collect();
     print(&figures);
     println!("\n{pace}");
     let targets = judge(&figures);
@@ -102,15 +102,17 @@ pub fn wire() -> Result<Report> {
     for Judged { what, measured, at_least, holds } in &targets {
         println!("{what:<72}{measured:>9.2}{at_least:>9.2}  {}", if *holds { "holds" } else { "MISSED" });
     }
-    Ok(Report { rounds: ROUNDS, slow_rounds: pace.slow(), rows: figures, targets })
+    Ok(Wired { report: Report::new(&pace, figures), targets })
 }
 
 fn rows() -> Vec<Row> {
-    let known = |name, way, flows| Row::new(name, way, Feed::of(&open(VIP4), flows), flows);
+    let ack = |vip| open(vip).flags(ACK);
+    let known = |name, way, flows| Row::new(name, way, &ack(VIP4), Feed::of(&open(VIP4), flows), flows);
+    let one = |name, packet: Packet| Row::new(name, Way::Ours, &packet, Feed::of(&packet, 1), 1);
     let new = |name, way| {
         // Beyond all that are established, and none twice.
         let feed = Feed::new_flows(&open(VIP4)).from_number(FLOWS.into());
-        Row { frame: open(VIP4).bytes(), ..Row::new(name, way, feed, 0) }
+        Row::new(name, way, &open(VIP4), feed, 0)
     };
     vec![
         known("generator alone (dropped where it arrives)", Way::Drop, 1),
@@ -118,6 +120,9 @@ fn rows() -> Vec<Row> {
         known("bare rewrite and redirect, 512 k flows", Way::Bare, FLOWS),
         known(HOT, Way::Ours, 1),
         known(SOME, Way::Ours, 1 << 10),
+        one("lb, 1 known flow, UDP", datagram(VIP4)),
+        one("lb, 1 known flow, IPv6", ack(VIP6)),
+        one("lb, 1 known flow, IPv6 UDP", datagram(VIP6)),
         known("lb, 64 k known flows", Way::Ours, 1 << 16),
         known("lb, 512 k known flows", Way::Ours, FLOWS),
         new("lb, a new flow per packet", Way::Ours),
@@ -128,18 +133,20 @@ fn rows() -> Vec<Row> {
 }
 
 impl Row {
-    fn new(name: &'static str, way: Way, feed: Feed, warm_up: u32) -> Self {
-        let frame = open(VIP4).flags(ACK).bytes();
+    fn new(name: &'static str, way: Way, packet: &Packet, feed: Feed, warm_up: u32) -> Self {
+        let frame = packet.bytes();
         Self { name, way, frame, feed, warm_up, rounds: Vec::new(), sent: 0, arrived: 0 }
     }
 
-    fn figure(&self) -> Figure {
-        let (best, median) = figures(&self.rounds);
+    fn figure(&self, pace: &Pace) -> Figure {
+        let (best, median) = pace.figures(&self.rounds);
         let rate = |time: Duration| f64::from(PACKETS) / time.as_secs_f64().max(1e-9);
+        let each = |time: &Duration| time.as_secs_f64() * 1e9 / f64::from(PACKETS);
         Figure {
             name: self.name,
             packets_per_second: rate(best),
             median_packets_per_second: rate(median),
+            rounds: self.rounds.iter().map(each).collect(),
             sent: self.sent,
             arrived: self.arrived,
         }
@@ -148,12 +155,13 @@ impl Row {
 
 /// Opens the flows and completes their handshake, in the order in which they are not measured.
 fn establish(wire: &mut Wire) -> Result<()> {
-    for flags in [SYN, ACK] {
-        let (frame, mut feed) = (open(VIP4).flags(flags).bytes(), Feed::new_flows(&open(VIP4)));
-        send(wire, Way::Ours, &frame, &mut feed, FLOWS)?;
+    let of = |vip, flows| [SYN, ACK].map(|flags| (open(vip).flags(flags), flows));
+    let datagrams = [VIP4, VIP6].map(|vip| (datagram(vip), 1));
+    for (packet, flows) in of(VIP4, FLOWS).into_iter().chain(of(VIP6, 1)).chain(datagrams) {
+        send(wire, Way::Ours, &packet.bytes(), &mut Feed::new_flows(&packet), flows)?;
     }
-    let stored = wire.ours.flows().len();
-    ensure!(stored == FLOWS as usize, "{stored} of {FLOWS} flows are in the table");
+    let (stored, opened) = (wire.ours.flows().len(), FLOWS as usize + 3);
+    ensure!(stored == opened, "{stored} of {opened} flows are in the tables");
     Ok(())
 }
 
@@ -219,8 +227,8 @@ fn print(figures: &[Figure]) {
         "M packets/s", "median", "ns/packet", "of bare", "sent", "lost"
     );
     for figure in figures {
-        let Figure { name, packets_per_second: best, median_packets_per_second: median, sent, arrived } =
-            figure;
+        let Figure { name, packets_per_second: best, median_packets_per_second: median, .. } = figure;
+        let Figure { sent, arrived, .. } = figure;
         println!(
             "{name:<50}{:>11.2}{:>9.2}{:>11.0}{:>7.0} %{sent:>11}{:>7}",
             best / 1e6,

@@ -5,8 +5,6 @@
 //! generator  gN ──── inN  director  outN ──── sN  sink (XDP, counts)
 //! ```
 
-use std::net::IpAddr;
-
 use anyhow::Result;
 use aya::programs::XdpMode;
 use lb::{
@@ -21,7 +19,7 @@ use lb_tests::{
     xdp_pass,
 };
 
-use crate::world::{DIRECTOR_MAC, PORT, VIP4, backend, desired, service};
+use crate::world::{DIRECTOR_MAC, PORT, VIP4, VIP6, backend, datagrams, desired, service};
 
 /// Rated for twice as many flows as there are.
 const SIZES: FlowSizes = FlowSizes { ipv4: 1 << 20, wide: 1 << 10 };
@@ -139,8 +137,9 @@ fn route(director: &Netns, scope: &Scope) -> Result<()> {
 
 /// The service, its backends behind the second link.
 fn wanted() -> Desired {
-    let backends: Vec<IpAddr> = (1..=2).map(|number| backend(VIP4, number)).collect();
-    let mut want = desired(vec![service(VIP4, PORT, Scheduler::Rr, backends)]);
+    let services = [VIP4, VIP6].map(|vip| service(vip, PORT, Scheduler::Rr, [1, 2].map(|n| backend(vip, n))));
+    let udp = services.each_ref().map(datagrams);
+    let mut want = desired(services.into_iter().chain(udp).collect());
     let out = LinkSpec { name: "out".to_owned(), ifindex: Way::Ours.second(), ..want.links[0].clone() };
     want.links[0].ifindex = Way::Ours.first();
     for route in want.hosts.values_mut() {
