@@ -10,7 +10,11 @@ use anyhow::Context;
 use clap::Args;
 use serde::Serialize;
 
-use super::{CliError, Output, args::Paths, parse};
+use super::{
+    CliError, Exit, Output,
+    args::{Global, Paths, Place},
+    parse,
+};
 use crate::{
     api::{
         client::{Client, ClientError},
@@ -49,16 +53,27 @@ pub(super) async fn reload(
     Ok(())
 }
 
-pub(super) async fn detach(client: &Client, paths: &Paths, output: &mut Output<'_>) -> Result<(), CliError> {
-    let done = match client.detach().await {
-        Err(ClientError::NotRunning { .. }) => {
-            let Paths { instance, socket, state_dir, bpffs } = paths;
-            let warnings = crate::agent::detach_without_agent(instance, bpffs, state_dir, socket).await?;
-            Done { warnings }
+/// The agent knows which instance it is. What one left that has gone is another matter: a socket does not tell whose
+/// it was, and another instance's program must not be taken down in its place.
+pub(super) async fn detach(global: &Global, place: &Place, output: &mut Output<'_>) -> Result<(), CliError> {
+    let client = Client::new(global.socket());
+    let (instance, done) = match client.status().await {
+        Err(error @ ClientError::NotRunning { .. }) if !global.names_instance() => {
+            let message = format!(
+                "{}; to take down what an agent has left that is gone, name its instance: \
+                 `lb --instance NAME detach`",
+                CliError::from(error)
+            );
+            return Err(CliError::Local { exit: Exit::NotRunning, message });
         }
-        answer => answer?,
+        Err(ClientError::NotRunning { .. }) => {
+            let Paths { instance, socket, state_dir, bpffs } = global.paths(place);
+            let warnings = crate::agent::detach_without_agent(&instance, &bpffs, &state_dir, &socket).await?;
+            (instance, Done { warnings })
+        }
+        status => (status?.instance, client.detach().await?),
     };
-    output.done(&done, || format!("instance {} is detached: nothing is forwarded any more", paths.instance))
+    output.done(&done, || format!("instance {instance} is detached: nothing is forwarded any more"))
 }
 
 pub(super) async fn save(file: &Path, client: &Client, output: &mut Output<'_>) -> Result<(), CliError> {

@@ -201,6 +201,11 @@ impl Global {
         self.socket.clone().unwrap_or_else(|| format!("/run/lb/{}.sock", self.instance).into())
     }
 
+    /// Whether it is said, or follows from what is not said, which instance is meant.
+    pub(super) fn names_instance(&self) -> bool {
+        self.socket.is_none() || self.instance != DEFAULT_INSTANCE
+    }
+
     /// What the agent needs; instance and socket only where they were named.
     pub(super) fn options(&self, run: RunArgs) -> crate::agent::Options {
         let RunArgs { config, replace, place, socket_group, log_format: _ } = run;

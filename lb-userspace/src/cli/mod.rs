@@ -108,7 +108,7 @@ fn dispatch(cli: Cli, output: &mut Output<'_>) -> Result<(), CliError> {
         match command {
             Command::Backend(verb) => backend::run(verb, &client, output).await,
             Command::Conn(verb) => conn::run(verb, &client, output).await,
-            Command::Detach(place) => agent::detach(&client, &global.paths(&place), output).await,
+            Command::Detach(place) => agent::detach(&global, &place, output).await,
             Command::Events(args) => events::run(args, &client, output).await,
             Command::Doctor(place) => doctor::run(global.paths(&place), output).await,
             Command::Realserver(verb) => realserver::run(verb, output).await,

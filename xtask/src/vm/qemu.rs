@@ -45,7 +45,9 @@ fn command(kernel: &Kernel, image: &Image, job: &Job) -> Cmd {
         let wire = format!("hubport,id=nic{n},hubid={n}");
         ["-netdev".to_owned(), wire, "-device".to_owned(), format!("{device},netdev=nic{n}")]
     });
-    Cmd::new("qemu-system-x86_64")
+    // It ends with us, however we end (prctl(2), PR_SET_PDEATHSIG).
+    Cmd::new("setpriv")
+        .args(["--pdeathsig", "KILL", "qemu-system-x86_64"])
         .args(cpu)
         .args([
             "-cpu",

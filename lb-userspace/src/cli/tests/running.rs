@@ -319,6 +319,8 @@ async fn failures_have_their_codes_and_one_paragraph() {
     let nobody = agent.directory.path().join("nobody.sock");
     for (socket, line, exit, says) in [
         (nobody.clone(), "status", Exit::NotRunning, "the agent is not running (no socket at "),
+        // Not the default instance in the place of whose socket it was.
+        (nobody.clone(), "detach", Exit::NotRunning, "the agent is not running (no socket at "),
         (
             agent.socket(),
             "service show msql",
