@@ -295,7 +295,9 @@ pub(super) mod service {
          clients when a backend comes or goes); `dh`: a hash of the VIP; `twos`: the less loaded of two drawn at random; \
          `lblc`, `lblcr`: where the VIP's last connections went, until that is overloaded. What a new connection costs \
          is the same for any number of backends with `rr`, `wrr`, `sh`, `mh` and `dh`; the others look at each of them, \
-         some 5 ns a backend (`lblc`, `lblcr` and `twos` 12 to 25; `cargo xtask bench schedulers`).",
+         some 5 ns a backend (`lblc`, `lblcr` and `twos` 12 to 25; `cargo xtask bench schedulers`). Two exceptions: `wrr` \
+         whose weights, divided by their greatest common divisor, make more than 65,536 turns has no table and looks at \
+         each backend, too; and `-fallback` looks on, at all 256 or 4,093 entries where nobody takes connections.",
     )
     .also(&["lb_algo", "lvs_sched"]);
     pub static FLAGS: Key = key(

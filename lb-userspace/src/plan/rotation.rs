@@ -288,7 +288,80 @@ mod tests {
         assert_eq!(rotation.serve(), 2);
     }
 
+    /// `ip_vs_rr.c`: who was served last, or the list's head.
+    #[derive(Debug)]
+    struct IpvsRr {
+        list: Vec<Member>,
+        last: Option<u32>,
+    }
+
+    /// One edit, as `ipvsadm` makes it.
+    #[derive(Clone, Debug)]
+    enum Edit {
+        AddedAtTheHead,
+        Removed(prop::sample::Index),
+        Weight(prop::sample::Index, u16),
+    }
+
+    impl IpvsRr {
+        /// `ip_vs_rr_schedule`; somebody is eligible.
+        fn next(&mut self) -> u32 {
+            let behind = self.place().map_or(0, |last| last + 1);
+            let round = (0..self.list.len()).map(|n| self.list[(behind + n) % self.list.len()]);
+            let next = round.into_iter().find(|member| member.weight() > 0).expect("somebody").dest();
+            self.last = Some(next);
+            next
+        }
+
+        /// `ip_vs_rr_del_dest`: the one before takes the place of who was served last.
+        fn edit(&mut self, edit: &Edit, new: u32) {
+            match edit {
+                Edit::AddedAtTheHead => self.list.insert(0, Member::new(new, 1)),
+                Edit::Removed(index) if self.list.len() > 1 => {
+                    let at = index.index(self.list.len());
+                    if self.place() == Some(at) {
+                        self.last = at.checked_sub(1).map(|before| self.list[before].dest());
+                    }
+                    self.list.remove(at);
+                }
+                Edit::Removed(_) => {}
+                Edit::Weight(index, weight) => {
+                    let member = index.get_mut(&mut self.list);
+                    *member = Member::new(member.dest(), *weight);
+                }
+            }
+        }
+
+        fn place(&self) -> Option<usize> {
+            self.list.iter().position(|member| Some(member.dest()) == self.last)
+        }
+    }
+
+    fn edit() -> impl Strategy<Value = Edit> {
+        prop_oneof![
+            Just(Edit::AddedAtTheHead),
+            any::<prop::sample::Index>().prop_map(Edit::Removed),
+            (any::<prop::sample::Index>(), 0u16..2).prop_map(|(index, weight)| Edit::Weight(index, weight)),
+        ]
+    }
+
     proptest! {
+        #[test]
+        fn rr_follows_ipvs_through_any_edits(edits in prop::collection::vec((edit(), 0u32..8), 1..24)) {
+            let list = members(&[1, 1, 1]);
+            let mut rotation = Rotation::new(Scheduler::Rr, &list);
+            let mut ipvs = IpvsRr { list, last: None };
+            for (new, (edit, connections)) in (100..).zip(edits) {
+                ipvs.edit(&edit, new);
+                rotation.change(Scheduler::Rr, &ipvs.list);
+                if ipvs.list.iter().any(|member| member.weight() > 0) {
+                    for _ in 0..connections {
+                        prop_assert_eq!(rotation.serve(), ipvs.next(), "{:?} of {:?}", edit, ipvs);
+                    }
+                }
+            }
+        }
+
         #[test]
         fn wrr_follows_ipvs_through_any_edits(
             edits in prop::collection::vec(

@@ -268,7 +268,8 @@ impl Conversation<'_> {
     }
 }
 
-fn probe(kind: &CheckKind, target: SocketAddr, timeout: Duration) -> Probe {
+/// An attempt at a server on its own address.
+pub fn probe(kind: &CheckKind, target: SocketAddr, timeout: Duration) -> Probe {
     Probe {
         service: "web".parse().expect("a name"),
         backend: target.to_string().parse().expect("a key"),

@@ -4,14 +4,14 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use anyhow::{Result, ensure};
-use lb::api::types::{ConnList, ServiceView, Status};
+use lb::api::types::{BackendState, ConnList, ServiceView, Status};
 use lb_tests::{
     hello::{Hello, Session, spread},
     lab::Lab,
     topo::{Topology, VIP4},
 };
 
-use crate::setup::{HELLO, HelloLab, PORT, SERVICE, said};
+use crate::setup::{HELLO, HelloLab, PORT, SERVICE, backend_is, config, said};
 
 /// The second address.
 const SECOND: IpAddr = IpAddr::V4(Ipv4Addr::new(172, 18, 14, 101));
@@ -95,6 +95,42 @@ fn a_client_comes_to_one_backend_by_every_address_and_port() {
             told.contains(&format!("endpoint tcp/{SECOND}:{PORT} added")) && !told.contains(RANGE),
             "{told}"
         );
+        Ok(())
+    });
+}
+
+/// One set of checks for all of it, at the first address and port.
+#[test]
+fn a_backend_that_fails_its_check_leaves_every_address_and_port() {
+    Lab::test(Topology::one_segment(2), |lab| {
+        let mut config = config(lab, 2);
+        let endpoints =
+            format!("endpoints: [{{address: {SECOND}, port: {PORT}}}, {{address: {VIP4}, port: {RANGE}}}]");
+        config.services[0].more =
+            format!("{endpoints}, checks: [{{tcp: , interval: 200ms, timeout: 3s, rise: 1}}]");
+        let mut hello = HelloLab::start_with(lab, &config)?;
+        lab.start_realservers(&[SECOND])?;
+        let _data =
+            lab.net.backends.iter().map(|it| Hello::start(it, DATA[0])).collect::<Result<Vec<_>>>()?;
+        let is = |hello: &HelloLab, n, state| backend_is(&hello.agent, SERVICE, &hello.key(n), state);
+        is(&hello, 1, BackendState::Up)?;
+        is(&hello, 2, BackendState::Up)?;
+        let visits = [HELLO, SocketAddr::new(SECOND, PORT), SocketAddr::new(VIP4, DATA[0])];
+        for to in visits {
+            ensure!(spread(hello.client(), to, 2)?.len() == 2, "{to}");
+        }
+        // The server of the first port alone is gone.
+        drop(hello.servers.remove(0));
+        is(&hello, 1, BackendState::Down)?;
+        for to in visits {
+            let answered = spread(hello.client(), to, 4)?;
+            ensure!(answered == [("slave2".to_owned(), 4)].into(), "{to}: {answered:?}");
+        }
+        hello.servers.clear();
+        is(&hello, 2, BackendState::Down)?;
+        for to in visits {
+            ensure!(Session::open(hello.client(), to).is_err(), "{to}");
+        }
         Ok(())
     });
 }

@@ -1,17 +1,25 @@
-//! The director as its own backend: the VIP on its lo, a server beside the agent.
+//! The director as its own backend (the VIP on its lo, a server beside the agent), and what its own stack does about
+//! a VIP.
 
-use std::net::IpAddr;
+use std::{
+    io::ErrorKind,
+    net::{IpAddr, SocketAddr, TcpStream},
+};
 
-use anyhow::{Result, ensure};
-use lb::api::types::BackendState;
+use anyhow::{Context, Result, ensure};
+use lb::{api::types::BackendState, model::check::CheckKind};
 use lb_tests::{
     config::Config,
     hello::{Hello, Session, spread},
     lab::Lab,
-    topo::{Topology, VIP4, host_prefix},
+    topo::{Topology, VIP4, VIP6, host_prefix},
+    wait::PATIENCE,
 };
 
-use crate::setup::{HELLO, HelloLab, PORT, SERVICE, service, verdict};
+use crate::{
+    cut::probe,
+    setup::{HELLO, HelloLab, PORT, SERVICE, service, verdict},
+};
 
 #[test]
 fn alone() {
@@ -46,6 +54,42 @@ fn beside_a_remote_one() {
         let answered = spread(hello.client(), HELLO, 10)?;
         ensure!(answered == [("slave1".to_owned(), 10)].into(), "{answered:?}");
         sessions.iter_mut().try_for_each(|session| session.echo(b"still on the director"))
+    });
+}
+
+/// The director answers, as IPVS's does: backends may be down, or not know ICMP.
+#[test]
+fn a_vip_answers_an_echo_request() {
+    for vip in [VIP4, VIP6] {
+        Lab::test(Topology::one_segment(1), |lab| {
+            let node = &lab.net.backends[0];
+            let own = if vip.is_ipv4() { node.ipv4() } else { node.links[0].ipv6.into() };
+            let hello = HelloLab::start_with(lab, &Config::on_eth0("lab", vec![service(vip, [own])]))?;
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            let ping = probe(&CheckKind::Ping, SocketAddr::new(vip, 0), PATIENCE);
+            let echo = || hello.client().enter(|| runtime.block_on(lb::checks::once(&ping)).result);
+            let answered = echo()?.map_err(|failure| anyhow::anyhow!(failure.why))?;
+            ensure!(answered.found == "echo reply", "{answered:?}");
+            // Not the backend, which has the VIP too.
+            node.netns.ip("link set eth0 down")?;
+            echo()?.map(drop).map_err(|failure| anyhow::anyhow!("without the backend: {}", failure.why))
+        });
+    }
+}
+
+/// docs/ipvs-differences.md: they come to its own stack, which refuses them; a backend's own address is the way round.
+#[test]
+fn a_program_on_the_director_is_not_balanced() {
+    Lab::test(Topology::one_segment(2), |lab| {
+        let hello = HelloLab::start(lab, 2)?;
+        let director = &lab.net.director.netns;
+        let refused = director.enter(|| TcpStream::connect_timeout(&HELLO, PATIENCE))?;
+        let kind = refused.err().map(|error| error.kind());
+        ensure!(kind == Some(ErrorKind::ConnectionRefused), "{kind:?}");
+        let own = hello.key(2).parse().context("an address and a port")?;
+        ensure!(Session::open(director, own)?.server == "slave2");
+        ensure!(spread(hello.client(), HELLO, 2)?.len() == 2, "clients are");
+        Ok(())
     });
 }
 

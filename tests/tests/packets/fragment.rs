@@ -73,6 +73,25 @@ fn an_overflow_sends_nothing_to_another_backend() {
     }
 }
 
+/// RFC 1858 and 3128: ports may be in it, flags are not. docs/ipvs-differences.md.
+#[test]
+fn a_first_fragment_without_all_of_its_transport_header_opens_nothing() {
+    /// Ethernet, IPv6, the fragment header.
+    const HEADERS: usize = 14 + 40 + 8;
+    let mut director = director(&every_kind());
+    for bytes in [8, 16] {
+        let [first, later, ..] = pieces(&TCP6.open().with(|p| p.id = 200 + bytes as u32));
+        let mut frame = first.bytes();
+        frame.truncate(HEADERS + bytes);
+        frame[18..20].copy_from_slice(&(8 + bytes as u16).to_be_bytes());
+        let ran = director.run(&frame).expect("it ran");
+        assert_eq!(ran.moved, [(PassedMalformed.name(), 1)], "{bytes} bytes of TCP");
+        assert_eq!(ran.frame, frame);
+        check(&mut director, [case("later", &later, dropped(DroppedFragment))]);
+    }
+    assert!(director.flows().is_empty());
+}
+
 #[test]
 fn a_later_fragment_without_its_first_is_dropped() {
     let mut director = director(&every_kind());

@@ -292,6 +292,16 @@ fn ten_million_syns_over_ipv6_move_nobody() {
     withstands(TCP6, TCP6.open(), ForwardedTx, with_auto(TCP6));
 }
 
+#[test]
+fn ten_million_acks_over_ipv6_move_nobody() {
+    withstands(TCP6, TCP6.later(), DroppedNoFlow, with_auto(TCP6));
+}
+
+#[test]
+fn ten_million_datagrams_over_ipv6_move_nobody() {
+    withstands(UDP6, UDP6.open(), ForwardedTx, with_auto(UDP6));
+}
+
 /// The client keeps its template beside those of the flood, and goes by it.
 #[test]
 fn ten_million_syns_to_a_persistent_service_move_nobody() {

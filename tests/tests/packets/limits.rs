@@ -4,6 +4,7 @@
 use std::{
     collections::BTreeMap,
     net::{IpAddr, Ipv4Addr, SocketAddr},
+    ops::Range,
 };
 
 use lb::{
@@ -126,18 +127,38 @@ impl Loads {
         (*active, *inactive) = (*active - 1, *inactive + 1);
     }
 
-    /// `ip_vs_wlc.c`: the least (256 × active + all) / weight, of equal ones the first.
-    fn least(&self) -> u32 {
-        let load = |backend: &u32| {
-            let (active, inactive) = self.0[*backend as usize];
-            256 * active + active + inactive
-        };
+    /// Whose turn it is with a scheduler that looks at every backend; of equal ones the first.
+    fn due(&self, scheduler: Scheduler) -> u32 {
+        let active = |backend: u32| self.0[backend as usize].0;
+        // `ip_vs_dest_conn_overhead`
+        let overhead = |backend: u32| 256 * active(backend) + active(backend) + self.0[backend as usize].1;
+        let all = || backends(LARGE);
+        match scheduler {
+            Lc => Self::least(all(), overhead, |_| 1),
+            // `ip_vs_nq_schedule`: whoever is idle, else as sed.
+            Nq if all().any(|backend| active(backend) == 0) => {
+                all().find(|backend| active(*backend) == 0).expect("there is one")
+            }
+            // `ip_vs_sed_dest_overhead`
+            Nq | Sed => Self::least(all(), |backend| active(backend) + 1, weight),
+            // `ip_vs_fo_schedule`: of the highest weight.
+            Fo => Self::least(all(), |_| 1, weight),
+            // `ip_vs_ovf_schedule`: of the highest weight, but who has more active connections than its weight.
+            Ovf => {
+                let room = all().filter(|backend| active(*backend) <= u64::from(weight(*backend)));
+                Self::least(room, |_| 1, weight)
+            }
+            _ => Self::least(all(), overhead, weight),
+        }
+    }
+
+    /// The least load / weight.
+    fn least(of: impl Iterator<Item = u32>, load: impl Fn(u32) -> u64, weight: impl Fn(u32) -> u16) -> u32 {
         let better = |best: u32, next: u32| {
-            let (mine, other) =
-                (load(&best) * u64::from(weight(next)), load(&next) * u64::from(weight(best)));
+            let (mine, other) = (load(best) * u64::from(weight(next)), load(next) * u64::from(weight(best)));
             if other < mine { next } else { best }
         };
-        backends(LARGE).reduce(better).expect("backends")
+        of.reduce(better).expect("a backend")
     }
 }
 
@@ -198,6 +219,35 @@ fn sweep(director: &mut Director, loads: &Loads) {
     assert_eq!(large, known);
 }
 
+/// By a scheduler that looks at every backend: where each client's connection is due. A fifth of them end.
+fn connect(director: &mut Director, loads: &mut Loads, scheduler: Scheduler, clients: Range<u32>) {
+    for client in clients {
+        let backend = loads.due(scheduler);
+        assert_eq!(send(director, client, LARGE, SYN), backend, "{scheduler}, {client:#x}");
+        loads.opened(backend);
+        if client % 5 == 0 {
+            loads.close(director, client, backend);
+        }
+    }
+}
+
+/// Of a service that is alone: 32 turns of 32 backends.
+#[test]
+fn every_one_of_a_thousand_backends_is_looked_at() {
+    let alone = |scheduler| {
+        let mut want = want(scheduler);
+        want.services.drain(..LARGE as usize);
+        want
+    };
+    let limits = Limits { services: 1, destinations: MAX_MEMBERS, endpoints: 1 };
+    let mut director = Director::with_limits(FLOWS, limits, &alone(Ovf)).expect("a director");
+    let mut loads = Loads(vec![(0, 0); MAX_MEMBERS as usize]);
+    for (scheduler, first) in [Ovf, Lc, Sed, Nq, Fo, Wlc].into_iter().zip((0x0a03_0000..).step_by(0x1000)) {
+        director.configure(&alone(scheduler)).expect("configured");
+        connect(&mut director, &mut loads, scheduler, first..first + 1100);
+    }
+}
+
 /// Applying a model plans it anew, which must then give nothing ([`Director::configure`]).
 #[test]
 fn as_much_as_is_promised_at_once() {
@@ -219,14 +269,7 @@ fn as_much_as_is_promised_at_once() {
     sweep(&mut director, &loads);
 
     director.configure(&want(Wlc)).expect("wlc");
-    for client in 0x0a03_0000..0x0a03_0000 + 2100 {
-        let backend = loads.least();
-        assert_eq!(send(&mut director, client, LARGE, SYN), backend, "wlc, {client:#x}");
-        loads.opened(backend);
-        if client % 5 == 0 {
-            loads.close(&mut director, client, backend);
-        }
-    }
+    connect(&mut director, &mut loads, Wlc, 0x0a03_0000..0x0a03_0000 + 2100);
     sweep(&mut director, &loads);
 
     director.configure(&want(Mh(HashFlags::default()))).expect("mh");
