@@ -13,6 +13,7 @@ mod error;
 pub mod ethtool;
 mod events;
 mod link;
+pub mod listeners;
 pub mod namespace;
 mod neighbour;
 pub mod offload;

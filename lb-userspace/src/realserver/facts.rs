@@ -1,9 +1,12 @@
 //! What is so on this host now.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+};
 
 use super::Error;
-use crate::net::{Netlink, sysctl, sysctl::Sysctl};
+use crate::net::{Netlink, listeners, sysctl, sysctl::Sysctl};
 
 /// The sysctls by `conf/INTERFACE` that matter for Direct Routing over IPv4.
 pub(super) const ARP_IGNORE: &str = "arp_ignore";
@@ -19,6 +22,8 @@ pub(super) struct Facts {
     pub addresses: Vec<Placed>,
     /// IPv4 settings by (interface or `all`, key).
     pub ipv4: BTreeMap<(String, &'static str), i64>,
+    /// TCP sockets that listen.
+    pub listeners: Vec<SocketAddr>,
     /// `net.ipv6.conf.lo.disable_ipv6` is set, or the kernel has no IPv6.
     pub ipv6_off: bool,
 }
@@ -70,6 +75,7 @@ impl Facts {
             ipv4: ipv4_settings(&interfaces)?,
             interfaces,
             addresses,
+            listeners: listeners::tcp(),
             ipv6_off: ipv6_off()?,
         })
     }

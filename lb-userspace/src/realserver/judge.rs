@@ -1,12 +1,18 @@
 //! What is right and what is wrong for a backend. PURE.
 
-use std::{collections::BTreeSet, net::IpAddr};
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, SocketAddr},
+};
 
 use super::{
     Item, Verdict,
     facts::{ARP_ANNOUNCE, ARP_IGNORE, Facts, Interface, Placed, RP_FILTER},
 };
-use crate::net::{host_prefix, sysctl::Sysctl};
+use crate::net::{host_prefix, listeners, sysctl::Sysctl};
+
+/// Ports of servers that are named.
+const SHOWN: usize = 10;
 
 /// With this `arp_ignore` a host does not answer ARP for an address on its loopback (`arp_ignore()` in
 /// `net/ipv4/arp.c`): 1 and 2 only for addresses of the interface, 8 for none. 3 only spares addresses
@@ -41,6 +47,7 @@ pub(super) fn judge(facts: &Facts, vips: &BTreeSet<IpAddr>) -> Vec<Item> {
     for &vip in vips {
         items.push(on_loopback(facts, vip));
         items.extend(facts.places(vip).filter_map(|placed| elsewhere(facts, placed)));
+        items.push(servers(facts, vip));
     }
     if vips.iter().any(IpAddr::is_ipv4) {
         items.extend(arp(facts));
@@ -97,6 +104,31 @@ fn elsewhere(facts: &Facts, placed: &Placed) -> Option<Item> {
     }
     let effect = "clients and routers may take this host's MAC for the VIP and come past the director";
     Some(Item::wrong(subject, found, effect, fix))
+}
+
+/// Which ports are a service's nobody knows here.
+fn servers(facts: &Facts, vip: IpAddr) -> Item {
+    let subject = format!("TCP servers at {vip}");
+    let at = |listener: &SocketAddr| SocketAddr::new(vip, listener.port());
+    let serves = |listener: &&SocketAddr| listeners::takes(**listener, at(listener));
+    let ports: BTreeSet<u16> = facts.listeners.iter().filter(serves).map(SocketAddr::port).collect();
+    let own = |address: IpAddr| facts.places(address).any(|placed| placed.interface != "lo");
+    let alone = facts.listeners.iter().find(|listener| {
+        let ip = listener.ip();
+        ip.is_ipv4() == vip.is_ipv4() && own(ip) && !ports.contains(&listener.port())
+    });
+    let listen = format!("let it listen on {vip} too, or on every address (MariaDB: `bind-address`)");
+    if let Some(alone) = alone {
+        let found = format!("port {} is served on {} alone", alone.port(), alone.ip());
+        return Item::note(subject, found, format!("connections to {} are refused", at(alone)), listen);
+    }
+    if ports.is_empty() {
+        let effect = "every TCP connection to it is refused (servers of UDP are not looked for)";
+        return Item::note(subject, "none", effect, format!("start the server; {listen}"));
+    }
+    let mut found: Vec<_> = ports.iter().take(SHOWN).map(u16::to_string).collect();
+    found.extend((ports.len() > SHOWN).then(|| format!("{} more", ports.len() - SHOWN)));
+    Item::right(subject, format!("ports {}", found.join(", ")))
 }
 
 fn arp(facts: &Facts) -> Vec<Item> {

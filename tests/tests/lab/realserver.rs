@@ -5,14 +5,14 @@ use std::{fs, path::Path};
 use anyhow::{Context, Result, ensure};
 use lb_tests::{
     agent::realserver,
-    hello::spread,
+    hello::{Hello, spread},
     lab::Lab,
     proc::Finished,
     topo::{Node, Topology, VIP4, VIP6, host_prefix},
 };
 use serde_json::Value;
 
-use crate::setup::{HELLO, HelloLab, config, said};
+use crate::setup::{HELLO, HelloLab, PORT, config, said};
 
 /// `all` and `lo`; arp_ignore and arp_announce.
 const SYSCTLS: [&str; 4] = ["all/arp_ignore", "all/arp_announce", "lo/arp_ignore", "lo/arp_announce"];
@@ -61,6 +61,52 @@ fn start_status_stop() {
         ensure!(sysctls(node)? == BEFORE, "not as before: {:?}", sysctls(node)?);
         ended(&run("stop", &vips)?, 0)?;
         ended(&run("status", &vips)?, 1)
+    });
+}
+
+/// Each by itself, on a backend that is started.
+#[test]
+fn what_status_finds_wrong() {
+    Lab::test(Topology::two_segments(1), |lab| {
+        let node = &lab.net.backends[0];
+        let (four, six) = (VIP4.to_string(), VIP6.to_string());
+        let server = Hello::start_on(node, (node.ipv4(), PORT).into())?;
+        let status = |code: i32, words: &[&str]| -> Result<()> {
+            let status = realserver(&lab.scope, node, "status", &[&four, &six])?;
+            ended(&status, code)?;
+            said(&status.stdout, words)
+        };
+        ended(&realserver(&lab.scope, node, "start", &[&four, &six])?, 0)?;
+        let alone = format!("port {PORT} is served on {} alone", node.ipv4());
+        status(
+            0,
+            &[&format!("TCP servers at {VIP4}"), &alone, &format!("connections to {HELLO} are refused")],
+        )?;
+        drop(server);
+        status(0, &[&format!("TCP servers at {VIP6}: none"), "start the server"])?;
+        let _server = Hello::start(node, PORT)?;
+        status(
+            0,
+            &[
+                &format!("TCP servers at {VIP4}: ports {PORT}"),
+                &format!("TCP servers at {VIP6}: ports {PORT}"),
+            ],
+        )?;
+
+        let held = host_prefix(VIP4);
+        let ip = |batch: &str| node.netns.ip(batch);
+        ip(&format!("addr add {VIP4}/24 dev eth0"))?;
+        status(1, &[&format!("{VIP4} on eth0: /24"), "come past the director", "ip address del"])?;
+        ip(&format!("addr del {VIP4}/24 dev eth0\naddr del {held} dev lo\naddr add {VIP4}/24 dev lo"))?;
+        status(1, &["with prefix /24 instead of /32", "cannot reach its neighbours"])?;
+        ip(&format!("addr del {VIP4}/24 dev lo"))?;
+        status(1, &[&format!("{VIP4} on lo: missing"), &format!("lb realserver start {VIP4}")])?;
+        ip(&format!("addr add {held} dev lo"))?;
+        node.netns.sysctl("ipv4/conf/all/rp_filter", "1")?;
+        // Right where nobody's way back is another one.
+        status(0, &["rp_filter: 1 (strict) in effect", "rp_filter=2"])?;
+        ip("link set lo down")?;
+        status(1, &["lo: down", "ip link set lo up"])
     });
 }
 

@@ -7,6 +7,10 @@ fn ip(text: &str) -> IpAddr {
     text.parse().expect("an address")
 }
 
+fn at(text: &str) -> SocketAddr {
+    text.parse().expect("an address and a port")
+}
+
 fn place(interface: &str, address: &str, prefix: u8) -> Placed {
     Placed { interface: interface.into(), address: ip(address), prefix, tentative: false }
 }
@@ -18,6 +22,7 @@ fn backend() -> Facts {
         interfaces: vec![Interface { name: "eth0.100".into(), has_xdp: false }],
         addresses: vec![place("lo", VIP, 32), place("eth0.100", "172.18.14.2", 24)],
         ipv4: Default::default(),
+        listeners: vec![at("[::]:3306"), at("127.0.0.1:25")],
         ipv6_off: false,
     };
     for (interface, value) in [("all", [1, 2, 0]), ("lo", [1, 2, 0]), ("eth0.100", [0, 0, 0])] {
@@ -58,6 +63,7 @@ fn a_backend_as_it_should_be() {
         subjects,
         [
             "172.18.14.100 on lo",
+            "TCP servers at 172.18.14.100",
             "net.ipv4.conf.all.arp_ignore",
             "net.ipv4.conf.lo.arp_ignore",
             "net.ipv4.conf.eth0/100.arp_ignore",
@@ -66,6 +72,22 @@ fn a_backend_as_it_should_be() {
             "net.ipv4.conf.eth0/100.arp_announce",
         ]
     );
+}
+
+#[test]
+fn a_server_listens_on_the_vip_or_elsewhere_alone() {
+    let found = |listeners: &[&str]| {
+        let facts = Facts { listeners: listeners.iter().copied().map(at).collect(), ..backend() };
+        let items = judge(&facts, &[ip(VIP)].into());
+        let item = items.into_iter().find(|item| item.subject.starts_with("TCP")).expect("it is there");
+        (item.verdict, item.found)
+    };
+    use Verdict::{Note, Right};
+    assert_eq!(found(&["[::]:80", "172.18.14.100:22"]), (Right, "ports 22, 80".to_owned()));
+    assert_eq!(found(&["127.0.0.1:3306", "172.18.14.9:3306"]), (Note, "none".to_owned()), "nobody's address");
+    let alone = (Note, "port 3306 is served on 172.18.14.2 alone".to_owned());
+    assert_eq!(found(&["0.0.0.0:22", "172.18.14.2:3306"]), alone);
+    assert_eq!(found(&["172.18.14.100:3306", "172.18.14.2:3306"]), (Right, "ports 3306".to_owned()));
 }
 
 #[test]
@@ -108,12 +130,12 @@ fn the_larger_of_all_and_the_interface_counts() {
 fn the_worst_comes_first_and_a_last_line_sums_up() {
     let text = |facts: &Facts| Report::new(Vec::new(), judge(facts, &[ip(VIP)].into())).to_string();
     let last = |text: &str| text.lines().last().map(str::to_owned).unwrap_or_default();
-    assert_eq!(last(&text(&backend())), "nothing is wrong; 7 things are right");
+    assert_eq!(last(&text(&backend())), "nothing is wrong; 8 things are right");
     let off = set_to(set_to(backend(), "all", ARP_ANNOUNCE, 0), "lo", ARP_ANNOUNCE, 0);
     let off = text(&off);
     assert!(off.starts_with("WRONG  net.ipv4.conf.all.arp_announce: 0\n       causes:  this host"), "{off}");
     assert!(off.contains("\n       mend it: sysctl -w net.ipv4.conf.all.arp_announce=2"), "{off}");
-    assert_eq!(last(&off), "1 wrong, 4 right");
+    assert_eq!(last(&off), "1 wrong, 5 right");
 }
 
 #[test]

@@ -26,6 +26,7 @@ fn host() -> Facts {
             .into_iter()
             .flat_map(|i| [((i.to_owned(), ARP_IGNORE), 0), ((i.to_owned(), ARP_ANNOUNCE), 0)])
             .collect(),
+        listeners: Vec::new(),
         ipv6_off: false,
     }
 }
