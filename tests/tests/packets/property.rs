@@ -92,6 +92,11 @@ enum Step {
         backend: u8,
         weight: u16,
     },
+    /// Its checks take a backend out, or let it come back.
+    Health {
+        service: usize,
+        backend: u8,
+    },
     Scheduler {
         service: usize,
         scheduler: Scheduler,
@@ -186,12 +191,14 @@ fn step() -> impl Strategy<Value = Step> {
         let flags = if TARGETS[target].0.is_sctp { chunk } else { flags };
         Step::Packet { client, target, flags }
     });
+    let health = backend.clone();
     let weight = (backend.clone(), prop::sample::select(vec![0, 1, 3]));
     let seconds = prop_oneof![3 => Just(0), 3 => Just(330), 1 => Just(420), 1 => Just(FOREVER)];
     prop_oneof![
         120 => packet,
         4 => backend.clone().prop_map(|(service, backend)| Step::Toggle { service, backend }),
         3 => backend.prop_map(|(service, backend)| Step::Drain { service, backend }),
+        3 => health.prop_map(|(service, backend)| Step::Health { service, backend }),
         2 => weight.prop_map(|((service, backend), weight)| Step::Weight { service, backend, weight }),
         2 => (service.clone(), scheduler()).prop_map(|(service, scheduler)| Step::Scheduler { service, scheduler }),
         4 => persist,
@@ -221,6 +228,7 @@ fn scene() -> impl Strategy<Value = Vec<Step>> {
     let place = (0..TARGETS.len(), 0..CLIENTS, 0..CLIENTS, any::<bool>());
     let what = prop_oneof![
         2 => Just(Scene::Quiesced),
+        2 => Just(Scene::Sick),
         2 => Just(Scene::Removed),
         1 => Just(Scene::Swept),
         1 => Just(Scene::Flooded),
@@ -238,6 +246,7 @@ fn scene() -> impl Strategy<Value = Vec<Step>> {
         let packet = |client, flags| Step::Packet { client, target, flags };
         let (open, later) = if kind.is_sctp { (chunk::INIT, chunk::COOKIE_ECHO) } else { (SYN, ACK) };
         let drain = |backend| Step::Drain { service, backend };
+        let sick = |backend| Step::Health { service, backend };
         let toggle = |backend| Step::Toggle { service, backend };
         let mut steps = vec![packet(client, open)];
         steps.extend(established.then(|| packet(client, later)));
@@ -245,6 +254,9 @@ fn scene() -> impl Strategy<Value = Vec<Step>> {
             // One after the other, so that the client's is among them and somebody is left.
             Scene::Quiesced => {
                 vec![drain(backend), packet(client, later), packet(other, open), drain(backend)]
+            }
+            Scene::Sick => {
+                vec![sick(backend), packet(client, later), packet(other, open), sick(backend)]
             }
             Scene::Removed => {
                 vec![toggle(backend), packet(client, later), packet(other, open), toggle(backend)]
@@ -289,6 +301,7 @@ fn scene() -> impl Strategy<Value = Vec<Step>> {
 #[derive(Clone, Copy, Debug)]
 enum Scene {
     Quiesced,
+    Sick,
     Removed,
     Swept,
     Flooded,

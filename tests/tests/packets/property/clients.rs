@@ -373,6 +373,7 @@ impl World {
                 .iter()
                 .any(|b| b.key.address == kind.backend(known.backend) && b.effective_weight() == 0)
         });
+        let drained = drained || self.out.contains(&(known.service, known.backend));
         self.reschedules(known) && (!there || drained && !kind.is_udp)
     }
 }

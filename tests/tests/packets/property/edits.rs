@@ -35,6 +35,12 @@ impl World {
             Step::Weight { service, backend, weight } => {
                 self.of_backend(service, backend, |b| b.weight = weight);
             }
+            // A deleted one has no checks, and keeps what it had.
+            Step::Health { service, backend } if self.services.contains_key(&service) => {
+                if !self.out.remove(&(service, backend)) {
+                    self.out.insert((service, backend));
+                }
+            }
             Step::Thresholds { service, backend, upper, lower } => self.of_backend(service, backend, |b| {
                 (b.upper_threshold, b.lower_threshold) = (upper, lower);
             }),
@@ -78,7 +84,12 @@ impl World {
                     false => Default::default(),
                 };
             }),
-            Step::Packet { .. } | Step::Flood { .. } | Step::Resize | Step::Sweep { .. } | Step::Wait => {}
+            Step::Health { .. }
+            | Step::Packet { .. }
+            | Step::Flood { .. }
+            | Step::Resize
+            | Step::Sweep { .. }
+            | Step::Wait => {}
         }
     }
 

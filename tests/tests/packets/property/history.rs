@@ -1,13 +1,13 @@
 //! A director, what is wanted of it, and what its clients know.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
 use lb::{
     model::{ExpireNodest, Scope, Service, Timeouts},
-    plan::{Desired, EndpointKey, dest_address, name_of},
+    plan::{ByHealth, Desired, EndpointKey, Weights, dest_address, name_of},
 };
 use lb_common::{dest, service::Rotation, tcp::State};
 use lb_tests::xdp::Director;
@@ -73,6 +73,8 @@ pub struct World {
     pub(super) services: BTreeMap<usize, Service>,
     /// Services that were deleted come back as they were.
     pub(super) deleted: BTreeMap<usize, Service>,
+    /// Whom checks have taken out, of those that there are, or may be.
+    pub(super) out: BTreeSet<Place>,
     /// Of every destination that there is.
     pub(super) places: BTreeMap<u32, Place>,
     pub(super) endpoints: BTreeMap<u16, EndpointKey>,
@@ -113,6 +115,7 @@ impl World {
             director: director(&lab()),
             services: SERVICES.iter().enumerate().map(make).collect(),
             deleted: BTreeMap::new(),
+            out: BTreeSet::new(),
             places: BTreeMap::new(),
             endpoints: BTreeMap::new(),
             flows: BTreeMap::new(),
@@ -130,7 +133,7 @@ impl World {
     fn configure(&mut self) {
         self.epoch += 1;
         let services = self.services.values().cloned().collect();
-        let want = Desired { services, timeouts: no_short_timeouts(), ..lab() };
+        let want = Desired { services, weights: self.weights(), timeouts: no_short_timeouts(), ..lab() };
         self.director.configure(&want).expect("configured");
         let snapshot = self.director.maps().snapshot().expect("a snapshot");
         let all = self.services.iter().chain(&self.deleted);
@@ -153,6 +156,19 @@ impl World {
                 self.flooded.insert(*service, Rotation::places_by_hash(rotation.hashed_until, now));
             }
         }
+    }
+
+    /// What checks make of the weights.
+    fn weights(&self) -> Weights {
+        let mut weights = Weights::default();
+        for (service, backend) in &self.out {
+            let (kind, port) = SERVICES[*service];
+            let key = kind.service(port, &[*backend]).backends[0].key;
+            if let Some(service) = self.services.get(service) {
+                weights.0.entry(service.name.clone()).or_default().insert(key, ByHealth::Out);
+            }
+        }
+        weights
     }
 
     pub fn act(&mut self, step: &Step) -> Result<(), TestCaseError> {
@@ -246,7 +262,8 @@ impl World {
     pub fn has_weight(&self, service: usize, backend: u8) -> bool {
         let address = SERVICES[service].0.backend(backend);
         let backends = self.services.get(&service).map(|s| &s.backends).into_iter().flatten();
-        backends.into_iter().any(|b| b.key.address == address && b.effective_weight() != 0)
+        let has = backends.into_iter().any(|b| b.key.address == address && b.effective_weight() != 0);
+        has && !self.out.contains(&(service, backend))
     }
 
     /// What is left when all has ended: the flows that clients know of until then, and then nothing.

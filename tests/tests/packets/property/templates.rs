@@ -61,6 +61,7 @@ impl World {
         let (_, backend) = self.places.get(&templates.get(&self.owner(service, flow)?)?.dest()).copied()?;
         let options = self.services.get(&service)?.options;
         let holds = self.has(service, backend)
+            && !self.out.contains(&(service, backend))
             && (!options.expire_quiescent_template || self.has_weight(service, backend));
         holds.then_some(backend)
     }

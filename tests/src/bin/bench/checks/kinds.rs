@@ -72,9 +72,10 @@ pub fn kinds(world: &mut World) -> Result<(f64, Vec<Figure>)> {
     });
     let weight = lab.scope.dir().join("weight");
     fs::write(&weight, "1\n")?;
-    let kinds: [Kind; 19] = [
+    let kinds: [Kind; 22] = [
         ("tcp", format!("tcp: , port: {PORT}"), "rip", 200, "this program"),
         ("tcp through the VIP", format!("tcp: , port: {PORT}"), "vip", 200, "this program"),
+        ("tcp, half-open", format!("tcp: {{half_open: true}}, port: {PORT}"), "rip", 200, "this program"),
         ("http", format!("http: {{path: /health}}, port: {HTTP}"), "rip", 200, "nginx"),
         ("http through the VIP", format!("http: {{path: /health}}, port: {HTTP}"), "vip", 200, "nginx"),
         ("https", format!("https: {{path: /health}}, port: {HTTPS}"), "rip", 1000, "nginx"),
@@ -93,6 +94,14 @@ pub fn kinds(world: &mut World) -> Result<(f64, Vec<Figure>)> {
             1000,
             "MariaDB",
         ),
+        (
+            "mysql, login and query",
+            format!("mysql: {{user: root, password: '123', query: SELECT 1}}, port: {MYSQL}"),
+            "rip",
+            1000,
+            "MariaDB",
+        ),
+        ("mysql through the VIP", format!("mysql: , port: {MYSQL}"), "vip", 1000, "MariaDB"),
         (
             "postgres, greeting",
             format!("postgres: {{user: check}}, port: {}", Postgres::PORT),
