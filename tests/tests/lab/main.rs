@@ -75,3 +75,4 @@ mod ttl;
 mod two_directors;
 mod via;
 mod via_datagrams;
+mod via_kinds;
