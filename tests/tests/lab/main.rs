@@ -25,6 +25,7 @@ mod flood;
 mod generic;
 mod groups;
 mod growth;
+mod half_open;
 mod health;
 mod health_fallback;
 mod health_galera;
