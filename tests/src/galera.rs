@@ -26,6 +26,11 @@ pub const PORT: u16 = 4567;
 /// and the later ones with the position that the first one has: so none needs a state transfer, whose programs
 /// Debian has in the package of the whole server.
 pub fn start(scope: &Scope, nodes: &[Node]) -> Result<Vec<Proc>> {
+    start_with(scope, nodes, &[])
+}
+
+/// The same with further options of each server.
+pub fn start_with(scope: &Scope, nodes: &[Node], more: &[&str]) -> Result<Vec<Proc>> {
     ensure!(Path::new(PROVIDER).exists(), "{PROVIDER} is missing: `cargo xtask setup` installs galera-4");
     let mut servers = Vec::new();
     let mut position = "0".to_owned();
@@ -44,7 +49,7 @@ pub fn start(scope: &Scope, nodes: &[Node]) -> Result<Vec<Proc>> {
             "--binlog-format=ROW".to_owned(),
             "--innodb-autoinc-lock-mode=2".to_owned(),
         ];
-        let options = options.each_ref().map(String::as_str);
+        let options = [&options.each_ref().map(String::as_str), more].concat();
         servers.push(mariadb::start_prepared(scope, node, &options, |dir| {
             let state = format!(
                 "# GALERA saved state\nversion: 2.1\nuuid: {UUID}\nseqno: {position}\nsafe_to_bootstrap: {}\n",

@@ -1,6 +1,12 @@
 //! Real servers of data other than MariaDB: PostgreSQL and Redis.
 
-use std::{fs, os::unix::fs::chown, path::PathBuf, process::Command, time::Duration};
+use std::{
+    fs,
+    os::unix::fs::chown,
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
 
 use anyhow::{Context, Result};
 use nix::unistd::User;
@@ -54,33 +60,13 @@ impl Postgres {
         if standby {
             fs::write(data.join("standby.signal"), "")?;
         }
-        let mut command = as_postgres(node.netns.command("setpriv")?);
-        command.arg("postgres").args([
-            "-c",
-            "fsync=off",
-            "-c",
-            "shared_buffers=1MB",
-            "-c",
-            "listen_addresses=*",
-        ]);
-        // Some tests have two hundred checks under way.
-        command.args(["-c", "max_connections=300"]);
-        if let Some(Certificate { certificate, key }) = tls {
-            // It reads none that others could.
-            chown(key, Some(user.uid.as_raw()), Some(user.gid.as_raw()))?;
-            command.args(["-c", "ssl=on", "-c"]).arg(format!("ssl_cert_file={}", certificate.display()));
-            command.arg("-c").arg(format!("ssl_key_file={}", key.display()));
-        }
-        command.arg("-c").arg(format!("unix_socket_directories={}", dir.display()));
-        let mut proc = Proc::spawn("postgres", on(command, &data), &dir.join("log"), scope.lifetime())?;
-        until_ok(PATIENCE, &format!("postgres on {} to listen", node.role), || {
-            proc.check_alive()?;
-            // It listens before it takes logins.
-            let mut psql = Command::new("psql");
-            psql.arg("-h").arg(&dir).args(["-U", "postgres", "-c", "SELECT 1"]);
-            proc::run(psql)?.ok()
-        })?;
-        Ok(Self { proc, dir })
+        Ok(Self { proc: serve(scope, node, &dir, tls)?, dir })
+    }
+
+    /// Starts one that has ended once more, on its data and without TLS.
+    pub fn again(&mut self, scope: &Scope, node: &Node) -> Result<()> {
+        self.proc = serve(scope, node, &self.dir, None)?;
+        Ok(())
     }
 
     /// A certificate that the server may read, in its directory.
@@ -94,18 +80,44 @@ impl Postgres {
     }
 }
 
+/// Starts the server on its directory, and waits until it takes logins.
+fn serve(scope: &Scope, node: &Node, dir: &Path, tls: Option<&Certificate>) -> Result<Proc> {
+    let mut command = as_postgres(node.netns.command("setpriv")?);
+    command.arg("postgres").args(["-c", "fsync=off", "-c", "shared_buffers=1MB", "-c", "listen_addresses=*"]);
+    // Some tests have two hundred checks under way.
+    command.args(["-c", "max_connections=300"]);
+    if let Some(Certificate { certificate, key }) = tls {
+        // It reads none that others could.
+        let user = User::from_name("postgres")?.context("Debian's package makes the user postgres")?;
+        chown(key, Some(user.uid.as_raw()), Some(user.gid.as_raw()))?;
+        command.args(["-c", "ssl=on", "-c"]).arg(format!("ssl_cert_file={}", certificate.display()));
+        command.arg("-c").arg(format!("ssl_key_file={}", key.display()));
+    }
+    command.arg("-c").arg(format!("unix_socket_directories={}", dir.display()));
+    let mut proc =
+        Proc::spawn("postgres", on(command, &dir.join("data")), &dir.join("log"), scope.lifetime())?;
+    until_ok(PATIENCE, &format!("postgres on {} to listen", node.role), || {
+        proc.check_alive()?;
+        // It listens before it takes logins.
+        let mut psql = Command::new("psql");
+        psql.arg("-h").arg(dir).args(["-U", "postgres", "-c", "SELECT 1"]);
+        proc::run(psql)?.ok()
+    })?;
+    Ok(proc)
+}
+
 fn as_postgres(mut setpriv: Command) -> Command {
     setpriv.args(["--reuid=postgres", "--regid=postgres", "--clear-groups"]);
     setpriv
 }
 
-fn on(mut command: Command, data: &std::path::Path) -> Command {
+fn on(mut command: Command, data: &Path) -> Command {
     command.arg("-D").arg(data).current_dir("/").env("LC_ALL", "C");
     command
 }
 
 /// One line of SQL without a server that listens.
-fn single(data: &std::path::Path, line: &str) -> Result<()> {
+fn single(data: &Path, line: &str) -> Result<()> {
     let mut command = as_postgres(Command::new("setpriv"));
     command.args(["postgres", "--single", "-F"]);
     let mut command = on(command, data);

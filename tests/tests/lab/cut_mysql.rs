@@ -2,8 +2,9 @@
 
 use anyhow::{Context, ensure};
 use lb::health::{Pass, Weight};
-use lb::model::check::{CheckKind, LagTier, MysqlCheck, Role, Secret, TlsCheck};
+use lb::model::check::{CheckKind, Galera, LagTier, MysqlCheck, Role, Secret, TlsCheck};
 use lb_tests::{
+    galera,
     lab::Lab,
     mariadb,
     mysql::{Mysql, PASSWORD},
@@ -11,7 +12,7 @@ use lb_tests::{
     wait::{PATIENCE, Seen, eventually},
 };
 
-use crate::cut::{Conversation, bytes_of_records, end_of};
+use crate::cut::{Conversation, bytes_of, bytes_of_records, end_of};
 
 /// Whoever hangs up in the handshake is an error to the server, and all of these do.
 const OPTIONS: [&str; 4] = [
@@ -126,6 +127,29 @@ fn a_login_over_tls_needs_the_answer_to_each_of_its_questions() {
         let over_tls = conversation("over TLS", tls(login("checker", PASSWORD)), "writable", &steps);
         Conversation { decisive: of_tls, ..over_tls }.holds(lab)?;
         drop(server);
+        Ok(())
+    });
+}
+
+/// The challenge of the greeting, the type of the answer to the login, `read_only`, and of what the node says of itself each
+/// name and value that decide: its words for its state are for people.
+fn of_galera(answer: &[u8]) -> Vec<usize> {
+    let rows: [&[u8]; 3] =
+        [b"wsrep_ready\x02ON", b"wsrep_cluster_status\x07Primary", b"wsrep_local_state\x014"];
+    [of_login(answer), bytes_of(answer, &rows)].concat()
+}
+
+/// A cluster of one node: what it is asked and answers is what it is in a larger one.
+#[test]
+fn a_node_of_galera_has_to_say_that_it_is_synced() {
+    Lab::test(Topology::one_segment(1), |lab| {
+        let _nodes = galera::start_with(&lab.scope, &lab.net.backends, &OPTIONS)?;
+        for (galera, what) in [(Galera::Synced, "synced"), (Galera::Donor, "or a donor")] {
+            let check = MysqlCheck { galera, ..login("root", "123") };
+            let steps = ["login: ", "read_only: ", "wsrep: ", "query: "];
+            let node = conversation(what, check, "wsrep Synced", &steps);
+            Conversation { decisive: of_galera, ..node }.holds(lab)?;
+        }
         Ok(())
     });
 }

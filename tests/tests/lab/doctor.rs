@@ -163,6 +163,24 @@ fn another_host_has_the_vip() {
     });
 }
 
+/// By a neighbour solicitation, not by ARP.
+#[test]
+fn another_host_has_the_vip_over_ipv6() {
+    Lab::test(Topology::one_segment(2), |lab| {
+        let [backend, stranger] = &lab.net.backends[..] else { unreachable!("there are two") };
+        let config = Config::on_eth0("lab", vec![service(VIP6, [backend.ipv6()])]);
+        let hello = HelloLab::start_with(lab, &config)?;
+        // It has it on lo, as each backend of a lab: of that nobody hears.
+        healthy(&hello.agent, 1)?;
+        let on_eth0 = format!("{} dev eth0", host_prefix(VIP6));
+        stranger.netns.ip(&format!("addr add {on_eth0} nodad"))?;
+        let found = finds!(&hello.agent, VipTaken)?;
+        says(&found[0], &[&VIP6.to_string(), &stranger.links[0].mac, "eth0"])?;
+        stranger.netns.ip(&format!("addr del {on_eth0}"))?;
+        healthy(&hello.agent, 1)
+    });
+}
+
 /// Ends a server, and waits until its port is closed: a child that another test has just forked holds its sockets too,
 /// until it becomes the program that it is to be.
 pub fn end(server: Hello, lab: &Lab, node: &Node) -> Result<()> {

@@ -7,6 +7,7 @@ use std::{
 
 use anyhow::{Result, ensure};
 use aya::maps::{Array, Map, MapData};
+use lb::doctor::Id;
 use lb_common::{SCHEMA_VERSION, meta::Meta, tick::Reading};
 use lb_tests::{
     config::Config,
@@ -28,6 +29,7 @@ use nix::{
 use crate::{
     doctor::{counters, end, two_segments},
     doctor_backend::rule,
+    flood::flood,
     setup::{HELLO, HelloLab, PORT, SERVICE, config, service, until_verdict},
 };
 
@@ -281,13 +283,7 @@ fn a_doctor_who_may_not_look() {
 #[test]
 fn flow_tables_that_are_too_small() {
     Lab::test(Topology::one_segment(1), |lab| {
-        let mut small = config(lab, 1);
-        // Nearly nothing is too fast for the guard of so small a table.
-        small.services[0].more = "guard: off".to_owned();
-        let hello = HelloLab::prepare(lab, &small)?;
-        let text = small.to_yaml(&hello.agent.socket()).replace("ipv4: 64k", "ipv4: 16");
-        hello.agent.write_config(&text)?;
-        hello.agent.start()?;
+        let hello = with_small_table(lab)?;
         // 16 is what it is rated for.
         let mut sessions = sessions(&hello, 13)?;
         // Its sweeper counts them, once a second.
@@ -308,6 +304,42 @@ fn flow_tables_that_are_too_small() {
             Ok(if overflows { Seen::Yes(()) } else { Seen::NotYet(format!("{found:#?}")) })
         })
     });
+}
+
+/// Half-open connections give way to each other, and none lacks room for it.
+#[test]
+fn a_flow_table_whose_half_open_connections_give_way() {
+    Lab::test(Topology::one_segment(1), |lab| {
+        let hello = with_small_table(lab)?;
+        let mut parts = (0..).step_by(200);
+        let found = eventually(PATIENCE, "the doctor to see that connections give way", || {
+            flood(hello.client(), parts.next().unwrap_or_default(), 200)?;
+            let mut found = report(&hello.agent, "lab")?.findings;
+            if names!(&found, TableOverflows) {
+                found.retain(|finding| finding.id == Id::TableOverflows);
+                return Ok(Seen::Yes(found));
+            }
+            Ok(Seen::NotYet(format!("{found:#?}")))
+        })?;
+        says(
+            &found[0],
+            &["0.0 connections a second find no room, ", "half-open ones give way", "lb reload"],
+        )?;
+        ensure!(!found[0].found.contains(", 0.0 closing"), "{found:#?}");
+        Ok(())
+    });
+}
+
+/// Of 16 flows, with four slots for each.
+fn with_small_table(lab: &Lab) -> Result<HelloLab<'_>> {
+    let mut small = config(lab, 1);
+    // Nearly nothing is too fast for the guard of so small a table.
+    small.services[0].more = "guard: off".to_owned();
+    let hello = HelloLab::prepare(lab, &small)?;
+    let text = small.to_yaml(&hello.agent.socket()).replace("ipv4: 64k", "ipv4: 16");
+    hello.agent.write_config(&text)?;
+    hello.agent.start()?;
+    Ok(hello)
 }
 
 fn sessions(hello: &HelloLab, count: usize) -> Result<Vec<Session>> {

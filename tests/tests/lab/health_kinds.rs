@@ -119,6 +119,23 @@ fn postgres_lets_its_users_in_and_says_its_role() {
 }
 
 #[test]
+fn postgres_that_ends_refuses_until_it_is_started_again() {
+    Lab::test(Topology::one_segment(1), |lab| {
+        let node = &lab.net.backends[0];
+        let mut postgres = Postgres::start(&lab.scope, node, false)?;
+        let login = "user: check, password: secret, role: primary";
+        let hello = start(lab, &format!("{{postgres: {{{login}}}, port: {}, {TIMING}}}", Postgres::PORT))?;
+        up(&hello, 1)?;
+        // At once, all of its processes, as in a crash; from SIGKILL of one the others recover by themselves.
+        postgres.proc.signal(Signal::SIGQUIT)?;
+        postgres.proc.wait(PATIENCE)?;
+        down(&hello, 1, "postgres login to port 5432: connection refused")?;
+        postgres.again(&lab.scope, node)?;
+        up(&hello, 1)
+    });
+}
+
+#[test]
 fn a_mail_server_greets_and_speaks_tls() {
     Lab::test(Topology::one_segment(2), |lab| {
         let web = lab.net.backends.iter().map(|node| Nginx::start(&lab.scope, node));

@@ -3,7 +3,7 @@
 use std::{fs, os::unix::fs::PermissionsExt};
 
 use anyhow::{Result, ensure};
-use lb::api::types::BackendState;
+use lb::api::types::{BackendState, BackendView};
 use lb_tests::{
     agent::Agent,
     config::{Config, Service},
@@ -58,6 +58,37 @@ fn nginx_is_asked_with_and_without_tls() {
         servers[0].proc.signal(Signal::SIGSTOP)?;
         down(&agent, &key(1), "http GET /health: no answer after")?;
         servers[0].proc.signal(Signal::SIGCONT)?;
+        backend_is(&agent, "web", &key(1), BackendState::Up)
+    });
+}
+
+#[test]
+fn nginx_that_is_killed_refuses_until_it_is_started_again() {
+    Lab::test(Topology::one_segment(2), |lab| {
+        let servers = lab.net.backends.iter().map(|node| Nginx::start(&lab.scope, node));
+        let mut servers = servers.collect::<Result<Vec<_>>>()?;
+        lab.start_realservers(&[VIP4])?;
+        let backends = lab.net.backends.iter().map(|backend| backend.ipv4());
+        let timing = "interval: 200ms, timeout: 3s, rise: 1";
+        let more = format!(
+            "checks: [{{http: {{path: /health}}, {timing}}}, {{https: {{path: /health}}, port: {HTTPS}, {timing}}}]"
+        );
+        let service = Service { more, ..Service::tcp("web", VIP4, HTTP, backends) };
+        let agent = lab.start_agent(&Config::on_eth0("lab", vec![service]))?;
+        let key = |n: usize| format!("{}:{HTTP}", lab.net.backends[n - 1].ipv4());
+        (1..=2).try_for_each(|n| backend_is(&agent, "web", &key(n), BackendState::Up))?;
+        servers[0].proc.kill9()?;
+        down(&agent, &key(1), "connection refused after")?;
+        let refused = |view: &BackendView| {
+            let mut results = view.checks.iter().map(|check| check.result.as_deref());
+            results.all(|result| result.is_some_and(|it| it.starts_with("connection refused")))
+        };
+        eventually(PATIENCE, "each check to be refused", || {
+            let view = agent.backend("web", &key(1))?;
+            Ok(if refused(&view) { Seen::Yes(()) } else { Seen::NotYet(format!("{view:?}")) })
+        })?;
+        backend_is(&agent, "web", &key(2), BackendState::Up)?;
+        servers[0] = Nginx::start(&lab.scope, &lab.net.backends[0])?;
         backend_is(&agent, "web", &key(1), BackendState::Up)
     });
 }

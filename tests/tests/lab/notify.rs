@@ -146,6 +146,48 @@ fn programs_run_as_nobody_with_an_exact_environment() {
 }
 
 #[test]
+fn a_changed_weight_is_told_with_what_it_was_and_is() {
+    Lab::test(Topology::one_segment(1), |lab| {
+        let (dir, weights) = (open_dir(lab)?, lab.scope.dir().join("weights"));
+        let script = script(lab, &dir)?.display().to_string();
+        let (address, key) = (lab.net.backends[0].ipv4(), format!("{}:{PORT}", lab.net.backends[0].ipv4()));
+        fs::create_dir(&weights)?;
+        fs::write(weights.join(&key), "10")?;
+        let more = format!(
+            "checks: [{{file: {{path: {}}}, interval: 200ms, timeout: 5s, rise: 1}}]",
+            weights.display()
+        );
+        let service = Service { more, ..service(VIP4, [address]) };
+        let notify = format!("{{router_id: edge-1, program: [{script}, weight], events: [weight]}}");
+        let hello = start(lab, service, &notify)?;
+        for (before, after) in [(10, 4), (4, 0), (0, 10)] {
+            fs::write(weights.join(&key), after.to_string())?;
+            let told = wait_for("the program", || {
+                let line = format!("\nLB_WEIGHT={after}\n");
+                Ok(told(&dir, "weight")?.into_iter().find(|text| text.contains(&line)))
+            })?;
+            let events = events(&hello.agent)?;
+            let is = |event: &&Event| event.what.weight == Some((before, after));
+            let event = events.iter().find(is).with_context(|| format!("{events:?}"))?;
+            let wanted = format!(
+                "nobody\nnogroup\nweight\n/\n\
+                 LB_ADDRESS={address}\nLB_BACKEND={key}\nLB_EVENT=weight\nLB_INSTANCE=lab\nLB_PORT={PORT}\n\
+                 LB_REASON={reason}\nLB_ROUTER_ID=edge-1\nLB_SEQ={seq}\nLB_SERVICE={SERVICE}\n\
+                 LB_TEXT=backend has another weight, {after} instead of {before}: {reason}\nLB_TIME={time}\n\
+                 LB_TIMEOUT_MS=10000\nLB_WEIGHT={after}\nLB_WEIGHT_BEFORE={before}\n\
+                 PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin\n",
+                reason = event.what.reason,
+                seq = event.seq,
+                time = event.time,
+            );
+            ensure!(told == wanted, "{told}\nwanted:\n{wanted}");
+        }
+        ensure!(told(&dir, "weight")?.len() == 3, "nothing else is asked for");
+        Ok(())
+    });
+}
+
+#[test]
 fn a_program_that_hangs_is_killed_with_its_group_and_holds_nobody_up() {
     Lab::test(Topology::one_segment(2), |lab| {
         let dir = open_dir(lab)?;
