@@ -410,7 +410,13 @@ fn keepalived_with_virtual_servers() {
         let found = finds!(&hello.agent, KeepalivedServes)?;
         says(&found[0], &[&VIP4.to_string(), "serving.conf", "VRRP may stay"])?;
         drop(serving);
-        Ok(())
+        // In a group, and in another file.
+        let group = format!("virtual_server_group g {{\n 172.18.15.1-9 80\n {VIP4} {PORT}\n}}\n");
+        fs::write(lab.scope.dir().join("group.inc"), group)?;
+        let _grouped =
+            keepalived(lab, "grouped", "include gr*.inc\nvirtual_server group g {\n lb_algo rr\n}\n")?;
+        let found = finds!(&hello.agent, KeepalivedServes)?;
+        says(&found[0], &[&VIP4.to_string(), "grouped.conf"])
     });
 }
 

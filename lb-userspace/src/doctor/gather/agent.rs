@@ -31,6 +31,8 @@ pub struct Told {
     pub status: Option<Status>,
     pub services: Vec<ServiceView>,
     pub stats: Option<Stats>,
+    /// As the text of a configuration file.
+    pub config: Option<String>,
 }
 
 /// Asks it, looks for its lock, and opens what it pinned.
@@ -66,6 +68,7 @@ async fn ask(client: &Client, told: &mut Told) -> Result<(), ClientError> {
     told.status = Some(client.status().await?);
     told.services = client.services().await?;
     told.stats = Some(client.stats().await?);
+    told.config = Some(client.config().await?);
     Ok(())
 }
 
