@@ -91,7 +91,12 @@ pub async fn examine(place: &Place) -> Result<Report> {
     unknown.extend(asked.unknown);
     findings.extend(gather::local::gather(&held).iter().filter_map(judge::local::judge));
     findings.extend(judge::rivals::judge(&gather::rivals::gather(held.vips.clone(), &mut unknown)));
-    findings.extend(judge::stack::judge(&gather::stack::gather(&held, &network, &mut unknown)));
+    findings.extend(judge::stack::judge(&gather::stack::gather(
+        &held,
+        &network,
+        told.config.as_ref(),
+        &mut unknown,
+    )));
     let examined = Examined {
         interfaces: interfaces.len(),
         vips: held.vips.len(),

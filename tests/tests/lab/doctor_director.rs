@@ -7,6 +7,7 @@ use std::{
 
 use anyhow::{Result, ensure};
 use aya::maps::{Array, Map, MapData};
+use lb::api::types::BackendState;
 use lb_common::{SCHEMA_VERSION, meta::Meta, tick::Reading};
 use lb_tests::{
     config::Config,
@@ -28,7 +29,7 @@ use nix::{
 use crate::{
     doctor::{counters, end, two_segments},
     doctor_backend::rule,
-    setup::{HELLO, HelloLab, PORT, SERVICE, config, service, until_verdict},
+    setup::{HELLO, HelloLab, PORT, SERVICE, backend_is, config, service, until_verdict},
 };
 
 #[test]
@@ -325,6 +326,49 @@ fn a_firewall_of_the_director() {
         rule(director, "input", &format!("ip saddr {} tcp sport {PORT} drop", hello.address(1)))?;
         let found = finds!(&hello.agent, FirewallDrops)?;
         says(&found[0], &["inet lab input", &hello.address(1), "handle"])
+    });
+}
+
+/// A network that has the backends in it, and a policy, and what makes both right: the checks' state shows it, too.
+#[test]
+fn a_firewall_that_drops_answers_to_checks() {
+    Lab::test(Topology::one_segment(1), |lab| {
+        let mut config = config(lab, 1);
+        let timing = "via: rip, interval: 300ms, timeout: 500ms, rise: 1, fall: 1";
+        config.services[0].more = format!("checks: [{{tcp: , {timing}}}]");
+        let hello = HelloLab::start_with(lab, &config)?;
+        let is = |state| backend_is(&hello.agent, SERVICE, &hello.key(1), state);
+        is(BackendState::Up)?;
+        let director = &lab.net.director.netns;
+        rule(director, "input", "ip saddr 172.18.0.0/16 tcp dport 22 drop")?;
+        finds!(&hello.agent)?;
+        rule(director, "input", "ip saddr 172.18.0.0/16 drop")?;
+        is(BackendState::Down)?;
+        let found = finds!(&hello.agent, NoBackend, CheckWrong, FirewallDrops)?;
+        says(&found[2], &["inet lab input", &hello.address(1), "172.18.0.0", "handle"])?;
+        director
+            .run(
+                "nft",
+                &["insert", "rule", "inet", "lab", "input", "ct", "state", "established,related", "accept"],
+            )?
+            .ok()?;
+        is(BackendState::Up)?;
+        finds!(&hello.agent)?;
+        director.run("nft", &["flush", "ruleset"])?.ok()?;
+        director.run("nft", &["add", "table", "ip", "own"])?.ok()?;
+        let chain = "{ type filter hook input priority 0; policy drop; }";
+        director.run("nft", &["add", "chain", "ip", "own", "in", chain])?.ok()?;
+        is(BackendState::Down)?;
+        let found = finds!(&hello.agent, NoBackend, CheckWrong, FirewallDrops)?;
+        says(&found[2], &["policy drop", "nft insert rule ip own in ct state established,related accept"])?;
+        director
+            .run(
+                "nft",
+                &["insert", "rule", "ip", "own", "in", "ct", "state", "established,related", "accept"],
+            )?
+            .ok()?;
+        is(BackendState::Up)?;
+        finds!(&hello.agent).map(drop)
     });
 }
 

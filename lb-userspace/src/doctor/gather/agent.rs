@@ -14,6 +14,7 @@ use crate::{
         client::{Client, ClientError},
         types::{ServiceView, Stats, Status},
     },
+    config::{self, Config},
     dataplane::{Layout, Maps, PinError},
     doctor::{
         Place,
@@ -31,8 +32,8 @@ pub struct Told {
     pub status: Option<Status>,
     pub services: Vec<ServiceView>,
     pub stats: Option<Stats>,
-    /// As the text of a configuration file.
-    pub config: Option<String>,
+    /// None too where another version's is not understood.
+    pub config: Option<Config>,
 }
 
 /// Asks it, looks for its lock, and opens what it pinned.
@@ -68,7 +69,7 @@ async fn ask(client: &Client, told: &mut Told) -> Result<(), ClientError> {
     told.status = Some(client.status().await?);
     told.services = client.services().await?;
     told.stats = Some(client.stats().await?);
-    told.config = Some(client.config().await?);
+    told.config = config::parse("the agent's state", &client.config().await?).ok();
     Ok(())
 }
 

@@ -12,6 +12,7 @@ pub mod keepalived;
 pub mod local;
 pub mod machine;
 pub mod mtu;
+pub mod netfilter;
 pub mod reach;
 pub mod reply;
 pub mod rivals;
