@@ -85,6 +85,7 @@ ids! {
     AgentDown Error "agent-down" "no agent runs; packets are forwarded on the last state";
     AgentSilent Error "agent-silent" "the agent's process is there and does not answer";
     SocketOfAnother Error "socket-of-another" "the control socket is another instance's";
+    AgentLacksCapability Error "agent-lacks-capability" "the agent lacks a capability that its configuration needs";
     NotAttached Error "not-attached" "an interface has no program of ours";
     ForeignProgram Error "foreign-program" "an interface has an XDP program of somebody else";
     DriverLacks Error "driver-lacks" "a driver cannot do with XDP what packets need of it";

@@ -65,8 +65,12 @@ pub async fn examine(place: &Place) -> Result<Report> {
     let interfaces = gather::interface::gather(&held, &network.links, &layout);
     findings.extend(interfaces.iter().flat_map(judge::interface::judge));
     let lacks = judge::driver::lacks(&gather::driver::gather(&held, &network.links, &interfaces));
+    let incapable = gather::capability::gather(&place.instance, &told, agent.lock, &mut unknown);
+    let incapable = incapable.as_ref().and_then(judge::capability::judge);
     // What the agent warns of, too, is one finding.
     agent.warnings.retain(|warning| lacks.iter().all(|lack| lack.to_string() != *warning));
+    agent.warnings.retain(|warning| !incapable.iter().any(|it| judge::capability::repeats(it, warning)));
+    findings.extend(incapable);
     findings.extend(judge::agent::judge(&agent));
     findings.extend(lacks.into_iter().map(judge::driver::finding));
     // What a link that is down causes is no news.
@@ -86,8 +90,13 @@ pub async fn examine(place: &Place) -> Result<Report> {
     findings.extend(asked.vips.iter().flat_map(judge::vip::judge));
     unknown.extend(asked.unknown);
     findings.extend(gather::local::gather(&held).iter().filter_map(judge::local::judge));
-    findings.extend(judge::rivals::judge(&gather::rivals::gather(held.vips.clone())));
-    findings.extend(judge::stack::judge(&gather::stack::gather(&held, &network, &mut unknown)));
+    findings.extend(judge::rivals::judge(&gather::rivals::gather(held.vips.clone(), &mut unknown)));
+    findings.extend(judge::stack::judge(&gather::stack::gather(
+        &held,
+        &network,
+        told.config.as_ref(),
+        &mut unknown,
+    )));
     let examined = Examined {
         interfaces: interfaces.len(),
         vips: held.vips.len(),

@@ -7,7 +7,7 @@ use std::{
 
 use anyhow::{Result, ensure};
 use aya::maps::{Array, Map, MapData};
-use lb::doctor::Id;
+use lb::{api::types::BackendState, doctor::Id};
 use lb_common::{SCHEMA_VERSION, meta::Meta, tick::Reading};
 use lb_tests::{
     config::Config,
@@ -30,7 +30,7 @@ use crate::{
     doctor::{counters, end, two_segments},
     doctor_backend::rule,
     flood::flood,
-    setup::{HELLO, HelloLab, PORT, SERVICE, config, service, until_verdict},
+    setup::{HELLO, HelloLab, PORT, SERVICE, backend_is, config, service, until_verdict},
 };
 
 #[test]
@@ -360,6 +360,49 @@ fn a_firewall_of_the_director() {
     });
 }
 
+/// A network that has the backends in it, and a policy, and what makes both right: the checks' state shows it, too.
+#[test]
+fn a_firewall_that_drops_answers_to_checks() {
+    Lab::test(Topology::one_segment(1), |lab| {
+        let mut config = config(lab, 1);
+        let timing = "via: rip, interval: 300ms, timeout: 500ms, rise: 1, fall: 1";
+        config.services[0].more = format!("checks: [{{tcp: , {timing}}}]");
+        let hello = HelloLab::start_with(lab, &config)?;
+        let is = |state| backend_is(&hello.agent, SERVICE, &hello.key(1), state);
+        is(BackendState::Up)?;
+        let director = &lab.net.director.netns;
+        rule(director, "input", "ip saddr 172.18.0.0/16 tcp dport 22 drop")?;
+        finds!(&hello.agent)?;
+        rule(director, "input", "ip saddr 172.18.0.0/16 drop")?;
+        is(BackendState::Down)?;
+        let found = finds!(&hello.agent, NoBackend, CheckWrong, FirewallDrops)?;
+        says(&found[2], &["inet lab input", &hello.address(1), "172.18.0.0", "handle"])?;
+        director
+            .run(
+                "nft",
+                &["insert", "rule", "inet", "lab", "input", "ct", "state", "established,related", "accept"],
+            )?
+            .ok()?;
+        is(BackendState::Up)?;
+        finds!(&hello.agent)?;
+        director.run("nft", &["flush", "ruleset"])?.ok()?;
+        director.run("nft", &["add", "table", "ip", "own"])?.ok()?;
+        let chain = "{ type filter hook input priority 0; policy drop; }";
+        director.run("nft", &["add", "chain", "ip", "own", "in", chain])?.ok()?;
+        is(BackendState::Down)?;
+        let found = finds!(&hello.agent, NoBackend, CheckWrong, FirewallDrops)?;
+        says(&found[2], &["policy drop", "nft insert rule ip own in ct state established,related accept"])?;
+        director
+            .run(
+                "nft",
+                &["insert", "rule", "ip", "own", "in", "ct", "state", "established,related", "accept"],
+            )?
+            .ok()?;
+        is(BackendState::Up)?;
+        finds!(&hello.agent).map(drop)
+    });
+}
+
 /// nft(8) does not list these.
 #[test]
 fn a_firewall_of_the_older_kind() {
@@ -442,7 +485,13 @@ fn keepalived_with_virtual_servers() {
         let found = finds!(&hello.agent, KeepalivedServes)?;
         says(&found[0], &[&VIP4.to_string(), "serving.conf", "VRRP may stay"])?;
         drop(serving);
-        Ok(())
+        // In a group, and in another file.
+        let group = format!("virtual_server_group g {{\n 172.18.15.1-9 80\n {VIP4} {PORT}\n}}\n");
+        fs::write(lab.scope.dir().join("group.inc"), group)?;
+        let _grouped =
+            keepalived(lab, "grouped", "include gr*.inc\nvirtual_server group g {\n lb_algo rr\n}\n")?;
+        let found = finds!(&hello.agent, KeepalivedServes)?;
+        says(&found[0], &[&VIP4.to_string(), "grouped.conf"])
     });
 }
 

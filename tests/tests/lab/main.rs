@@ -15,6 +15,7 @@ mod detach;
 mod detour;
 mod dns;
 mod doctor;
+mod doctor_agent;
 mod doctor_backend;
 mod doctor_director;
 mod drain;

@@ -347,7 +347,8 @@ fn without_the_capability_for_a_namespace() {
         let results: Vec<_> = view.checks.iter().filter_map(|check| check.result.as_deref()).collect();
         ensure!(results == ["connected", "not made: there is no way through the VIP"], "{view:#?}");
         // An operator who asks the doctor, which may look at everything, is told so too.
-        says(&finds!(&hello.agent, AgentWarning)?[0], &words)?;
+        let lacks = format!("CAP_SYS_ADMIN (health checks through the VIP of {SERVICE})");
+        says(&finds!(&hello.agent, AgentLacksCapability)?[0], &[&lacks, "via: rip"])?;
         until_traces(&lab.net.director, 0, "")
     });
 }

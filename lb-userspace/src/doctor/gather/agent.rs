@@ -14,6 +14,7 @@ use crate::{
         client::{Client, ClientError},
         types::{ServiceView, Stats, Status},
     },
+    config::{self, Config},
     dataplane::{Layout, Maps, PinError},
     doctor::{
         Place,
@@ -31,6 +32,8 @@ pub struct Told {
     pub status: Option<Status>,
     pub services: Vec<ServiceView>,
     pub stats: Option<Stats>,
+    /// None too where another version's is not understood.
+    pub config: Option<Config>,
 }
 
 /// Asks it, looks for its lock, and opens what it pinned.
@@ -66,6 +69,7 @@ async fn ask(client: &Client, told: &mut Told) -> Result<(), ClientError> {
     told.status = Some(client.status().await?);
     told.services = client.services().await?;
     told.stats = Some(client.stats().await?);
+    told.config = config::parse("the agent's state", &client.config().await?).ok();
     Ok(())
 }
 

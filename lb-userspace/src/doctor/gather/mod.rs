@@ -2,8 +2,10 @@
 
 pub mod agent;
 pub mod backend;
+pub mod capability;
 pub mod driver;
 pub mod interface;
+pub mod keepalived;
 pub mod local;
 pub mod machine;
 pub mod network;

@@ -8,15 +8,21 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::doctor::judge::rivals::{Facts, Keepalived, ipvs_servers, virtual_servers};
+use super::keepalived::read;
+use crate::doctor::judge::{
+    keepalived::Servers,
+    rivals::{Facts, Keepalived, ipvs_marks, ipvs_servers, marks},
+};
 
-pub fn gather(vips: BTreeSet<IpAddr>) -> Facts {
+pub fn gather(vips: BTreeSet<IpAddr>, unknown: &mut Vec<String>) -> Facts {
     // No file: no IPVS in this kernel, or not loaded.
-    let ipvs = fs::read_to_string("/proc/net/ip_vs").map(|table| ipvs_servers(&table)).unwrap_or_default();
-    Facts { vips, ipvs, keepalived: keepalived() }
+    let table = fs::read_to_string("/proc/net/ip_vs").unwrap_or_default();
+    let keepalived = keepalived(unknown);
+    unknown.extend(marks(&ipvs_marks(&table), &keepalived));
+    Facts { vips, ipvs: ipvs_servers(&table), keepalived }
 }
 
-fn keepalived() -> Vec<Keepalived> {
+fn keepalived(unknown: &mut Vec<String>) -> Vec<Keepalived> {
     let Ok(here) = fs::metadata("/proc/thread-self/ns/net") else { return Vec::new() };
     let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
     let pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
@@ -30,7 +36,7 @@ fn keepalived() -> Vec<Keepalived> {
             return None;
         }
         let config = config_path(&fs::read_to_string(process.join("cmdline")).ok()?);
-        let servers = virtual_servers(&fs::read_to_string(&config).ok()?);
+        let servers = Servers::of(&read(&config, unknown));
         Some(Keepalived { pid, config, servers })
     });
     found.collect()

@@ -132,14 +132,31 @@ fn warnings(facts: &Facts) -> impl Iterator<Item = Finding> {
             !["attached in generic mode", "ethtool -K"].iter().any(|own| text.contains(own))
         });
     warnings.map(|(n, text)| {
+        let (effect, fix) = words_of(text);
         Finding::new(
             Id::AgentWarning,
             format!("agent {}, warning {}", facts.instance, n + 1),
             text,
-            "see the warning itself",
-            "what the warning says; journalctl -u lb has it with its time",
+            effect,
+            fix,
         )
     })
+}
+
+/// The agent says what follows behind `, so`, and what to do behind the last `:` or `;`, with a command in it.
+fn words_of(warning: &str) -> (String, String) {
+    let effect = warning.split_once(", so ").and_then(|(_, rest)| rest.split([':', ';']).next());
+    let effect = effect.map_or("what the agent says; it goes on without".to_owned(), str::to_owned);
+    // With whole quotes: `via: rip` is one word.
+    let is_advice = |words: &&str| words.contains('`') && words.matches('`').count().is_multiple_of(2);
+    let behind = |sign| warning.rsplit_once(sign).map(|(_, last)| last).filter(is_advice);
+    let advice = behind("; ").or_else(|| behind(": "));
+    let look = "`lb status` shows the warning as long as it holds, `journalctl -u lb` what came before it";
+    let fix = match advice {
+        Some(advice) => format!("{advice} (the agent's words); {look}"),
+        None => look.to_owned(),
+    };
+    (effect, fix)
 }
 
 fn held(lock: Option<u32>) -> String {
@@ -188,5 +205,23 @@ mod tests {
         let warnings = vec!["eth0: attached in generic mode".to_owned(), "a journal was damaged".to_owned()];
         finds(Facts { warnings, ..facts(own(), Some(7), Pins::Usable) }, &[Id::AgentWarning]);
         finds(facts(own(), Some(7), Pins::Unusable("no FLOWS4".into())), &[Id::PinsUnusable]);
+    }
+
+    /// As the agent has them.
+    #[test]
+    fn the_agents_own_words() {
+        let (effect, fix) = words_of(
+            "health checks through the VIP are not made, so a backend without the VIP on its lo is not noticed: no room; \
+             `via: rip` in the checks does without",
+        );
+        assert_eq!(effect, "a backend without the VIP on its lo is not noticed");
+        assert!(fix.starts_with("`via: rip` in the checks does without (the agent's words)"), "{fix}");
+        let (_, fix) =
+            words_of("`limits` differ, which stay as they are: `lb detach` and a new start make new ones");
+        assert!(fix.starts_with("`lb detach` and a new start"), "{fix}");
+        let (effect, fix) =
+            words_of("changes made by command were lost; the damaged journal is /var/lib/lb/x");
+        assert!(effect.starts_with("what the agent says") && fix.contains("lb status"), "{fix}");
+        assert!(fix.contains("journalctl -u lb"), "{fix}");
     }
 }

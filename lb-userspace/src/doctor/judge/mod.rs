@@ -5,11 +5,14 @@
 
 pub mod agent;
 pub mod backend;
+pub mod capability;
 pub mod driver;
 pub mod interface;
+pub mod keepalived;
 pub mod local;
 pub mod machine;
 pub mod mtu;
+pub mod netfilter;
 pub mod reach;
 pub mod reply;
 pub mod rivals;

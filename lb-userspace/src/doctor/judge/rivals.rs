@@ -6,6 +6,7 @@ use std::{
     path::PathBuf,
 };
 
+use super::keepalived::Servers;
 use crate::doctor::finding::{Finding, Id};
 
 #[derive(Clone, Debug, Default)]
@@ -21,8 +22,8 @@ pub struct Facts {
 pub struct Keepalived {
     pub pid: u32,
     pub config: PathBuf,
-    /// Of its `virtual_server` blocks.
-    pub servers: Vec<IpAddr>,
+    /// Of its `virtual_server` blocks, in the files that it includes too.
+    pub servers: Servers,
 }
 
 pub fn judge(facts: &Facts) -> Vec<Finding> {
@@ -42,16 +43,15 @@ pub fn judge(facts: &Facts) -> Vec<Finding> {
 
 fn keepalived(one: &Keepalived, vips: &BTreeSet<IpAddr>) -> Option<Finding> {
     let Keepalived { pid, config, servers } = one;
-    let shared: BTreeSet<String> =
-        servers.iter().filter(|vip| vips.contains(vip)).map(ToString::to_string).collect();
-    let shared = shared.into_iter().collect::<Vec<_>>().join(", ");
+    let serves = |vip: &&IpAddr| servers.addresses.iter().any(|range| range.holds(**vip));
+    let shared = vips.iter().filter(serves).map(ToString::to_string).collect::<Vec<_>>().join(", ");
     (!shared.is_empty()).then(|| {
         Finding::new(
             Id::KeepalivedServes,
             format!("keepalived (process {pid})"),
-            format!("{} has virtual_server blocks for {shared}", config.display()),
+            format!("{}, or a file that it includes, has virtual_server blocks for {shared}", config.display()),
             "it checks the same backends and fills an IPVS table that no packet meets; its notify scripts act on that",
-            format!("take the virtual_server blocks out of {} and reload it (kill -HUP {pid}); VRRP may stay", config.display()),
+            format!("take the virtual_server blocks out (grep -r virtual_server {}) and reload it (kill -HUP {pid}); VRRP may stay", config.display()),
         )
     })
 }
@@ -74,13 +74,27 @@ pub fn ipvs_servers(table: &str) -> Vec<SocketAddr> {
     servers.collect()
 }
 
-/// Addresses of `virtual_server ADDRESS [PORT] {` in keepalived.conf(5); groups and firewall marks have none.
-pub fn virtual_servers(config: &str) -> Vec<IpAddr> {
-    let servers = config.lines().filter_map(|line| {
-        let mut words = line.split_whitespace();
-        (words.next()? == "virtual_server").then(|| words.next()?.parse().ok())?
+/// Firewall marks of virtual servers there: `FWM  00000001 wlc`.
+pub fn ipvs_marks(table: &str) -> BTreeSet<u32> {
+    let marks = table.lines().filter_map(|line| {
+        let mark = line.strip_prefix("FWM")?.split_whitespace().next()?;
+        u32::from_str_radix(mark, 16).ok()
     });
-    servers.collect()
+    marks.collect()
+}
+
+/// Which packets have a mark is in the rules that set it, and those may ask for anything. None of ours that XDP takes has
+/// one yet, so this is nothing that is wrong, but something that is not looked at.
+pub fn marks(ipvs: &BTreeSet<u32>, keepalived: &[Keepalived]) -> Option<String> {
+    let all: BTreeSet<u32> =
+        keepalived.iter().flat_map(|one| &one.servers.marks).chain(ipvs).copied().collect();
+    let all = all.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    (!all.is_empty()).then(|| {
+        format!(
+            "whether virtual servers of IPVS by firewall mark ({all}) are for a VIP: `ipvsadm -Ln` shows them, \
+             `nft list ruleset | grep mark` the rules that set the marks"
+        )
+    })
 }
 
 #[cfg(test)]
@@ -116,14 +130,22 @@ FWM  00000001 wlc
 
     #[test]
     fn virtual_servers_of_keepalived() {
-        let config = "vrrp_instance V1 {\n virtual_ipaddress {\n 10.0.0.100\n }\n}\n\
-                      virtual_server 10.0.0.100 80 {\n}\n  virtual_server fd00::1 53 {\n}\nvirtual_server group g {\n}\n\
-                      # virtual_server 10.0.0.9 80\n";
-        assert_eq!(virtual_servers(config), [ip("10.0.0.100"), ip("fd00::1")]);
-        let keepalived = Keepalived { pid: 7, config: "k.conf".into(), servers: virtual_servers(config) };
+        let config = "virtual_server_group g {\n 10.0.0.99-101 80\n}\nvirtual_server group g {\n}\n";
+        let keepalived = Keepalived { pid: 7, config: "k.conf".into(), servers: Servers::of(config) };
         let facts =
             |vip| Facts { vips: [ip(vip)].into(), ipvs: Vec::new(), keepalived: vec![keepalived.clone()] };
-        assert_eq!(judge(&facts("10.0.0.100"))[0].id, Id::KeepalivedServes);
+        let found = judge(&facts("10.0.0.100"));
+        assert_eq!(found[0].id, Id::KeepalivedServes);
+        assert!(found[0].found.ends_with("for 10.0.0.100"), "{found:?}");
         assert_eq!(judge(&facts("10.0.0.9")), []);
+    }
+
+    #[test]
+    fn firewall_marks_are_not_looked_at() {
+        assert_eq!(marks(&BTreeSet::new(), &[]), None);
+        let servers = Servers::of("virtual_server fwmark 7 {\n}\n");
+        let keepalived = Keepalived { pid: 7, config: "k.conf".into(), servers };
+        let sentence = marks(&ipvs_marks(IP_VS), &[keepalived]).expect("a sentence");
+        assert!(sentence.contains("(1, 7)") && sentence.contains("ipvsadm -Ln"), "{sentence}");
     }
 }

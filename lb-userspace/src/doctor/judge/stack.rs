@@ -1,54 +1,49 @@
 //! What the director's own stack does with packets that the program passes up: ARP, pings, answers to checks, and the
 //! connections of a backend that is the director itself. What is forwarded meets neither netfilter nor rp_filter.
 
-use std::{collections::BTreeSet, net::IpAddr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::{IpAddr, SocketAddr},
+};
 
-use crate::doctor::finding::{Finding, Id};
+use super::netfilter::{Chain, Family, Outcome, Packet, outcome};
+use crate::{
+    doctor::finding::{Finding, Id},
+    model::Protocol,
+};
 
 #[derive(Clone, Debug, Default)]
 pub struct Facts {
     pub vips: BTreeSet<IpAddr>,
-    pub backends: BTreeSet<IpAddr>,
-    /// Some backend is the director itself.
-    pub local: bool,
+    /// Backends on other hosts.
+    pub peers: Vec<Peer>,
+    /// Endpoints of services that have the director itself as a backend.
+    pub served: Vec<(SocketAddr, Protocol)>,
     /// Interfaces with an IPv4 address, lo apart, and `rp_filter` in effect on them.
     pub rp_filter: Vec<(String, i64)>,
-    pub rules: Vec<Rule>,
+    pub chains: Vec<Chain>,
     /// Connections that are tracked in this network namespace, and the most that there can be.
     pub tracked: Option<(i64, i64)>,
 }
 
-/// A rule of nftables or iptables-legacy, or a chain's policy, that drops or rejects.
+/// Whom the director may ask how it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Rule {
-    /// `inet filter input`
-    pub chain: String,
-    pub hook: String,
-    /// The table's family is `arp`.
-    pub arp: bool,
-    /// A chain's policy, or a rule without any match.
-    pub all: bool,
-    /// The addresses that it names.
-    pub addresses: BTreeSet<IpAddr>,
-    /// As its own program has it, shortened.
-    pub text: String,
-    /// What lists it with all others.
-    pub lister: &'static str,
+pub struct Peer {
+    pub at: SocketAddr,
+    pub protocol: Protocol,
+    /// It does, by its own address. Else only a rule that names this very host is of interest.
+    pub checked: bool,
 }
 
 pub fn judge(facts: &Facts) -> Vec<Finding> {
-    reverse_path(facts)
-        .into_iter()
-        .chain(facts.tracked.and_then(conntrack))
-        .chain(facts.rules.iter().filter_map(|rule| firewall(facts, rule)))
-        .collect()
+    reverse_path(facts).into_iter().chain(facts.tracked.and_then(conntrack)).chain(firewall(facts)).collect()
 }
 
 fn reverse_path(facts: &Facts) -> Option<Finding> {
     let strict: Vec<&str> =
         facts.rp_filter.iter().filter(|(_, value)| *value == 1).map(|(name, _)| name.as_str()).collect();
     // Only what is passed up to the director's own server meets it.
-    let matters = facts.local && facts.rp_filter.len() > 1 && !strict.is_empty();
+    let matters = !facts.served.is_empty() && facts.rp_filter.len() > 1 && !strict.is_empty();
     matters.then(|| {
         Finding::new(
             Id::RpFilter,
@@ -60,33 +55,176 @@ fn reverse_path(facts: &Facts) -> Option<Finding> {
     })
 }
 
-fn firewall(facts: &Facts, rule: &Rule) -> Option<Finding> {
-    let names = |of: &BTreeSet<IpAddr>| rule.addresses.iter().find(|address| of.contains(address)).copied();
-    let incoming = matches!(rule.hook.as_str(), "input" | "prerouting" | "ingress");
-    let outgoing = matches!(rule.hook.as_str(), "output" | "postrouting" | "egress");
-    let (about, effect) = match (names(&facts.vips), names(&facts.backends)) {
-        (Some(vip), _) if rule.arp => {
-            (vip.to_string(), "ARP for the VIP is not answered: no client finds the director")
+/// A packet that the director's stack must get, or get out.
+struct Needed {
+    incoming: bool,
+    about: String,
+    effect: &'static str,
+    packet: Packet,
+    /// Whatever drops it. Else only what names its host.
+    for_certain: bool,
+}
+
+/// One finding a rule, or a policy, however many packets it drops.
+fn firewall(facts: &Facts) -> Vec<Finding> {
+    let mut dropped: BTreeMap<(String, String), (Finding, usize)> = BTreeMap::new();
+    for needed in needed(facts) {
+        let hooks = if needed.incoming { INCOMING } else { OUTGOING };
+        for base in facts.chains.iter().filter(|chain| hooks.contains(&chain.hook.as_str())) {
+            let Outcome::Dropped(rule) = outcome(&facts.chains, base, &needed.packet) else { continue };
+            let names_host = rule.is_some_and(|rule| rule.tests.iter().any(|test| test.names_hosts()));
+            // One of netdev is some device's, perhaps of another one.
+            let for_certain = needed.for_certain && !base.table.starts_with("netdev ");
+            if !sees(&base.table, needed.packet.family) || !(for_certain || names_host) {
+                continue;
+            }
+            let chain = format!("{} {}", base.table, base.name);
+            let text = rule.map_or("policy drop".to_owned(), |rule| rule.text.clone());
+            let finding = || drops(&needed, base, &chain, &text, rule.is_none());
+            dropped.entry((chain.clone(), text.clone())).or_insert_with(|| (finding(), 0)).1 += 1;
         }
-        (_, Some(backend)) if incoming || outgoing => (
-            backend.to_string(),
-            "health checks of this backend, or ARP to it, fail although clients are served",
+    }
+    let said = dropped.into_values().map(|(finding, count)| match count {
+        1 => finding,
+        count => Finding {
+            found: format!("{}; {} more of these are dropped by it", finding.found, count - 1),
+            ..finding
+        },
+    });
+    said.collect()
+}
+
+/// Whether packets of this kind come to chains of this table; those of bridges do not forward for us.
+fn sees(table: &str, family: Family) -> bool {
+    match table.split(' ').next() {
+        Some("arp") => family == Family::Arp,
+        Some("ip" | "iptables") => family == Family::Ipv4,
+        Some("ip6" | "ip6tables") => family == Family::Ipv6,
+        Some("inet") => family != Family::Arp,
+        Some("netdev") => true,
+        _ => false,
+    }
+}
+
+const INCOMING: [&str; 3] = ["input", "prerouting", "ingress"];
+const OUTGOING: [&str; 3] = ["output", "postrouting", "egress"];
+
+fn drops(needed: &Needed, base: &Chain, chain: &str, text: &str, by_policy: bool) -> Finding {
+    let found = if by_policy { "policy drop, and no rule before it accepts this" } else { text };
+    let lister = base.lister;
+    let fix = match (by_policy, needed.packet.state) {
+        (true, Some("established")) if lister.starts_with("nft") => format!(
+            "nft insert rule {chain} ct state established,related accept; `{lister}` shows the chain; what XDP forwards \
+             meets no rule in any case"
         ),
-        (Some(vip), _) if facts.local && incoming => {
-            (vip.to_string(), "connections that the director serves itself do not reach its server")
+        (true, _) => format!(
+            "a rule that accepts it: `{lister}` shows the chain; what XDP forwards meets no rule in any case"
+        ),
+        (false, _) => {
+            format!("take the rule out: `{lister}` shows it; what XDP forwards meets no rule in any case")
         }
-        _ if rule.all && rule.arp => {
-            ("ARP".to_owned(), "ARP for the VIPs is not answered: no client finds the director")
-        }
-        _ => return None,
     };
-    Some(Finding::new(
-        Id::FirewallDrops,
-        format!("{about}: {}", rule.chain),
-        &rule.text,
+    Finding::new(Id::FirewallDrops, format!("{}: {chain}", needed.about), found, needed.effect, fix)
+}
+
+fn needed(facts: &Facts) -> Vec<Needed> {
+    let vips = facts.vips.iter().flat_map(|vip| neighbours(*vip));
+    let peers = facts.peers.iter().flat_map(checks);
+    let served = facts.served.iter().map(|(vip, protocol)| Needed {
+        incoming: true,
+        about: vip.ip().to_string(),
+        effect: "connections that the director serves itself do not reach its server",
+        packet: Packet {
+            destination: Some(vip.ip()),
+            destination_port: Some(vip.port()).filter(|port| *port != 0),
+            state: Some("new"),
+            ..packet(vip.ip(), *protocol)
+        },
+        for_certain: true,
+    });
+    vips.chain(peers).chain(served).collect()
+}
+
+fn packet(of: IpAddr, protocol: Protocol) -> Packet {
+    Packet {
+        family: if of.is_ipv4() { Family::Ipv4 } else { Family::Ipv6 },
+        source: None,
+        destination: None,
+        protocol: match protocol {
+            Protocol::Tcp => "tcp",
+            Protocol::Udp => "udp",
+            Protocol::Sctp => "sctp",
+        },
+        source_port: None,
+        destination_port: None,
+        state: None,
+        kind: "",
+    }
+}
+
+/// Who has the VIP? And the answer.
+fn neighbours(vip: IpAddr) -> Vec<Needed> {
+    let needed = |incoming, effect, packet| Needed {
+        incoming,
+        about: vip.to_string(),
         effect,
-        format!("take the rule out: `{}` shows it; what XDP forwards meets no rule in any case", rule.lister),
-    ))
+        packet,
+        for_certain: true,
+    };
+    if vip.is_ipv4() {
+        let effect = "ARP for the VIP is not answered: no client finds the director";
+        let arp = |kind| Packet { family: Family::Arp, protocol: "", kind, ..packet(vip, Protocol::Tcp) };
+        return vec![
+            needed(true, effect, Packet { destination: Some(vip), ..arp("request") }),
+            needed(false, effect, Packet { source: Some(vip), ..arp("reply") }),
+        ];
+    }
+    let effect = "neighbour solicitations for the VIP are not answered: no client finds the director";
+    // To a multicast address of its own, of a connection that is none (`icmpv6_error_log` in nf_conntrack_proto_icmpv6.c).
+    let nd =
+        |kind| Packet { protocol: "icmpv6", state: Some("untracked"), kind, ..packet(vip, Protocol::Tcp) };
+    vec![needed(true, effect, nd("nd-neighbor-solicit")), needed(false, effect, nd("nd-neighbor-advert"))]
+}
+
+/// The request of a health check, and its answer.
+fn checks(peer: &Peer) -> Vec<Needed> {
+    let Peer { at, protocol, checked } = *peer;
+    let (address, port) = (Some(at.ip()), Some(at.port()));
+    let effect = if checked {
+        "health checks of this backend fail although clients are served"
+    } else {
+        "health checks of this backend by its own address would fail although clients are served"
+    };
+    let needed = |incoming, packet| Needed {
+        incoming,
+        about: at.ip().to_string(),
+        effect,
+        packet,
+        for_certain: checked,
+    };
+    let request = Packet {
+        destination: address,
+        destination_port: port,
+        state: Some("new"),
+        ..packet(at.ip(), protocol)
+    };
+    let answer = Packet {
+        source: address,
+        source_port: port,
+        state: Some("established"),
+        ..packet(at.ip(), protocol)
+    };
+    let mut all = vec![needed(true, answer), needed(false, request)];
+    if at.is_ipv4() {
+        let arp = |kind| Packet { family: Family::Arp, protocol: "", kind, ..packet(at.ip(), protocol) };
+        let effect = "the backend's MAC address is not found by ARP, which packets are sent to";
+        let arp = [
+            needed(true, Packet { source: address, ..arp("reply") }),
+            needed(false, Packet { destination: address, ..arp("request") }),
+        ];
+        all.extend(arp.into_iter().map(|needed| Needed { effect, for_certain: true, ..needed }));
+    }
+    all
 }
 
 /// The kernel drops what it cannot track (`nf_conntrack: table full`), in whatever namespace.
@@ -105,74 +243,4 @@ fn conntrack((tracked, most): (i64, i64)) -> Option<Finding> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn ip(text: &str) -> IpAddr {
-        text.parse().expect("an address")
-    }
-
-    fn rule(hook: &str, address: &str) -> Rule {
-        Rule {
-            chain: format!("inet filter {hook}"),
-            hook: hook.into(),
-            arp: false,
-            all: false,
-            addresses: [ip(address)].into(),
-            text: "drop".into(),
-            lister: "nft -a list ruleset",
-        }
-    }
-
-    fn facts(local: bool, rule: Rule) -> Facts {
-        Facts {
-            vips: [ip("10.0.0.100")].into(),
-            backends: [ip("10.0.0.11")].into(),
-            local,
-            rp_filter: Vec::new(),
-            rules: vec![rule],
-            tracked: None,
-        }
-    }
-
-    #[track_caller]
-    fn finds(facts: Facts, ids: &[Id]) {
-        let found: Vec<_> = judge(&facts).iter().map(|finding| finding.id).collect();
-        assert_eq!(found, ids, "{facts:?}");
-    }
-
-    #[test]
-    fn only_rules_that_matter() {
-        finds(facts(false, rule("input", "10.0.0.11")), &[Id::FirewallDrops]);
-        finds(facts(false, rule("output", "10.0.0.11")), &[Id::FirewallDrops]);
-        finds(facts(false, rule("forward", "10.0.0.11")), &[]);
-        finds(facts(false, rule("input", "10.0.0.12")), &[]);
-        // XDP has taken the service's packets before.
-        finds(facts(false, rule("input", "10.0.0.100")), &[]);
-        finds(facts(true, rule("input", "10.0.0.100")), &[Id::FirewallDrops]);
-        finds(facts(false, Rule { arp: true, ..rule("input", "10.0.0.100") }), &[Id::FirewallDrops]);
-        let all = Rule { all: true, addresses: BTreeSet::new(), ..rule("input", "10.0.0.1") };
-        finds(facts(false, all.clone()), &[]);
-        finds(facts(false, Rule { arp: true, ..all }), &[Id::FirewallDrops]);
-    }
-
-    #[test]
-    fn a_table_that_is_nearly_full() {
-        let with = |tracked| Facts { tracked, ..Facts::default() };
-        finds(with(Some((9_499, 10_000))), &[]);
-        finds(with(Some((9_500, 10_000))), &[Id::ConntrackFull]);
-        finds(with(Some((0, 0))), &[]);
-    }
-
-    #[test]
-    fn rp_filter_matters_to_a_director_that_serves() {
-        let with = |local, values: &[i64]| {
-            let rp_filter = values.iter().map(|value| ("eth0".to_owned(), *value)).collect();
-            Facts { local, rp_filter, ..Facts::default() }
-        };
-        finds(with(true, &[1, 1]), &[Id::RpFilter]);
-        finds(with(true, &[2, 2]), &[]);
-        finds(with(true, &[1]), &[]);
-        finds(with(false, &[1, 1]), &[]);
-    }
-}
+mod tests;
