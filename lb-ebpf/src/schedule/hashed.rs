@@ -10,6 +10,7 @@ use lb_common::{
 
 use super::{
     Words, header, is_overloaded,
+    load::schedule_first,
     repeat::{GO_ON, STOP, repeat, state},
 };
 
@@ -38,6 +39,10 @@ pub fn pointed_to<const BEGINS: bool>(region: u32, addresses: u64, port: u32) ->
         return dest;
     }
     if header.flags & flag::FALLBACK == 0 {
+        return 0;
+    }
+    // Nobody has room: the table would be looked through in vain, with mh 4,093 entries for every connection that is refused.
+    if BEGINS && schedule_first(region) == 0 {
         return 0;
     }
     let not_found = if BEGINS { 0 } else { STAYS };

@@ -297,7 +297,8 @@ pub(super) mod service {
          is the same for any number of backends with `rr`, `wrr`, `sh`, `mh` and `dh`; the others look at each of them, \
          some 5 ns a backend (`lblc`, `lblcr` and `twos` 12 to 25; `cargo xtask bench schedulers`). Two exceptions: `wrr` \
          whose weights, divided by their greatest common divisor, make more than 65,536 turns has no table and looks at \
-         each backend, too; and `-fallback` looks on, at all 256 or 4,093 entries where nobody takes connections.",
+         each backend, too; and `-fallback` looks at backends first, whether any has room, and then at one entry after the other until one's has, \
+         40 ns each: the longer, the fewer have room.",
     )
     .also(&["lb_algo", "lvs_sched"]);
     pub static FLAGS: Key = key(

@@ -24,7 +24,7 @@ const ROUNDS: usize = 31;
 /// together that a quarter of the table's buckets get a flow.
 const PACKETS: u32 = 8192;
 const SIZES: FlowSizes = FlowSizes { ipv4: 1 << 20, wide: 1 << 10 };
-const LIMITS: Limits = Limits { services: 64, destinations: 16384, endpoints: 64 };
+const LIMITS: Limits = Limits { services: 64, destinations: 32768, endpoints: 64 };
 /// Beyond the timeout of what a SYN alone opens, 60 s.
 const LATER: u32 = 100;
 const NO_FLAGS: HashFlags = HashFlags { fallback: false, port: false };
