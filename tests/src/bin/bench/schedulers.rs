@@ -54,7 +54,7 @@ enum Case {
     Usual,
     /// Weights whose rotation is too long for a table: it is walked over for each flow.
     LongPeriod,
-    /// Every backend has as many connections as it may have: all of the table is looked through, and nobody is found.
+    /// The backends that one client can come to have as many connections as they may have: it is refused.
     Full,
 }
 
