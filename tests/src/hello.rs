@@ -218,6 +218,12 @@ impl Session {
         Ok(SockRef::from(&self.stream).set_linger(Some(Duration::ZERO))?)
     }
 
+    /// Ends a TCP connection with a reset before it returns, so that another may have its four numbers. Closing waits
+    /// for the last copy of the descriptor: a process that another test starts has one until it is another program.
+    pub fn reset(self) -> Result<()> {
+        rustix::net::connect_unspec(&self.stream).context("disconnect")
+    }
+
     /// Sends without waiting for an answer.
     pub fn send(&mut self, data: &[u8]) -> Result<()> {
         Ok(self.stream.write_all(data)?)

@@ -1,11 +1,8 @@
 //! What a service does with connections that are no usual ones: of a removed backend, in their middle, of one packet.
 
-use std::{
-    net::{SocketAddr, SocketAddrV4, TcpStream},
-    os::fd::{AsRawFd, OwnedFd},
-};
+use std::net::{Ipv4Addr, SocketAddr};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use lb::api::types::ConnList;
 use lb_tests::{
     config::{Config, Service},
@@ -15,16 +12,7 @@ use lb_tests::{
     udp::{self, UdpHello},
     wait::{PATIENCE, Seen, eventually},
 };
-use nix::{
-    libc,
-    sys::{
-        socket::{
-            AddressFamily, SockFlag, SockType, SockaddrIn, bind, connect, setsockopt, socket,
-            sockopt::{Linger, ReuseAddr, SendTimeout},
-        },
-        time::{TimeVal, TimeValLike},
-    },
-};
+use socket2::{Domain, Socket, Type};
 
 use crate::setup::{HELLO, HelloLab, PORT, SERVICE, said, until_verdict, verdict};
 
@@ -78,19 +66,15 @@ fn one_packet_scheduling_takes_turns_with_every_datagram() {
     });
 }
 
-/// A TCP connection from one port of the client, that is reset when it is dropped.
+/// A TCP connection from one port of the client.
 fn connect_from(hello: &HelloLab, port: u16) -> Result<Session> {
-    let SocketAddr::V4(to) = HELLO else { bail!("IPv4 alone") };
-    let from = SocketAddrV4::new([0, 0, 0, 0].into(), port);
+    let from = SocketAddr::from((Ipv4Addr::UNSPECIFIED, port));
     hello.client().enter(|| {
-        let socket: OwnedFd = socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
-        setsockopt(&socket, ReuseAddr, &true)?;
-        setsockopt(&socket, Linger, &libc::linger { l_onoff: 1, l_linger: 0 })?;
-        // It bounds connect(2), too (socket(7)).
-        setsockopt(&socket, SendTimeout, &TimeVal::milliseconds(ANSWER_LIMIT.as_millis() as i64))?;
-        bind(socket.as_raw_fd(), &SockaddrIn::from(from))?;
-        connect(socket.as_raw_fd(), &SockaddrIn::from(to)).context("connect")?;
-        Session::greet(TcpStream::from(socket))
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+        socket.set_reuse_address(true)?;
+        socket.bind(&from.into())?;
+        socket.connect_timeout(&HELLO.into(), ANSWER_LIMIT).context("connect")?;
+        Session::greet(socket.into())
     })?
 }
 
@@ -116,7 +100,7 @@ fn a_syn_to_a_removed_backend_goes_to_another_where_it_shall() {
         })?;
         // The client's reset does not reach the director's table either: what is known there is the old one.
         let old = session.server.clone();
-        drop(session);
+        session.reset()?;
         let mut again = connect_from(&hello, 40_000)?;
         ensure!(again.server != old, "{} was removed", again.server);
         again.echo(b"a new connection")
