@@ -6,6 +6,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
+use socket2::{Domain, Socket, Type};
 
 use crate::{
     hello::ANSWER_LIMIT,
@@ -56,11 +57,18 @@ pub fn ask_from(netns: &Netns, port: u16, server: SocketAddr) -> Result<Ipv4Addr
     };
     let mut answer = [0; 512];
     let length = netns.enter(|| {
-        let socket = UdpSocket::bind(SocketAddr::new(any, port))?;
+        let socket = Socket::new(Domain::for_address(server), Type::DGRAM, None)?;
+        // The port may be asked from again while a process that another test starts still has a copy of this one: it
+        // holds the port until it is another program, but gets no answers.
+        socket.set_reuse_address(true)?;
+        socket.bind(&SocketAddr::new(any, port).into())?;
+        socket.connect(&server.into())?;
+        let socket = UdpSocket::from(socket);
         socket.set_read_timeout(Some(ANSWER_LIMIT))?;
-        socket.connect(server)?;
         socket.send(&question())?;
-        socket.recv(&mut answer).with_context(|| format!("no answer from {server}"))
+        let received = socket.recv(&mut answer);
+        rustix::net::connect_unspec(&socket)?;
+        received.with_context(|| format!("no answer from {server}"))
     })??;
     first_address(&answer[..length])
 }
