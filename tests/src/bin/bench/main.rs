@@ -9,6 +9,7 @@ mod cold_start;
 mod control;
 mod cpus;
 mod evictions;
+mod expected;
 mod growth;
 mod pace;
 mod packets;

@@ -2,7 +2,7 @@
 //! of one director for each, so that all run the same copy of the program, on the same maps; each round measures every
 //! one once.
 
-use anyhow::{Result, ensure};
+use anyhow::Result;
 use lb::model::{FlowSizes, HashFlags, Limits, Reject, Scheduler, Service};
 use lb_common::verdict::Verdict;
 use lb_tests::{
@@ -13,9 +13,10 @@ use lb_tests::{
 use serde::Serialize;
 
 use crate::{
+    expected::Expected,
     pace::{Above, Pace},
     report::Report,
-    world::{PORT, VIP4, backend, counted, desired, open, service},
+    world::{PORT, VIP4, backend, desired, open, service},
 };
 
 const BACKENDS: [u16; 3] = [2, 32, 1024];
@@ -134,12 +135,13 @@ impl Row {
         Self { scheduler, case, backends, service, sent: Sent::to(port) }
     }
 
-    /// What becomes of a packet, and how many may fare otherwise.
-    fn expected(&self) -> (Verdict, u64) {
+    fn expected(&self) -> Expected {
         match self.case {
-            Case::Usual | Case::LongPeriod => (Verdict::ForwardedTx, 0),
+            Case::Usual | Case::LongPeriod => Expected::each(Verdict::ForwardedTx),
             // The first ones fill it up.
-            Case::Full => (Verdict::DroppedNoBackend, self.backends.into()),
+            Case::Full => {
+                Expected { others: self.backends.into(), ..Expected::each(Verdict::DroppedNoBackend) }
+            }
         }
     }
 
@@ -150,13 +152,8 @@ impl Row {
     }
 
     fn measure(&mut self, feeder: &mut Feeder, director: &Director) -> Result<()> {
-        let (verdict, others) = self.expected();
-        let before = counted(director, verdict.name())?;
-        self.sent.measure(feeder)?;
-        let times = counted(director, verdict.name())? - before;
-        let is_so = times + others >= u64::from(PACKETS);
-        ensure!(is_so, "{}: {} {times} times for {PACKETS}", self.name(), verdict.name());
-        Ok(())
+        let (expected, name) = (self.expected(), self.name());
+        expected.hold(&name, director, PACKETS, || self.sent.measure(feeder))
     }
 
     fn figure(&self, pace: &Pace, wrapper: &Sent) -> Figure {

@@ -12,6 +12,7 @@ use lb_common::{
     tcp::flag::ACK,
     tick::ticks,
     trace::{Filter, MAX_SNAP},
+    verdict::Verdict,
 };
 use lb_tests::{
     feeder::{Feed, Feeder, Target},
@@ -20,6 +21,7 @@ use lb_tests::{
 use serde::Serialize;
 
 use crate::{
+    expected::Expected,
     pace::{Above, Pace},
     report::{Report, print_above},
     world::{PORT, VIP4, backend, desired, establish, open, service},
@@ -139,7 +141,8 @@ fn measure(
     if let Some(traces) = traces {
         traces.read(usize::MAX, |_| {});
     }
-    let nanoseconds = feeder.run(&open.bytes(), &mut feed, PACKETS)?;
+    let send = || feeder.run(&open.bytes(), &mut feed, PACKETS);
+    let nanoseconds = Expected::each(Verdict::ForwardedTx).hold(row.name, director, PACKETS, send)?;
     let mut reported = 0;
     if let Some(traces) = traces {
         traces.read(usize::MAX, |_| reported += 1);

@@ -6,12 +6,8 @@ mod rows;
 
 use std::iter;
 
-use anyhow::{Result, ensure};
-use lb_common::verdict::{Event, Verdict};
-use lb_tests::{
-    feeder::{Feed, Feeder, Target},
-    xdp::Director,
-};
+use anyhow::Result;
+use lb_tests::feeder::{Feed, Feeder, Target};
 use serde::Serialize;
 
 use self::{
@@ -19,9 +15,9 @@ use self::{
     rows::{rows, wrappers},
 };
 use crate::{
+    expected::Expected,
     pace::{Above, Pace},
     report::{Report, print_above},
-    world::counted,
 };
 
 const ROUNDS: usize = 31;
@@ -48,10 +44,7 @@ pub struct Row {
     /// Of what is measured so many are sent before, too; then the next ones are measured.
     warm_up: u32,
     measured: Run,
-    /// Counted for each packet.
-    verdict: Verdict,
-    /// Counted for nearly all of them, besides.
-    event: Option<Event>,
+    expected: Expected,
     /// ns per packet of each round, the wrapper's cost included.
     rounds: Vec<u32>,
 }
@@ -128,18 +121,8 @@ impl Bench {
         if row.warm_up != 0 {
             self.feeder.run(frame, feed, row.warm_up)?;
         }
-        let counted = |director: &Director| -> Result<_> {
-            let event = row.event.map_or(Ok(0), |event| counted(director, event.name()))?;
-            Ok((counted(director, row.verdict.name())?, event))
-        };
-        let before = counted(director)?;
-        row.rounds.push(self.feeder.run(frame, feed, *packets)?);
-        let after = counted(director)?;
-        let (times, events, all) = (after.0 - before.0, after.1 - before.1, u64::from(*packets));
-        let name = &row.name;
-        ensure!(times == all, "{name}: {} {times} times for {all}", row.verdict.name());
-        let is_so = row.event.is_none() || events >= all - all / 50;
-        ensure!(is_so, "{name}: only {events} of {all} are what the row is about");
+        let (packets, send) = (*packets, || self.feeder.run(frame, feed, *packets));
+        row.rounds.push(row.expected.hold(&row.name, director, packets, send)?);
         Ok(())
     }
 }

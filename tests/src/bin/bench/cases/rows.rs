@@ -15,7 +15,10 @@ use super::{
     PACKETS, Row, Run,
     directors::{FLOWS_OF_SERVICES, GUARDED, MOST, PERSISTENT, RESETS, SERVICES, TAGGED, VID, Which},
 };
-use crate::world::{CLIENT_MAC, DIRECTOR_MAC, VIP4, VIP6, datagram, open};
+use crate::{
+    expected::Expected,
+    world::{CLIENT_MAC, DIRECTOR_MAC, VIP4, VIP6, datagram, open},
+};
 
 const NOT_A_VIP: [IpAddr; 2] = [
     IpAddr::V4(Ipv4Addr::new(172, 18, 14, 200)),
@@ -103,7 +106,10 @@ pub fn rows() -> Vec<Row> {
             ending(&named("FIN of an established flow"), RESETS[n], FIN | ACK),
             flood(&named("SYN flood over the guard"), &open(GUARDED[n])),
             flood(&named("UDP flood over the guard"), &datagram(GUARDED[n])),
-            Row { verdict: Verdict::PassedNoService, ..flows(&named("not a VIP"), plain, &nobody, 1) },
+            Row {
+                expected: Expected::each(Verdict::PassedNoService),
+                ..flows(&named("not a VIP"), plain, &nobody, 1)
+            },
         ]);
     }
     for (name, packet, beside) in [
@@ -154,7 +160,7 @@ pub fn rows() -> Vec<Row> {
     ]);
     let nobody = ack(NOT_A_VIP[0]);
     rows.push(Row {
-        verdict: Verdict::PassedNoService,
+        expected: Expected::each(Verdict::PassedNoService),
         ..flows("everything configured, not a VIP", Which::Features, &nobody, 1)
     });
     rows
@@ -162,8 +168,8 @@ pub fn rows() -> Vec<Row> {
 
 /// Packets that all leave for a backend.
 fn forwarded(name: &str, which: Which, before: Vec<Run>, measured: Run) -> Row {
-    let (name, verdict) = (name.to_owned(), Verdict::ForwardedTx);
-    Row { name, which, before, warm_up: 0, measured, verdict, event: None, rounds: Vec::new() }
+    let (name, expected) = (name.to_owned(), Expected::each(Verdict::ForwardedTx));
+    Row { name, which, before, warm_up: 0, measured, expected, rounds: Vec::new() }
 }
 
 /// Flows that were opened and established in this round.
@@ -176,7 +182,8 @@ fn ending(name: &str, vip: IpAddr, flags: u8) -> Row {
 fn flood(name: &str, packet: &Packet) -> Row {
     let feed = Feed::new_flows(packet).from_number(MOST.into());
     let run = Run { frame: packet.bytes(), feed, packets: PACKETS };
-    Row { warm_up: PACKETS, event: Some(Event::Guarded), ..forwarded(name, Which::Plain, Vec::new(), run) }
+    let expected = Expected { event: Some(Event::Guarded), ..Expected::each(Verdict::ForwardedTx) };
+    Row { warm_up: PACKETS, expected, ..forwarded(name, Which::Plain, Vec::new(), run) }
 }
 
 /// One packet of each of so many flows, by their numbers.

@@ -9,7 +9,6 @@ mod targets;
 
 use anyhow::{Result, ensure};
 use lb::model::{FlowSizes, Guard, Limits, Scheduler, Service};
-use lb_common::verdict::{Event, Verdict};
 use lb_tests::{
     feeder::{Feed, Feeder, Target},
     xdp::Director,
@@ -20,7 +19,7 @@ use self::rows::{Program, Row, rows};
 use crate::{
     pace::{Above, Pace},
     report::{Report, print_above},
-    world::{PORT, VIP4, VIP6, backend, counted, datagram, datagrams, desired, establish, open, service},
+    world::{PORT, VIP4, VIP6, backend, datagram, datagrams, desired, establish, open, service},
 };
 
 pub static LRU: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/lb-lru.o"));
@@ -174,24 +173,10 @@ impl Bench {
         if row.warm_up != 0 {
             self.feeder.run(&row.frame, &mut row.feed, row.warm_up)?;
         }
-        let before = self.counted(row)?;
-        let nanoseconds = self.feeder.run(&row.frame, &mut row.feed, PACKETS)?;
-        let after = self.counted(row)?;
-        let [verdicts, events] = [0, 1].map(|which| after[which] - before[which]);
-        let all = u64::from(PACKETS);
-        let is_right = row.verdict.is_none() || verdicts == all;
-        ensure!(is_right, "{}: counted {verdicts} times for {PACKETS}", row.name);
-        let is_guarded = row.event.is_none() || events >= all - all / 50;
-        ensure!(is_guarded, "{}: only {events} of {PACKETS} are what the row is about", row.name);
-        row.rounds.push(nanoseconds);
-        Ok(())
-    }
-
-    /// Verdicts and events of the row's kind.
-    fn counted(&mut self, row: &Row) -> Result<[u64; 2]> {
         let director = self.programs.director(row.program);
-        let of = |name: Option<&str>| name.map_or(Ok(0), |name| counted(director, name));
-        Ok([of(row.verdict.map(Verdict::name))?, of(row.event.map(Event::name))?])
+        let send = || self.feeder.run(&row.frame, &mut row.feed, PACKETS);
+        row.rounds.push(row.expected.hold(row.name, director, PACKETS, send)?);
+        Ok(())
     }
 }
 

@@ -10,7 +10,10 @@ use lb_tests::{feeder::Feed, packet::Packet};
 use serde::Serialize;
 
 use super::{FLOWS, FLOWS4, FLOWS6, PACKETS};
-use crate::world::{VIP4, VIP6, datagram, open};
+use crate::{
+    expected::Expected,
+    world::{VIP4, VIP6, datagram, open},
+};
 
 /// A service of wlc with 32 backends, and one whose guard is active.
 pub const LOAD: IpAddr = IpAddr::V4(Ipv4Addr::new(172, 18, 14, 101));
@@ -66,30 +69,21 @@ pub struct Row {
     /// Packets to send before measuring, one of each flow, so that every expiry is fresh (writing one is a cost of
     /// slow flows, twice a second at most) and the cache holds what it would.
     pub warm_up: u32,
-    /// Counted for each packet of the director's.
-    pub verdict: Option<Verdict>,
-    /// Counted for nearly all of them, besides.
-    pub event: Option<Event>,
+    pub expected: Expected,
     /// ns per packet of each round, the wrapper's cost included.
     pub rounds: Vec<u32>,
 }
 
 impl Row {
-    fn known(
-        name: &'static str,
-        program: Program,
-        packet: &Packet,
-        flows: u32,
-        verdict: Option<Verdict>,
-    ) -> Self {
+    fn known(name: &'static str, program: Program, packet: &Packet, flows: u32, expected: Expected) -> Self {
         let (frame, feed) = (packet.bytes(), Feed::of(packet, flows));
-        Self { name, program, frame, feed, warm_up: flows, verdict, event: None, rounds: Vec::new() }
+        Self { name, program, frame, feed, warm_up: flows, expected, rounds: Vec::new() }
     }
 
     /// Beyond all that are established, and none twice; some of them before, so that the caches hold what they would,
     /// whatever row came before, and the guard's burst is over.
     fn new(name: &'static str, program: Program, vip: IpAddr) -> Self {
-        let mut row = Self::known(name, program, &open(vip), 1, Some(Verdict::ForwardedTx));
+        let mut row = Self::known(name, program, &open(vip), 1, Expected::each(Verdict::ForwardedTx));
         (row.feed.counter, row.feed.mask, row.warm_up) = (u64::from(FLOWS), u64::MAX, PACKETS);
         row
     }
@@ -108,14 +102,14 @@ pub fn rows(beside: bool) -> Vec<Row> {
 
 fn of_one_build() -> Vec<Row> {
     let ack = |vip| open(vip).flags(ACK);
-    let tx = Some(Verdict::ForwardedTx);
+    let tx = Expected::each(Verdict::ForwardedTx);
     let known = |name, program, vip, flows| Row::known(name, program, &ack(vip), flows, tx);
     let not_ours = ack(VIP4).with(|p| p.dest.set_ip(NOT_A_VIP));
     let mut rows = vec![
-        Row::known("wrapper, IPv4", Program::Nothing, &ack(VIP4), 1, None),
-        Row::known("wrapper, IPv6", Program::Nothing, &ack(VIP6), 1, None),
-        Row::known(SWAP, Program::Swap, &ack(VIP4), 1, None),
-        Row::known(PASS, Program::Ours, &not_ours, 1, Some(Verdict::PassedNoService)),
+        Row::known("wrapper, IPv4", Program::Nothing, &ack(VIP4), 1, Expected::NOTHING),
+        Row::known("wrapper, IPv6", Program::Nothing, &ack(VIP6), 1, Expected::NOTHING),
+        Row::known(SWAP, Program::Swap, &ack(VIP4), 1, Expected::NOTHING),
+        Row::known(PASS, Program::Ours, &not_ours, 1, Expected::each(Verdict::PassedNoService)),
         known(HOT4, Program::Stub, VIP4, 1),
     ];
     for (name, flows) in [(HOT4, 1), (SOME4, 1 << 10), (MANY4, 1 << 16), (MOST4, FLOWS4)] {
@@ -125,7 +119,10 @@ fn of_one_build() -> Vec<Row> {
         Row::new(NEW, Program::Ours, VIP4),
         Row::new(NEW, Program::FullLru, VIP4),
         Row::new(NEW_WLC, Program::Ours, LOAD),
-        Row { event: Some(Event::Guarded), ..Row::new(FLOOD, Program::Ours, GUARDED) },
+        Row {
+            expected: Expected { event: Some(Event::Guarded), ..tx },
+            ..Row::new(FLOOD, Program::Ours, GUARDED)
+        },
         // Directly after it.
         known(IN_FLOOD, Program::Ours, GUARDED, 1),
     ]);
