@@ -176,12 +176,23 @@ impl Feeder {
     }
 
     pub fn aim(&mut self, target: Target, director: &mut Director) -> Result<()> {
-        let fd: ProgramFd = match target {
-            Target::Nothing => program(&mut self.ebpf, "nothing")?.fd()?.try_clone()?,
-            Target::Swap => program(&mut self.ebpf, "swap")?.fd()?.try_clone()?,
-            Target::Director => director.program()?.fd()?.try_clone()?,
-        };
+        let fd = self.program(target, director)?;
         Ok(self.target.set(0, &fd, 0)?)
+    }
+
+    /// The program that [`Feeder::aim`] aims at.
+    pub fn program(&mut self, target: Target, director: &mut Director) -> Result<ProgramFd> {
+        let program = match target {
+            Target::Nothing => program(&mut self.ebpf, "nothing")?,
+            Target::Swap => program(&mut self.ebpf, "swap")?,
+            Target::Director => director.program()?,
+        };
+        Ok(program.fd()?.try_clone()?)
+    }
+
+    /// The program that makes packets and calls the other one.
+    pub fn maker(&mut self) -> Result<ProgramFd> {
+        Ok(program(&mut self.ebpf, "feed")?.fd()?.try_clone()?)
     }
 
     /// Sends a frame many times, as `feed` makes it; ns per packet. `feed` goes on where it ended.

@@ -8,7 +8,8 @@
 //! * [`certificate`], [`nginx`], [`mail`], [`receiver`] are real servers of other kinds, that are checked or told of events;
 //! * [`proxy`] breaks off what a server says after so many bytes;
 //! * [`lab::Lab::test`] runs a test and prints packets, maps and logs if it fails;
-//! * [`xdp`] runs the program on frames made by [`packet`], without any interface;
+//! * [`xdp`] runs the program on frames made by [`packet`], without any interface; [`jited`] says where its code lies,
+//!   [`mark`] when to count it;
 //! * [`netns`], [`proc`], [`raw`], [`xdp_pass`], [`wait`], [`clock`] are the tools all of these are made of.
 
 pub mod agent;
@@ -23,10 +24,12 @@ pub mod errqueue;
 pub mod feeder;
 pub mod galera;
 pub mod hello;
+pub mod jited;
 pub mod lab;
 pub mod load;
 pub mod mail;
 pub mod mariadb;
+pub mod mark;
 pub mod mysql;
 pub mod netns;
 pub mod nginx;

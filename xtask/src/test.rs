@@ -25,6 +25,7 @@ pub struct Args {
     without_vm: bool,
 }
 
+const UNIT: &[&str] = &["-p", "lb-common", "-p", "lb-userspace", "-p", "xtask", "-p", "steps-plugin"];
 /// The tests of lb-tests: all that run on this machine's kernel.
 const PACKETS: &[&str] = &["-p", "lb-tests", "--lib", "--test", "packets"];
 const LABS: &[&str] = &["-p", "lb-tests", "--test", "harness", "--test", "lab"];
@@ -85,9 +86,7 @@ pub fn steps(report: &mut Report, scope: Scope<'_>) {
     let before = Before::look();
     if scope != Scope::OnlyVm {
         let filter = scope.filter();
-        report.step("unit and property tests", || {
-            cargo_test(&["-p", "lb-common", "-p", "lb-userspace", "-p", "xtask"], filter, |cmd| cmd)
-        });
+        report.step("unit and property tests", || cargo_test(UNIT, filter, |cmd| cmd));
         verified::forget();
         report.step("packet tables", || cargo_test(PACKETS, filter, |cmd| cmd));
         report.note(verified::line());

@@ -15,7 +15,7 @@ use lb_tests::{
 
 use crate::world::*;
 
-const PACKETS: u32 = 4096;
+pub const PACKETS: u32 = 4096;
 /// Fits into the caches: how far memory is away is the machine's affair.
 const SIZES: FlowSizes = FlowSizes { ipv4: 1 << 16, wide: 1 << 12 };
 const LIMITS: Limits = Limits { services: 64, destinations: 256, endpoints: 256 };
@@ -89,32 +89,59 @@ pub fn none_has_grown(found: impl IntoIterator<Item = (String, bool)>) {
 }
 
 pub fn measure(rounds: usize) -> Fewest {
-    let mut director =
-        Director::with_limits(SIZES, LIMITS, &Desired { services: services(), ..lab() }).expect("a director");
-    let mut feeder = Feeder::new().expect("the maker of packets");
+    let mut bench = Bench::new();
     let (mut ways, mut fewest) = (ways(), Fewest { floor: u32::MAX, ways: [u32::MAX; WAYS] });
-    feeder.aim(Target::Director, &mut director).expect("aimed");
-    for kind in KINDS {
-        for packet in [kind.open(), kind.later()] {
-            feeder.run(&packet.bytes(), &mut Feed::of(&packet, 1024), 1024).expect("established");
-        }
-    }
-    let flood = TCP4.open().to_port(GUARDED);
-    feeder
-        .run(&flood.bytes(), &mut Feed::new_flows(&flood), PACKETS)
-        .expect("what the guard lets pass at once");
     for _ in 0..rounds {
-        let packet = TCP4.later();
-        feeder.aim(Target::Swap, &mut director).expect("aimed");
-        let least = feeder.run(&packet.bytes(), &mut Feed::of(&packet, 1), PACKETS).expect("it ran");
-        fewest.floor = fewest.floor.min(least);
-        feeder.aim(Target::Director, &mut director).expect("aimed");
-        for (Way { packet, feed, .. }, fewest) in ways.iter_mut().zip(&mut fewest.ways) {
-            *fewest = feeder.run(&packet.bytes(), feed, PACKETS).expect("it ran").min(*fewest);
+        fewest.floor = fewest.floor.min(bench.floor());
+        for (way, fewest) in ways.iter_mut().zip(&mut fewest.ways) {
+            *fewest = bench.run(way).min(*fewest);
         }
-        director.sweep_in(LATER).expect("swept");
+        bench.sweep();
     }
     fewest
+}
+
+/// A director with a service for each of [`ways`], and what feeds it.
+pub struct Bench {
+    pub director: Director,
+    pub feeder: Feeder,
+}
+
+impl Bench {
+    /// Every flow that is to be known is established, and the guard has seen its flood.
+    pub fn new() -> Self {
+        let want = Desired { services: services(), ..lab() };
+        let director = Director::with_limits(SIZES, LIMITS, &want).expect("a director");
+        let mut bench = Self { director, feeder: Feeder::new().expect("the maker of packets") };
+        bench.feeder.aim(Target::Director, &mut bench.director).expect("aimed");
+        for kind in KINDS {
+            for packet in [kind.open(), kind.later()] {
+                bench.feeder.run(&packet.bytes(), &mut Feed::of(&packet, 1024), 1024).expect("established");
+            }
+        }
+        let flood = TCP4.open().to_port(GUARDED);
+        let mut feed = Feed::new_flows(&flood);
+        bench.feeder.run(&flood.bytes(), &mut feed, PACKETS).expect("what the guard lets pass at once");
+        bench
+    }
+
+    /// What the least costs a packet.
+    pub fn floor(&mut self) -> u32 {
+        let packet = TCP4.later();
+        self.feeder.aim(Target::Swap, &mut self.director).expect("aimed");
+        self.feeder.run(&packet.bytes(), &mut Feed::of(&packet, 1), PACKETS).expect("it ran")
+    }
+
+    /// What a way costs a packet.
+    pub fn run(&mut self, way: &mut Way) -> u32 {
+        self.feeder.aim(Target::Director, &mut self.director).expect("aimed");
+        self.feeder.run(&way.packet.bytes(), &mut way.feed, PACKETS).expect("it ran")
+    }
+
+    /// Makes room for the next round's flows.
+    pub fn sweep(&mut self) {
+        self.director.sweep_in(LATER).expect("swept");
+    }
 }
 
 fn services() -> Vec<Service> {

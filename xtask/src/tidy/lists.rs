@@ -47,9 +47,12 @@ const UNSAFE: &[(&str, &str)] = &[
     ("lb-userspace/tests/net/xdp.rs", "bpf(2) for somebody else's program of two instructions"),
     ("tests/src/clock.rs", "adjtimex(2) takes a pointer"),
     ("tests/src/feeder.rs", "hands its parameters to a BPF map as plain bytes"),
+    ("tests/src/jited.rs", "bpf(2) for what the kernel made of a program"),
+    ("tests/src/mark.rs", "an instruction that does nothing, for qemu's plugin to see"),
     ("tests/src/netns.rs", "enters a namespace between fork and exec"),
     ("tests/src/proc.rs", "sets the parent-death signal between fork and exec"),
     ("tests/src/xdp_pass.rs", "bpf(2) for a program of two instructions"),
+    ("xtask/steps-plugin/src/qemu.rs", "qemu calls it, and is called, through pointers"),
     ("xtask/src/sys.rs", "kill(2) and signal(2)"),
 ];
 

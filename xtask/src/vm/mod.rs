@@ -10,6 +10,7 @@ mod ipvs_diff;
 mod kernel;
 mod qemu;
 mod rootfs;
+mod steps;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -100,6 +101,8 @@ enum Verb {
     Test,
     /// Run any program of this machine, as root: `vm run -- /bin/sh -c 'ip link'`
     Run(RunArgs),
+    /// Which source files, or lines, the instructions of a packet fall to, for each way of one
+    Steps(steps::Args),
     /// Random scripts on our data plane and on the real IPVS: a table of the differences
     IpvsDiff(ipvs_diff::Args),
 }
@@ -162,6 +165,8 @@ struct Job {
     nics: Vec<String>,
     limit: Duration,
     icount: bool,
+    /// A plugin for qemu, and the file that it writes.
+    plugin: Option<(PathBuf, PathBuf)>,
 }
 
 impl Job {
@@ -177,6 +182,7 @@ impl Job {
             nics: Vec::new(),
             limit: Duration::from_secs(DEFAULT_LIMIT),
             icount: false,
+            plugin: None,
         }
     }
 
@@ -231,6 +237,7 @@ pub fn main(args: &Args) -> Result<()> {
             ensure!(tally.failed == 0, "tests failed under kernel 6.1: see above");
             Ok(())
         }
+        Verb::Steps(args) => steps::main(args),
         Verb::IpvsDiff(args) => ipvs_diff::main(args),
         Verb::Run(args) => match Job::from_args(args)?.run(|line| println!("{line}"))? {
             0 => Ok(()),

@@ -45,6 +45,11 @@ fn command(kernel: &Kernel, image: &Image, job: &Job) -> Cmd {
         let wire = format!("hubport,id=nic{n},hubid={n}");
         ["-netdev".to_owned(), wire, "-device".to_owned(), format!("{device},netdev=nic{n}")]
     });
+    let plugin = job.plugin.iter().flat_map(|(plugin, out)| {
+        // In its options a comma in a value is doubled.
+        let [plugin, out] = [plugin, out].map(|path| path.to_string_lossy().replace(',', ",,"));
+        ["-plugin".to_owned(), format!("{plugin},out={out}")]
+    });
     // It ends with us, however we end (prctl(2), PR_SET_PDEATHSIG).
     Cmd::new("setpriv")
         .args(["--pdeathsig", "KILL", "qemu-system-x86_64"])
@@ -67,6 +72,7 @@ fn command(kernel: &Kernel, image: &Image, job: &Job) -> Cmd {
         .arg(&image.0)
         .args(["-append", &format!("{KERNEL_ARGS} {}", job.kernel_args)])
         .args(nics)
+        .args(plugin)
         .limit(job.limit)
 }
 
