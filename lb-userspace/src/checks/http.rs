@@ -33,7 +33,7 @@ const BODY: &str = "the body cannot be read";
 const LONGEST_BODY: usize = 1 << 20;
 
 pub async fn check(probe: &Probe, http: &HttpCheck, tls: &Tls, step: &Step) -> Result<Pass, Failure> {
-    let stream = tcp::connect(probe).await?;
+    let stream = tcp::connect(probe, step).await?;
     let speaks = if http.http2 { Speaks::Protocol(b"h2") } else { Speaks::Anything };
     match &http.tls {
         None => ask(stream, probe, http, step).await,

@@ -11,11 +11,11 @@ use crate::health::Probe;
 /// a resolution of a millisecond.
 const UNHEARD: Duration = Duration::from_millis(10);
 
-/// What comes of `work` within `limit`. The time in which we did not look is given back, once: that nobody read an answer
-/// is no failure of who gave it.
-pub async fn within<T>(limit: Duration, work: impl Future<Output = T>) -> Option<T> {
+/// What comes of `work` before `until`. The time in which we did not look is given back, once: that nobody read an answer
+/// is no failure of who gave it. Of two, one in the other, that end at the same time the inner one ends first.
+pub async fn within<T>(until: Instant, work: impl Future<Output = T>) -> Option<T> {
     let mut work = pin!(work);
-    let until = Instant::now() + limit;
+    let limit = until - Instant::now();
     if let Ok(done) = timeout_at(until, &mut work).await {
         return Some(done);
     }
@@ -50,7 +50,8 @@ mod tests {
     /// Waits a second at most for what is to be sent.
     async fn waiting() -> (Sender<()>, JoinHandle<Option<()>>) {
         let (sender, receiver) = channel();
-        let waits = tokio::spawn(within(SECOND, async { receiver.await.expect("it is sent") }));
+        let waits =
+            tokio::spawn(within(Instant::now() + SECOND, async { receiver.await.expect("it is sent") }));
         yield_now().await;
         (sender, waits)
     }
@@ -64,6 +65,16 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn of_two_that_end_together_the_inner_one_says_why() {
+        let step = Step::begin(&Probe { timeout: SECOND, ..probe(CheckKind::Tcp, 80) });
+        let inner = async {
+            sleep(Duration::from_millis(10)).await;
+            within(step.until(), pending::<()>()).await
+        };
+        assert_eq!(within(step.until(), inner).await, Some(None));
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_farewell_is_not_waited_for_until_the_result_is_lost() {
         let probe = Probe { timeout: SECOND, ..probe(CheckKind::Tcp, 80) };
         for known_after in [0, 500, 900, 990] {
@@ -72,7 +83,7 @@ mod tests {
                 sleep(Duration::from_millis(known_after)).await;
                 farewell(&probe, &step, pending::<()>()).await;
             };
-            assert_eq!(within(SECOND, work).await, Some(()), "known after {known_after} ms");
+            assert_eq!(within(step.until(), work).await, Some(()), "known after {known_after} ms");
         }
     }
 

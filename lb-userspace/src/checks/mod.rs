@@ -161,7 +161,7 @@ async fn attempt(probe: &Probe, common: &Common) -> Outcome {
     let step = Step::begin(probe);
     // A library may panic of what a server says: else its check would have no result, and so never a second one.
     let made = AssertUnwindSafe(by_kind(probe, common, &step)).catch_unwind();
-    let result = within(probe.timeout, made).await;
+    let result = within(step.until(), made).await;
     let took = monotonic().saturating_sub(began);
     let result = match result {
         Some(Ok(result)) => result,
@@ -175,7 +175,7 @@ async fn by_kind(probe: &Probe, common: &Common, step: &Step) -> Result<Pass, Fa
     let tls = &common.tls;
     // In boxes, so that a tcp check is not as large as a login.
     match &probe.kind {
-        CheckKind::Tcp | CheckKind::HalfOpen => tcp::check(probe).await,
+        CheckKind::Tcp | CheckKind::HalfOpen => tcp::check(probe, step).await,
         CheckKind::Http(http) => Box::pin(http::check(probe, http, tls, step)).await,
         CheckKind::Mysql(mysql) => Box::pin(mysql::check(probe, mysql, common, step)).await,
         CheckKind::Redis(redis) => Box::pin(redis::check(probe, redis, step)).await,

@@ -45,7 +45,7 @@ async fn log_in(probe: &Probe, mysql: &MysqlCheck, common: &Common, step: &Step)
         Some(how) => Some(ssl(probe, how, &common.tls).await?),
         None => None,
     };
-    let relay = Relay::start(probe).await?;
+    let relay = Relay::start(probe, step).await?;
     let options = OptsBuilder::default()
         .ip_or_hostname(relay.at.ip().to_string())
         .tcp_port(relay.at.port())
@@ -57,7 +57,7 @@ async fn log_in(probe: &Probe, mysql: &MysqlCheck, common: &Common, step: &Step)
         .wait_timeout(Some(60))
         .ssl_opts(ssl);
     step.is("login");
-    let server = match within(probe.connect_timeout, Conn::new(options)).await {
+    let server = match within(step.connected_by(probe), Conn::new(options)).await {
         Some(connected) => connected.map_err(|error| told(&error, step))?,
         None => return Err(Failure { why: step.told("no answer") }),
     };
@@ -119,8 +119,8 @@ const KEEPALIVE: TcpKeepalive = TcpKeepalive::new()
     .with_retries(3);
 
 impl Relay {
-    async fn start(probe: &Probe) -> Result<Self, Failure> {
-        let mut server = tcp::connect(probe).await?;
+    async fn start(probe: &Probe, step: &Step) -> Result<Self, Failure> {
+        let mut server = tcp::connect(probe, step).await?;
         // A question may wait for long: that its server has gone without a word is to be found out.
         SockRef::from(&server).set_tcp_keepalive(&KEEPALIVE).map_err(|error| failure(&error))?;
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.map_err(|error| failure(&error))?;

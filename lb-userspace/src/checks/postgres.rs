@@ -28,7 +28,7 @@ const SSL_REQUEST: u32 = 80_877_103;
 const PROTOCOL_3: u32 = 3 << 16;
 
 pub async fn check(probe: &Probe, postgres: &PostgresCheck, tls: &Tls, step: &Step) -> Result<Pass, Failure> {
-    let mut stream = tcp::connect(probe).await?;
+    let mut stream = tcp::connect(probe, step).await?;
     if !postgres.logs_in() {
         return first_answer(stream, postgres, step).await;
     }

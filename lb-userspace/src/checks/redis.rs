@@ -16,7 +16,7 @@ const LONGEST: u64 = 1 << 16;
 
 pub async fn check(probe: &Probe, redis: &RedisCheck, step: &Step) -> Result<Pass, Failure> {
     let password = password(redis.password.as_ref(), redis.password_file.as_deref()).await?;
-    let mut stream = BufStream::new(tcp::connect(probe).await?);
+    let mut stream = BufStream::new(tcp::connect(probe, step).await?);
     if let Some(password) = &password {
         let login: Vec<&str> =
             ["AUTH"].into_iter().chain(redis.user.as_deref()).chain([&**password]).collect();

@@ -19,7 +19,7 @@ const LONGEST_LINE: u64 = 4096;
 const MOST_LINES: usize = 100;
 
 pub async fn check(probe: &Probe, smtp: &SmtpCheck, tls: &Tls, step: &Step) -> Result<Pass, Failure> {
-    let mut stream = BufStream::new(tcp::connect(probe).await?);
+    let mut stream = BufStream::new(tcp::connect(probe, step).await?);
     step.is("greeting");
     let greeting = reply(&mut stream, 220, "the greeting", step).await?;
     let Some(how) = &smtp.starttls else {

@@ -16,7 +16,6 @@ use crate::health::{Failure, Probe};
 #[derive(Debug)]
 pub struct Step {
     name: Mutex<&'static str>,
-    /// When the attempt is over.
     until: Instant,
 }
 
@@ -24,6 +23,17 @@ impl Step {
     /// Of an attempt that begins now.
     pub fn begin(probe: &Probe) -> Self {
         Self { name: Mutex::default(), until: Instant::now() + probe.timeout }
+    }
+
+    /// When the attempt is over.
+    pub fn until(&self) -> Instant {
+        self.until
+    }
+
+    /// When a connection that is begun now has to be there: at the end of the attempt at the latest, to the instant, so
+    /// that who waits for it says why there is none.
+    pub fn connected_by(&self, probe: &Probe) -> Instant {
+        self.until.min(Instant::now() + probe.connect_timeout)
     }
 
     /// How long the attempt may still take.

@@ -12,6 +12,7 @@ use tokio::net::{TcpSocket, TcpStream};
 use super::{
     limit::within,
     socket::{bind, refused},
+    step::Step,
 };
 use crate::{
     health::{Failure, Pass, Probe, Way},
@@ -19,21 +20,21 @@ use crate::{
 };
 
 /// A connection can be opened, or half of one.
-pub async fn check(probe: &Probe) -> Result<Pass, Failure> {
-    connect(probe).await?;
+pub async fn check(probe: &Probe, step: &Step) -> Result<Pass, Failure> {
+    connect(probe, step).await?;
     Ok(Pass::new("connected"))
 }
 
 /// Opens the check's connection, which ends with a reset when it is dropped: a director that checks
 /// often would run out of ports in TIME_WAIT.
-pub async fn connect(probe: &Probe) -> Result<TcpStream, Failure> {
+pub async fn connect(probe: &Probe, step: &Step) -> Result<TcpStream, Failure> {
     let connecting = async {
         match probe.way {
             None => socket(probe)?.connect(probe.target).await,
             Some(way) => connect_by(probe, way).await,
         }
     };
-    match within(probe.connect_timeout, connecting).await {
+    match within(step.connected_by(probe), connecting).await {
         Some(connected) => connected.map_err(|error| refused(&error, probe)),
         None if probe.way.is_some() => {
             let vip = probe.target.ip();

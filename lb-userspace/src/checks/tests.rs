@@ -259,12 +259,21 @@ async fn each_kind_that_connects_has_a_time_for_it() {
         waiting.push(stream);
         assert!(waiting.len() < 10, "it takes all");
     }
+    let dir = tempfile::tempdir().expect("a directory");
+    let file = dir.path().join("password");
+    std::fs::write(&file, "secret").expect("a file");
+    let CheckKind::Mysql(mysql) = login() else { unreachable!("it is of MySQL") };
+    let reads = CheckKind::Mysql(MysqlCheck { password: None, password_file: Some(file), ..mysql });
     let kinds = conversations().into_iter().map(|(kind, _)| kind);
-    for kind in kinds.chain([CheckKind::Tcp, login(), postgres(true), smtp(true)]) {
+    for kind in kinds.chain([CheckKind::Tcp, login(), reads, postgres(true), smtp(true)]) {
         assert!(kind.connects());
-        let probe = Probe { connect_timeout: Duration::from_millis(20), ..probe(kind.clone(), at.port()) };
-        let why = result(probe).await.expect_err("it is full");
-        assert!(["no connection", "no login"].contains(&&*why), "{kind:?}: {why}");
+        let connect_timeout = Duration::from_millis(20);
+        let probe = Probe { connect_timeout, ..probe(kind.clone(), at.port()) };
+        // The same limit for the whole attempt, as it is when none is configured, takes no reason away.
+        for timeout in [probe.timeout, connect_timeout] {
+            let why = result(Probe { timeout, ..probe.clone() }).await.expect_err("it is full");
+            assert!(["no connection", "no login"].contains(&&*why), "{kind:?}: {why}");
+        }
     }
 }
 

@@ -22,7 +22,7 @@ const REFUSALS: [u16; 4] = [1045, 1251, 1698, 3159];
 /// may refuse. Who hangs up at the greeting, or in the middle of a login, is an error to the server: after
 /// `max_connect_errors` of them (100 by default) it lets the director in no more.
 pub async fn handshake(probe: &Probe, mysql: &MysqlCheck, step: &Step) -> Result<Pass, Failure> {
-    let mut stream = tcp::connect(probe).await?;
+    let mut stream = tcp::connect(probe, step).await?;
     step.is("greeting");
     let greeting = packet(&mut stream, step).await?;
     if let Some((code, text)) = greeting.error() {
