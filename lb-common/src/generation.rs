@@ -149,6 +149,12 @@ impl Member {
     pub const fn weight(self) -> u16 {
         (self.0 >> 32) as u16
     }
+
+    /// The same, of a member that the agent has written: above its weight a word is 0.
+    #[inline(always)]
+    pub const fn weight_alone(self) -> u64 {
+        self.0 >> 32
+    }
 }
 
 /// A run of wrr's weight levels that serve the same members: `first position 32 | lowest weight

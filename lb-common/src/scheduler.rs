@@ -118,14 +118,14 @@ impl<const SCHEDULER: u8> Least<SCHEDULER> {
 
     #[inline(always)]
     fn weight(member: Member) -> u64 {
-        if SCHEDULER == LC { 1 } else { member.weight() as u64 }
+        if SCHEDULER == LC { 1 } else { member.weight_alone() }
     }
 
     /// The same, or 0 for a member that takes no connections.
     #[inline(always)]
     fn weight_now(member: Member, counts: &ConnCounts) -> u64 {
-        // Gone if it is overloaded.
-        let weight = (member.weight() as u64).wrapping_shr((counts.overloaded as u32) << 4);
+        // Gone if it is overloaded: of 1 nothing is left, and 0 becomes all bits.
+        let weight = member.weight_alone() & counts.overloaded.wrapping_sub(1);
         match SCHEDULER {
             LC => is_any(weight),
             OVF => weight & !is_negative(weight.wrapping_sub(counts.active)),

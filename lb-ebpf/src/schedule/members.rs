@@ -18,6 +18,9 @@ use crate::maps::CONNS;
 #[inline(always)]
 pub fn each<L: Look + Copy>(region: u32, header: &Header, look: L) -> L {
     let walk = Walk { look, members: region + header.members_at(), count: header.members as u32 };
+    if L::AT_ONCE > 1 && walk.count <= L::AT_ONCE {
+        return some(walk.look, walk.members, walk.count);
+    }
     repeat((header.members as u32).div_ceil(L::AT_ONCE), visit::<L>, walk).look
 }
 
@@ -31,10 +34,15 @@ struct Walk<L> {
 extern "C" fn visit<L: Look + Copy>(turn: u32, context: *mut c_void) -> i64 {
     // SAFETY: `each` passes a `Walk<L>` to `repeat`.
     let walk = unsafe { state::<Walk<L>>(context) };
-    // Not where it stands: what one member leaves to the next one goes through registers.
-    let mut look = walk.look;
     let first = turn * L::AT_ONCE;
-    let (at, left) = (walk.members + first, walk.count.wrapping_sub(first));
+    walk.look = some(walk.look, walk.members + first, walk.count.wrapping_sub(first));
+    if walk.look.is_over() { STOP } else { GO_ON }
+}
+
+/// Looks at the members from word `at` on: at most so many as are `left`. The look is not where it stands: what one
+/// member leaves to the next one goes through registers.
+#[inline(always)]
+fn some<L: Look>(mut look: L, at: u32, left: u32) -> L {
     for step in 0..L::AT_ONCE {
         if step >= left {
             break;
@@ -45,6 +53,5 @@ extern "C" fn visit<L: Look + Copy>(turn: u32, context: *mut c_void) -> i64 {
             look.look(member, counts);
         }
     }
-    walk.look = look;
-    if look.is_over() { STOP } else { GO_ON }
+    look
 }

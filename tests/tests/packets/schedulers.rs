@@ -14,6 +14,7 @@ use lb_common::{
     tcp::flag::*,
     tick::{Tick, ticks},
     verdict::Verdict::*,
+    vlan::Tags,
 };
 use lb_tests::xdp::Director;
 
@@ -58,6 +59,17 @@ fn wlc_and_lc_even_the_load_out() {
     // An active connection weighs 256 inactive ones.
     close(&mut director, TCP4, [1000, 1002]);
     assert_eq!(open(&mut director, TCP4, 1004..1007), [1, 1, 2]);
+}
+
+/// The program looks at [`Look::AT_ONCE`](lb_common::scheduler::Look::AT_ONCE) of them at a time.
+#[test]
+fn lc_comes_to_the_last_of_as_many_as_there_are() {
+    for number in [31, 32, 33, 64, 65] {
+        let mut want = only(TCP6, Lc, &(1..=number).map(|backend| (backend, 1)).collect::<Vec<_>>());
+        want.hosts.extend((1..=number).map(|it| (TCP6.backend(it), neighbour(it, ETH0, Tags::NONE))));
+        let turns = open(&mut director(&want), TCP6, 1000..1000 + u16::from(number));
+        assert!(turns.iter().copied().eq(1..=number), "{number} of them: {turns:?}");
+    }
 }
 
 #[test]
