@@ -7,14 +7,15 @@ use lb::{dataplane::Object, model::FlowSizes};
 
 use crate::world::*;
 
-/// A quarter of what the kernel allows: three protocols are walked.
-const LIMIT: u32 = 250_000;
+/// Little more than a quarter of what the kernel allows: three protocols are walked, and the members of a service under
+/// each scheduler that compares loads, twice.
+const LIMIT: u32 = 275_000;
 /// Linux 6.1 walks twice as far as 6.18 (see `lb-ebpf/src/packet/forget.rs`), and allows a million, too. Of every
-/// build: 532,000 with two flow tables, 480,000 if that is traced, 426,000 on every other day. `cargo xtask vm test`
+/// build: 551,000 with two flow tables, 499,000 if that is traced, 445,000 on every other day. `cargo xtask vm test`
 /// runs these tests there.
 const LIMIT_UNDER_6_1: u32 = 650_000;
 /// Where the program stood when this was last looked at (Linux 6.18).
-const BEFORE: u32 = 239_000;
+const BEFORE: u32 = 260_500;
 
 /// Notes the count of a build where `cargo xtask test` looks for it: what a test prints is seen only if it fails.
 fn note(build: &str, walked: u32) {
