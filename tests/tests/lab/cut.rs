@@ -142,7 +142,8 @@ impl Conversation<'_> {
         {
             self.passes(&tried)?;
         }
-        self.is_slow(bench, length)?;
+        // What a server may say besides, of how we end, makes the whole of it longer.
+        self.is_slow(bench, needs + self.jitter)?;
         let is_needed = |at: &usize| at + self.jitter < needs;
         let decisive: Vec<_> = (self.decisive)(&whole.bytes).into_iter().filter(is_needed).collect();
         let some = decisive.iter().copied().step_by(decisive.len().div_ceil(SAMPLE).max(1));

@@ -158,13 +158,15 @@ impl Numbered {
     /// Ends the stream, prints what became of the packets of each phase, and says what of all.
     pub fn finish(mut self) -> Result<Tally> {
         self.shared.stop.store(true, Ordering::SeqCst);
+        // Who sends, the last that was started, may be about to send some more.
+        let sender = self.workers.pop().map_or(Ok(()), joined);
         // If some are lost, the tally says how many.
         let _ = eventually(PATIENCE, "the last packets to arrive", || {
             let (sent, arrived) = (self.sent(), lock(&self.shared.arrived).len());
             Ok(if arrived >= sent { Seen::Yes(()) } else { Seen::NotYet(format!("{arrived} of {sent}")) })
         });
         self.shared.over.store(true, Ordering::SeqCst);
-        let ended: Vec<_> = self.workers.drain(..).map(joined).collect();
+        let ended: Vec<_> = self.workers.drain(..).map(joined).chain([sender]).collect();
         println!("{:<52}{:>8}{:>7}{:>6}{:>6}{:>6}", "while", "packets", "flows", "lost", "twice", "wrong");
         let all = 0..self.sent();
         for (what, range) in self.phases.iter().chain([&("all".to_owned(), all.clone())]) {
