@@ -4,10 +4,12 @@ use std::{
     ffi::CStr,
     io,
     ops::Range,
-    os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
+    os::fd::{AsFd, AsRawFd, BorrowedFd},
 };
 
 use anyhow::{Context, Result, ensure};
+
+use crate::bpf::{bpf, opened};
 
 /// A program's code.
 pub struct Jited {
@@ -121,10 +123,8 @@ impl Jited {
 /// The types of a program, of which its strings are wanted.
 fn btf(id: u32) -> Result<Vec<u8>> {
     let context = "the kernel does not hand out the program's types";
-    // SAFETY: BTF_GET_FD_BY_ID reads the id.
-    let fd = unsafe { bpf(BPF_BTF_GET_FD_BY_ID, &id) }.context(context)?;
-    // SAFETY: the call returned a new descriptor that nobody else owns.
-    let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+    // SAFETY: BTF_GET_FD_BY_ID reads the id, and opens what it names.
+    let fd = unsafe { opened(BPF_BTF_GET_FD_BY_ID, &id) }.context(context)?;
     let mut size = BtfInfo::default();
     info(fd.as_fd(), &mut size).context(context)?;
     let mut bytes = vec![0_u8; size.btf_size as usize];
@@ -150,14 +150,6 @@ fn info<T>(object: BorrowedFd<'_>, asked: &mut T) -> io::Result<()> {
     // SAFETY: `info` points to a record of `info_len` bytes; the buffers that it names outlive the call, and are as long
     // as the counts beside them say.
     unsafe { bpf(BPF_OBJ_GET_INFO_BY_FD, &attr) }.map(|_| ())
-}
-
-/// # Safety
-/// `attr` must be the start of the member of `union bpf_attr` that `command` reads, with valid pointers.
-unsafe fn bpf<T>(command: libc::c_int, attr: &T) -> io::Result<libc::c_int> {
-    // SAFETY: the kernel reads `size_of::<T>()` bytes at `attr`; the rest is the caller's promise.
-    let result = unsafe { libc::syscall(libc::SYS_bpf, command, attr, size_of::<T>()) };
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result as libc::c_int) }
 }
 
 #[cfg(test)]

@@ -5,17 +5,17 @@
 
 use std::{
     ffi::CString,
-    fs, io,
-    os::{
-        fd::{AsRawFd, FromRawFd, OwnedFd},
-        unix::ffi::OsStrExt,
-    },
+    fs,
+    os::{fd::AsRawFd, unix::ffi::OsStrExt},
     path::Path,
 };
 
 use anyhow::{Context, Result};
 
-use crate::netns::Netns;
+use crate::{
+    bpf::{bpf, opened},
+    netns::Netns,
+};
 
 /// `r0 = XDP_PASS; exit`
 pub const PASS: [u64; 2] = [insn(0xb7, 0, 0, 0, 2), insn(0x95, 0, 0, 0, 0)];
@@ -104,22 +104,12 @@ fn load_and_pin(name: &str, program: &[u64], pin: &Path) -> Result<()> {
         prog_name,
     };
     // SAFETY: every pointer in `attr` is to a buffer above that outlives the call, with its length beside it.
-    let loaded = unsafe { bpf(BPF_PROG_LOAD, &attr) };
+    let loaded = unsafe { opened(BPF_PROG_LOAD, &attr) };
     let fd = loaded.with_context(|| String::from_utf8_lossy(&log).trim_end_matches('\0').to_owned())?;
-    // SAFETY: PROG_LOAD returned a new descriptor that nobody else owns.
-    let fd = unsafe { OwnedFd::from_raw_fd(fd) };
     let path = CString::new(pin.as_os_str().as_bytes())?;
     let attr =
         ObjPin { pathname: path.as_ptr() as u64, bpf_fd: fd.as_raw_fd().cast_unsigned(), file_flags: 0 };
     // SAFETY: `path` outlives the call and ends with a NUL.
     unsafe { bpf(BPF_OBJ_PIN, &attr) }.with_context(|| format!("cannot pin it as {}", pin.display()))?;
     Ok(())
-}
-
-/// # Safety
-/// `attr` must be the start of the member of `union bpf_attr` that `command` reads, with valid pointers.
-unsafe fn bpf<T>(command: libc::c_int, attr: &T) -> io::Result<libc::c_int> {
-    // SAFETY: the kernel reads `size_of::<T>()` bytes at `attr`; the rest is the caller's promise.
-    let result = unsafe { libc::syscall(libc::SYS_bpf, command, attr, size_of::<T>()) };
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result as libc::c_int) }
 }
