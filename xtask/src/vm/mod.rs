@@ -10,6 +10,7 @@ mod ipvs_diff;
 mod kernel;
 mod qemu;
 mod rootfs;
+mod scratch;
 mod steps;
 
 use std::path::{Path, PathBuf};

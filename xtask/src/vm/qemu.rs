@@ -1,14 +1,13 @@
 //! Booting the VM: serial console out, nothing in, one result line.
 
 use std::fs;
-use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
 
 use crate::cmd::Cmd;
-use crate::repo;
 use crate::vm::Job;
 use crate::vm::kernel::Kernel;
+use crate::vm::scratch::Scratch;
 
 /// What init prints last.
 const RESULT: &str = "VM-RESULT: ";
@@ -19,7 +18,8 @@ const KERNEL_ARGS: &str = "console=ttyS0 panic=-1 quiet";
 
 /// Boots the kernel with this initramfs; the exit status that init reported.
 pub fn boot(kernel: &Kernel, initramfs: &[u8], job: &Job, mut each: impl FnMut(&str)) -> Result<i32> {
-    let image = Image::write(initramfs)?;
+    let image = Scratch::new("initramfs")?;
+    fs::write(&image.0, initramfs).with_context(|| format!("cannot write {}", image.0.display()))?;
     let mut result = None;
     let ended = command(kernel, &image, job).lines(|line| {
         result = result_of(line).or(result);
@@ -36,7 +36,7 @@ pub fn boot(kernel: &Kernel, initramfs: &[u8], job: &Job, mut each: impl FnMut(&
     }
 }
 
-fn command(kernel: &Kernel, image: &Image, job: &Job) -> Cmd {
+fn command(kernel: &Kernel, image: &Scratch, job: &Job) -> Cmd {
     let cpu: &[&str] = match job.icount {
         true => &["-accel", "tcg,thread=single", "-smp", "1", "-icount", "shift=0,sleep=off"],
         false => &["-accel", "tcg,thread=multi", "-smp", "2"],
@@ -78,27 +78,6 @@ fn command(kernel: &Kernel, image: &Image, job: &Job) -> Cmd {
 
 fn result_of(line: &str) -> Option<i32> {
     line.trim().strip_prefix(RESULT)?.parse().ok()
-}
-
-/// The initramfs as a file, while it lives.
-struct Image(PathBuf);
-
-impl Image {
-    fn write(content: &[u8]) -> Result<Self> {
-        let dir = repo::target_dir().join("vm");
-        fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
-        let image = Self(dir.join(format!("initramfs-{}", std::process::id())));
-        fs::write(&image.0, content).with_context(|| format!("cannot write {}", image.0.display()))?;
-        Ok(image)
-    }
-}
-
-impl Drop for Image {
-    fn drop(&mut self) {
-        if let Err(error) = fs::remove_file(&self.0) {
-            eprintln!("xtask: cannot remove {}: {error}", self.0.display());
-        }
-    }
 }
 
 #[cfg(test)]

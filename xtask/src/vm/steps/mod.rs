@@ -10,14 +10,14 @@ mod rounds;
 mod said;
 mod table;
 
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use clap::Args as ClapArgs;
 
 use super::Job;
+use super::scratch::Scratch;
 use crate::cmd::Cmd;
 use crate::metadata;
 use crate::repo;
@@ -44,7 +44,7 @@ pub fn main(args: &Args) -> Result<()> {
     setup::ensure(&[Group::Build, Group::Vm])?;
     super::check_tools(|tool| repo::find_command(tool).is_some())?;
     let program = metadata::build_test("lb-tests", super::COUNT_TARGET)?;
-    let out = Out::new()?;
+    let out = Scratch::new("steps")?;
     let mut job = Job::new(program, &[TEST, "--exact", "--nocapture"]);
     (job.icount, job.limit) = (true, LIMIT);
     job.plugin = Some((plugin()?, out.0.clone()));
@@ -65,30 +65,4 @@ fn plugin() -> Result<PathBuf> {
     let built = repo::target_dir().join("debug").join(format!("lib{}.so", PLUGIN.replace('-', "_")));
     ensure!(built.is_file(), "cargo built {PLUGIN}, but {} is not there", built.display());
     Ok(built)
-}
-
-/// The file that the plugin writes, while it lives.
-struct Out(PathBuf);
-
-impl Out {
-    fn new() -> Result<Self> {
-        let dir = repo::target_dir().join("vm");
-        fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
-        Ok(Self(dir.join(format!("steps-{}", std::process::id()))))
-    }
-}
-
-impl Drop for Out {
-    fn drop(&mut self) {
-        remove(&self.0);
-    }
-}
-
-/// It is not there if qemu did not come so far.
-fn remove(file: &Path) {
-    if file.exists()
-        && let Err(error) = fs::remove_file(file)
-    {
-        eprintln!("xtask: cannot remove {}: {error}", file.display());
-    }
 }
