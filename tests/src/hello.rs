@@ -213,7 +213,7 @@ impl Session {
         Ok(self.stream.local_addr()?)
     }
 
-    /// Ends it with a reset or an ABORT.
+    /// Ends an association with an ABORT.
     pub fn abort(self) -> Result<()> {
         Ok(SockRef::from(&self.stream).set_linger(Some(Duration::ZERO))?)
     }

@@ -313,7 +313,7 @@ fn a_backend_whose_clients_alone_hang_up_by_a_reset_has_its_weight_lowered() {
         for _ in 0..40 {
             let session = Session::open(hello.client(), HELLO)?;
             if session.server == "slave1" {
-                session.abort()?;
+                session.reset()?;
             }
         }
         let told = happened(&hello.agent, Kind::Suspect)?;
