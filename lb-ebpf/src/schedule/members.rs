@@ -18,10 +18,11 @@ use crate::maps::CONNS;
 #[inline(always)]
 pub fn each<L: Look + Copy>(region: u32, header: &Header, look: L) -> L {
     let walk = Walk { look, members: region + header.members_at(), count: header.members as u32 };
+    // As many as one turn looks at: without the call and the state of `repeat`, a quarter of their time.
     if L::AT_ONCE > 1 && walk.count <= L::AT_ONCE {
         return some(walk.look, walk.members, walk.count);
     }
-    repeat((header.members as u32).div_ceil(L::AT_ONCE), visit::<L>, walk).look
+    repeat(walk.count.div_ceil(L::AT_ONCE), visit::<L>, walk).look
 }
 
 #[derive(Clone, Copy)]
