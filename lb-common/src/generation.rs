@@ -1,8 +1,23 @@
 //! A service compiled for the scheduler: an immutable region of the `ARENA` array.
 //!
-//! Region, in 64-bit words: a [`Header`] (three words), the *levels* of wrr, the members, the slot
+//! Region, in 64-bit words: a [`Header`] (three words), the members, the *levels* of wrr, the slot
 //! table (two destinations a word), the *spread* (the same): where flows without an entry go. Publishing a region is one store of a [`Published`] word.
 //! The cursor stands outside (position of the next new connection), so that the rotation goes on.
+//!
+//! The array's values are [`Piece`]s, since a look-up costs as much as reading ten words. A region begins so that its
+//! header stands in one piece, and its members begin another one.
+
+/// Words of the arena that one look-up finds.
+pub type Piece = [u64; PIECE_WORDS as usize];
+pub const PIECE_WORDS: u32 = 32;
+/// Where in a piece each region begins.
+pub const REGION_AT: u32 = PIECE_WORDS - HEADER_WORDS;
+
+/// Which piece a region's header stands in; its members begin the next one.
+#[inline(always)]
+pub const fn header_piece(region: u32) -> u32 {
+    region / PIECE_WORDS
+}
 
 /// `offset 32 | length 16 | number 16`: which words of the arena are the service's generation.
 /// Length 0: the service has none and serves nobody.
@@ -34,7 +49,7 @@ impl Published {
 pub const MAX_MEMBERS: u32 = 1024;
 /// Most entries of a slot table; a longer rotation is computed from its levels.
 pub const MAX_TABLE: u32 = 1 << 16;
-/// Words before the levels.
+/// Words before the members.
 pub const HEADER_WORDS: u32 = 3;
 
 /// First words of a region.
@@ -90,6 +105,12 @@ impl Header {
         ]
     }
 
+    /// Out of the [`header_piece`].
+    #[inline(always)]
+    pub const fn from_piece(piece: &Piece) -> Self {
+        Self::from_words([piece[REGION_AT as usize], piece[REGION_AT as usize + 1]])
+    }
+
     #[inline(always)]
     pub const fn from_words(words: [u64; 2]) -> Self {
         Self {
@@ -103,20 +124,15 @@ impl Header {
         }
     }
 
-    /// Word index of the first level, member and table word, relative to the region.
+    /// Word index of the first level and table word, relative to the region. Members begin at [`HEADER_WORDS`].
     #[inline(always)]
     pub const fn levels_at(&self) -> u32 {
-        HEADER_WORDS
-    }
-
-    #[inline(always)]
-    pub const fn members_at(&self) -> u32 {
-        HEADER_WORDS + self.levels as u32
+        HEADER_WORDS + self.members as u32
     }
 
     #[inline(always)]
     pub const fn table_at(&self) -> u32 {
-        self.members_at() + self.members as u32
+        self.levels_at() + self.levels as u32
     }
 
     #[inline(always)]
@@ -241,7 +257,14 @@ impl Search {
         self.found != 0 || index >= self.levels as u32 + self.members as u32
     }
 
-    /// Looks at word `index` of the region, counted after its header.
+    /// Where in the region the word of turn `index` stands: levels come first, and then members.
+    #[inline(always)]
+    pub const fn word(&self, index: u32) -> u32 {
+        let levels = self.levels as u32;
+        HEADER_WORDS + if index < levels { self.members as u32 + index } else { index - levels }
+    }
+
+    /// Looks at [`Search::word`] `index`.
     #[inline(always)]
     pub fn step(&mut self, index: u32, word: u64) {
         if index < self.levels as u32 {
@@ -273,7 +296,7 @@ pub fn at<A: Arena>(arena: &A, region: u32, header: &Header, position: u32) -> O
     let mut search = Search::new(header, position);
     let mut index = 0;
     while !search.is_over(index) {
-        search.step(index, arena.word(region + HEADER_WORDS + index)?);
+        search.step(index, arena.word(region + search.word(index))?);
         index += 1;
     }
     if search.found == 0 { None } else { Some(search.found) }

@@ -1,6 +1,6 @@
 //! What must outlive every program and agent: the tables' secret, their clock and their sizes.
 
-use crate::flow::Secret;
+use crate::{flow::Secret, generation::PIECE_WORDS};
 
 /// Value of the `meta` map, pinned beside (not below) the schema's directory, so that an agent of
 /// another version can say what it found.
@@ -16,9 +16,10 @@ pub struct Meta {
     /// Buckets of the flow tables, powers of two.
     pub narrow_buckets: u32,
     pub wide_buckets: u32,
-    /// Entries of `SERVICES`, `DESTS` (and what belongs to them) and `ARENA`.
+    /// Entries of `SERVICES` and `DESTS` (and what belongs to them).
     pub services: u32,
     pub dests: u32,
+    /// Words of `ARENA`, whole pieces.
     pub arena: u32,
     /// Endpoint ids; sizes of `ENDPOINTS`, `RANGES4` and `RANGES6` follow from it.
     pub endpoints: u32,
@@ -35,6 +36,11 @@ const _: () = assert!(size_of::<Meta>() == 64);
 impl Meta {
     pub const fn secret(&self) -> Secret {
         Secret { a: self.secret_a, b: self.secret_b }
+    }
+
+    /// Entries of `ARENA`.
+    pub const fn pieces(&self) -> u32 {
+        self.arena / PIECE_WORDS
     }
 
     /// Whether flows are moved from tables of another size.

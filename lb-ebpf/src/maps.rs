@@ -11,6 +11,7 @@ use lb_common::{
     endpoint::{self, range, table},
     flow::{NarrowBucket, WideBucket},
     fragment,
+    generation::Piece,
     host::Host,
     link::{self, Link},
     probe::Probes,
@@ -83,7 +84,7 @@ pub static RULES6: LpmTrie<source::Data6, u64, { source::RULE_ENTRIES as usize }
 #[btf_map]
 pub static SERVICES: Array<Service, 4096, MMAPABLE> = Array::new();
 #[btf_map]
-pub static ARENA: Array<u64, 65536, MMAPABLE> = Array::new();
+pub static ARENA: Array<Piece, 2048, MMAPABLE> = Array::new();
 #[btf_map]
 pub static DESTS: Array<Dest, 16384, MMAPABLE> = Array::new();
 #[btf_map]

@@ -10,7 +10,7 @@ mod rotation;
 use core::ptr;
 
 use lb_common::{
-    generation::{Arena, Header, Published, from_spread},
+    generation::{Arena, Header, PIECE_WORDS, Published, from_spread, header_piece},
     hashed::fold,
     scheduler::{Kind, Load, kind},
 };
@@ -68,7 +68,7 @@ struct Words;
 impl Arena for Words {
     #[inline(always)]
     fn word(&self, index: u32) -> Option<u64> {
-        ARENA.get(index).copied()
+        Some(ARENA.get(index / PIECE_WORDS)?[(index % PIECE_WORDS) as usize])
     }
 }
 
@@ -88,7 +88,7 @@ fn generation(service: u32) -> Option<(u32, Header)> {
 
 #[inline(always)]
 fn header(region: u32) -> Option<Header> {
-    Some(Header::from_words([Words.word(region)?, Words.word(region + 1)?]))
+    ARENA.get(header_piece(region)).map(Header::from_piece)
 }
 
 #[inline(always)]

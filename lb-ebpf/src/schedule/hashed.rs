@@ -67,14 +67,16 @@ const STAYS: u32 = u32::MAX;
 extern "C" fn look_on(index: u32, context: *mut c_void) -> i64 {
     // SAFETY: `pointed_to` passes a `Probe` to `repeat`.
     let probe = unsafe { state::<Probe>(context) };
-    let Some(header) = header(probe.region) else { return STOP };
-    if index >= header.table {
+    let Some(hashes) = header(probe.region) else { return STOP };
+    if index >= hashes.table {
         return STOP;
     }
     // The entry that was tried first: worked out anew for each, which is seldom, and keeps a word off the stack.
-    let first = entry(header.scheduler, probe.key, 0, header.table);
-    let at = entry(header.scheduler, probe.key, (index + first) % header.table, header.table);
-    let dest = from_table(&Words, probe.region, &header, at).unwrap_or(0);
+    let first = entry(hashes.scheduler, probe.key, 0, hashes.table);
+    let at = entry(hashes.scheduler, probe.key, (index + first) % hashes.table, hashes.table);
+    // Where the table stands is read now and not before, for the same reason.
+    let Some(stands) = header(probe.region) else { return STOP };
+    let dest = from_table(&Words, probe.region, &stands, at).unwrap_or(0);
     if dest == 0 || (probe.found == 0 && is_overloaded(dest)) {
         return GO_ON;
     }

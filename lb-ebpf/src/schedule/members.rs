@@ -4,23 +4,20 @@
 use core::ffi::c_void;
 
 use lb_common::{
-    generation::{Arena, Header, Member},
+    generation::{Header, Member, PIECE_WORDS, header_piece},
     scheduler::Look,
 };
 
-use super::{
-    Words,
-    repeat::{GO_ON, STOP, repeat, state},
-};
-use crate::maps::CONNS;
+use super::repeat::{GO_ON, STOP, repeat, state};
+use crate::maps::{ARENA, CONNS};
 
 /// Lets `look` look at the members of the generation at `region`.
 #[inline(always)]
 pub fn each<L: Look + Copy>(region: u32, header: &Header, look: L) -> L {
-    let walk = Walk { look, members: region + header.members_at(), count: header.members as u32 };
+    let walk = Walk { look, piece: header_piece(region) + 1, count: header.members as u32 };
     // As many as one turn looks at: without the call and the state of `repeat`, a quarter of their time.
     if L::AT_ONCE > 1 && walk.count <= L::AT_ONCE {
-        return some(walk.look, walk.members, walk.count);
+        return some(walk.look, walk.piece, 0, walk.count);
     }
     repeat(walk.count.div_ceil(L::AT_ONCE), visit::<L>, walk).look
 }
@@ -28,7 +25,8 @@ pub fn each<L: Look + Copy>(region: u32, header: &Header, look: L) -> L {
 #[derive(Clone, Copy)]
 struct Walk<L> {
     look: L,
-    members: u32,
+    /// Which the members begin.
+    piece: u32,
     count: u32,
 }
 
@@ -36,20 +34,21 @@ extern "C" fn visit<L: Look + Copy>(turn: u32, context: *mut c_void) -> i64 {
     // SAFETY: `each` passes a `Walk<L>` to `repeat`.
     let walk = unsafe { state::<Walk<L>>(context) };
     let first = turn * L::AT_ONCE;
-    walk.look = some(walk.look, walk.members + first, walk.count.wrapping_sub(first));
+    walk.look = some(walk.look, walk.piece, first, walk.count.wrapping_sub(first));
     if walk.look.is_over() { STOP } else { GO_ON }
 }
 
-/// Looks at the members from word `at` on: at most so many as are `left`. The look is not where it stands: what one
-/// member leaves to the next one goes through registers.
+/// Looks at the members from the one of number `first` on: at most so many as are `left`. The look is not where it stands:
+/// what one member leaves to the next one goes through registers.
 #[inline(always)]
-fn some<L: Look>(mut look: L, at: u32, left: u32) -> L {
+fn some<L: Look>(mut look: L, piece: u32, first: u32, left: u32) -> L {
+    const { assert!(PIECE_WORDS.is_multiple_of(L::AT_ONCE)) };
+    let Some(piece) = ARENA.get(piece + first / PIECE_WORDS) else { return look };
     for step in 0..L::AT_ONCE {
         if step >= left {
             break;
         }
-        let Some(word) = Words.word(at + step) else { break };
-        let member = Member(word);
+        let member = Member(piece[((first + step) % PIECE_WORDS) as usize]);
         if let Some(counts) = CONNS.get(member.dest()) {
             look.look(member, counts);
         }

@@ -2,7 +2,7 @@
 
 use core::ffi::c_void;
 
-use lb_common::generation::{Arena, HEADER_WORDS, Header, MAX_MEMBERS, Search, from_table};
+use lb_common::generation::{Arena, Header, MAX_MEMBERS, Search, from_table};
 
 use super::{
     Words, header, is_overloaded,
@@ -46,13 +46,13 @@ pub fn at(region: u32, header: &Header, position: u32) -> u32 {
 #[inline(never)]
 extern "C" fn schedule_computed(region: u32, position: u32) -> u32 {
     let Some(header) = header(region) else { return 0 };
-    let walk = Walk { words: region + HEADER_WORDS, search: Search::new(&header, position) };
+    let walk = Walk { region, search: Search::new(&header, position) };
     repeat(2 * MAX_MEMBERS, step, walk).search.found
 }
 
 #[derive(Clone, Copy)]
 struct Walk {
-    words: u32,
+    region: u32,
     search: Search,
 }
 
@@ -62,7 +62,7 @@ extern "C" fn step(index: u32, context: *mut c_void) -> i64 {
     if walk.search.is_over(index) {
         return STOP;
     }
-    match Words.word(walk.words + index) {
+    match Words.word(walk.region + walk.search.word(index)) {
         Some(word) => {
             walk.search.step(index, word);
             GO_ON

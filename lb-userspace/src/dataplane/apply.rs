@@ -118,7 +118,8 @@ impl Maps {
             }
             Op::WriteRegion { offset, words } => {
                 for (index, word) in (*offset..).zip(words) {
-                    ensure!(self.arena.set(index, word), "ARENA is too small");
+                    let at = self.arena_word(index).context("ARENA is too small")?;
+                    at.store(*word, Ordering::Release);
                 }
             }
             Op::Publish { service, published } => {

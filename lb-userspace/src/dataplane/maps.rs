@@ -1,6 +1,6 @@
 //! Handles to all pinned maps of an instance.
 
-use std::path::Path;
+use std::{path::Path, sync::atomic::AtomicU64};
 
 use anyhow::{Context, Result};
 use aya::maps::{DevMap, HashMap, LpmTrie, Map, MapData, PerCpuArray};
@@ -12,6 +12,7 @@ use lb_common::{
         table,
     },
     flow::{NarrowBucket, WideBucket},
+    generation::{PIECE_WORDS, Piece},
     host::Host,
     link::Link,
     meta::Meta,
@@ -35,7 +36,7 @@ pub struct Maps {
     pub(super) rules4: LpmTrie<MapData, source::Data4, u64>,
     pub(super) rules6: LpmTrie<MapData, source::Data6, u64>,
     pub(super) services: Mapped<Service>,
-    pub(super) arena: Mapped<u64>,
+    pub(super) arena: Mapped<Piece>,
     pub(super) dests: Mapped<Dest>,
     pub(super) hosts: Mapped<Host>,
     pub(super) links: Mapped<Link>,
@@ -95,6 +96,10 @@ impl Maps {
             clock: mapped(layout, "CLOCK")?,
             unused_dests: u32::MAX,
         })
+    }
+
+    pub(super) fn arena_word(&self, index: u32) -> Option<&AtomicU64> {
+        self.arena.words(index / PIECE_WORDS)?.get((index % PIECE_WORDS) as usize)
     }
 }
 

@@ -40,7 +40,7 @@ fn map_sizes(meta: &Meta) -> [(&'static str, Option<u32>); 23] {
         ("RULES4", None),
         ("RULES6", None),
         ("SERVICES", Some(meta.services)),
-        ("ARENA", Some(meta.arena)),
+        ("ARENA", Some(meta.pieces())),
         ("DESTS", Some(meta.dests)),
         ("HOSTS", Some(meta.dests)),
         ("LINKS", None),

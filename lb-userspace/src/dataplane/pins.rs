@@ -180,7 +180,7 @@ fn check_sizes(layout: &Layout, meta: &Meta) -> Result<()> {
         ("SERVICES", meta.services),
         ("ENDPOINTS", endpoint_buckets(meta.endpoints)),
         ("DESTS", meta.dests),
-        ("ARENA", meta.arena),
+        ("ARENA", meta.pieces()),
     ];
     let tables = flow_tables(layout, meta).into_iter().map(|table| (table.pin, table.buckets));
     for (path, entries) in tables.chain(others.map(|(name, entries)| (layout.map(name), entries))) {

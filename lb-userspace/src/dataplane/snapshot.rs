@@ -11,7 +11,7 @@ use lb_common::{
         Endpoint, range,
         table::{Bucket, Key},
     },
-    generation::Published,
+    generation::{PIECE_WORDS, Published},
     host, probe, protocol, service,
     source::{self, Rule},
 };
@@ -41,7 +41,7 @@ impl Maps {
             limits: MapSizes {
                 services: self.services.entries(),
                 dests: self.dests.entries(),
-                arena: self.arena.entries(),
+                arena: self.arena.entries() * PIECE_WORDS,
                 endpoints: self.endpoint_ids,
             },
             ..Snapshot::default()
@@ -69,7 +69,7 @@ impl Maps {
 
     fn region(&self, published: Published) -> Vec<u64> {
         let words = published.offset()..published.offset() + u32::from(published.length());
-        words.filter_map(|index| Some(self.arena.words(index)?[0].load(Ordering::Acquire))).collect()
+        words.filter_map(|index| Some(self.arena_word(index)?.load(Ordering::Acquire))).collect()
     }
 
     fn read_endpoints(&self, snapshot: &mut Snapshot) -> Result<()> {

@@ -44,8 +44,8 @@ pub fn compile(scheduler: Scheduler, candidates: &[Candidate]) -> Result<Vec<u64
     };
     let mut words = header.words().to_vec();
     words.push(0);
-    words.extend(levels.iter().map(|level| level.0));
     words.extend(members.iter().map(|member| member.0));
+    words.extend(levels.iter().map(|level| level.0));
     let table = match scheduler {
         Scheduler::Sh(_) => source_hash(&members),
         Scheduler::Dh => round_robin(&members),

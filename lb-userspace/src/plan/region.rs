@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use lb_common::{
-    generation::{HEADER_WORDS, MAX_TABLE},
+    generation::{HEADER_WORDS, MAX_TABLE, PIECE_WORDS, REGION_AT},
     hashed::{MH_TABLE, SH_TABLE},
 };
 
@@ -23,10 +23,11 @@ const ROTATIONS: u64 = 20 * MAX_TABLE as u64 / 2;
 pub fn arena_words(limits: Limits, services: &[Service]) -> u32 {
     let wanted = services.iter().map(generation_words).sum::<u64>() * 2 + ROTATIONS;
     let wanted = u32::try_from(wanted).unwrap_or(u32::MAX);
-    WORDS.max(limits.destinations.saturating_mul(WORDS_EACH)).max(wanted)
+    let words = WORDS.max(limits.destinations.saturating_mul(WORDS_EACH)).max(wanted);
+    words.checked_next_multiple_of(PIECE_WORDS).unwrap_or(u32::MAX - u32::MAX % PIECE_WORDS)
 }
 
-/// The words of one generation; of wrr without the rotation's table, whose length is the weights'.
+/// The words that one generation takes; of wrr without the rotation's table, whose length is the weights'.
 pub(super) fn generation_words(service: &Service) -> u64 {
     let members = service.backends.len();
     let table = match service.scheduler {
@@ -35,10 +36,12 @@ pub(super) fn generation_words(service: &Service) -> u64 {
         _ => members + entries(members),
     };
     // Members, and levels of which there are no more.
-    u64::from(HEADER_WORDS) + 2 * members as u64 + table.div_ceil(2) as u64
+    let words = u64::from(HEADER_WORDS) + 2 * members as u64 + table.div_ceil(2) as u64;
+    words.next_multiple_of(PIECE_WORDS.into())
 }
 
-/// The arena's free stretches: offset and length. They are few: what is published lies close together.
+/// The arena's free stretches, in pieces, of which each region takes whole ones, from [`REGION_AT`] on: first one and
+/// how many. They are few: what is published lies close together.
 pub struct Arena {
     gaps: BTreeMap<u32, u32>,
 }
@@ -46,8 +49,14 @@ pub struct Arena {
 impl Arena {
     /// An arena of `size` words, of which `published` (offset, length) are taken.
     pub fn new(size: u32, published: impl IntoIterator<Item = (u32, u32)>) -> Self {
-        let mut taken: Vec<(u32, u32)> = published.into_iter().filter(|(_, length)| *length != 0).collect();
+        let published = published.into_iter().filter(|(_, length)| *length != 0);
+        let pieces = |(offset, length): (u32, u32)| {
+            let first = offset.saturating_sub(REGION_AT) / PIECE_WORDS;
+            (first, offset.saturating_add(length).saturating_sub(REGION_AT).div_ceil(PIECE_WORDS) - first)
+        };
+        let mut taken: Vec<(u32, u32)> = published.map(pieces).collect();
         taken.sort_unstable();
+        let size = size.saturating_sub(REGION_AT) / PIECE_WORDS;
         let (mut gaps, mut end) = (BTreeMap::new(), 0);
         for (start, length) in taken.into_iter().chain([(size, 0)]) {
             let start = start.min(size);
@@ -59,14 +68,15 @@ impl Arena {
         Self { gaps }
     }
 
-    /// The lowest gap of `length` words.
+    /// Where the lowest gap of `length` words is.
     pub fn allocate(&mut self, length: u32) -> Option<u32> {
-        let (offset, gap) = self.gaps.iter().find(|(_, gap)| **gap >= length).map(|(o, g)| (*o, *g))?;
-        self.gaps.remove(&offset);
-        if gap > length {
-            self.gaps.insert(offset + length, gap - length);
+        let wanted = length.div_ceil(PIECE_WORDS);
+        let (first, gap) = self.gaps.iter().find(|(_, gap)| **gap >= wanted).map(|(f, g)| (*f, *g))?;
+        self.gaps.remove(&first);
+        if gap > wanted {
+            self.gaps.insert(first + wanted, gap - wanted);
         }
-        Some(offset)
+        Some(first * PIECE_WORDS + REGION_AT)
     }
 }
 
@@ -79,17 +89,21 @@ mod tests {
     proptest! {
         #[test]
         fn every_word_is_given_once_and_the_lowest_place_that_fits(
-            taken in prop::collection::vec((0..100u32, 0..20u32), 0..6),
-            wanted in prop::collection::vec(1..30u32, 1..12),
+            taken in prop::collection::vec((0..100 * PIECE_WORDS, 0..20 * PIECE_WORDS), 0..6),
+            wanted in prop::collection::vec(1..30 * PIECE_WORDS, 1..12),
         ) {
-            let mut words = [false; 100];
+            let mut words = [false; 100 * PIECE_WORDS as usize];
             let mark = |words: &mut [bool], start: u32, length: u32| {
                 words.iter_mut().skip(start as usize).take(length as usize).for_each(|word| *word = true);
             };
             taken.iter().for_each(|(start, length)| mark(&mut words, *start, *length));
-            let mut arena = Arena::new(100, taken);
+            let mut arena = Arena::new(100 * PIECE_WORDS, taken);
             for length in wanted {
-                let lowest = words.windows(length as usize).position(|place| !place.contains(&true));
+                let place = |at: &usize| {
+                    let place = words.get(*at..*at + length.next_multiple_of(PIECE_WORDS) as usize);
+                    place.is_some_and(|place| !place.contains(&true))
+                };
+                let lowest = (REGION_AT as usize..words.len()).step_by(PIECE_WORDS as usize).find(place);
                 let given = arena.allocate(length);
                 prop_assert_eq!(given.map(|offset| offset as usize), lowest);
                 given.inspect(|offset| mark(&mut words, *offset, length));
@@ -99,12 +113,13 @@ mod tests {
 
     #[test]
     fn gaps_are_filled_lowest_first_and_nothing_overlaps() {
-        let mut arena = Arena::new(100, [(10, 10), (40, 5)]);
-        assert_eq!(arena.allocate(10), Some(0));
-        assert_eq!(arena.allocate(15), Some(20));
-        assert_eq!(arena.allocate(6), Some(45));
-        assert_eq!(arena.allocate(5), Some(35));
-        assert_eq!(arena.allocate(50), None);
-        assert_eq!(arena.allocate(49), Some(51));
+        let at = |pieces: u32| pieces * PIECE_WORDS + REGION_AT;
+        let mut arena = Arena::new(at(100), [(at(10), 10 * PIECE_WORDS), (at(40), 5 * PIECE_WORDS - 3)]);
+        assert_eq!(arena.allocate(10 * PIECE_WORDS), Some(at(0)));
+        assert_eq!(arena.allocate(15 * PIECE_WORDS - 1), Some(at(20)));
+        assert_eq!(arena.allocate(5 * PIECE_WORDS + 1), Some(at(45)));
+        assert_eq!(arena.allocate(5 * PIECE_WORDS), Some(at(35)));
+        assert_eq!(arena.allocate(50 * PIECE_WORDS), None);
+        assert_eq!(arena.allocate(49 * PIECE_WORDS), Some(at(51)));
     }
 }

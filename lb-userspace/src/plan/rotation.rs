@@ -64,8 +64,8 @@ impl<'a> Generation<'a> {
         let part = |from: u32, count: u16| {
             words.get(from as usize..from as usize + usize::from(count)).map(<[u64]>::to_vec)
         };
-        let levels = part(HEADER_WORDS, header.levels)?.into_iter().map(Level).collect();
-        let members = part(header.members_at(), header.members)?.into_iter().map(Member).collect();
+        let levels = part(header.levels_at(), header.levels)?.into_iter().map(Level).collect();
+        let members = part(HEADER_WORDS, header.members)?.into_iter().map(Member).collect();
         Some(Self { words, header, start: Start(*words.get(2)?), levels, members })
     }
 

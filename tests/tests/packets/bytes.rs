@@ -53,7 +53,7 @@ fn read(name: &str, data: MapData) -> Content {
     let info = data.info().expect("its description");
     let (key, value) = (info.key_size(), info.value_size());
     if info.map_flags() & MMAPABLE != 0 {
-        return sized!(name, value, N in [8 16 40 48 64 128 168 192] => {
+        return sized!(name, value, N in [8 16 40 48 64 128 168 192 256] => {
             Content::Words(Mapped::<[u8; N]>::open(&data).expect(name).all_words())
         });
     }

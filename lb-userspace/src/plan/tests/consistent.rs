@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use lb_common::{
     dest,
     endpoint::{filter, flag},
-    generation::{Header, Member, at},
+    generation::{HEADER_WORDS, Header, Member, PIECE_WORDS, REGION_AT, at},
     host::{LOCAL, Route},
     scheduler::{Kind, kind},
 };
@@ -79,6 +79,7 @@ fn regions_lie_apart(now: &Snapshot) {
     regions.sort_unstable();
     for (offset, length) in regions {
         assert!(offset >= end, "two regions share words");
+        assert_eq!(offset % PIECE_WORDS, REGION_AT, "members do not begin a piece");
         end = offset + length;
         assert!(end <= now.limits.arena, "a region ends outside the arena");
     }
@@ -87,7 +88,7 @@ fn regions_lie_apart(now: &Snapshot) {
 fn generation_leads_to_hosts(now: &Snapshot, id: u16, words: &[u64]) {
     let header = Header::from_words([words[0], words[1]]);
     assert_eq!(header.length() as usize, words.len(), "service {id}");
-    let members = header.members_at() as usize..header.members_at() as usize + usize::from(header.members);
+    let members = HEADER_WORDS as usize..HEADER_WORDS as usize + usize::from(header.members);
     let open = now.endpoints.values().any(|e| e.service() == id && e.has(flag::OPEN));
     for member in words[members.clone()].iter().map(|word| Member(*word)) {
         let dest = now.dests.get(&member.dest()).expect("a member's destination");
