@@ -1,7 +1,7 @@
 //! The program on an interface: attached through a pinned link, so that it outlives the agent, and
 //! replaced atomically on that link.
 
-use std::{fs, io};
+use std::io;
 
 use aya::programs::{
     ProgramError, Xdp, XdpMode,
@@ -11,6 +11,7 @@ use aya::programs::{
 
 use super::{
     layout::Layout,
+    link::take_off,
     object::{LoadError, Object, PassObject, chain},
     trace::Traces,
 };
@@ -187,7 +188,7 @@ fn put(
             return Ok(attached(generic, true, None));
         }
         // Of an interface that is gone, or of another mode.
-        fs::remove_file(&pin).map_err(|error| other(target, &error))?;
+        take_off(&pin).map_err(|error| other(target, &error))?;
     }
     let attempt = put_fresh(program, target, &pin);
     if let (Err(error), Some(generic)) = (&attempt, was_generic) {

@@ -8,6 +8,8 @@ use std::{
 
 use lb_common::SCHEMA_VERSION;
 
+use super::link::take_off;
+
 /// How the pins of links begin.
 const LINK: &str = "link_";
 
@@ -55,8 +57,7 @@ impl Layout {
         self.dir().join(format!("{LINK}{}", interface.replace('.', "@")))
     }
 
-    /// Removes the pinned links of interfaces other than `keep`, which detaches their programs; the
-    /// names of those interfaces.
+    /// Takes off the programs of interfaces other than `keep` and removes their links; the names of those interfaces.
     pub fn detach_others(&self, keep: &BTreeSet<String>) -> io::Result<Vec<String>> {
         let kept: Vec<PathBuf> = keep.iter().map(|interface| self.link(interface)).collect();
         let mut gone = Vec::new();
@@ -64,7 +65,7 @@ impl Layout {
             let entry = entry?;
             let name = entry.file_name().to_string_lossy().into_owned();
             if let Some(interface) = name.strip_prefix(LINK).filter(|_| !kept.contains(&entry.path())) {
-                fs::remove_file(entry.path())?;
+                take_off(&entry.path())?;
                 gone.push(interface.replace('@', "."));
             }
         }

@@ -9,6 +9,7 @@ mod flows;
 mod growth;
 pub mod kernel;
 mod layout;
+mod link;
 mod mapped;
 mod maps;
 mod object;

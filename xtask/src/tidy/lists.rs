@@ -38,6 +38,7 @@ const UNSAFE: &[(&str, &str)] = &[
     ("lb-common/src/user.rs", "aya's Pod marks the map types as plain bytes"),
     ("lb-ebpf/src/", "packet and map access in the kernel is through raw pointers"),
     ("lb-userspace/src/clock.rs", "adjtimex(2) takes a pointer"),
+    ("lb-userspace/src/dataplane/link.rs", "bpf(2), to end a link"),
     ("lb-userspace/src/dataplane/mapped.rs", "maps the flow tables"),
     (
         "lb-userspace/src/doctor/probe/socket.rs",
