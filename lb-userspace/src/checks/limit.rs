@@ -26,6 +26,23 @@ pub async fn within<T>(until: Instant, work: impl Future<Output = T>) -> Option<
     timeout_at(Instant::now() + late.min(limit), &mut work).await.ok()
 }
 
+/// What comes of a part of an attempt within `limit`. Time is given back as by [`within`], but no more than half of what is
+/// left of the attempt, or of what it gets back itself: who is silent in a part has a result all the same.
+pub async fn part<T>(step: &Step, limit: Duration, work: impl Future<Output = T>) -> Option<T> {
+    let mut work = pin!(work);
+    let until = Instant::now() + limit;
+    if let Ok(done) = timeout_at(until, &mut work).await {
+        return Some(done);
+    }
+    let now = Instant::now();
+    let late = now - until;
+    let left = if now < step.until() { step.left() } else { now - step.until() };
+    if late < UNHEARD || left < UNHEARD {
+        return None;
+    }
+    timeout(late.min(limit).min(left / 2), work).await.ok()
+}
+
 /// The orderly end of a conversation, whose result is known already: who is slow with it is not waited for, least of all
 /// until the attempt itself is over.
 pub async fn farewell<T>(probe: &Probe, step: &Step, end: impl Future<Output = T>) {
@@ -96,6 +113,37 @@ mod tests {
         assert!(!waits.is_finished());
         sender.send(()).expect("it waits");
         assert_eq!(waits.await.expect("no panic"), Some(()));
+    }
+
+    /// One and a half seconds, of which the last question may take half a second; and nobody looks for so long.
+    async fn asks_last(unseen: Duration) -> (Sender<()>, JoinHandle<Option<Option<()>>>) {
+        let (sender, receiver) = channel();
+        let step = Step::begin(&Probe { timeout: SECOND * 3 / 2, ..probe(CheckKind::Tcp, 80) });
+        let asks = tokio::spawn(async move {
+            let answer = async { receiver.await.expect("it is sent") };
+            within(step.until(), part(&step, SECOND / 2, answer)).await
+        });
+        yield_now().await;
+        advance(unseen).await;
+        yield_now().await;
+        (sender, asks)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_to_the_last_question_that_nobody_looked_for_is_there() {
+        for unseen in [SECOND, 3 * SECOND] {
+            let (sender, asks) = asks_last(unseen).await;
+            sender.send(()).expect("it waits");
+            assert_eq!(asks.await.expect("no panic"), Some(Some(())), "after {unseen:?}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_does_not_answer_the_last_question_has_a_result_before_the_attempt_is_over() {
+        for unseen in [0, 400, 505, 1000, 1490, 1499, 1500, 1505, 3000].map(Duration::from_millis) {
+            let (_sender, asks) = asks_last(unseen).await;
+            assert_eq!(asks.await.expect("no panic"), Some(None), "after {unseen:?}");
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -4,7 +4,10 @@ use mysql_async::{Conn, Error, Row, Value, prelude::Queryable};
 use tokio::{sync::oneshot, time::timeout};
 
 use super::{
-    super::{limit::farewell, step::Step},
+    super::{
+        limit::{farewell, part},
+        step::Step,
+    },
     Session, Unanswered, text, told,
     unanswered::Asked,
 };
@@ -53,8 +56,8 @@ async fn ask(probe: &Probe, session: Session, step: &Step, unanswered: &Unanswer
             let _ = timeout(enough, session.end()).await;
         }
     });
-    let why = match timeout((probe.timeout / 2).min(step.left() / 2), told_of).await {
-        Ok(Ok((answer, session))) => {
+    let why = match part(step, (probe.timeout / 2).min(step.left() / 2), told_of).await {
+        Some(Ok((answer, session))) => {
             farewell(probe, step, session.end()).await;
             match answer {
                 Ok(lag) => return lag,
@@ -62,8 +65,8 @@ async fn ask(probe: &Probe, session: Session, step: &Step, unanswered: &Unanswer
             }
         }
         // The library panics of what a server says.
-        Ok(Err(_)) => step.told("the answer cannot be understood"),
-        Err(_) => {
+        Some(Err(_)) => step.told("the answer cannot be understood"),
+        None => {
             unanswered.wait(asked, asking);
             step.told(SILENT)
         }
