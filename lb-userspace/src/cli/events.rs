@@ -79,8 +79,12 @@ async fn go_on(
             Filter { after: Some(after), service: service.clone(), wait: Some(WAIT), ..Filter::default() };
         let listed = match client.events(&filter).await {
             Ok(listed) => listed,
-            // It stops in the middle of a wait, or is being restarted.
-            Err(error @ (ClientError::NotRunning { .. } | ClientError::Broken { .. })) => {
+            // It stops in the middle of a wait, or is being restarted; or has bound its socket and is not ready yet.
+            Err(
+                error @ (ClientError::NotRunning { .. }
+                | ClientError::Broken { .. }
+                | ClientError::Timeout { .. }),
+            ) => {
                 if !std::mem::replace(&mut is_away, true) {
                     output.note(&format!("waiting for the agent: {error}"));
                 }
