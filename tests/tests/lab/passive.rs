@@ -222,7 +222,8 @@ fn a_backend_that_loses_handshakes_has_its_weight_lowered_and_gets_it_back() {
         let mut config = config(lab, 2);
         config.services[0].backends.iter_mut().for_each(|(_, weight)| *weight = 10);
         config.services[0].scheduler = "wrr";
-        config.services[0].more = "passive: lower, passive_hold: 10s, timeouts: {tcp_syn: 2s}".to_owned();
+        // It begins while the handshakes hang, and lasts until long after the connections that show the lowered weight.
+        config.services[0].more = "passive: lower, passive_hold: 20s, timeouts: {tcp_syn: 2s}".to_owned();
         let hello = HelloLab::start_with(lab, &config)?;
         let client = hello.net.client().ipv4();
         hello.net.backends[0].netns.ip(&format!("route add blackhole {client}/32"))?;
