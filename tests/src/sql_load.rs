@@ -24,8 +24,10 @@ const QUERIES: u32 = 10;
 const PAUSE: Duration = Duration::from_millis(5);
 /// Attempts at a connection, with [`PAUSE`] between them, before a query counts as failed.
 const ATTEMPTS: u32 = 20;
-/// For a connection, and for an answer.
+/// For a connection, which is tried again.
 const PATIENCE: Duration = Duration::from_secs(3);
+/// For an answer on an open one, which is not: longer than a busy machine stands still.
+const ANSWER: Duration = Duration::from_secs(8);
 
 /// What the clients have met.
 #[derive(Clone, Debug, Default)]
@@ -164,7 +166,7 @@ async fn connect(stop: &AtomicBool, seen: &Mutex<Seen>, opts: &Opts) -> Option<(
 }
 
 async fn ask(conn: &mut Conn) -> Result<String, String> {
-    let answer = timeout(PATIENCE, conn.query_first::<String, _>("select @@hostname")).await;
+    let answer = timeout(ANSWER, conn.query_first::<String, _>("select @@hostname")).await;
     match answer {
         Ok(Ok(name)) => name.ok_or_else(|| "an empty answer".to_owned()),
         Ok(Err(error)) => Err(error.to_string()),
