@@ -44,8 +44,12 @@ fn nginx_is_asked_with_and_without_tls() {
         backend_is(&agent, "web", &key(1), BackendState::Up)?;
         // The second one has another certificate.
         down(&agent, &key(2), "https GET /health to port 443: TLS: ")?;
-        let checks = agent.backend("web", &key(2))?.checks;
-        ensure!(checks[0].result.as_deref() == Some("status 200"), "{checks:?}");
+        // Each check has its result by itself.
+        eventually(PATIENCE, "http to pass", || {
+            let checks = agent.backend("web", &key(2))?.checks;
+            let passes = checks[0].result.as_deref() == Some("status 200");
+            Ok(if passes { Seen::Yes(()) } else { Seen::NotYet(format!("{checks:?}")) })
+        })?;
 
         fs::write(&servers[0].page, "nothing is well\n")?;
         down(&agent, &key(1), "http GET /health: the body (16 bytes) does not match after")?;
