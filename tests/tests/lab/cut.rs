@@ -89,8 +89,10 @@ impl Conversation<'_> {
     /// `hangs` bytes it hangs.
     pub fn slow_and_hanging(&self, lab: &Lab, at: usize, share: f64, hangs: usize) -> Result<Outcome> {
         let bench = Bench::start(lab, self.port, 1)?;
-        let fault = Fault::Pauses { at, pause: TIMEOUT.mul_f64(share), hangs };
-        Ok(self.one(&bench, fault, TIMEOUT)?.outcome)
+        // What is left has to do for the rest of a login, also if the machine stands still meanwhile.
+        let timeout = TIMEOUT * 3;
+        let fault = Fault::Pauses { at, pause: timeout.mul_f64(share), hangs };
+        Ok(self.one(&bench, fault, timeout)?.outcome)
     }
 
     /// What a healthy server says.
@@ -175,9 +177,10 @@ impl Conversation<'_> {
         let piece = length / 100 + 1;
         let slow = self.one(bench, Fault::Drips(piece, Duration::from_millis(10)), LONG)?;
         self.passes(&slow)?;
-        // Four times what it has: the time in which nobody looked is given back once.
+        // Four times what it has at least: the time in which nobody looked is given back once. With many pieces far longer:
+        // a check that had no CPU until all of them are there passes, and rightly so.
         let (has, pieces) = (Duration::from_millis(500), length.div_ceil(piece).min(100));
-        let pause = has * 4 / u32::try_from(pieces)?;
+        let pause = (has * 4 / u32::try_from(pieces)?).max(has / 2);
         let late = self.one(bench, Fault::Drips(piece, pause), has)?;
         let why = self.fails(&late)?;
         ensure!(why.ends_with("no answer"), "too slow: {why}");
