@@ -10,6 +10,8 @@ use lb_tests::{
     topo::{Node, Topology, VIP4, VIP6},
 };
 
+use crate::{setup::verdict, talk::MISSES};
+
 #[test]
 fn over_ipv4() {
     Lab::test(Topology::one_segment(2), |lab| alternates(lab, VIP4, Node::ipv4));
@@ -25,7 +27,7 @@ fn alternates(lab: &Lab, vip: IpAddr, address: fn(&Node) -> IpAddr) -> Result<()
     let backends = &lab.net.backends;
     let _servers = backends.iter().map(|b| dns::start(&lab.scope, b, &[vip])).collect::<Result<Vec<_>>>()?;
     let service = Service { protocol: "udp", ..Service::tcp("dns", vip, 53, backends.iter().map(address)) };
-    lab.start_agent(&Config::on_eth0("lab", vec![service]))?;
+    let agent = lab.start_agent(&Config::on_eth0("lab", vec![service]))?;
     let ask = |port| dns::ask_from(&lab.net.client().netns, port, SocketAddr::new(vip, 53)).map(IpAddr::V4);
     // Every source port is a flow of its own, and the same port again is the same flow.
     let answers = (40000..40010).map(ask).collect::<Result<Vec<_>>>()?;
@@ -33,6 +35,11 @@ fn alternates(lab: &Lab, vip: IpAddr, address: fn(&Node) -> IpAddr) -> Result<()
     ensure!(answers == expected, "by turns, but the answers came from {answers:?}");
     for (port, first) in (40000..40010).zip(answers) {
         ensure!(ask(port)? == first, "the flow of port {port} was with {first}");
+    }
+    // Who asks would ask again.
+    let stats = agent.stats()?;
+    for name in MISSES {
+        ensure!(verdict(&stats, name)? == 0, "the director gave up questions: {stats:#?}");
     }
     Ok(())
 }
