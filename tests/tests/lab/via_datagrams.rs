@@ -47,6 +47,15 @@ impl<'lab> DnsLab<'lab> {
         Self { lab, vip, segment, config: Config::on_eth0("lab", vec![service]) }
     }
 
+    /// Has the backends say each time that a port is closed, and not once a second (`icmp_ratelimit`): which of a check's
+    /// attempts is the last one does not matter then.
+    fn always_refuses(&self) -> Result<()> {
+        self.lab.net.backends.iter().try_for_each(|node| {
+            node.netns.sysctl("ipv4/icmp_ratelimit", "0")?;
+            node.netns.sysctl("ipv6/icmp/ratelimit", "0")
+        })
+    }
+
     /// A server that serves clients, or its own address alone.
     fn server(&self, n: usize, serves: bool) -> Result<Proc> {
         let node = &self.lab.net.backends[n - 1];
@@ -142,6 +151,7 @@ fn a_server_that_listens_on_its_own_address_alone() {
     for vip in [VIP4, VIP6] {
         Lab::test(Topology::one_segment(2), |lab| {
             let dns = DnsLab::new(lab, vip, Segment::Front, DNS);
+            dns.always_refuses()?;
             lab.start_realservers(&[vip])?;
             let _servers = [dns.server(1, false)?, dns.server(2, true)?];
             let agent = lab.start_agent(&dns.config)?;
@@ -188,6 +198,7 @@ fn pings_of_the_vip() {
         Lab::test(Topology::one_segment(2), |lab| {
             let ping = "{ping: , interval: 300ms, timeout: 1500ms, rise: 2, fall: 2}";
             let dns = DnsLab::new(lab, vip, Segment::Front, ping);
+            dns.always_refuses()?;
             lab.start_realservers(&[vip])?;
             let _servers = [dns.server(1, true)?, dns.server(2, true)?];
             let agent = lab.start_agent(&dns.config)?;
