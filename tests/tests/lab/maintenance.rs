@@ -3,12 +3,13 @@
 use anyhow::{Result, ensure};
 use lb::{
     api::types::{BackendState, Status},
-    events::Kind,
+    events::{Event, Kind},
 };
 use lb_tests::{
     hello::{Hello, Session, spread},
     lab::Lab,
     topo::Topology,
+    wait::{PATIENCE, Seen, eventually},
 };
 
 use crate::setup::{HELLO, HelloLab, PORT, SERVICE, backend_is, config, events, happened, said};
@@ -69,12 +70,17 @@ fn a_maintenance_keeps_new_connections_away_and_outlives_agent_and_reload() {
         // What is worked on goes down, and comes back: its check sees that, and it is no failure.
         drop(session);
         drop(hello.servers.remove(0));
-        happened(&hello.agent, Kind::CheckFails)?;
+        let fails = happened(&hello.agent, Kind::CheckFails)?;
         is(&hello, 1, BackendState::Maintenance)?;
         let status: Status = hello.agent.json(&["status"])?;
         ensure!(status.unhealthy_backends == 0, "{status:#?}");
         hello.servers.insert(0, Hello::start(&lab.net.backends[0], PORT)?);
-        happened(&hello.agent, Kind::CheckPasses)?;
+        // It had passed at the start, too.
+        let passes = |event: &Event| event.what.kind == Kind::CheckPasses && event.seq > fails.seq;
+        eventually(PATIENCE, "its check to pass again", || {
+            let events = events(&hello.agent)?;
+            Ok(if events.iter().any(passes) { Seen::Yes(()) } else { Seen::NotYet(format!("{events:?}")) })
+        })?;
         let kinds: Vec<_> = events(&hello.agent)?.iter().map(|event| event.what.kind).collect();
         ensure!(!kinds.contains(&Kind::BackendDown), "{kinds:?}");
 
