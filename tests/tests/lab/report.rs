@@ -1,20 +1,32 @@
 //! What a failed test prints.
 
 use anyhow::ensure;
-use lb_tests::{hello::Session, lab::Lab, topo::Topology};
+use lb_tests::{
+    hello::Session,
+    lab::Lab,
+    topo::Topology,
+    wait::{PATIENCE, Seen, eventually},
+};
 
 use crate::setup::{HELLO, HelloLab, SERVICE, said};
+
+const FORWARDING: &str = "INFO lb::agent::serve: forwarding";
 
 /// Packets, maps and the agent's log, of an agent that has crashed too.
 #[test]
 fn packets_maps_and_log() {
     Lab::test(Topology::one_segment(1), |lab| {
         let hello = HelloLab::start(lab, 1)?;
+        // It is ready a moment before it says so in its log.
+        eventually(PATIENCE, "the log to have it", || {
+            let log = hello.agent.log();
+            Ok(if log.contains(FORWARDING) { Seen::Yes(()) } else { Seen::NotYet(log) })
+        })?;
         hello.agent.kill9()?;
         let session = Session::open(hello.client(), HELLO)?;
         let client = session.client()?;
         let report = lab.report();
-        said(&report, &["agent lab, end of its log", "INFO lb::agent::serve: forwarding", "not running"])?;
+        said(&report, &["agent lab, end of its log", FORWARDING, "not running"])?;
         let flow =
             format!("client {} port {} to port 0 of endpoint 1: destination 1", client.ip(), client.port());
         let address = hello.address(1);
