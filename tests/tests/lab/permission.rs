@@ -4,10 +4,11 @@ use std::{
     fs::{self, Permissions},
     os::unix::fs::{MetadataExt, PermissionsExt},
     path::PathBuf,
+    process::Command,
 };
 
 use anyhow::{Result, ensure};
-use lb_tests::{agent::lb_binary, lab::Lab, topo::Topology};
+use lb_tests::{agent::lb_binary, lab::Lab, proc::run, topo::Topology};
 
 use crate::setup::{HelloLab, config, said, xdp_program};
 
@@ -70,7 +71,11 @@ pub fn public_binary() -> Result<(tempfile::TempDir, PathBuf)> {
     let dir = tempfile::tempdir()?;
     fs::set_permissions(dir.path(), Permissions::from_mode(0o755))?;
     let lb = dir.path().join("lb");
-    fs::copy(lb_binary()?, &lb)?;
+    // Not by ourselves: a child that another test has just forked would have it open for writing too, until it becomes
+    // the program that it is to be, and what is open for writing cannot be run (ETXTBSY).
+    let mut copy = Command::new("cp");
+    copy.arg(lb_binary()?).arg(&lb);
+    run(copy)?.ok()?;
     fs::set_permissions(&lb, Permissions::from_mode(0o755))?;
     Ok((dir, lb))
 }
