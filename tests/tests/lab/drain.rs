@@ -76,7 +76,8 @@ fn a_deadline_and_an_interrupt_leave_the_drain() {
         let mut session = session(&hello)?;
         let address = hello.address(1);
 
-        let late = hello.agent.lb(&["backend", "drain", SERVICE, &address, "--wait", "--deadline", "1s"])?;
+        // Time enough for a busy agent to say what is left.
+        let late = hello.agent.lb(&["backend", "drain", SERVICE, &address, "--wait", "--deadline", "4s"])?;
         ensure!(late.status.code() == Some(DEADLINE), "{late:?}");
         said(&late.stderr, &[&hello.key(1), "1 active", "stays drained", "lb conn flush"])?;
         is_drained(&hello)?;
