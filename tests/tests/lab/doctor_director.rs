@@ -365,7 +365,8 @@ fn a_firewall_of_the_director() {
 fn a_firewall_that_drops_answers_to_checks() {
     Lab::test(Topology::one_segment(1), |lab| {
         let mut config = config(lab, 1);
-        let timing = "via: rip, interval: 300ms, timeout: 500ms, rise: 1, fall: 1";
+        // A machine that stands still for some seconds fails one attempt, and no second one.
+        let timing = "via: rip, interval: 300ms, timeout: 2s, rise: 1, fall: 2";
         config.services[0].more = format!("checks: [{{tcp: , {timing}}}]");
         let hello = HelloLab::start_with(lab, &config)?;
         let is = |state| backend_is(&hello.agent, SERVICE, &hello.key(1), state);
@@ -410,11 +411,12 @@ fn a_firewall_of_the_older_kind() {
         let hello = HelloLab::start(lab, 2)?;
         let director = &lab.net.director.netns;
         let source = format!("{}/32", hello.address(2));
+        // The lock that it may have to wait for is the whole machine's.
         let rule = ["INPUT", "-s", &source, "-p", "tcp", "--sport", "7000", "-j", "DROP"];
-        director.run("iptables-legacy", &[&["-A"][..], &rule].concat())?.ok()?;
+        director.run("iptables-legacy", &[&["-w", "-A"][..], &rule].concat())?.ok()?;
         let found = finds!(&hello.agent, FirewallDrops)?;
         says(&found[0], &["iptables filter INPUT", &hello.address(2), "iptables-legacy-save"])?;
-        director.run("iptables-legacy", &[&["-D"][..], &rule].concat())?.ok()?;
+        director.run("iptables-legacy", &[&["-w", "-D"][..], &rule].concat())?.ok()?;
         finds!(&hello.agent).map(drop)
     });
 }
