@@ -4,6 +4,7 @@ use std::{
     collections::BTreeSet,
     io::ErrorKind,
     net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream},
+    time::Duration,
 };
 
 use crate::doctor_backend::rule;
@@ -19,7 +20,7 @@ use lb_tests::{
     lab::Lab,
     netns::Netns,
     topo::{Node, Segment, Topology, VIP4, VIP6, host_prefix},
-    udp::UdpHello,
+    udp::{self, UdpHello},
     wait::{PATIENCE, Seen, eventually},
 };
 
@@ -226,16 +227,30 @@ fn datagrams<'lab>(lab: &'lab Lab, vip: IpAddr, at: IpAddr) -> Result<(HelloLab<
     Ok((hello, servers))
 }
 
-/// It says nothing when it is dead, but its host does.
+/// As [`end`], asked on the server's own host: it says nothing when it is dead, but its host does.
+fn end_datagrams(server: UdpHello, node: &Node, at: SocketAddr) -> Result<()> {
+    drop(server);
+    eventually(PATIENCE, &format!("{at} to be closed"), || {
+        let tried = node.netns.enter(|| -> Result<_> {
+            let socket = udp::client(at)?;
+            socket.set_read_timeout(Some(Duration::from_millis(100)))?;
+            socket.send(udp::QUESTION)?;
+            Ok(socket.recv(&mut [0; 64]))
+        })??;
+        let refused = tried.as_ref().is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused);
+        Ok(if refused { Seen::Yes(()) } else { Seen::NotYet(format!("{tried:?}")) })
+    })
+}
+
 #[test]
 fn nothing_takes_datagrams() {
     for vip in [VIP4, VIP6] {
         Lab::test(Topology::one_segment(2), |lab| {
             let (hello, mut servers) = datagrams(lab, vip, vip)?;
             healthy(&hello.agent, 2)?;
-            drop(servers.remove(1));
-            let found = finds!(&hello.agent, PortClosed)?;
             let backend = &lab.net.backends[1];
+            end_datagrams(servers.remove(1), backend, SocketAddr::new(vip, PORT))?;
+            let found = finds!(&hello.agent, PortClosed)?;
             let backend = if vip.is_ipv4() { backend.ipv4() } else { backend.ipv6() };
             let words = [&backend.to_string(), SERVICE, "ICMP port unreachable", "start the server"];
             says(&found[0], &words)
