@@ -13,7 +13,7 @@ use lb_tests::{
 };
 use nix::mount::{MsFlags, mount, umount};
 
-use crate::setup::{HELLO, HelloLab, PORT, config, said, service, xdp_program};
+use crate::setup::{HELLO, HelloLab, PORT, config, said, service, until_no_program};
 
 #[test]
 fn with_a_live_agent() {
@@ -105,8 +105,7 @@ fn detached(lab: &Lab, hello: &HelloLab) -> Result<()> {
 }
 
 fn nothing_is_left(lab: &Lab, agent: &Agent) -> Result<()> {
-    let attached = xdp_program(&lab.net.director.netns)?;
-    ensure!(attached.is_empty(), "{attached}");
+    until_no_program(&lab.net.director.netns, "eth0")?;
     ensure!(!agent.bpffs().join("lb").exists(), "directories are left in the BPF file system");
     ensure!(!agent.socket().exists(), "the control socket is left");
     ensure!(!agent.state().join("host.json").exists(), "there is still something to undo");

@@ -30,7 +30,7 @@ use crate::{
     doctor::{counters, end, two_segments},
     doctor_backend::rule,
     flood::flood,
-    setup::{HELLO, HelloLab, PORT, SERVICE, backend_is, config, service, until_verdict},
+    setup::{HELLO, HelloLab, PORT, SERVICE, backend_is, config, service, until_no_program, until_verdict},
 };
 
 #[test]
@@ -97,6 +97,7 @@ fn a_program_that_is_gone_and_one_of_somebody_else() {
         let hello = HelloLab::start(lab, 1)?;
         hello.agent.kill9()?;
         fs::remove_file(hello.agent.pins().join("link_eth0"))?;
+        until_no_program(&lab.net.director.netns, "eth0")?;
         let found = finds!(&hello.agent, AgentDown, NotAttached)?;
         says(&found[1], &["eth0", "no XDP program"])?;
         let director = &lab.net.director.netns;

@@ -141,6 +141,15 @@ pub fn said(error: &str, words: &[&str]) -> Result<()> {
     Ok(())
 }
 
+/// Waits until a device has no XDP program: when the last descriptor of a link is closed, the kernel takes the program
+/// off in a worker of its own (`bpf_link_put`).
+pub fn until_no_program(netns: &Netns, device: &str) -> Result<()> {
+    eventually(PATIENCE, &format!("{device} to have no XDP program"), || {
+        let left = xdp_program_of(netns, device)?;
+        Ok(if left.is_empty() { Seen::Yes(()) } else { Seen::NotYet(left) })
+    })
+}
+
 /// What `ip -d link` says about the XDP program of eth0; empty if there is none.
 pub fn xdp_program(netns: &Netns) -> Result<String> {
     xdp_program_of(netns, "eth0")
