@@ -8,6 +8,7 @@ use lb_tests::{
     agent::Agent,
     lab::Lab,
     topo::{Topology, VIP4, VIP6},
+    wait::{PATIENCE, Seen, eventually},
 };
 
 use crate::setup::{HelloLab, PORT, SERVICE, backend_is, decided};
@@ -18,6 +19,7 @@ fn saved_file_alone_reproduces_the_running_state() {
         let hello = HelloLab::start(lab, 2)?;
         let agent = &*hello.agent;
         change_everything(&hello)?;
+        all_answer(agent)?;
         let expected = agent.services()?;
         let weights: Vec<_> = expected[0].backends.iter().map(|b| (b.weight, b.state)).collect();
         let drained = (1, BackendState::Drained);
@@ -32,10 +34,12 @@ fn saved_file_alone_reproduces_the_running_state() {
         // A successor on the pins: even counters are the same.
         agent.terminate()?;
         begin_with(agent, &printed)?;
+        all_answer(agent)?;
         ensure!(agent.services()? == expected, "{:#?}\nshould be\n{expected:#?}", agent.services()?);
         // And one that begins with nothing but the file.
         agent.detach()?;
         begin_with(agent, &printed)?;
+        all_answer(agent)?;
         ensure!(decided(&agent.services()?) == decided(&expected), "{:#?}", agent.services()?);
         ensure!(agent.lb(&["save"])?.ok()? == printed, "saving what was saved gives the same file");
         Ok(())
@@ -66,6 +70,17 @@ fn change_everything(hello: &HelloLab) -> Result<()> {
     }
     backend_is(&hello.agent, SERVICE, &hello.key(3), BackendState::Up)?;
     backend_is(&hello.agent, &format!("udp/{vip4}"), &format!("{two}:53"), BackendState::Up)
+}
+
+/// Waits until every backend has answered: who does not get connections, because he is drained say, is not waited for by
+/// [`backend_is`], nor by a start.
+fn all_answer(agent: &Agent) -> Result<()> {
+    eventually(PATIENCE, "all backends to answer", || {
+        let services = agent.services()?;
+        let mut backends = services.iter().flat_map(|service| &service.backends);
+        let all = backends.all(|backend| backend.mac.is_some() && backend.detail.is_none());
+        Ok(if all { Seen::Yes(()) } else { Seen::NotYet(format!("{services:#?}")) })
+    })
 }
 
 /// A start with this file and no memory of commands.
