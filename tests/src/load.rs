@@ -113,7 +113,9 @@ impl Attempt {
         self.client = Some(stream.local_addr()?);
         let mut session = Session::greet(stream)?;
         self.server = Some(session.server.clone());
-        session.echo(b"ping")
+        session.echo(b"ping")?;
+        session.end();
+        Ok(())
     }
 }
 
