@@ -3,7 +3,7 @@
 //! A tcpdump in each namespace writes the heads of all packets into two files that take turns: cheap enough to be
 //! always on, and what matters is the end.
 
-use std::{fs, io, net::UdpSocket, path::PathBuf, time::Duration};
+use std::{fs, io, net::UdpSocket, path::PathBuf};
 
 use anyhow::Result;
 
@@ -11,15 +11,13 @@ use crate::{
     netns::Netns,
     proc::{self, Proc, tail},
     scope::Scope,
-    wait::{Seen, eventually},
+    wait::{PATIENCE, Seen, eventually},
 };
 
 /// Set to 0 to record nothing.
 const FLAG: &str = "LB_CAPTURE";
 /// Packets of each node that a report shows.
 const SHOWN: usize = 60;
-/// tcpdump hands on what it has at least once a second (libpcap's `to_ms`).
-const FLUSHED: Duration = Duration::from_secs(5);
 /// In the last packet of a recording.
 const END: &[u8] = b"end of the recording";
 
@@ -73,7 +71,8 @@ impl Capture {
     /// Waits until what was sent before this call is written, by a packet to look for.
     fn complete(&mut self, netns: &Netns) -> Result<()> {
         netns.enter(|| UdpSocket::bind("127.0.0.1:0")?.send_to(END, "127.0.0.1:9"))??;
-        eventually(FLUSHED, "tcpdump to write its last packet", || {
+        // It hands on what it has at least once a second (libpcap's `to_ms`).
+        eventually(PATIENCE, "tcpdump to write its last packet", || {
             self.tcpdump.check_alive()?;
             for file in self.files()? {
                 if fs::read(file)?.windows(END.len()).any(|bytes| bytes == END) {

@@ -1,5 +1,7 @@
 //! What a failed test prints.
 
+use std::fs;
+
 use anyhow::ensure;
 use lb_tests::{
     hello::Session,
@@ -9,6 +11,9 @@ use lb_tests::{
 };
 
 use crate::setup::{HELLO, HelloLab, SERVICE, said};
+
+/// Where a connection's packets are seen.
+const RECORDED: [&str; 3] = ["client", "slave1", "switch"];
 
 const FORWARDING: &str = "INFO lb::agent::serve: forwarding";
 
@@ -23,6 +28,13 @@ fn packets_maps_and_log() {
             Ok(if log.contains(FORWARDING) { Seen::Yes(()) } else { Seen::NotYet(log) })
         })?;
         hello.agent.kill9()?;
+        for node in RECORDED {
+            let log = lab.scope.dir().join("packets").join(node).join("log");
+            eventually(PATIENCE, &format!("packets of {node} to be recorded"), || {
+                let log = fs::read_to_string(&log)?;
+                Ok(if log.contains("listening on") { Seen::Yes(()) } else { Seen::NotYet(log) })
+            })?;
+        }
         let session = Session::open(hello.client(), HELLO)?;
         let client = session.client()?;
         let report = lab.report();
@@ -35,7 +47,7 @@ fn packets_maps_and_log() {
         // The switch has what XDP sent again.
         let (client, to) =
             (format!("{}.{}", client.ip(), client.port()), format!("{}.{}", HELLO.ip(), HELLO.port()));
-        for node in ["client", "slave1", "switch"] {
+        for node in RECORDED {
             let packets = section(&report, &format!("--- {node}: the last "));
             let syn = format!("{client} > {to}: Flags [S]");
             ensure!(packets.contains(&syn), "no {syn} in\n{packets}");
