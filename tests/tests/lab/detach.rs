@@ -1,8 +1,13 @@
 //! `lb detach` leaves nothing of ours and everything of others.
 
-use std::{fs, net::SocketAddr};
+use std::{
+    fs,
+    net::SocketAddr,
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use lb_tests::{
     agent::Agent,
     config::Service,
@@ -13,7 +18,7 @@ use lb_tests::{
 };
 use nix::mount::{MsFlags, mount, umount};
 
-use crate::setup::{HELLO, HelloLab, PORT, config, said, service, until_no_program};
+use crate::setup::{HELLO, HelloLab, PORT, config, said, service, xdp_program};
 
 #[test]
 fn with_a_live_agent() {
@@ -35,6 +40,45 @@ fn after_a_crash() {
         let again = hello.agent.detach_again()?;
         ensure!(again.status.success(), "{again:?}");
         said(&again.stderr, &["nothing was attached"])
+    });
+}
+
+/// Whoever attaches a program after the old one is gone is not refused: a start after `lb detach`, and one with another
+/// mode. Others keep the kernel's worker waiting that would end a link whose pin is unlinked.
+#[test]
+fn the_interface_is_free_at_once() {
+    const TURNS: usize = 4;
+    Lab::test(Topology::one_segment(1), |lab| {
+        let mut config = config(lab, 1);
+        let hello = HelloLab::start_with(lab, &config)?;
+        let agent = &hello.agent;
+        let over = AtomicBool::new(false);
+        // The kernel's lock for devices is one for all namespaces.
+        let others = &|n: usize| -> Result<()> {
+            while !over.load(Ordering::Relaxed) {
+                hello.client().ip(&format!("link add br{n} type bridge\nlink del br{n}"))?;
+            }
+            Ok(())
+        };
+        let mut turn = |n: usize| -> Result<()> {
+            agent.terminate()?;
+            let mode = if n.is_multiple_of(2) { "generic" } else { "native" };
+            mode.clone_into(&mut config.interfaces[0].1);
+            agent.write_config(&config.to_yaml(&agent.socket()))?;
+            agent.start().context("with another mode")?;
+            agent.detach()?;
+            nothing_is_attached(lab)?;
+            agent.start().context("after detaching")?;
+            ensure!(spread(hello.client(), HELLO, 2)?.values().eq(&[2]));
+            Ok(())
+        };
+        thread::scope(|scope| {
+            let others: Vec<_> = (0..4).map(|n| scope.spawn(move || others(n))).collect();
+            let done = (0..TURNS).try_for_each(&mut turn);
+            over.store(true, Ordering::Relaxed);
+            others.into_iter().try_for_each(|it| it.join().map_err(|_| anyhow!("it panicked"))?)?;
+            done
+        })
     });
 }
 
@@ -104,8 +148,14 @@ fn detached(lab: &Lab, hello: &HelloLab) -> Result<()> {
     nothing_is_left(lab, agent)
 }
 
+fn nothing_is_attached(lab: &Lab) -> Result<()> {
+    let attached = xdp_program(&lab.net.director.netns)?;
+    ensure!(attached.is_empty(), "{attached}");
+    Ok(())
+}
+
 fn nothing_is_left(lab: &Lab, agent: &Agent) -> Result<()> {
-    until_no_program(&lab.net.director.netns, "eth0")?;
+    nothing_is_attached(lab)?;
     ensure!(!agent.bpffs().join("lb").exists(), "directories are left in the BPF file system");
     ensure!(!agent.socket().exists(), "the control socket is left");
     ensure!(!agent.state().join("host.json").exists(), "there is still something to undo");

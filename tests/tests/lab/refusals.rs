@@ -10,7 +10,7 @@ use lb_tests::{
     xdp_pass,
 };
 
-use crate::setup::{HELLO, HelloLab, config, said, until_no_program, xdp_program};
+use crate::setup::{HELLO, HelloLab, config, said, xdp_program};
 
 #[test]
 fn unknown_key() {
@@ -169,7 +169,8 @@ fn refused(lab: &Lab, agent: &Agent, words: &[&str]) -> Result<()> {
 fn untouched(lab: &Lab, agent: &Agent) -> Result<()> {
     ensure!(!agent.pins().exists(), "pins are left in {}", agent.pins().display());
     ensure!(!agent.socket().exists(), "the control socket is left");
-    until_no_program(&lab.net.director.netns, "eth0")?;
+    let program = xdp_program(&lab.net.director.netns)?;
+    ensure!(program.is_empty(), "a program is left: {program}");
     let addresses = lab.net.director.netns.run("ip", &["addr"])?.ok()?;
     ensure!(!addresses.contains(&VIP4.to_string()), "the VIP is left:\n{addresses}");
     Ok(())

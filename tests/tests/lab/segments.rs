@@ -12,7 +12,7 @@ use lb_tests::{
     xdp_pass,
 };
 
-use crate::setup::{HelloLab, PORT, SERVICE, config, service, until_no_program, xdp_program_of};
+use crate::setup::{HelloLab, PORT, SERVICE, config, service, xdp_program_of};
 
 #[test]
 fn redirect_over_ipv4() {
@@ -69,7 +69,11 @@ fn a_program_for_an_interface_that_only_transmits() {
         ensure!(program_of(&hello.agent, "eth1")? == "pass", "{}", program_of(&hello.agent, "eth1")?);
         ensure!(spread(hello.client(), to, 10)?.values().eq(&[10]));
         hello.agent.detach()?;
-        ["eth0", "eth1"].into_iter().try_for_each(|device| until_no_program(director, device))
+        for device in ["eth0", "eth1"] {
+            let left = xdp_program_of(director, device)?;
+            ensure!(left.is_empty(), "{device}: {left}");
+        }
+        Ok(())
     });
 }
 

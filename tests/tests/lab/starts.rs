@@ -13,7 +13,7 @@ use lb_tests::{
 };
 use nix::sys::signal::Signal;
 
-use crate::setup::{SERVICE, config, said, until_no_program};
+use crate::setup::{SERVICE, config, said, xdp_program};
 
 /// The second interface refuses native XDP when the first one has its program already.
 #[test]
@@ -139,7 +139,8 @@ fn until_exists(path: &Path) -> Result<()> {
 
 fn nothing_is_left(lab: &Lab, agent: &Agent) -> Result<()> {
     let director = &lab.net.director.netns;
-    until_no_program(director, "eth0")?;
+    let program = xdp_program(director)?;
+    ensure!(program.is_empty(), "a program is left: {program}");
     ensure!(!agent.bpffs().join("lb").exists(), "pins are left in {}", agent.pins().display());
     ensure!(!agent.socket().exists(), "the control socket is left");
     ensure!(!agent.state().join("host.json").exists(), "there is something to undo");
