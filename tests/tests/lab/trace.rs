@@ -42,7 +42,8 @@ impl Trace {
         all.extend(args);
         let log = lab.scope.dir().join(format!("trace-{name}"));
         let trace = Self(Proc::spawn("lb trace", agent.lb_command(&all)?, &log, lab.scope.lifetime())?);
-        eventually(PATIENCE, "the trace to begin", || {
+        // The kernel has to verify a program, which takes a busy machine its time.
+        eventually(PATIENCE * 3, "the trace to begin", || {
             let log = trace.0.log();
             Ok(if log.contains("lb: tracing") { Seen::Yes(()) } else { Seen::NotYet(log) })
         })?;
