@@ -103,7 +103,7 @@ impl Agent {
         self.monitor.watch(&self.model);
         self.events.follow(Settings::new(&self.config.instance, &self.config.notify, &self.model));
         let mut warnings = self.news();
-        if let Err(error) = self.follow_model(Some(plan)).await {
+        if let Err(error) = self.follow_model(plan).await {
             tracing::error!("a change is not complete: {error:#}; trying again");
             warnings
                 .push(format!("the change is noted but not complete yet ({error:#}); the agent tries again"));
@@ -209,7 +209,7 @@ impl Agent {
         Ok(())
     }
 
-    /// Puts the VIPs on the interface that the configuration names.
+    /// Puts the VIPs on the interface that the configuration names, once it has its program.
     pub(super) async fn place_vips(&mut self) -> Result<()> {
         let placement = self.model.vips.add_to.clone();
         let endpoints = self.model.services.iter().flat_map(|service| service.endpoints());
@@ -225,7 +225,9 @@ impl Agent {
         if placement.is_some() && index == 0 {
             anyhow::bail!("vips.add_to: there is no interface {interface:?}");
         }
-        let added = self.host.place_vips(&self.network.netlink, interface, index, &wanted).await?;
+        // Without the program the host itself would refuse the VIP's connections.
+        let may_add = !self.interfaces.lacks_program_on(interface);
+        let added = self.host.place_vips(&self.network.netlink, interface, index, &wanted, may_add).await?;
         self.network.added(&added);
         Ok(())
     }

@@ -67,7 +67,7 @@ impl HostChanges {
         durable::replace(&self.path, &text).with_context(|| format!("writing {}", self.path.display()))
     }
 
-    /// Makes the VIPs on `interface` the `wanted` ones: adds what is missing, removes what we had
+    /// Makes the VIPs on `interface` the `wanted` ones: adds what is missing (if it `may_add`), removes what we had
     /// added and is not wanted any more. Addresses of others stay. Returns what was added.
     pub async fn place_vips(
         &mut self,
@@ -75,11 +75,12 @@ impl HostChanges {
         interface: &str,
         ifindex: u32,
         wanted: &[IpAddr],
+        may_add: bool,
     ) -> Result<Vec<NewAddress>> {
         let wanted: BTreeSet<IpAddr> = wanted.iter().copied().collect();
         let present = netlink.addresses().await?.into_iter().filter(|found| found.ifindex == ifindex);
         let present: BTreeSet<IpAddr> = present.map(|found| found.address).collect();
-        let missing: Vec<IpAddr> = wanted.difference(&present).copied().collect();
+        let missing: Vec<IpAddr> = wanted.difference(&present).copied().filter(|_| may_add).collect();
         let added: Vec<NewAddress> = missing.iter().map(|it| NewAddress::vip(ifindex, *it)).collect();
         if !missing.is_empty() {
             let known: BTreeSet<&(String, IpAddr)> = self.addresses.iter().collect();

@@ -43,6 +43,12 @@ pub struct Interfaces {
     pub(super) warnings: Vec<String>,
 }
 
+impl Interface {
+    fn lacks_program(&self) -> bool {
+        !self.missing && self.attached.is_none()
+    }
+}
+
 impl Interfaces {
     /// Finds each on the host. Nothing is touched.
     pub fn resolve(model: &Model, links: &[Link]) -> Result<Self> {
@@ -85,6 +91,17 @@ impl Interfaces {
             }
         }
         to_attach
+    }
+
+    /// Whether one that is there has no program.
+    pub fn lacks_program(&self) -> bool {
+        self.all.iter().any(Interface::lacks_program)
+    }
+
+    /// The same of interface `name`, or of one whose program is to be on that device.
+    pub fn lacks_program_on(&self, name: &str) -> bool {
+        let mut here = self.all.iter().filter(|one| one.spec.name == name || one.attachment.name == name);
+        here.any(Interface::lacks_program)
     }
 
     /// Those that were there and are not now.

@@ -30,7 +30,7 @@ mod views;
 
 use std::{path::PathBuf, time::Duration};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
 pub use takedown::detach_without_agent;
 
@@ -173,39 +173,53 @@ impl Agent {
             return;
         }
         self.see_neighbours();
-        let moved = self.interfaces.follow(&self.network.links);
-        if let Err(error) = self.follow_model(None).await {
+        let to_attach = self.interfaces.follow(&self.network.links);
+        self.unfinished = true;
+        let filled = self.fill_maps(None).await;
+        let attached = if to_attach { self.attach_anew().await } else { Ok(()) };
+        let followed = match filled {
+            Ok(()) => self.complete().await,
+            failed => failed,
+        };
+        self.unfinished |= attached.is_err();
+        for error in [attached, followed].into_iter().filter_map(Result::err) {
             tracing::error!("following a change of the network failed: {error:#}; trying again");
-        }
-        if moved {
-            self.attach_anew().await;
         }
     }
 
-    /// Makes kernel and host what the model says, by this plan if there is one already.
-    async fn follow_model(&mut self, plan: Option<Planned>) -> Result<()> {
+    /// Makes kernel and host what the model says, by this plan. An interface without a program gets it by
+    /// [`Agent::follow_network`], not by the way of somebody who waits for an answer.
+    async fn follow_model(&mut self, plan: Planned) -> Result<()> {
         self.unfinished = true;
+        // For the plan the network was read anew: nothing else has looked at its interfaces.
+        self.interfaces.follow(&self.network.links);
+        self.fill_maps(Some(plan)).await?;
+        self.complete().await
+    }
+
+    async fn fill_maps(&mut self, plan: Option<Planned>) -> Result<()> {
         self.prepare_probes().await;
         match plan {
-            Some(plan) => self.reconcile_by(plan)?,
-            None => self.reconcile()?,
+            Some(plan) => self.reconcile_by(plan),
+            None => self.reconcile(),
         }
+    }
+
+    /// What comes when the maps are filled and the programs attached.
+    async fn complete(&mut self) -> Result<()> {
         self.place_vips().await?;
         self.attach_redirect_targets();
-        self.unfinished = false;
+        self.unfinished = self.interfaces.lacks_program();
         Ok(())
     }
 
     /// After an interface was deleted and made again.
-    async fn attach_anew(&mut self) {
+    async fn attach_anew(&mut self) -> Result<()> {
         match interfaces::check_devices(&self.interfaces, &self.network.links, &mut self.host) {
             Ok(warnings) => self.warnings.extend(warnings),
             Err(error) => tracing::error!("switching offloads off failed: {error:#}"),
         }
-        if let Err(error) = self.attach().await {
-            tracing::error!("attaching anew failed: {error:#}; trying again");
-            self.unfinished = true;
-        }
+        self.attach().await.context("attaching anew")
     }
 
     /// A look at the counters; before it a round of the sweeper if one is due, and freeing what that showed to be unused.

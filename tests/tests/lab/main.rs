@@ -58,6 +58,7 @@ mod realserver;
 mod refusals;
 mod reject;
 mod reload;
+mod remade;
 mod report;
 mod save;
 mod segments;
