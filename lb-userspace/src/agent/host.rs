@@ -82,22 +82,31 @@ impl HostChanges {
         let present: BTreeSet<IpAddr> = present.map(|found| found.address).collect();
         let missing: Vec<IpAddr> = wanted.difference(&present).copied().filter(|_| may_add).collect();
         let added: Vec<NewAddress> = missing.iter().map(|it| NewAddress::vip(ifindex, *it)).collect();
-        if !missing.is_empty() {
-            let known: BTreeSet<&(String, IpAddr)> = self.addresses.iter().collect();
-            let new = missing.iter().map(|address| (interface.to_owned(), *address));
-            let new: Vec<_> = new.filter(|ours| !known.contains(ours)).collect();
-            if !new.is_empty() {
-                // Once for all of them: each store waits for the disk.
-                self.addresses.extend(new);
-                self.store()?;
-            }
-            netlink.add_addresses(&added)?;
-            missing.iter().for_each(|address| tracing::info!(%address, interface, "added the VIP"));
-        }
+        let placed = self.add_vips(netlink, interface, &added);
+        // Whether or not one can be added: a deleted service's is another host's tomorrow.
         let is_wanted = |(on, address): &(String, IpAddr)| on == interface && wanted.contains(address);
         let gone: Vec<_> = self.addresses.iter().filter(|ours| !is_wanted(ours)).cloned().collect();
         let (_, failed) = self.remove_vips(netlink, &gone).await?;
+        placed?;
         failed.map_or(Ok(added), Err)
+    }
+
+    fn add_vips(&mut self, netlink: &Netlink, interface: &str, added: &[NewAddress]) -> Result<()> {
+        if added.is_empty() {
+            return Ok(());
+        }
+        let known: BTreeSet<&(String, IpAddr)> = self.addresses.iter().collect();
+        let new = added.iter().map(|new| (interface.to_owned(), new.address));
+        let new: Vec<_> = new.filter(|ours| !known.contains(ours)).collect();
+        if !new.is_empty() {
+            // Once for all of them: each store waits for the disk.
+            self.addresses.extend(new);
+            self.store()?;
+        }
+        netlink.add_addresses(added)?;
+        let told = |new: &NewAddress| tracing::info!(address = %new.address, interface, "added the VIP");
+        added.iter().for_each(told);
+        Ok(())
     }
 
     /// Takes VIPs away. Which are left, in words, and the first reason.

@@ -120,6 +120,28 @@ fn vips_of_deleted_services() {
     });
 }
 
+/// One that cannot be added keeps none that has to go: another host may have that one now.
+#[test]
+fn the_vip_of_a_deleted_service_beside_one_that_cannot_be_added() {
+    Lab::test(Topology::one_segment(2), |lab| {
+        let hello = HelloLab::start(lab, 2)?;
+        lab.net.director.netns.sysctl("ipv6/conf/eth0/disable_ipv6", "1")?;
+        let six = format!("[{VIP6}]:9");
+        let told = hello.agent.lb(&["service", "add", "six", "-t", &six])?;
+        said(&told.stderr, &["not complete yet"])?;
+        hello.agent.lb(&["service", "del", "hello"])?.ok()?;
+        eventually(PATIENCE, "the VIP of the deleted service to go", || {
+            let left = addresses(lab)?;
+            Ok(if left.contains(&host_prefix(VIP4)) { Seen::NotYet(left) } else { Seen::Yes(()) })
+        })?;
+        lab.net.director.netns.sysctl("ipv6/conf/eth0/disable_ipv6", "0")?;
+        eventually(PATIENCE, "the other one to come", || {
+            let there = addresses(lab)?;
+            Ok(if there.contains(&host_prefix(VIP6)) { Seen::Yes(()) } else { Seen::NotYet(there) })
+        })
+    });
+}
+
 /// A service on a VIP that the director had before, and one on a VIP that the agent adds.
 fn both_families(lab: &Lab) -> Result<HelloLab<'_>> {
     lab.net.director.netns.ip(&format!("addr add {} dev eth0", host_prefix(VIP4)))?;
