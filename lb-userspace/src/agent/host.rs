@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// A file in the state directory; written before each change is made.
-#[derive(Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct HostChanges {
     #[serde(skip)]
     path: PathBuf,
@@ -67,6 +67,14 @@ impl HostChanges {
         durable::replace(&self.path, &text).with_context(|| format!("writing {}", self.path.display()))
     }
 
+    /// Writes down what is about to be changed. What the disk does not take is not known either: taken for known, it
+    /// would be made at the next attempt, and the agent after a crash would not know that it is ours.
+    fn note(&mut self, new: impl FnOnce(&mut Self)) -> Result<()> {
+        let before = self.clone();
+        new(self);
+        self.store().inspect_err(|_| *self = before)
+    }
+
     /// Makes the VIPs on `interface` the `wanted` ones: adds what is missing (if it `may_add`), removes what we had
     /// added and is not wanted any more. Addresses of others stay. Returns what was added.
     pub async fn place_vips(
@@ -87,6 +95,9 @@ impl HostChanges {
         let is_wanted = |(on, address): &(String, IpAddr)| on == interface && wanted.contains(address);
         let gone: Vec<_> = self.addresses.iter().filter(|ours| !is_wanted(ours)).cloned().collect();
         let (_, failed) = self.remove_vips(netlink, &gone).await?;
+        if !gone.is_empty() {
+            self.store()?;
+        }
         placed?;
         failed.map_or(Ok(added), Err)
     }
@@ -100,8 +111,7 @@ impl HostChanges {
         let new: Vec<_> = new.filter(|ours| !known.contains(ours)).collect();
         if !new.is_empty() {
             // Once for all of them: each store waits for the disk.
-            self.addresses.extend(new);
-            self.store()?;
+            self.note(|changes| changes.addresses.extend(new))?;
         }
         netlink.add_addresses(added)?;
         let told = |new: &NewAddress| tracing::info!(address = %new.address, interface, "added the VIP");
@@ -109,7 +119,7 @@ impl HostChanges {
         Ok(())
     }
 
-    /// Takes VIPs away. Which are left, in words, and the first reason.
+    /// Takes VIPs away, not yet out of the file. Which are left, in words, and the first reason.
     async fn remove_vips(
         &mut self,
         netlink: &Netlink,
@@ -135,7 +145,6 @@ impl HostChanges {
             removed.insert((interface, *address));
         }
         self.addresses.retain(|(interface, address)| !removed.contains(&(interface, *address)));
-        self.store()?;
         Ok((left, first))
     }
 
@@ -143,8 +152,7 @@ impl HostChanges {
     pub fn switch_off(&mut self, interface: &str, feature: &str) -> Result<()> {
         let ours = (interface.to_owned(), feature.to_owned());
         if !self.offloads.contains(&ours) {
-            self.offloads.push(ours);
-            self.store()?;
+            self.note(|changes| changes.offloads.push(ours))?;
         }
         ethtool::set_feature(interface, feature, false)?;
         tracing::info!(interface, feature, "switched the offload off");
@@ -157,8 +165,7 @@ impl HostChanges {
         if missing.is_empty() {
             return Ok(());
         }
-        self.ports.extend(&missing);
-        self.store()?;
+        self.note(|changes| changes.ports.extend(&missing))?;
         Ok(reserved::set(&missing, true)?)
     }
 
@@ -179,16 +186,66 @@ impl HostChanges {
                 Err(error) => warnings.push(format!("ports of health checks are still reserved: {error}")),
             }
         }
-        if self.is_empty() {
-            match fs::remove_file(&self.path) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                    return Err(error).with_context(|| format!("removing {}", self.path.display()));
-                }
-                _ => {}
-            }
-        } else {
-            self.store()?;
+        // Whatever the disk is like: behind this the programs have to be taken off.
+        if let Err(error) = self.close() {
+            let path = self.path.display();
+            warnings.push(format!(
+                "{path} does not say what was undone ({error:#}): remove it before a new start"
+            ));
         }
         Ok(warnings)
+    }
+
+    /// What is left to be undone, or no file.
+    fn close(&self) -> Result<()> {
+        if !self.is_empty() {
+            return self.store();
+        }
+        match fs::remove_file(&self.path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error).context("removing it"),
+            _ => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const VIP: (&str, IpAddr) = ("eth0", IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1)));
+
+    fn changes(path: PathBuf) -> HostChanges {
+        HostChanges { path, ..HostChanges::default() }
+    }
+
+    fn note_vip(changes: &mut HostChanges) -> Result<()> {
+        let (interface, address) = VIP;
+        changes.note(|changes| changes.addresses.push((interface.to_owned(), address)))
+    }
+
+    #[test]
+    fn what_the_disk_did_not_take_is_not_known() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let mut changes = changes(dir.path().join("gone").join("host.json"));
+        note_vip(&mut changes).expect_err("there is no directory");
+        assert!(changes.is_empty(), "{changes:?}");
+        changes.switch_off("eth0", "rx-gro-hw").expect_err("there is no directory");
+        assert!(changes.is_empty(), "{changes:?}");
+    }
+
+    /// A directory in the place of the file is neither replaced nor removed, by nobody.
+    #[tokio::test]
+    async fn undoing_ends_on_a_disk_that_takes_nothing() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let netlink = Netlink::connect().expect("netlink");
+        for (what, addresses) in
+            [("nothing is left", vec![]), ("a VIP of an interface that is gone", vec![VIP])]
+        {
+            let addresses = addresses.into_iter().map(|(_, it)| ("gone-42".to_owned(), it)).collect();
+            let mut changes = HostChanges { addresses, ..changes(dir.path().to_owned()) };
+            let warnings = changes.undo(&netlink).await.expect(what);
+            assert_eq!(warnings.len(), 1, "{what}: {warnings:?}");
+            assert!(warnings[0].contains(&dir.path().display().to_string()), "{what}: {warnings:?}");
+        }
     }
 }
