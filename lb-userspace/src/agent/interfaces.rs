@@ -67,16 +67,20 @@ impl Interfaces {
         &self.warnings
     }
 
-    /// Finds them anew; whether there is one to attach to, because it was deleted and made again.
+    /// Finds them anew; whether there is one to attach to, because it was deleted and made again, or was away.
     pub fn follow(&mut self, links: &[Link]) -> bool {
         let mut to_attach = false;
         for interface in &mut self.all {
             let name = &interface.spec.name;
+            // An interface may come back under its old index, from another namespace or made with it.
+            let lost = interface.attached.take_if(|attached| !is_there(attached, links)).is_some();
             match resolve_attach(links, name) {
                 Ok(attachment) => {
                     if attachment.ifindex != interface.attachment.ifindex {
                         tracing::warn!(interface = name, "was deleted and made again: attaching anew");
                         interface.attached = None;
+                    } else if lost {
+                        tracing::warn!(interface = name, "has lost the program: attaching anew");
                     }
                     to_attach |= interface.attached.is_none();
                     interface.attachment = attachment;
@@ -164,6 +168,13 @@ impl Interfaces {
         }
         Ok(())
     }
+}
+
+/// Whether its device has the program still. An id that the kernel did not tell says nothing.
+fn is_there(attached: &Attached, links: &[Link]) -> bool {
+    let device = links.iter().find(|link| link.index == attached.ifindex);
+    let has = |link: &Link| link.xdp.iter().any(|program| program.id == attached.program_id);
+    device.is_some_and(|link| attached.program_id == 0 || has(link))
 }
 
 /// The name of a loaded program, as `bpftool prog` shows it. The kernel tells it with CAP_SYS_ADMIN.
@@ -391,3 +402,6 @@ fn check_offloads(
     }
     Ok(warnings)
 }
+
+#[cfg(test)]
+mod tests;
