@@ -82,6 +82,15 @@ impl Neighbours {
         }
     }
 
+    /// Takes in an entry that was read, with others, for whatever reason: it may have been so for long. What says nothing
+    /// new puts no question off, or whoever reads often would never ask. Whether it changes what [`Neighbours::known`]
+    /// says.
+    pub fn read(&mut self, now: Duration, address: IpAddr, ifindex: u32, news: News) -> bool {
+        let known = self.entries.get(&address).and_then(|entry| entry.known);
+        let is_old = matches!((news, known), (News::Answers(mac), Some(known)) if known == Known { mac, answers: true });
+        !is_old && self.heard(now, address, ifindex, news)
+    }
+
     /// Takes news in; whether it changes what [`Neighbours::known`] says.
     pub fn heard(&mut self, now: Duration, address: IpAddr, ifindex: u32, news: News) -> bool {
         let Some(entry) = self.entries.get_mut(&address).filter(|entry| entry.ifindex == ifindex) else {
@@ -101,7 +110,8 @@ impl Neighbours {
             }
             News::Failed => {
                 entry.known = entry.known.map(|known| Known { answers: false, ..known });
-                entry.next = if entry.failing { now + RETRY } else { now };
+                // Of an earlier question, or heard again.
+                entry.next = if entry.failing { entry.next.min(now + RETRY) } else { now };
                 entry.failing = true;
             }
             News::Asking => {}
@@ -228,6 +238,30 @@ mod tests {
         }
         assert!((15..=25).contains(&asked), "asked {asked} times in a minute");
         assert_eq!(neighbours.known(A), None);
+    }
+
+    #[test]
+    fn who_reads_often_still_asks() {
+        for (news, rarely) in [(News::Failed, 15), (News::Answers(OLD), 5)] {
+            let mut neighbours = watching();
+            let mut asked = 0;
+            for second in 0..60 {
+                neighbours.read(at(second), A, 7, news);
+                asked += usize::from(!neighbours.due(at(second)).is_empty());
+            }
+            assert!((rarely..=25).contains(&asked), "{news:?}: asked {asked} times in a minute");
+        }
+    }
+
+    #[test]
+    fn what_is_read_is_news_where_it_differs() {
+        let mut neighbours = watching();
+        assert!(neighbours.read(at(0), A, 7, News::Answers(OLD)));
+        assert!(!neighbours.read(at(9), A, 7, News::Answers(OLD)));
+        assert!(neighbours.read(at(9), A, 7, News::Answers(NEW)));
+        assert!(neighbours.read(at(10), A, 7, News::Failed));
+        assert!(neighbours.read(at(10), A, 7, News::Answers(NEW)), "it answers again");
+        assert_eq!(neighbours.deadline(), Some(at(20)));
     }
 
     #[test]

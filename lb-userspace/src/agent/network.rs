@@ -93,7 +93,7 @@ impl Network {
 
     async fn hear_all(&mut self) -> Result<()> {
         for neighbour in self.netlink.neighbours().await? {
-            self.heard(&neighbour);
+            self.take_in(&neighbour, Neighbours::read);
         }
         Ok(())
     }
@@ -126,17 +126,16 @@ impl Network {
 
     /// Takes a neighbour event in; whether it changes a route.
     pub fn heard(&mut self, neighbour: &Neighbour) -> bool {
-        let news = match (neighbour.state, neighbour.mac) {
-            (NeighbourState::Reachable | NeighbourState::Permanent | NeighbourState::Noarp, Some(mac)) => {
-                News::Answers(mac)
-            }
-            (NeighbourState::Stale | NeighbourState::Delay | NeighbourState::Probe, Some(mac)) => {
-                News::Unverified(mac)
-            }
-            (NeighbourState::Failed, _) => News::Failed,
-            _ => News::Asking,
-        };
-        let changed = self.neighbours.heard(monotonic(), neighbour.address, neighbour.ifindex, news);
+        self.take_in(neighbour, Neighbours::heard)
+    }
+
+    fn take_in(
+        &mut self,
+        neighbour: &Neighbour,
+        how: fn(&mut Neighbours, Duration, IpAddr, u32, News) -> bool,
+    ) -> bool {
+        let news = news(neighbour);
+        let changed = how(&mut self.neighbours, monotonic(), neighbour.address, neighbour.ifindex, news);
         if changed {
             tracing::debug!(backend = %neighbour.address, ?news, "backend's MAC");
         }
@@ -404,6 +403,19 @@ fn reach(
         Some(KernelRoute { local: true, .. }) => Reach::Local,
         Some(KernelRoute { gateway: Some(gateway), .. }) => Reach::Gateway(gateway),
         Some(KernelRoute { oif, .. }) => on_link(oif).map_or_else(Reach::Nowhere, Reach::OnLink),
+    }
+}
+
+fn news(neighbour: &Neighbour) -> News {
+    match (neighbour.state, neighbour.mac) {
+        (NeighbourState::Reachable | NeighbourState::Permanent | NeighbourState::Noarp, Some(mac)) => {
+            News::Answers(mac)
+        }
+        (NeighbourState::Stale | NeighbourState::Delay | NeighbourState::Probe, Some(mac)) => {
+            News::Unverified(mac)
+        }
+        (NeighbourState::Failed, _) => News::Failed,
+        _ => News::Asking,
     }
 }
 
