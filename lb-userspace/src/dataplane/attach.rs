@@ -5,7 +5,7 @@ use std::io;
 
 use aya::programs::{
     ProgramError, Xdp, XdpMode,
-    links::{FdLink, PinnedLink},
+    links::{FdLink, LinkError, PinnedLink},
     xdp::{XdpError, XdpLink},
 };
 
@@ -182,10 +182,14 @@ fn put(
             (AttachMode::Auto, Some(_)) => true,
             (mode, Some(generic)) => generic == (mode == AttachMode::Generic),
         };
-        if let (true, Some(generic)) = (fits, was_generic)
-            && swap(program, &pin).is_ok()
-        {
-            return Ok(attached(generic, true, None));
+        if let (true, Some(generic)) = (fits, was_generic) {
+            match swap(program, &pin) {
+                Ok(()) => return Ok(attached(generic, true, None)),
+                Err(error) if is_dead(&error) => {
+                    tracing::warn!(pin = %pin.display(), "the link takes no other program ({error:#}): making a new one");
+                }
+                Err(error) => return Err(not_replaced(target, &pin, &error)),
+            }
         }
         // Of an interface that is gone, or of another mode.
         take_off(&pin).map_err(|error| other(target, &error))?;
@@ -232,6 +236,29 @@ fn swap(program: &mut Xdp, pin: &std::path::Path) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Whether a pin leads to nothing that could have another program: its device is gone (ENOLINK of
+/// `bpf_xdp_link_update`, net/core/dev.c), or it is no link of ours. Whatever else fails, for want of memory or
+/// descriptors, the program that is there forwards.
+fn is_dead(error: &anyhow::Error) -> bool {
+    if let Some(error) = error.downcast_ref::<LinkError>() {
+        let LinkError::SyscallError(call) = error else { return true };
+        return !matches!(call.io_error.raw_os_error(), Some(libc::ENOMEM | libc::ENFILE | libc::EMFILE));
+    }
+    match error.downcast_ref::<ProgramError>() {
+        Some(ProgramError::SyscallError(call)) => call.io_error.raw_os_error() == Some(libc::ENOLINK),
+        _ => false,
+    }
+}
+
+fn not_replaced(target: &Target, pin: &std::path::Path, error: &anyhow::Error) -> AttachError {
+    let message = format!(
+        "the program of the link {} was not replaced, the one that was there goes on: {}",
+        pin.display(),
+        chain(error.as_ref())
+    );
+    AttachError::Other { interface: target.interface.clone(), message }
+}
+
 fn fresh(
     program: &mut Xdp,
     target: &Target,
@@ -268,4 +295,45 @@ fn refused(target: &Target, mode: XdpMode, error: ProgramError) -> AttachError {
 
 fn other(target: &Target, error: &dyn std::error::Error) -> AttachError {
     AttachError::Other { interface: target.interface.clone(), message: chain(error) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use aya::sys::SyscallError;
+
+    fn refused_with(errno: i32) -> SyscallError {
+        SyscallError { call: "bpf", io_error: io::Error::from_raw_os_error(errno) }
+    }
+
+    /// To take a program off and put another on is the last resort.
+    #[test]
+    fn a_link_is_given_up_only_when_it_leads_nowhere() {
+        let update = |errno| ProgramError::from(refused_with(errno)).into();
+        let open = |errno| LinkError::from(refused_with(errno)).into();
+        let cases: [(&str, anyhow::Error, bool); 8] = [
+            ("its device is gone", update(libc::ENOLINK), true),
+            ("no memory", update(libc::ENOMEM), false),
+            ("the driver refuses", update(libc::EINVAL), false),
+            ("the driver has no room", update(libc::ENOSPC), false),
+            ("the pin cannot be opened", open(libc::EACCES), true),
+            ("of another kind", LinkError::InvalidLink.into(), true),
+            ("no descriptor of the host's", open(libc::ENFILE), false),
+            ("no descriptor of ours", open(libc::EMFILE), false),
+        ];
+        for (what, error, dead) in cases {
+            assert_eq!(is_dead(&error), dead, "{what}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_replaced_is_told_with_its_cause() {
+        let interface = "eth0".to_owned();
+        let target = Target { interface, ifindex: 2, mode: AttachMode::Auto, link: 0, pass: false };
+        let error = ProgramError::from(refused_with(libc::ENOMEM)).into();
+        let told = not_replaced(&target, std::path::Path::new("/pin"), &error).to_string();
+        for word in ["eth0: ", "/pin", "goes on", "Cannot allocate memory"] {
+            assert!(told.contains(word), "{word:?} is not in: {told}");
+        }
+    }
 }
