@@ -128,7 +128,7 @@ impl Agent {
             .warnings
             .iter()
             .cloned()
-            .chain(self.interfaces.warnings().iter().cloned())
+            .chain(self.interfaces.warnings().cloned())
             .chain(growth.cloned())
             .chain(self.probe_warnings());
         drafts.extend(self.events.around.problems(problems.collect()));

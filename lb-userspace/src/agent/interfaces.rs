@@ -1,6 +1,9 @@
 //! The interfaces that the program is attached to.
 
-use std::collections::BTreeSet;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use anyhow::{Context, Result, bail};
 use lb_common::meta::Meta;
@@ -41,6 +44,12 @@ pub struct Interfaces {
     pub(super) no_redirect: BTreeSet<String>,
     /// What drivers cannot do, as it was found last.
     pub(super) warnings: Vec<String>,
+    /// What [`check_devices`] found last.
+    pub(super) of_devices: Vec<String>,
+    /// Why a device has the program in generic mode although native was preferred.
+    fallbacks: BTreeMap<String, String>,
+    /// When attaching may be tried again: where nothing is new it fails as it did.
+    pub(super) not_before: Duration,
 }
 
 impl Interface {
@@ -63,8 +72,8 @@ impl Interfaces {
         Ok(Self { all, ..Self::default() })
     }
 
-    pub fn warnings(&self) -> &[String] {
-        &self.warnings
+    pub fn warnings(&self) -> impl Iterator<Item = &String> {
+        self.of_devices.iter().chain(self.fallbacks.values()).chain(&self.warnings)
     }
 
     /// Finds them anew; whether there is one to attach to, because it was deleted and made again, or was away.
@@ -76,6 +85,9 @@ impl Interfaces {
             let lost = interface.attached.take_if(|attached| !is_there(attached, links)).is_some();
             match resolve_attach(links, name) {
                 Ok(attachment) => {
+                    if lost || interface.missing || attachment != interface.attachment {
+                        self.not_before = Duration::ZERO;
+                    }
                     if attachment.ifindex != interface.attachment.ifindex {
                         tracing::warn!(interface = name, "was deleted and made again: attaching anew");
                         interface.attached = None;
@@ -187,14 +199,24 @@ fn program_name(id: u32) -> String {
 }
 
 impl Agent {
-    /// Attaches the program wherever it belongs, or swaps it in where an earlier agent's runs.
+    /// Attaches the program wherever it is missing. An interface that cannot have it keeps no other one waiting.
     pub(super) async fn attach(&mut self) -> Result<()> {
         let meta = self.pins.meta;
-        let programs = self.load(&meta, false)?;
-        self.put(programs).await
+        let mut first = None;
+        for opened in self.open(&meta, false)? {
+            let put = match opened.verify() {
+                Ok(loaded) => self.put_one(loaded).await,
+                Err(error) => Err(error),
+            };
+            if let Err(error) = put {
+                first.get_or_insert(error);
+            }
+        }
+        self.have_put()?;
+        first.map_or(Ok(()), Err)
     }
 
-    /// Opens the programs of [`Agent::attach`], and has the kernel verify them beside what else is to be done.
+    /// Opens the programs that a start attaches, and has the kernel verify them beside what else is to be done.
     pub(super) fn begin_to_load(&mut self) -> Result<JoinHandle<Result<Vec<Loaded>>>> {
         self.reconcile_links()?;
         let meta = self.pins.meta;
@@ -204,19 +226,29 @@ impl Agent {
 
     /// All are loaded before the first displaces another program or one of an earlier agent's.
     pub(super) async fn put(&mut self, programs: Vec<Loaded>) -> Result<()> {
-        for mut loaded in programs {
-            let (target, traces) = (loaded.target().clone(), loaded.traces());
-            if self.options.replace {
-                self.displace(loaded.target()).await?;
-            }
-            let attached = put(&self.pins, loaded, &self.network.links)?;
-            self.tracing.follow(&target, traces);
-            report(&attached, &mut self.warnings);
-            if attached.adopted {
-                self.say(Draft::new(Kind::Program).because(&attached.interface));
-            }
-            self.interfaces.shared(&attached);
+        for loaded in programs {
+            self.put_one(loaded).await?;
         }
+        self.have_put()
+    }
+
+    /// Swaps it in where an earlier agent's runs.
+    async fn put_one(&mut self, mut loaded: Loaded) -> Result<()> {
+        let (target, traces) = (loaded.target().clone(), loaded.traces());
+        if self.options.replace {
+            self.displace(&target).await?;
+        }
+        let attached = put(&self.pins, loaded, &self.network.links)?;
+        self.tracing.follow(&target, traces);
+        report(&attached, &mut self.interfaces.fallbacks);
+        if attached.adopted {
+            self.say(Draft::new(Kind::Program).because(&attached.interface));
+        }
+        self.interfaces.shared(&attached);
+        Ok(())
+    }
+
+    fn have_put(&mut self) -> Result<()> {
         self.attach_redirect_targets();
         // Their modes are known now (see `may_merge`).
         if self.monitor.health.takes_the_vip() {
@@ -329,7 +361,7 @@ pub(super) fn put(pins: &Pins, loaded: Loaded, links: &[Link]) -> Result<Attache
     Ok(loaded.attach(&pins.layout, was_generic)?)
 }
 
-fn report(attached: &Attached, warnings: &mut Vec<String>) {
+fn report(attached: &Attached, fallbacks: &mut BTreeMap<String, String>) {
     let mode = if attached.generic { "generic" } else { "native" };
     tracing::info!(
         interface = attached.interface,
@@ -345,7 +377,9 @@ fn report(attached: &Attached, warnings: &mut Vec<String>) {
             attached.interface
         );
         tracing::warn!("{warning}");
-        warnings.push(warning);
+        fallbacks.insert(attached.interface.clone(), warning);
+    } else if !attached.adopted {
+        fallbacks.remove(&attached.interface);
     }
 }
 

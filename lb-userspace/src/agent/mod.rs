@@ -56,6 +56,9 @@ use probing::Probing;
 use rates::Counted;
 use traces::Tracing;
 
+/// After an interface could not be attached to, as long as it is the same: verifying the program takes a while.
+const AGAIN: Duration = Duration::from_secs(30);
+
 /// What the command line says about where things are.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -215,11 +218,18 @@ impl Agent {
 
     /// After an interface was deleted and made again.
     async fn attach_anew(&mut self) -> Result<()> {
+        if monotonic() < self.interfaces.not_before {
+            return Ok(());
+        }
         match interfaces::check_devices(&self.interfaces, &self.network.links, &mut self.host) {
-            Ok(warnings) => self.warnings.extend(warnings),
+            Ok(warnings) => self.interfaces.of_devices = warnings,
             Err(error) => tracing::error!("switching offloads off failed: {error:#}"),
         }
-        self.attach().await.context("attaching anew")
+        let attached = self.attach().await;
+        if attached.is_err() {
+            self.interfaces.not_before = monotonic() + AGAIN;
+        }
+        attached.context("attaching anew (in 30 s again, or when the interface changes)")
     }
 
     /// A look at the counters; before it a round of the sweeper if one is due, and freeing what that showed to be unused.

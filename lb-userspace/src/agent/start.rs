@@ -112,7 +112,7 @@ async fn start(
     tracing::debug!("the configuration is read");
 
     let mut network = Network::connect().await?;
-    let interfaces = Interfaces::resolve(&config.model, &network.links)?;
+    let mut interfaces = Interfaces::resolve(&config.model, &network.links)?;
     network.check_placement(&config.model)?;
     let is_ours = |name: &str| layout.link(name).exists();
     if !options.replace {
@@ -145,7 +145,7 @@ async fn start(
     };
     warnings.extend(differing_limits(&config, &pins));
     let mut host = HostChanges::open(state)?;
-    warnings.extend(interfaces::check_devices(&interfaces, &network.links, &mut host)?);
+    interfaces.of_devices = interfaces::check_devices(&interfaces, &network.links, &mut host)?;
     tracing::debug!("health, clock and devices are looked at");
     let mut agent = Agent {
         options,

@@ -7,12 +7,12 @@ use lb::api::types::BackendState;
 use lb_tests::{
     hello::{Session, spread},
     lab::Lab,
-    topo::{Topology, port},
+    topo::{Link, Topology, VIP4, host_prefix, port},
     wait::{PATIENCE, Seen, eventually},
     xdp_pass,
 };
 
-use crate::setup::{HELLO, HelloLab, SERVICE, backend_is};
+use crate::setup::{HELLO, HelloLab, SERVICE, backend_is, config, xdp_program_of};
 
 /// TCP's retransmissions back off meanwhile.
 const LIMIT: Duration = Duration::from_secs(90);
@@ -25,7 +25,7 @@ fn the_program_comes_before_the_vip() {
         let mut session = Session::open(hello.client(), HELLO)?;
         session.set_limit(LIMIT)?;
         session.echo(b"before")?;
-        make_anew(lab)?;
+        make_anew(lab, &lab.net.director.links[0])?;
         let since = eventually(PATIENCE, "the VIP to be added again", || {
             let log = hello.agent.log();
             let (_, since) = log.split_once("was deleted and made again").unwrap_or_default();
@@ -43,10 +43,34 @@ fn the_program_comes_before_the_vip() {
     });
 }
 
-/// eth0 under another index.
-fn make_anew(lab: &Lab) -> Result<()> {
+/// One that takes no program keeps no other one without, and gets no VIP.
+#[test]
+fn an_interface_that_takes_no_program() {
+    Lab::test(Topology::two_segments(1), |lab| {
+        let mut config = config(lab, 1);
+        config.interfaces.push(("eth1".to_owned(), "native".to_owned()));
+        let hello = HelloLab::start_with(lab, &config)?;
+        let director = &lab.net.director;
+        // A bridge has no native XDP.
+        director.netns.ip("link del eth0\nlink add eth0 type bridge\n")?;
+        make_anew(lab, &director.links[1])?;
+        eventually(PATIENCE, "eth1 to be attached to again", || {
+            let program = xdp_program_of(&director.netns, "eth1")?;
+            Ok(if program.is_empty() { Seen::NotYet(hello.agent.log()) } else { Seen::Yes(()) })
+        })?;
+        eventually(PATIENCE, "it to be said that eth0 is not", || {
+            let log = hello.agent.log();
+            Ok(if log.contains("network failed: attaching anew") { Seen::Yes(()) } else { Seen::NotYet(log) })
+        })?;
+        let there = director.netns.run("ip", &["addr", "show", "dev", "eth0"])?.ok()?;
+        ensure!(!there.contains(&host_prefix(VIP4)), "{there}");
+        Ok(())
+    });
+}
+
+/// Under another index.
+fn make_anew(lab: &Lab, link: &Link) -> Result<()> {
     let (director, switch) = (&lab.net.director, &lab.net.switch);
-    let link = &director.links[0];
     director.netns.ip(&format!("link del {}", link.device))?;
     link.plug(&director.role, &director.netns, switch)?;
     let port = port(&director.role, link);

@@ -69,3 +69,30 @@ fn one_whose_program_is_another_one_is_attached_to() {
         assert!(attached().follow(&[link(2, "eth0", other)]), "{other:?}");
     }
 }
+
+#[test]
+fn what_failed_is_tried_again_at_once_where_something_is_new() {
+    let later = Duration::from_secs(30);
+    let mut interfaces = attached();
+    interfaces.follow(&[link(3, "eth0", None)]);
+    interfaces.not_before = later;
+    interfaces.follow(&[link(3, "eth0", None)]);
+    assert_eq!(interfaces.not_before, later);
+    interfaces.follow(&[Link { mtu: 9000, ..link(3, "eth0", None) }]);
+    assert_eq!(interfaces.not_before, Duration::ZERO);
+}
+
+/// They are those of the last attempt, not of each.
+#[test]
+fn a_fallback_is_told_once() {
+    let mut interfaces = attached();
+    let why = Some("not supported".to_owned());
+    let attached = interfaces.all[0].attached.clone().expect("it is there");
+    let fallen = Attached { generic: true, fallback: why, ..attached.clone() };
+    report(&fallen, &mut interfaces.fallbacks);
+    report(&fallen, &mut interfaces.fallbacks);
+    report(&Attached { adopted: true, ..attached.clone() }, &mut interfaces.fallbacks);
+    assert_eq!(interfaces.warnings().count(), 1);
+    report(&attached, &mut interfaces.fallbacks);
+    assert_eq!(interfaces.warnings().count(), 0);
+}
