@@ -99,7 +99,13 @@ impl Interfaces {
                     interface.missing = false;
                 }
                 Err(error) => {
-                    if !interface.missing {
+                    let renamed = interface.attached.is_some() && interface.attachment.vlans.is_empty();
+                    if !interface.missing && renamed {
+                        tracing::error!(
+                            "{name} has another name now: it forwards on, but its VIPs and addresses are not followed; \
+                             give it its name again, or write the new one into the configuration and start the agent anew"
+                        );
+                    } else if !interface.missing {
                         tracing::error!("nothing comes in by {name} any more: {error}");
                     }
                     interface.missing = true;

@@ -362,8 +362,11 @@ impl Network {
     }
 
     fn link_spec(&self, name: &str, interfaces: &Interfaces, model: &Model) -> Option<LinkSpec> {
-        let link = self.links.iter().find(|link| link.name == *name)?;
         let attachments: Vec<&Attachment> = interfaces.attachments().filter(|at| at.name == name).collect();
+        // One that was renamed has the program still, which knows it by the index of the record of its old name.
+        let renamed = |link: &&Link| attachments.iter().any(|at| at.ifindex == link.index);
+        let named = self.links.iter().find(|link| link.name == *name);
+        let link = named.or_else(|| self.links.iter().find(renamed))?;
         let sources: Vec<u32> =
             std::iter::once(link.index).chain(interfaces.named_on(name, &self.links)).collect();
         let vips = vips(model);

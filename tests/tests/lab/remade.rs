@@ -68,6 +68,26 @@ fn an_interface_that_takes_no_program() {
     });
 }
 
+/// udev, or an operator. Since Linux 6.2 that is possible while the device is up.
+#[test]
+fn a_renamed_interface_forwards_on() {
+    Lab::test(Topology::one_segment(2), |lab| {
+        let hello = HelloLab::start(lab, 2)?;
+        let director = &lab.net.director.netns;
+        let mut session = Session::open(hello.client(), HELLO)?;
+        director.ip("link set dev eth0 name uplink")?;
+        eventually(PATIENCE, "the agent to see it", || {
+            let log = hello.agent.log();
+            Ok(if log.contains("eth0 has another name now") { Seen::Yes(()) } else { Seen::NotYet(log) })
+        })?;
+        // It has acted on it when it answers.
+        hello.agent.lb(&["status"])?.ok()?;
+        session.echo(b"its connection was not cut")?;
+        ensure!(spread(hello.client(), HELLO, 10)?.values().eq(&[5, 5]));
+        director.ip("link set dev uplink name eth0")
+    });
+}
+
 /// Under another index.
 fn make_anew(lab: &Lab, link: &Link) -> Result<()> {
     let (director, switch) = (&lab.net.director, &lab.net.switch);
