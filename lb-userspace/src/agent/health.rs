@@ -278,7 +278,7 @@ fn remember(saved: &mut Saved, kernel: &Snapshot) {
         let name = kernel.services.get(&record.service).map(|service| name_of(&service.name));
         if let Some(name) = name.filter(|_| !gone).and_then(|name| ServiceName::new(name).ok()) {
             let key = BackendKey { address: dest_address(record), port: u16::from_be_bytes(record.port) };
-            saved.add(name, key);
+            saved.add(name, key, record.flags & dest::flag::OUT != 0);
         }
     }
 }

@@ -71,7 +71,7 @@ impl SavedFile {
             )
         });
         let ongoing = ongoing.ok().flatten().unwrap_or_default();
-        (Self { path, stored: None }, Saved { states: contents.health, ongoing }, warning)
+        (Self { path, stored: None }, Saved { states: contents.health, ongoing, ..Saved::default() }, warning)
     }
 
     /// Writes `saved` if the file does not say so yet.

@@ -201,6 +201,8 @@ impl Health {
                 let is_new = old.is_none() && earlier.is_none();
                 let mut old = old.unwrap_or_default();
                 let mut earlier = earlier.cloned().unwrap_or_default();
+                let is_out = saved.out.contains(&(service.name.clone(), backend.key));
+                let presumed = self.presumed(is_new, is_out, &old, &earlier);
                 let mut ids = Vec::new();
                 for (check, vip) in service.attempts(backend) {
                     let own = check.label();
@@ -221,9 +223,8 @@ impl Health {
                     if let Some(at) = earlier.iter().position(|saved| saved.check == label) {
                         let saved = earlier.remove(at);
                         machine = machine.resume(saved.state(), saved.outcome(), saved.weight);
-                    } else if !is_new {
-                        // It serves: its first failure is not enough to take it out.
-                        machine = machine.resume(State::Up, None, Weight::Configured);
+                    } else {
+                        machine = machine.resume(presumed, None, Weight::Configured);
                     }
                     let (service, backend) = (service.name.clone(), backend.key);
                     self.deadlines.extend(machine.deadline().map(|at| (at, id)));

@@ -1,10 +1,13 @@
 //! What is known of the backends' health, for the agent that comes after.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Machine, Ongoing, Outcome, State, Weight};
+use super::{Health, Machine, Ongoing, Outcome, ProbeId, State, Weight};
 use crate::model::{BackendKey, ServiceName};
 
 /// What an agent leaves to the next one.
@@ -13,6 +16,8 @@ pub struct Saved {
     pub states: SavedStates,
     /// Of the services where anything is in progress.
     pub ongoing: BTreeMap<ServiceName, Ongoing>,
+    /// Backends that nothing else is known of, and that the kernel keeps new connections from.
+    pub out: BTreeSet<(ServiceName, BackendKey)>,
 }
 
 /// By service and backend. A backend that is named here is not new, also without a check.
@@ -42,9 +47,13 @@ impl Saved {
         self.states.entry(service).or_default().insert(key, checks);
     }
 
-    /// Makes a backend known, as one without a result, unless it is known already.
-    pub fn add(&mut self, service: ServiceName, key: BackendKey) {
-        self.states.entry(service).or_default().entry(key).or_default();
+    /// Makes a backend known, as one without a result, unless it is known already; whether it `is_out` counts only if
+    /// there is none.
+    pub fn add(&mut self, service: ServiceName, key: BackendKey, is_out: bool) {
+        let checks = self.states.entry(service.clone()).or_default().entry(key).or_default();
+        if is_out && checks.is_empty() {
+            self.out.insert((service, key));
+        }
     }
 }
 
@@ -66,5 +75,28 @@ impl SavedCheck {
         let (passed, words, took) = self.last.as_ref()?;
         let took = Duration::from_micros(*took);
         Some(if *passed { Outcome::passed(took, words) } else { Outcome::failed(took, words) })
+    }
+}
+
+impl Health {
+    /// What a check of a backend counts as that was not made before. Of one that serves its first failure is not enough
+    /// to take it out; of one that is out, whose checks may just have other words now, its first pass is not enough to
+    /// bring it back.
+    pub(super) fn presumed(
+        &self,
+        is_new: bool,
+        is_out: bool,
+        old: &[ProbeId],
+        earlier: &[SavedCheck],
+    ) -> State {
+        let old = || old.iter().filter_map(|id| self.entries.get(id)).map(|entry| &entry.machine);
+        let mut known = old().map(Machine::state).chain(earlier.iter().map(SavedCheck::state));
+        if is_out || known.any(|state| state == State::Down) {
+            State::Down
+        } else if is_new || !old().all(Machine::serves) {
+            State::Unproven
+        } else {
+            State::Up
+        }
     }
 }

@@ -328,8 +328,51 @@ fn a_check_that_is_added_to_a_serving_backend_does_not_take_it_out_unseen() {
     assert!(world.is_up("10.0.0.1"));
     // The same for an agent that starts with another file than the one before had, or over a kernel that serves.
     let mut saved = Saved::default();
-    saved.add("web".parse().expect("a name"), "10.0.0.1:80".parse().expect("a key"));
+    saved.add("web".parse().expect("a name"), "10.0.0.1:80".parse().expect("a key"), false);
     assert!(World::new(&model(&[checked]), saved).is_up("10.0.0.1"));
+}
+
+/// A check is known again by what it does: with another port it is another one.
+#[test]
+fn a_dead_backend_whose_check_is_changed_stays_out_until_it_passes() {
+    let timing = Timing { rise: 2, ..fast() };
+    let before = service(timing, &["10.0.0.1"]);
+    let mut after = before.clone();
+    after.health.checks[0].port = Some(8080);
+    let after = model(&[after]);
+    let mut world = World::new(&model(&[before]), Saved::default());
+    world.set("10.0.0.1", false);
+    world.run(5 * SECOND);
+    let saved = world.saved();
+    world.health.watch(world.now, &after);
+    // The same for an agent that starts with that file, also if it has only the kernel to ask.
+    let mut out = Saved::default();
+    out.add("web".parse().expect("a name"), "10.0.0.1:80".parse().expect("a key"), true);
+    for mut world in [world, World::new(&after, saved), World::new(&after, out)] {
+        assert!(!world.is_up("10.0.0.1") && !world.health.is_pending());
+        world.set("10.0.0.1", false);
+        world.run(10 * SECOND);
+        assert!(!world.is_up("10.0.0.1"));
+        world.transitions.clear();
+        world.began.clear();
+        world.set("10.0.0.1", true);
+        world.run(10 * SECOND);
+        let (at, told) = world.transitions.last().expect("it has come back");
+        assert_eq!((world.transitions.len(), told.healthy), (1, Some(true)));
+        assert_eq!(world.began.iter().filter(|(began, _)| began < at).count(), 2, "rise");
+    }
+}
+
+#[test]
+fn a_new_backend_whose_check_is_changed_before_its_first_result_stays_new() {
+    let before = service(fast(), &["10.0.0.1"]);
+    let mut after = before.clone();
+    after.health.checks[0].port = Some(8080);
+    let mut world = World::new(&model(&[before]), Saved::default());
+    world.health.watch(world.now, &model(&[after]));
+    assert!(!world.is_up("10.0.0.1") && world.health.is_pending());
+    world.run(SECOND);
+    assert!(world.is_up("10.0.0.1"));
 }
 
 #[test]
