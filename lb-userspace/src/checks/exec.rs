@@ -6,11 +6,11 @@ use super::failure;
 use crate::{
     health::{Failure, Pass, Probe, Weight},
     model::check::ExecCheck,
-    program::{self, NotStarted, Running},
+    program::{NotStarted, Running, Starts},
 };
 
-pub async fn check(probe: &Probe, exec: &ExecCheck) -> Result<Pass, Failure> {
-    let mut running = start(probe, exec).await?;
+pub async fn check(probe: &Probe, exec: &ExecCheck, starts: &Starts) -> Result<Pass, Failure> {
+    let mut running = start(probe, exec, starts).await?;
     let status = running.0.wait().await.map_err(|error| failure(&error))?;
     match (status.code(), exec.dynamic) {
         (Some(0), _) => Ok(Pass::new("exit code 0")),
@@ -24,7 +24,7 @@ pub async fn check(probe: &Probe, exec: &ExecCheck) -> Result<Pass, Failure> {
 }
 
 /// As its user, with what it should know in its environment.
-async fn start(probe: &Probe, exec: &ExecCheck) -> Result<Running, Failure> {
+async fn start(probe: &Probe, exec: &ExecCheck, starts: &Starts) -> Result<Running, Failure> {
     let environment = [
         ("LB_SERVICE", probe.service.to_string()),
         ("LB_BACKEND", probe.backend.to_string()),
@@ -32,7 +32,7 @@ async fn start(probe: &Probe, exec: &ExecCheck) -> Result<Running, Failure> {
         ("LB_PORT", probe.target.port().to_string()),
         ("LB_TIMEOUT_MS", probe.timeout.as_millis().to_string()),
     ];
-    program::start(&exec.command, &exec.user, environment).await.map_err(|error| match error {
+    starts.start(&exec.command, &exec.user, environment).await.map_err(|error| match error {
         NotStarted::Refused { program, error } => {
             let Failure { why } = failure(&error);
             Failure { why: format!("{program} cannot be run: {why}") }

@@ -45,6 +45,7 @@ use crate::{
     clock::monotonic,
     health::{Failure, Outcome, Pass, Probe, ProbeId, Wanted},
     model::check::CheckKind,
+    program::Starts,
 };
 
 /// Where attempts are handed in. When it is dropped the thread ends, and attempts under way with it.
@@ -154,6 +155,7 @@ pub async fn once(probe: &Probe) -> Outcome {
 struct Common {
     tls: Tls,
     unanswered: Unanswered,
+    starts: Starts,
 }
 
 async fn attempt(probe: &Probe, common: &Common) -> Outcome {
@@ -185,7 +187,7 @@ async fn by_kind(probe: &Probe, common: &Common, step: &Step) -> Result<Pass, Fa
         CheckKind::Smtp(smtp) => Box::pin(smtp::check(probe, smtp, tls, step)).await,
         CheckKind::Ping => Box::pin(ping::check(probe)).await,
         CheckKind::File(file) => file::check(probe, file).await,
-        CheckKind::Exec(exec) => Box::pin(exec::check(probe, exec)).await,
+        CheckKind::Exec(exec) => Box::pin(exec::check(probe, exec, &common.starts)).await,
     }
 }
 

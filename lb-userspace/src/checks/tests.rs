@@ -620,6 +620,62 @@ async fn a_program_that_hangs_is_killed_with_its_children() {
     assert_eq!(reading.join().expect("no panic"), b"");
 }
 
+/// A program that passes, but that nobody can begin until this is dropped, as one of a file system that does not answer: at
+/// most for `fs.lease-break-time`, 45 s (fcntl(2), F_SETLEASE). It is another process that writes it: a child that is just
+/// forked here would have it open too.
+struct Stuck(std::process::Child);
+
+impl Stuck {
+    fn at(path: &std::path::Path) -> Self {
+        let script = "$SIG{IO} = 'IGNORE'; $_ = shift; open F, '>', $_ and print F \"#!/bin/sh\\n\" and close F and \
+                      chmod 0755, $_ and open F, '<', $_ and fcntl F, 1024, 1 or die $!; print 'stuck'; close STDOUT; \
+                      sleep";
+        let mut perl = std::process::Command::new("perl");
+        perl.args(["-e", script]).arg(path).stdout(std::process::Stdio::piped());
+        let mut holder = perl.spawn().expect("there is perl");
+        let mut words = String::new();
+        io::Read::read_to_string(holder.stdout.as_mut().expect("it speaks"), &mut words).expect("readable");
+        assert_eq!(words, "stuck");
+        Self(holder)
+    }
+}
+
+impl Drop for Stuck {
+    fn drop(&mut self) {
+        self.0.kill().expect("it is ours");
+        self.0.wait().expect("it ends");
+    }
+}
+
+#[tokio::test]
+async fn a_program_that_does_not_begin_is_in_nobodys_way() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let program = dir.path().join("program");
+    let stuck = Stuck::at(&program);
+    let CheckKind::Exec(exec) = script("", false) else { unreachable!("it is one") };
+    let command = vec![program.display().to_string()];
+    let kind = CheckKind::Exec(ExecCheck { command, ..exec });
+    let common = Common::default();
+    let made = async |timeout| {
+        let outcome = attempt(&Probe { timeout, ..probe(kind.clone(), 80) }, &common).await;
+        outcome.result.map(|pass| pass.found).map_err(|failure| failure.why)
+    };
+    let (short, long) = (Duration::from_millis(200), Duration::from_secs(20));
+    assert_eq!(made(short).await, Err("no answer".to_owned()));
+    // One thread waits for it, and not one more.
+    let again = made(long).await.expect_err("it hangs");
+    assert!(again.ends_with("program does not begin since it was started last"), "{again}");
+    assert_eq!(found(script("exit 0", false), 80).await.as_deref(), Ok("exit code 0"));
+    drop(stuck);
+    // The start that was given up is over at any time now.
+    let passes = async {
+        while made(long).await.as_deref() != Ok("exit code 0") {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), passes).await.expect("it is started again");
+}
+
 #[test]
 fn lag_tiers_give_the_percentage() {
     let lag = [(5, 50), (60, 0)].map(|(from, weight)| LagTier { from, weight }).into();

@@ -12,7 +12,7 @@ use super::Settings;
 use crate::{
     events::{Draft, Event, Kind, Lanes},
     model::ServiceName,
-    program,
+    program::Starts,
 };
 
 /// Those of one service run one after the other.
@@ -26,6 +26,7 @@ struct Job {
 
 pub struct Programs {
     settings: Arc<Settings>,
+    starts: Arc<Starts>,
     lanes: Lanes<Lane, Job>,
     running: JoinSet<Lane>,
     failed: UnboundedSender<Draft>,
@@ -33,7 +34,7 @@ pub struct Programs {
 
 impl Programs {
     pub fn new(settings: Arc<Settings>, failed: UnboundedSender<Draft>) -> Self {
-        Self { settings, lanes: Lanes::default(), running: JoinSet::new(), failed }
+        Self { settings, starts: Arc::default(), lanes: Lanes::default(), running: JoinSet::new(), failed }
     }
 
     /// Until there are no more events, and all that waits has run.
@@ -72,9 +73,10 @@ impl Programs {
 
     fn start(&mut self) {
         while let Some((lane, job)) = self.lanes.start() {
-            let (settings, failed) = (self.settings.clone(), self.failed.clone());
+            let (settings, starts, failed) =
+                (self.settings.clone(), self.starts.clone(), self.failed.clone());
             self.running.spawn(async move {
-                if let Err(why) = run(&job, &settings).await {
+                if let Err(why) = run(&job, &settings, &starts).await {
                     let Job { command, event } = &job;
                     let program = command.first().map_or("", String::as_str);
                     let reason = format!("program {program} for event {}: {why}", event.seq);
@@ -92,17 +94,19 @@ impl Programs {
     }
 }
 
-async fn run(job: &Job, settings: &Settings) -> Result<(), String> {
+async fn run(job: &Job, settings: &Settings, starts: &Starts) -> Result<(), String> {
     let notify = &settings.notify;
-    let environment = environment(&job.event, settings);
-    let mut running = program::start(&job.command, &notify.script_user, environment)
-        .await
-        .map_err(|error| error.to_string())?;
-    match timeout(notify.script_timeout.duration(), running.0.wait()).await {
+    let ending = async {
+        let environment = environment(&job.event, settings);
+        let started = starts.start(&job.command, &notify.script_user, environment).await;
+        let mut running = started.map_err(|error| error.to_string())?;
+        running.0.wait().await.map_err(|error| error.to_string())
+    };
+    match timeout(notify.script_timeout.duration(), ending).await {
         Ok(Ok(status)) if status.success() => Ok(()),
         Ok(Ok(status)) => Err(format!("it ended with {status}")),
-        Ok(Err(error)) => Err(error.to_string()),
-        // Dropped here, it is killed.
+        Ok(Err(why)) => Err(why),
+        // Dropped here, it is killed, as soon as it has begun.
         Err(_) => Err(format!("it did not end within {}, and was killed", notify.script_timeout)),
     }
 }
