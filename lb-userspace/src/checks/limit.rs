@@ -9,7 +9,23 @@ use crate::health::Probe;
 
 /// A timer that rings so much later than it should was not heard: this process had no CPU, or other work. Timers have
 /// a resolution of a millisecond.
-const UNHEARD: Duration = Duration::from_millis(10);
+pub(super) const UNHEARD: Duration = Duration::from_millis(10);
+
+/// What comes of a whole attempt: until [`Step::until`], also where that is put off meanwhile.
+pub async fn whole<T>(step: &Step, work: impl Future<Output = T>) -> Option<T> {
+    let mut work = pin!(work);
+    let mut until = step.until();
+    loop {
+        if let Ok(done) = timeout_at(until, &mut work).await {
+            return Some(done);
+        }
+        let put_off = step.until();
+        if put_off == until {
+            return None;
+        }
+        until = put_off;
+    }
+}
 
 /// What comes of `work` before `until`. The time in which we did not look is given back, once: that nobody read an answer
 /// is no failure of who gave it. Of two, one in the other, that end at the same time the inner one ends first.
@@ -27,16 +43,14 @@ pub async fn within<T>(until: Instant, work: impl Future<Output = T>) -> Option<
 }
 
 /// What comes of a part of an attempt within `limit`. Time is given back as by [`within`], but no more than half of what is
-/// left of the attempt, or of what it gets back itself: who is silent in a part has a result all the same.
+/// left of the attempt, with what it gets back itself: who is silent in a part has a result all the same.
 pub async fn part<T>(step: &Step, limit: Duration, work: impl Future<Output = T>) -> Option<T> {
     let mut work = pin!(work);
     let until = Instant::now() + limit;
     if let Ok(done) = timeout_at(until, &mut work).await {
         return Some(done);
     }
-    let now = Instant::now();
-    let late = now - until;
-    let left = if now < step.until() { step.left() } else { now - step.until() };
+    let (late, left) = (Instant::now() - until, step.left());
     if late < UNHEARD || left < UNHEARD {
         return None;
     }
@@ -88,7 +102,7 @@ mod tests {
             sleep(Duration::from_millis(10)).await;
             within(step.until(), pending::<()>()).await
         };
-        assert_eq!(within(step.until(), inner).await, Some(None));
+        assert_eq!(whole(&step, inner).await, Some(None));
     }
 
     #[tokio::test(start_paused = true)]
@@ -100,7 +114,7 @@ mod tests {
                 sleep(Duration::from_millis(known_after)).await;
                 farewell(&probe, &step, pending::<()>()).await;
             };
-            assert_eq!(within(step.until(), work).await, Some(()), "known after {known_after} ms");
+            assert_eq!(whole(&step, work).await, Some(()), "known after {known_after} ms");
         }
     }
 
@@ -121,7 +135,7 @@ mod tests {
         let step = Step::begin(&Probe { timeout: SECOND * 3 / 2, ..probe(CheckKind::Tcp, 80) });
         let asks = tokio::spawn(async move {
             let answer = async { receiver.await.expect("it is sent") };
-            within(step.until(), part(&step, SECOND / 2, answer)).await
+            whole(&step, part(&step, SECOND / 2, answer)).await
         });
         yield_now().await;
         advance(unseen).await;
@@ -144,6 +158,76 @@ mod tests {
             let (_sender, asks) = asks_last(unseen).await;
             assert_eq!(asks.await.expect("no panic"), Some(None), "after {unseen:?}");
         }
+    }
+
+    /// One and a half seconds; a first answer takes that long to be seen, or longer, and then a last one is asked for, or a
+    /// connection begun.
+    async fn goes_on<T>(
+        unseen: Duration,
+        after: Duration,
+        last: impl AsyncFnOnce(&Probe, &Step) -> T,
+    ) -> Option<T> {
+        let probe = Probe { timeout: SECOND * 3 / 2, ..probe(CheckKind::Tcp, 80) };
+        let step = Step::begin(&probe);
+        let (sender, receiver) = channel();
+        let work = async {
+            receiver.await.expect("it is sent");
+            sleep(after).await;
+            last(&probe, &step).await
+        };
+        let mut attempt = Box::pin(whole(&step, work));
+        assert!(futures::poll!(&mut attempt).is_pending());
+        advance(unseen).await;
+        sender.send(()).expect("it waits");
+        attempt.await
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_begun_when_time_was_given_back_has_a_part_of_it() {
+        for (unseen, after) in [(1600, 0), (3000, 0), (3000, 200), (3000, 1000), (9000, 1400)] {
+            let [unseen, after] = [unseen, after].map(Duration::from_millis);
+            let soon = Duration::from_millis(10);
+            let asked = goes_on(unseen, after, async |probe: &Probe, step: &Step| {
+                part(step, (probe.timeout / 2).min(step.left() / 2), sleep(soon)).await
+            });
+            assert_eq!(asked.await, Some(Some(())), "{unseen:?}, {after:?}");
+            let connected = goes_on(unseen, after, async |probe: &Probe, step: &Step| {
+                within(step.connected_by(probe), sleep(soon)).await
+            });
+            assert_eq!(connected.await, Some(Some(())), "{unseen:?}, {after:?}");
+        }
+    }
+
+    /// Who is silent then is told of as whoever is silent in time.
+    #[tokio::test(start_paused = true)]
+    async fn who_is_silent_when_time_was_given_back_says_so_before_the_attempt_is_over() {
+        for (unseen, after) in [(1600, 0), (3000, 0), (3000, 200), (3000, 1000), (9000, 1400)] {
+            let [unseen, after] = [unseen, after].map(Duration::from_millis);
+            let asked = goes_on(unseen, after, async |probe: &Probe, step: &Step| {
+                part(step, (probe.timeout / 2).min(step.left() / 2), pending::<()>()).await
+            });
+            assert_eq!(asked.await, Some(None), "{unseen:?}, {after:?}");
+            let connected = goes_on(unseen, after, async |probe: &Probe, step: &Step| {
+                within(step.connected_by(probe), pending::<()>()).await
+            });
+            assert_eq!(connected.await, Some(None), "{unseen:?}, {after:?}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn time_is_given_back_once_and_no_more_than_there_was() {
+        let step = Step::begin(&Probe { timeout: SECOND, ..probe(CheckKind::Tcp, 80) });
+        advance(SECOND).await;
+        assert_eq!(step.left(), Duration::ZERO);
+        advance(SECOND / 2).await;
+        assert_eq!(step.left(), SECOND / 2);
+        advance(SECOND / 4).await;
+        assert_eq!(step.left(), SECOND / 4);
+        advance(9 * SECOND).await;
+        assert_eq!(step.left(), Duration::ZERO);
+        let step = Step::begin(&Probe { timeout: SECOND, ..probe(CheckKind::Tcp, 80) });
+        advance(9 * SECOND).await;
+        assert_eq!(step.left(), SECOND);
     }
 
     #[tokio::test(start_paused = true)]

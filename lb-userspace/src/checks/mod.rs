@@ -32,7 +32,7 @@ use std::{io, panic::AssertUnwindSafe, thread};
 use futures::FutureExt;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
-use limit::within;
+use limit::whole;
 use mysql::Unanswered;
 use queue::{Maker, Queue};
 pub use saved::SavedFile;
@@ -163,7 +163,7 @@ async fn attempt(probe: &Probe, common: &Common) -> Outcome {
     let step = Step::begin(probe);
     // A library may panic of what a server says: else its check would have no result, and so never a second one.
     let made = AssertUnwindSafe(by_kind(probe, common, &step)).catch_unwind();
-    let result = within(step.until(), made).await;
+    let result = whole(&step, made).await;
     let took = monotonic().saturating_sub(began);
     let result = match result {
         Some(Ok(result)) => result,

@@ -8,7 +8,7 @@ use std::{
 
 use tokio::time::Instant;
 
-use super::failure;
+use super::{failure, limit::UNHEARD};
 use crate::health::{Failure, Probe};
 
 /// The step that one attempt has come to, by a name for people: `greeting`, `STARTTLS`. At first it has none, nor while
@@ -16,29 +16,46 @@ use crate::health::{Failure, Probe};
 #[derive(Debug)]
 pub struct Step {
     name: Mutex<&'static str>,
+    timeout: Duration,
+    end: Mutex<End>,
+}
+
+/// When an attempt is over.
+#[derive(Clone, Copy, Debug)]
+struct End {
     until: Instant,
+    /// It has been put off already.
+    is_late: bool,
 }
 
 impl Step {
     /// Of an attempt that begins now.
     pub fn begin(probe: &Probe) -> Self {
-        Self { name: Mutex::default(), until: Instant::now() + probe.timeout }
+        let end = End { until: Instant::now() + probe.timeout, is_late: false };
+        Self { name: Mutex::default(), timeout: probe.timeout, end: Mutex::new(end) }
     }
 
-    /// When the attempt is over.
+    /// When the attempt is over. The time in which nobody looked is given back, once, by whoever is the first to see that
+    /// the end has passed: who goes on then, with an answer that came meanwhile, has time for what is left to be asked.
     pub fn until(&self) -> Instant {
-        self.until
+        let mut end = self.end.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        let late = now.saturating_duration_since(end.until);
+        if late >= UNHEARD && !end.is_late {
+            *end = End { until: now + late.min(self.timeout), is_late: true };
+        }
+        end.until
     }
 
     /// When a connection that is begun now has to be there: at the end of the attempt at the latest, to the instant, so
     /// that who waits for it says why there is none.
     pub fn connected_by(&self, probe: &Probe) -> Instant {
-        self.until.min(Instant::now() + probe.connect_timeout)
+        self.until().min(Instant::now() + probe.connect_timeout)
     }
 
     /// How long the attempt may still take.
     pub fn left(&self) -> Duration {
-        self.until.saturating_duration_since(Instant::now())
+        self.until().saturating_duration_since(Instant::now())
     }
 
     /// It is this one from now on.
