@@ -89,9 +89,9 @@ impl Maker {
         Owed { maker: self, id, is_told: false }
     }
 
-    /// The result of one that is not made. Nobody's fault but the director's: others decide.
+    /// The result of one that is not made.
     pub fn not_made(&self, id: ProbeId, why: &str) {
-        self.tell(id, Outcome { took: Duration::ZERO, result: Ok(Pass::new(format!("not made: {why}"))) });
+        self.tell(id, Outcome { took: Duration::ZERO, result: Ok(Pass::not_made(why)) });
     }
 
     pub fn tell(&self, id: ProbeId, outcome: Outcome) {

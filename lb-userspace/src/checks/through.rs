@@ -203,19 +203,48 @@ impl Inside {
 
     /// The attempt as it is to be made once it has a port, or its result if it is not to be made.
     fn way(&mut self, probe: &Probe) -> Result<(Probe, Way, Arc<Target>), Result<Pass, Failure>> {
-        let reached = self.ways.backends.get(&probe.backend.address).copied();
-        let (host, source) = match reached.unwrap_or(Reached::Unresolved) {
-            Reached::By { host, source } => (host, source),
-            Reached::Local => return Err(Ok(Pass::new("not made: the backend is the director itself"))),
-            // Nobody's fault but the director's: its own address alone decides.
-            Reached::NoSource => return Err(Ok(Pass::new("not made: no address to come from"))),
-            Reached::Unresolved => {
-                return Err(Err(Failure { why: "its MAC address is not known".to_owned() }));
-            }
-        };
+        let (host, source) = self.ways.to(probe.backend.address)?;
         let way = Way { mark: host, ports: self.ways.ports, turn: 0 };
         let probe = Probe { source: probe.source.or(Some(source)), ..probe.clone() };
         let target = self.ports.of(probe.target);
         Ok((probe, way, target))
+    }
+}
+
+impl Ways {
+    /// The record of a backend in `HOSTS` and what its checks come from, or the result of one that cannot be made.
+    fn to(&self, backend: IpAddr) -> Result<(u32, IpAddr), Result<Pass, Failure>> {
+        match self.backends.get(&backend) {
+            Some(Reached::By { host, source }) => Ok((*host, *source)),
+            Some(Reached::Local) => Err(Ok(Pass::not_made("the backend is the director itself"))),
+            Some(Reached::NoSource) => Err(Ok(Pass::not_made("no address to come from"))),
+            Some(Reached::Unresolved) => Err(Err(Failure { why: "its MAC address is not known".to_owned() })),
+            // The way is new, and the agent has not said yet who is where: it tries again if that failed.
+            None => Err(Ok(Pass::not_made("its way is not known yet"))),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_mac_address_that_is_not_there_is_a_failure() {
+        let [by, unresolved, local, unknown] = [1, 2, 3, 4].map(|n| IpAddr::from([10, 0, 0, n]));
+        let source = IpAddr::from([10, 0, 0, 9]);
+        let reached = [
+            (by, Reached::By { host: 7, source }),
+            (unresolved, Reached::Unresolved),
+            (local, Reached::Local),
+        ];
+        let ways = Ways { backends: reached.into(), ..Ways::default() };
+        assert_eq!(ways.to(by), Ok((7, source)));
+        assert_eq!(ways.to(local), Err(Ok(Pass::not_made("the backend is the director itself"))));
+        assert!(ways.to(unresolved).is_err_and(|result| result.is_err()));
+        // Of a way that was just made nothing is known: that is no reason to take all backends out.
+        for address in [by, unresolved, local, unknown] {
+            assert!(Ways::default().to(address).is_err_and(|result| result.is_ok()));
+        }
     }
 }

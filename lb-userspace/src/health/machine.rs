@@ -20,7 +20,18 @@ impl Pass {
     pub fn is_silence(&self) -> bool {
         self.found == SILENCE
     }
+
+    /// The director could not ask. That is nobody's fault but its own: others decide.
+    pub fn not_made(why: &str) -> Self {
+        Self::new(format!("{NOT_MADE}{why}"))
+    }
+
+    fn is_not_made(&self) -> bool {
+        self.found.starts_with(NOT_MADE)
+    }
 }
+
+const NOT_MADE: &str = "not made: ";
 
 const SILENCE: &str = "no reply, and no error";
 
@@ -154,6 +165,9 @@ impl Machine {
     }
 
     fn done(&mut self, now: Duration, outcome: Outcome, actions: &mut Vec<Action>) {
+        if outcome.result.as_ref().is_ok_and(Pass::is_not_made) {
+            return self.not_made(now, outcome, actions);
+        }
         let passed = outcome.result.is_ok();
         if let Ok(pass) = &outcome.result {
             self.weight = pass.weight;
@@ -171,6 +185,17 @@ impl Machine {
             self.against = 0;
             actions.push(Action::Changed(self.state));
         }
+        self.next = Some(self.following(now));
+    }
+
+    /// What is known stays. Who has never had a result is in nobody's way: a director that cannot look must not empty its
+    /// pools.
+    fn not_made(&mut self, now: Duration, outcome: Outcome, actions: &mut Vec<Action>) {
+        if self.last.is_none() && self.state != State::Up {
+            self.state = State::Up;
+            actions.push(Action::Changed(self.state));
+        }
+        self.last = Some(outcome);
         self.next = Some(self.following(now));
     }
 

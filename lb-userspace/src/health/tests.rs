@@ -562,6 +562,56 @@ fn checks_that_one_delay_has_hit_do_not_stay_together() {
     assert!(in_tenths.iter().all(|count| (8..=40).contains(count)), "{in_tenths:?}");
 }
 
+/// One attempt ends so, whenever it was due.
+fn ends(machine: &mut Machine, result: Result<Pass, Failure>) -> Vec<machine::Action> {
+    let due = machine.deadline().expect("it goes on");
+    let mut actions = Vec::new();
+    machine.handle(due, machine::Input::Time, &mut actions);
+    actions.clear();
+    machine.handle(due, machine::Input::Done(Outcome { took: SECOND / 1000, result }), &mut actions);
+    actions
+}
+
+#[test]
+fn what_a_director_cannot_ask_changes_nothing_that_is_known() {
+    let not_made = || Ok(Pass::not_made("no address to come from"));
+    let failed = || Err(Failure { why: String::new() });
+    let lagging = Weight::Lagging { percent: 0, lag: Some(90) };
+    let timing = Timing { rise: 2, fall: 2, retries: 0, ..fast() };
+    let mut machine = Machine::new(Duration::ZERO, timing, 0.5);
+    assert_eq!(ends(&mut machine, Ok(Pass { weight: lagging, ..Pass::new("") })).len(), 1);
+    ends(&mut machine, failed());
+    let known = |machine: &Machine| (machine.state(), machine.against(), machine.weight());
+    assert_eq!(known(&machine), (State::Up, Some((1, 2)), lagging));
+    for _ in 0..3 {
+        assert_eq!(ends(&mut machine, not_made()), []);
+        assert_eq!(known(&machine), (State::Up, Some((1, 2)), lagging));
+        assert_eq!(machine.last().map(Outcome::words), Some("not made: no address to come from"));
+    }
+    assert_eq!(ends(&mut machine, failed()), [machine::Action::Changed(State::Down)]);
+    for against in [None, Some((1, 2))] {
+        for _ in 0..3 {
+            assert_eq!(ends(&mut machine, not_made()), []);
+            assert_eq!(known(&machine), (State::Down, against, lagging));
+        }
+        ends(&mut machine, Ok(Pass::new("connected")));
+        // The pass itself has given the weight back.
+        machine = machine.clone().resume(machine.state(), machine.last().cloned(), lagging);
+    }
+    assert_eq!(machine.state(), State::Up);
+}
+
+#[test]
+fn what_a_director_cannot_ask_the_first_time_is_in_nobodys_way() {
+    // Down: its backend was out when this check came.
+    for state in [State::Unproven, State::Down] {
+        let mut machine = Machine::new(Duration::ZERO, fast(), 0.5).resume(state, None, Weight::Configured);
+        let changed = ends(&mut machine, Ok(Pass::not_made("the backend is the director itself")));
+        assert_eq!(changed, [machine::Action::Changed(State::Up)]);
+        assert!(machine.serves() && machine.against().is_none());
+    }
+}
+
 fn timings() -> impl Strategy<Value = Timing> {
     let counts = (1..5u16, 1..5u16, 0..3u16);
     let own = || proptest::option::of((1..4000u32).prop_map(Millis));
