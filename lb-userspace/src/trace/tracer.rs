@@ -176,34 +176,45 @@ impl Thread {
 
     fn obey(&mut self, order: Order) -> Result<()> {
         match order {
-            Order::Program(ifindex, mut program) => {
-                // What the one before has reported.
-                self.read();
-                for slot in 0..SLOTS {
-                    if let Some(trace) = &mut self.traces[slot] {
-                        if let Some(before) = self.programs.get(&ifindex) {
-                            trace.lost_before = sum(trace.lost_before, before.traces.lost(slot)?);
-                        }
-                        program.ask(slot, trace, &self.clock)?;
-                    }
-                }
-                self.programs.insert(ifindex, program);
+            Order::Program(ifindex, program) => self.follow(ifindex, program),
+            Order::Trace(trace) => self.begin(*trace),
+        }
+    }
+
+    /// It is there in any case: what fails of it is asked again with the next confirmation.
+    fn follow(&mut self, ifindex: u32, program: Program) -> Result<()> {
+        // What the one before has reported.
+        self.read();
+        let before = self.programs.insert(ifindex, program);
+        let Some(program) = self.programs.get_mut(&ifindex) else { return Ok(()) };
+        for (slot, trace) in self.traces.iter_mut().enumerate() {
+            let Some(trace) = trace else { continue };
+            if let Some(before) = &before {
+                trace.lost_before = sum(trace.lost_before, before.traces.lost(slot)?);
             }
-            Order::Trace(trace) => {
-                let Some(slot) = self.traces.iter().position(Option::is_none) else {
-                    let _ = self.ended.send(());
-                    return Ok(());
-                };
-                for program in self.programs.values_mut() {
-                    program.traces.forget_lost(slot)?;
-                    program.ask(slot, &trace, &self.clock)?;
-                }
-                // From here on every packet is asked about: whoever waits for that hears it.
-                let trace = self.traces[slot].insert(*trace);
-                trace.say(&Report::Counts(trace.counts));
-            }
+            program.ask(slot, trace, &self.clock)?;
         }
         Ok(())
+    }
+
+    /// One that cannot be begun has ended.
+    fn begin(&mut self, trace: Trace) -> Result<()> {
+        let Some(slot) = self.traces.iter().position(Option::is_none) else {
+            let _ = self.ended.send(());
+            return Ok(());
+        };
+        let trace = self.traces[slot].insert(trace);
+        let asked = self.programs.values_mut().try_for_each(|program| {
+            program.traces.forget_lost(slot)?;
+            program.ask(slot, trace, &self.clock)
+        });
+        if asked.is_ok() {
+            // From here on every packet is asked about: whoever waits for that hears it.
+            trace.say(&Report::Counts(trace.counts));
+            return Ok(());
+        }
+        let ended = self.end(slot);
+        asked.and(ended)
     }
 
     /// Takes what the programs have reported.
