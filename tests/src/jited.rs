@@ -8,8 +8,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-
-use crate::bpf::{bpf, opened};
+use lb::dataplane::bpf::{bpf, opened};
 
 /// A program's code.
 pub struct Jited {

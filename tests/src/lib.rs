@@ -13,7 +13,6 @@
 //! * [`netns`], [`proc`], [`raw`], [`xdp_pass`], [`wait`], [`clock`] are the tools all of these are made of.
 
 pub mod agent;
-mod bpf;
 mod capture;
 pub mod certificate;
 pub mod clock;

@@ -11,11 +11,9 @@ use std::{
 };
 
 use anyhow::{Context, Result};
+use lb::dataplane::bpf::{Obj, bpf, opened};
 
-use crate::{
-    bpf::{bpf, opened},
-    netns::Netns,
-};
+use crate::netns::Netns;
 
 /// `r0 = XDP_PASS; exit`
 pub const PASS: [u64; 2] = [insn(0xb7, 0, 0, 0, 2), insn(0x95, 0, 0, 0, 0)];
@@ -73,14 +71,6 @@ struct ProgLoad {
     prog_name: [u8; 16],
 }
 
-/// Start of the OBJ_PIN member.
-#[repr(C)]
-struct ObjPin {
-    pathname: u64,
-    bpf_fd: u32,
-    file_flags: u32,
-}
-
 const BPF_PROG_LOAD: libc::c_int = 5;
 const BPF_OBJ_PIN: libc::c_int = 6;
 const BPF_PROG_TYPE_XDP: u32 = 6;
@@ -107,8 +97,7 @@ fn load_and_pin(name: &str, program: &[u64], pin: &Path) -> Result<()> {
     let loaded = unsafe { opened(BPF_PROG_LOAD, &attr) };
     let fd = loaded.with_context(|| String::from_utf8_lossy(&log).trim_end_matches('\0').to_owned())?;
     let path = CString::new(pin.as_os_str().as_bytes())?;
-    let attr =
-        ObjPin { pathname: path.as_ptr() as u64, bpf_fd: fd.as_raw_fd().cast_unsigned(), file_flags: 0 };
+    let attr = Obj { pathname: path.as_ptr() as u64, bpf_fd: fd.as_raw_fd().cast_unsigned(), file_flags: 0 };
     // SAFETY: `path` outlives the call and ends with a NUL.
     unsafe { bpf(BPF_OBJ_PIN, &attr) }.with_context(|| format!("cannot pin it as {}", pin.display()))?;
     Ok(())

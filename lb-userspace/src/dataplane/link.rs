@@ -4,11 +4,13 @@ use std::{
     ffi::CString,
     fs, io,
     os::{
-        fd::{AsRawFd, FromRawFd, OwnedFd},
+        fd::{AsRawFd, OwnedFd},
         unix::ffi::OsStrExt,
     },
     path::Path,
 };
+
+use super::bpf::{Obj, bpf, opened};
 
 /// `enum bpf_cmd` (`include/uapi/linux/bpf.h`).
 const BPF_OBJ_GET: libc::c_int = 7;
@@ -28,33 +30,15 @@ pub fn take_off(pin: &Path) -> io::Result<()> {
     fs::remove_file(pin)
 }
 
-/// Of `union bpf_attr` for `BPF_OBJ_GET`: the kernel takes a short one.
-#[repr(C)]
-struct ObjGet {
-    pathname: u64,
-    bpf_fd: u32,
-    file_flags: u32,
-}
-
 fn open(pin: &Path) -> io::Result<OwnedFd> {
     let path = CString::new(pin.as_os_str().as_bytes())?;
-    let attr = ObjGet { pathname: path.as_ptr().expose_provenance() as u64, bpf_fd: 0, file_flags: 0 };
+    let attr = Obj { pathname: path.as_ptr().expose_provenance() as u64, bpf_fd: 0, file_flags: 0 };
     // SAFETY: the path ends in a 0 byte and lives until the call returns.
-    let fd = unsafe { bpf(BPF_OBJ_GET, &attr) }?;
-    // SAFETY: it is new, so that nobody else owns it.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+    unsafe { opened(BPF_OBJ_GET, &attr) }
 }
 
 /// An interface that is gone has no program: no error.
 fn detach(link: &OwnedFd) -> io::Result<()> {
     // SAFETY: `link_detach.link_fd` is the first word, and all that is read.
     unsafe { bpf(BPF_LINK_DETACH, &link.as_raw_fd()) }.map(drop)
-}
-
-/// # Safety
-/// `attr` must be the start of the member of `union bpf_attr` that `command` reads, with valid pointers.
-unsafe fn bpf<T>(command: libc::c_int, attr: &T) -> io::Result<libc::c_int> {
-    // SAFETY: the kernel reads `size_of::<T>()` bytes at `attr`; the rest is the caller's promise.
-    let result = unsafe { libc::syscall(libc::SYS_bpf, command, attr, size_of::<T>()) };
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result as libc::c_int) }
 }

@@ -2,6 +2,7 @@
 
 mod apply;
 mod attach;
+pub mod bpf;
 mod clock;
 mod deliver;
 mod explain;

@@ -2,12 +2,15 @@
 
 use std::{
     fs,
-    os::fd::{AsRawFd, FromRawFd, OwnedFd},
+    os::fd::{AsRawFd, OwnedFd},
 };
 
-use lb::net::{
-    Event, Events, Netlink,
-    xdp::{self, XdpMode},
+use lb::{
+    dataplane::bpf::opened,
+    net::{
+        Event, Events, Netlink,
+        xdp::{self, XdpMode},
+    },
 };
 use rtnetlink::{
     LinkUnspec,
@@ -88,11 +91,6 @@ fn pass() -> OwnedFd {
     // what is missing as zero.
     let attributes: [u64; 3] = [6 | 2 << 32, instructions.as_ptr() as u64, license.as_ptr() as u64];
     const BPF_PROG_LOAD: libc::c_int = 5;
-    // SAFETY: the attributes are as long as said, and point to two instructions and a string that outlive
-    // the call.
-    let fd =
-        unsafe { libc::syscall(libc::SYS_bpf, BPF_PROG_LOAD, attributes.as_ptr(), size_of_val(&attributes)) };
-    assert!(fd >= 0, "bpf(BPF_PROG_LOAD): {}", std::io::Error::last_os_error());
-    // SAFETY: the kernel has just made this descriptor, and nobody else owns it.
-    unsafe { OwnedFd::from_raw_fd(i32::try_from(fd).expect("a descriptor")) }
+    // SAFETY: the attributes point to two instructions and a string that outlive the call.
+    unsafe { opened(BPF_PROG_LOAD, &attributes) }.expect("bpf(BPF_PROG_LOAD)")
 }
