@@ -6,7 +6,7 @@ use std::{mem::take, time::Duration};
 use anyhow::{Context, Result, ensure};
 use lb_common::meta::{Meta, buckets};
 
-use super::Agent;
+use super::{AGAIN, Agent};
 use crate::{
     clock::monotonic,
     dataplane::grace_period,
@@ -14,8 +14,6 @@ use crate::{
     model::FlowSizes,
 };
 
-/// After a step that failed.
-const AGAIN: Duration = Duration::from_secs(30);
 /// Of moving at a time: as long as the agent may keep others waiting.
 const AT_ONCE: Duration = Duration::from_millis(20);
 

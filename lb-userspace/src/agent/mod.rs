@@ -56,7 +56,8 @@ use probing::Probing;
 use rates::Counted;
 use traces::Tracing;
 
-/// After an interface could not be attached to, as long as it is the same: verifying the program takes a while.
+/// After an interface could not be attached to (as long as it is the same), or a step of a move failed: each attempt takes a
+/// while, in which nobody else is served.
 const AGAIN: Duration = Duration::from_secs(30);
 
 /// What the command line says about where things are.
@@ -229,7 +230,9 @@ impl Agent {
         if attached.is_err() {
             self.interfaces.not_before = monotonic() + AGAIN;
         }
-        attached.context("attaching anew (in 30 s again, or when the interface changes)")
+        attached.with_context(|| {
+            format!("attaching anew (in {} s again, or when the interface changes)", AGAIN.as_secs())
+        })
     }
 
     /// A look at the counters; before it a round of the sweeper if one is due, and freeing what that showed to be unused.
