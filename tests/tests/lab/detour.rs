@@ -11,10 +11,12 @@ use lb_tests::{
     dns,
     lab::Lab,
     topo::{Segment, Topology, VIP4},
-    wait::{PATIENCE, Seen, eventually},
 };
 
-use crate::{setup::SERVICE, via::ways};
+use crate::{
+    setup::{SERVICE, backend_until},
+    via::ways,
+};
 
 /// Direct and through the VIP, of each of dns, udp, ping, and of a datagram that needs no answer.
 const UP: &[CheckState] = &[CheckState::Up; 8];
@@ -54,10 +56,12 @@ fn an_answer_that_comes_late_is_waited_for_and_one_that_comes_too_late_or_lies_i
         let key = format!("{own}:53");
         ways(&agent, &key, UP)?;
         // Neither lasts on a machine that stands still for some seconds: it is waited for.
-        until(&agent, &key, "nothing to be late", |view| took(view).all(|took| took < LATE))?;
+        backend_until(&agent, SERVICE, &key, "nothing to be late", |view| {
+            took(view).all(|took| took < LATE)
+        })?;
 
         detour.set(Fault::Late(LATE));
-        until(&agent, &key, "late answers that are answers", |view| {
+        backend_until(&agent, SERVICE, &key, "late answers that are answers", |view| {
             let passed = view.checks.iter().all(|check| check.passed == Some(true));
             took(view).all(|took| took >= LATE) && passed && view.state == BackendState::Up
         })?;
@@ -90,15 +94,8 @@ fn took(view: &BackendView) -> impl Iterator<Item = Duration> {
 
 /// Waits until the first checks have failed so on the backend's own address.
 fn fail_by(agent: &Agent, key: &str, wanted: [&str; 3]) -> Result<()> {
-    until(agent, key, &format!("the failures to be {wanted:?}"), |view| {
+    backend_until(agent, SERVICE, key, &format!("the failures to be {wanted:?}"), |view| {
         let mut whys = view.checks.iter().step_by(2).zip(wanted);
         whys.all(|(check, wanted)| check.result.as_ref().is_some_and(|why| why.contains(wanted)))
-    })
-}
-
-fn until(agent: &Agent, key: &str, what: &str, is: impl Fn(&BackendView) -> bool) -> Result<()> {
-    eventually(PATIENCE, what, || {
-        let view = agent.backend(SERVICE, key)?;
-        Ok(if is(&view) { Seen::Yes(()) } else { Seen::NotYet(format!("{view:?}")) })
     })
 }

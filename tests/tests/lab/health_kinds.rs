@@ -19,7 +19,7 @@ use lb_tests::{
 };
 use nix::sys::signal::Signal;
 
-use crate::setup::{HELLO, HelloLab, PORT, SERVICE, backend_is};
+use crate::setup::{HELLO, HelloLab, PORT, SERVICE, backend_is, backend_is_down, check_finds};
 
 /// A busy machine must not fail what is healthy.
 const TIMING: &str = "interval: 200ms, timeout: 3s, rise: 1";
@@ -38,20 +38,11 @@ fn up(hello: &HelloLab, n: usize) -> Result<()> {
 
 /// Waits until the backend is down for this reason.
 fn down(hello: &HelloLab, n: usize, why: &str) -> Result<()> {
-    backend_is(&hello.agent, SERVICE, &hello.key(n), BackendState::Down)?;
-    eventually(PATIENCE, why, || {
-        let detail = hello.agent.backend(SERVICE, &hello.key(n))?.detail.unwrap_or_default();
-        Ok(if detail.contains(why) { Seen::Yes(()) } else { Seen::NotYet(detail) })
-    })
+    backend_is_down(&hello.agent, SERVICE, &hello.key(n), why)
 }
 
-/// Waits until the backend's check of this number has found this: of several, each has its result by itself.
 fn finds(hello: &HelloLab, n: usize, check: usize, found: &str) -> Result<()> {
-    eventually(PATIENCE, found, || {
-        let checks = hello.agent.backend(SERVICE, &hello.key(n))?.checks;
-        let is = checks.get(check).is_some_and(|it| it.result.as_deref() == Some(found));
-        Ok(if is { Seen::Yes(()) } else { Seen::NotYet(format!("{checks:?}")) })
-    })
+    check_finds(&hello.agent, SERVICE, &hello.key(n), check, found)
 }
 
 #[test]

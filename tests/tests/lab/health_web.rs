@@ -14,15 +14,10 @@ use lb_tests::{
 };
 use nix::sys::signal::Signal;
 
-use crate::setup::backend_is;
+use crate::setup::{backend_is, backend_is_down, check_finds};
 
-/// Waits until the backend is down, and the detail says this.
 fn down(agent: &Agent, key: &str, why: &str) -> Result<()> {
-    backend_is(agent, "web", key, BackendState::Down)?;
-    eventually(PATIENCE, why, || {
-        let detail = agent.backend("web", key)?.detail.unwrap_or_default();
-        Ok(if detail.contains(why) { Seen::Yes(()) } else { Seen::NotYet(detail) })
-    })
+    backend_is_down(agent, "web", key, why)
 }
 
 #[test]
@@ -44,12 +39,7 @@ fn nginx_is_asked_with_and_without_tls() {
         backend_is(&agent, "web", &key(1), BackendState::Up)?;
         // The second one has another certificate.
         down(&agent, &key(2), "https GET /health to port 443: TLS: ")?;
-        // Each check has its result by itself.
-        eventually(PATIENCE, "http to pass", || {
-            let checks = agent.backend("web", &key(2))?.checks;
-            let passes = checks[0].result.as_deref() == Some("status 200");
-            Ok(if passes { Seen::Yes(()) } else { Seen::NotYet(format!("{checks:?}")) })
-        })?;
+        check_finds(&agent, "web", &key(2), 0, "status 200")?;
 
         fs::write(&servers[0].page, "nothing is well\n")?;
         down(&agent, &key(1), "http GET /health: the body (16 bytes) does not match after")?;

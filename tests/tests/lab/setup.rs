@@ -7,7 +7,7 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use lb::{
-    api::types::{BackendState, ServiceView, Stats},
+    api::types::{BackendState, BackendView, ServiceView, Stats},
     events::{Event, Kind},
 };
 use lb_tests::{
@@ -86,9 +86,35 @@ pub fn service(vip: IpAddr, backends: impl IntoIterator<Item = IpAddr>) -> Servi
 
 /// Waits until a backend is in this state.
 pub fn backend_is(agent: &Agent, service: &str, key: &str, state: BackendState) -> Result<()> {
-    eventually(PATIENCE, &format!("{key} to be {state:?}"), || {
+    backend_until(agent, service, key, &format!("{key} to be {state:?}"), |backend| backend.state == state)
+}
+
+/// Waits until this is so of a backend.
+pub fn backend_until(
+    agent: &Agent,
+    service: &str,
+    key: &str,
+    what: &str,
+    is_so: impl Fn(&BackendView) -> bool,
+) -> Result<()> {
+    eventually(PATIENCE, what, || {
         let backend = agent.backend(service, key)?;
-        Ok(if backend.state == state { Seen::Yes(()) } else { Seen::NotYet(format!("{backend:?}")) })
+        Ok(if is_so(&backend) { Seen::Yes(()) } else { Seen::NotYet(format!("{backend:?}")) })
+    })
+}
+
+/// Waits until a backend is down, and the reason told.
+pub fn backend_is_down(agent: &Agent, service: &str, key: &str, why: &str) -> Result<()> {
+    backend_is(agent, service, key, BackendState::Down)?;
+    backend_until(agent, service, key, why, |backend| {
+        backend.detail.as_deref().unwrap_or_default().contains(why)
+    })
+}
+
+/// Waits until the backend's check of this number has found this: of several, each has its result by itself.
+pub fn check_finds(agent: &Agent, service: &str, key: &str, check: usize, found: &str) -> Result<()> {
+    backend_until(agent, service, key, found, |backend| {
+        backend.checks.get(check).is_some_and(|it| it.result.as_deref() == Some(found))
     })
 }
 
